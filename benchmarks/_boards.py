@@ -16,7 +16,7 @@ import pandas as pd
 
 from benchmarks import _measure as measure
 from benchmarks.claims.claim_board import NOT_SIMULATED, OPEN, board_sentence
-from dmrifit._utils.randomness import seed_for
+from dmrifit._utils.randomness import Seed
 from dmrifit.io.digests import digest
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +63,7 @@ def part(figures: pd.DataFrame, **tables: pd.DataFrame) -> dict[str, Any]:
 
 def case_folds(n_cases: int, *, n_folds: int, random_state: int) -> np.ndarray:
     """Deal cases into folds like cards, counted from 1: (n_cases,)."""
-    rng = np.random.default_rng(seed_for(random_state, "folds"))
+    rng = Seed(random_state).rng("folds")
     fold = np.empty(n_cases, dtype=np.intp)
     fold[rng.permutation(n_cases)] = np.arange(n_cases) % n_folds + 1
     return fold

@@ -1,5 +1,7 @@
 """Libraries of the extras, asked for by name when missing, and plug-ins of other packages."""
 
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -26,11 +28,11 @@ EXTRAS = {
 }
 
 
-def import_optional(module: str) -> ModuleType:
-    """Import a module of an optional library, or say how to install the library."""
+def import_optional(module: str, *others: str) -> ModuleType:
+    """Import a module of an optional library, or say how to install it and others it needs."""
     library = module.partition(".")[0]
     try:
-        return import_module(module)
+        imported = sys.modules.get(module) or _quietly_imported(module)
     except ModuleNotFoundError as error:
         # A library that is there but lacks something of its own speaks for itself.
         if error.name is None or error.name.partition(".")[0] != library:
@@ -38,6 +40,16 @@ def import_optional(module: str) -> ModuleType:
         target = f'"dmrifit[{EXTRAS[library]}]"' if library in EXTRAS else library
         message = f"{library} is not installed; to install it: pip install {target}"
         raise ImportError(message, name=library) from error
+    for other in others:
+        import_optional(other)
+    return imported
+
+
+def _quietly_imported(module: str) -> ModuleType:
+    with warnings.catch_warnings():
+        # Wrapper classes of SimpleITK have none, which later Pythons tell at import.
+        warnings.filterwarnings("ignore", "builtin type .* has no __module__", DeprecationWarning)
+        return import_module(module)
 
 
 @contextmanager

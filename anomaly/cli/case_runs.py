@@ -21,8 +21,8 @@ from anomaly.scans.detection import (
 )
 from anomaly.scans.series import SeriesDetector, SeriesFiles, naming_scan
 from dmrifit._utils.counts import counted
-from dmrifit.cli.case_runs import CaseRun, RunPage, case_pictures, read_result, result_rows
-from dmrifit.cli.console import progress
+from dmrifit._utils.progress import progress
+from dmrifit.cli.case_runs import CaseRun, ResultTable, RunPage
 from dmrifit.io.bids_derivatives import file_record
 from dmrifit.io.grids import upright
 from dmrifit.report import page
@@ -196,7 +196,7 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
             f"{content['name']}: mean signal, map, voxels above the threshold before and after "
             "opening, in the axial slice with most of them"
         )
-        parts = case_pictures(out / content["folder"], {_PANELS: caption}, _VIEW, width=900)
+        parts = RUN.shown(out / content["folder"], {_PANELS: caption}, width=900)
         if content["differs"]:
             parts.insert(0, page.Note(page.sentence(DIFFERENT)))
         pictures.append((content["name"], parts))
@@ -220,12 +220,11 @@ def read_detections(
     names = [scan.case.name for scan in scans]
     maps: dict[str, list[NDArray[Any]]] = {}
     for method, table in tables.items():
-        rows = result_rows(table, names, ("map", "binary"))
-        volumes: dict[str, list[NDArray[Any]]] = {"map": [], "binary": []}
-        for scan, row in zip(scans, rows, strict=True):
-            for column, of_scans in volumes.items():
-                values = read_result(table, row, column, scan)
-                of_scans.append(upright(values, scan.affine).astype(np.float32))
+        results = ResultTable.read(table, names, ("map", "binary"))
+        volumes: dict[str, list[NDArray[Any]]] = {}
+        for column in ("map", "binary"):
+            pairs = zip(scans, results.volumes(column, scans), strict=True)
+            volumes[column] = [upright(v, scan.affine).astype(np.float32) for scan, v in pairs]
         maps[method] = volumes["map"]
         # A method of its own, because its threshold was set before these scans were seen.
         maps[f"{method}{STORED}"] = [values > MASK_THRESHOLD for values in volumes["binary"]]

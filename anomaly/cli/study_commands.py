@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,11 @@ import typer
 
 from anomaly.cli.detection_commands import series_of
 from anomaly.detectors.detector_table import detector_names, import_detector
+from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import SimulationRun
-from dmrifit.cli.options import given, numbers, pairs, require_libraries
+from dmrifit.cli.options import given
 from dmrifit.cli.training_files import TrainingFiles
 from dmrifit.io.tables import TABLE
 
@@ -111,7 +112,7 @@ def train(
     *,
     files: TrainingFiles,
     detector: str = "aligned",
-    set_: list[str] | None = None,
+    set_: dict[str, str] | None = None,
     published: bool = False,
     epochs: int | None = None,
     rate: float | None = None,
@@ -169,18 +170,17 @@ def train(
     directions = "acquired"
     if powder or resample_directions:
         directions = "powder" if powder else "resampled"
-    parameters = parameters_of(set_ or [])
+    parameters = parameters_of(set_ or {})
     # Before the scans are read, which takes minutes.
     if detector in ("dae", "recdisc"):
-        require_libraries("torch", "skorch")
+        import_optional("torch", "skorch")
     options = given(epochs=epochs, device=device, threshold=HealthyRateThreshold(rate))
     if guarantee is not None:
         # Of folds the detector has learned in the end, and nothing is guaranteed by them.
         options |= {"threshold": HealthyScanThreshold(guarantee), "calibration": 0.25}
     if calibration is not None:
         # A share of subjects has a decimal point, a number of folds has none.
-        kind = float if "." in calibration else int
-        (options["calibration"],) = numbers("--calibration", calibration, 1, kind=kind)
+        options |= parameters_of({"calibration": calibration})
     with files.training() as fields:
         # Detectors without randomness have no seed, those without epochs no checkpoint.
         fields["random_state"] = files.seed
@@ -258,7 +258,7 @@ def evaluate(
     from anomaly.study.report import rule_in_use, write_evaluation
     from dmrifit.io.digests import command_line
 
-    require_libraries("matplotlib", "jinja2")
+    import_optional("matplotlib", "jinja2")
     healthy_tables = healthy_detections or {}
     # False positives are counted for all methods or for none: a table of some would mislead.
     expected_names = set() if healthy is None else set(detections)
@@ -348,10 +348,10 @@ def make_detector(
     return make(**options)
 
 
-def parameters_of(settings: Sequence[str]) -> dict[str, Any]:
+def parameters_of(settings: Mapping[str, str]) -> dict[str, Any]:
     """Read the parameters of a detector."""
     parameters: dict[str, Any] = {}
-    for name, text in pairs("--set", settings).items():
+    for name, text in settings.items():
         try:
             value = json.loads(text)
         except ValueError:

@@ -26,7 +26,6 @@ from anomaly.detectors.network_base import (
 )
 from dmrifit._utils.checks import Count, NotNegative, check_number
 from dmrifit.model_files.registry import register
-from dmrifit.networks.volume_estimator import evaluating
 
 if TYPE_CHECKING:
     import torch
@@ -288,12 +287,10 @@ class DenoisingAutoencoder(Reconstructor):
         """Reconstruct a scan by the network; returns (x, y, z, channels)."""
         import torch
 
-        from dmrifit.networks.training_loop import as_arrays
-
-        with evaluating(self.net_):
+        with self._evaluating(self.net_) as infer:
             # As the scan lies in memory, because to move channels first takes long.
-            answer = self.net_.infer(torch.from_numpy(brain.volume)[None].movedim(-1, 1))
-        return np.moveaxis(as_arrays(answer)[0][0], 0, -1)
+            answer = infer(torch.from_numpy(brain.volume)[None].movedim(-1, 1))
+        return np.moveaxis(answer[0][0], 0, -1)
 
     def _healthy_residual(self, scans: Scans) -> NDArray[np.float32]:
         """

@@ -27,10 +27,10 @@ from anomaly.detectors.thresholds import (
 )
 from dmrifit._utils.checks import NotNegative, check_fields, is_number
 from dmrifit._utils.counts import counted, size_text
-from dmrifit.io.masks import zeros_and_ones
+from dmrifit.io.case_tables import checked_mask
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.model_files.regressor_file import dumped, loaded
-from dmrifit.networks.volume_cases import check_length, listed, naming
+from dmrifit.networks.volume_cases import listed, naming
 
 #: File of arrays in model files.
 ARRAYS = "arrays.safetensors"
@@ -56,9 +56,9 @@ class Scans:
 
     def __init__(self, X: Any, masks: Any = None, covariates: Any = None) -> None:
         self._scans: Sequence[Any] = listed(X, "scans")
-        self._masks: Sequence[Any] | None = None if masks is None else listed(masks, "masks")
-        if self._masks is not None:
-            check_length(self._scans, self._masks, "masks")
+        self._masks: Sequence[Any] | None = None
+        if masks is not None:
+            self._masks = listed(masks, "masks", len(self._scans))
         self.covariates = covariates
         #: Covariates and number of all scans, those that `take` leaves out included.
         self.of_all = covariates, len(self._scans)
@@ -109,7 +109,7 @@ class Scans:
                     f"its mask has the shape {mask.shape}, and the scan {self.shape[:3]}; "
                     "bring it to the scan's grid"
                 )
-            zeros_and_ones(mask, "its mask")
+            checked_mask(mask, "its mask")
         if not mask.any():
             raise ValueError(f"{problem}; give the mask of the brain")
 
@@ -372,8 +372,7 @@ class AnomalyDetector(BaseEstimator):
         """Return the number of each scan's subject, in the order of their first scans."""
         names: Sequence[Any] = range(n_scans)
         if groups is not None:
-            names = [str(group) for group in listed(groups, "groups")]
-            check_length(range(n_scans), names, "groups")
+            names = [str(group) for group in listed(groups, "groups", n_scans)]
         number_of = {name: i for i, name in enumerate(dict.fromkeys(names))}
         n_subjects = len(number_of)
         if n_subjects < 2:

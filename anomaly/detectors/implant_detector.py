@@ -14,7 +14,7 @@ from anomaly.detectors.aligned import AlignedDetector, AlignedScans, Deviations,
 from anomaly.detectors.features import masked_smoothing, nearest_inside
 from anomaly.generators.implants import Look, implant, implant_patch, noise_floor
 from dmrifit._utils.checks import Count, Within
-from dmrifit._utils.randomness import RandomState, seed_for, seed_from
+from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit._utils.threads import one_thread
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
@@ -124,12 +124,12 @@ class ImplantDetector(AlignedDetector):
 
     def _learn(self, aligned: AlignedScans) -> None:
         """Learn the appearance of lesions in healthy scans."""
-        seed = seed_from(self.random_state)
+        seed = Seed(self.random_state)
         rows, answers = [], []
         looks = aligned.looks
         floors = [noise_floor(look) for look in looks]
         for i, look in enumerate(looks):
-            rng = np.random.default_rng(seed_for(seed, "implants", i))
+            rng = seed.rng("implants", i)
             expected = aligned.left_out(i)
             # The first round shows the scan without a lesion.
             rounds = [(look, np.zeros(look.mask.shape, dtype=bool))]
@@ -137,7 +137,7 @@ class ImplantDetector(AlignedDetector):
             # In order from this scan on: the patches of a seed depend on this order.
             others = aligned.others(i)
             sources = np.roll(others, -int(np.count_nonzero(others < i)))
-            patch_rng = np.random.default_rng(seed_for(seed, "patches", i))
+            patch_rng = seed.rng("patches", i)
             for _ in range(int(self.n_patches)):
                 source = looks[int(patch_rng.choice(sources))]
                 rounds.append(implant_patch(look, source, floors[i], patch_rng))

@@ -12,7 +12,7 @@ from sklearn.ensemble import IsolationForest
 from anomaly.detectors.base import AnomalyDetector, Scans
 from anomaly.detectors.features import FEATURES, voxel_features
 from dmrifit._utils.checks import Count
-from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
+from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit._utils.threads import check_jobs, one_thread
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
@@ -87,8 +87,8 @@ class IsolationForestDetector(AnomalyDetector):
         check_jobs(self.n_jobs)
 
     def _fit_scans(self, scans: Scans) -> None:
-        seed = seed_from(self.random_state)
-        rng = np.random.default_rng(derived_seed(seed, "voxels"))
+        seed = Seed(self.random_state)
+        rng = np.random.default_rng(seed.derived("voxels"))
         # As many voxels of each scan, so that a large brain does not dominate.
         share = max(1, int(self.n_voxels) // len(scans))
         rows = []
@@ -101,7 +101,7 @@ class IsolationForestDetector(AnomalyDetector):
             n_estimators=int(self.n_estimators),
             max_samples=min(int(self.max_samples), len(table)),
             n_jobs=self.n_jobs,
-            random_state=derived_seed(seed, "forest") % 2**31,
+            random_state=seed.derived("forest") % 2**31,
         )
         with one_thread():
             self.forest_.fit(table)

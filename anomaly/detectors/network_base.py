@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import ARRAYS, AnomalyDetector, Scans
 from dmrifit.io.parameter_json import refuse_keys
-from dmrifit.networks.training import Training, check_training, fill_training
+from dmrifit.networks.training import Training
 from dmrifit.networks.volume_estimator import VolumeEstimator
 
 #: Share of the training subjects whose loss chooses the epoch, as in the seven folds of the
@@ -98,7 +98,7 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         Reconstructor
             Not fitted.
         """
-        training = fill_training(parameters.pop("training", None), PUBLISHED_TRAINING)
+        training = PUBLISHED_TRAINING | parameters.pop("training", None)
         return cls(**(dict(cls.published_parameters) | parameters), training=training)
 
     def reconstruct(self, X: Any, masks: Any = None) -> NDArray[np.float32]:
@@ -164,7 +164,7 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         self._check_shared()
 
     def _check_parameters(self) -> None:
-        check_training(self._settings)
+        VolumeEstimator._check(self)
 
     def _brains(self, scans: Scans) -> Sequence[Brain]:
         """Give scans as the network sees them."""

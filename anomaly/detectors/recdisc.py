@@ -24,10 +24,10 @@ from anomaly.generators.corruptions import (
     TissueMoments,
 )
 from dmrifit._utils.checks import Count, NotNegative
-from dmrifit._utils.randomness import seed_for
+from dmrifit._utils.randomness import Seed
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
-from dmrifit.networks.training import Training, fill_training
+from dmrifit.networks.training import Training
 
 if TYPE_CHECKING:
     import torch
@@ -151,9 +151,7 @@ class RecDiscNet(Reconstructor):
 
     _fitted_names: ClassVar[tuple[str, ...]] = ("n_channels_", "shape_", "box_", "moments_")
     _one_size: ClassVar[bool] = False
-    default_training: ClassVar[Training] = fill_training(
-        Training(epochs=4), Reconstructor.default_training
-    )
+    default_training: ClassVar[Training] = Reconstructor.default_training | Training(epochs=4)
     published_parameters: ClassVar[Mapping[str, Any]] = {
         "reconstruction_width": 128,
         "discrimination_width": 16,
@@ -301,24 +299,22 @@ class RecDiscNet(Reconstructor):
         self, inputs: Sequence[Any], targets: Sequence[Any], rng: np.random.Generator, epoch: int
     ) -> Iterator[tuple[Any, Any]]:
         box = _slices(self.box_)
-        seed = 0
+        seed = Seed(0)
         if isinstance(self.random_state, int | np.integer):
-            seed = int(self.random_state)
+            seed = Seed(self.random_state)
         # Each scan comes several times in an epoch, with another anomaly each time.
         for draw in rng.permutation(self.repeats * len(inputs)):
             i = int(draw) // self.repeats
             anomaly_rng = rng
             if not self.fresh:
                 # A seed for each draw brings the same anomalies in every epoch.
-                anomaly_rng = np.random.default_rng(seed_for(seed, "anomaly", int(draw)))
+                anomaly_rng = seed.rng("anomaly", int(draw))
             yield self._sample(inputs[i][:, *box], targets[i][box], anomaly_rng)
 
     def _predict_case(
         self, infer: Callable[[Any], Any], inputs: NDArray[np.float32], case: Any
     ) -> dict[str, Any]:
         import torch
-
-        from dmrifit.networks.training_loop import collated
 
         box = self._box(case.mask)
         scan = inputs[:, *box]
@@ -332,10 +328,11 @@ class RecDiscNet(Reconstructor):
             score[box] = np.exp(-np.logaddexp(np.float32(0), -logits[0]))
             return {"reconstruction": reconstruction, "scan": inputs, "score": score}
         # The same anomalies after each epoch, so that losses can be compared.
-        rng = np.random.default_rng(seed_for(0, "validation", case.number))
+        rng = Seed(0).rng("validation", case.number)
         changed, target = self._sample(scan, case.mask[box], rng)
         answers = tuple(map(torch.from_numpy, infer([changed])))
-        return {"loss": float(self._criterion()(answers, collated([target])))}
+        targets = {key: torch.from_numpy(np.stack([part])) for key, part in target.items()}
+        return {"loss": float(self._criterion()(answers, targets))}
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.float32]:
         mask = scans.mask(i)

@@ -17,11 +17,10 @@ from anomaly.detectors.features import check_spacing
 from dmrifit._utils.affines import MM3_PER_ML
 from dmrifit._utils.checks import Count, Within, check_fields, check_finite, is_number
 from dmrifit._utils.counts import counted
-from dmrifit._utils.randomness import seed_for, seed_from
+from dmrifit._utils.randomness import Seed
 from dmrifit.io.case_tables import checked_mask
-from dmrifit.io.masks import zeros_and_ones
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
-from dmrifit.networks.volume_cases import check_length, listed
+from dmrifit.networks.volume_cases import listed
 
 __all__ = ["open_map"]
 
@@ -61,7 +60,7 @@ def scored_scans(
     volumes = listed(maps, "maps")
     for label, values in (("masks", masks), ("truths", truths)):
         if values is not None:
-            check_length(volumes, listed(values, label), label)
+            listed(values, label, len(volumes))
     scans = []
     for i, values in enumerate(volumes):
         volume = np.asarray(values)
@@ -74,9 +73,9 @@ def scored_scans(
             volume = volume.astype(np.float32)
         mask, lesion = np.ones(volume.shape, dtype=bool), None
         if masks is not None:
-            mask = checked_mask(masks[i], volume.shape, f"mask {i}")
+            mask = checked_mask(masks[i], f"mask {i}", volume.shape)
         if truths is not None:
-            lesion = checked_mask(truths[i], volume.shape, f"truth {i}")
+            lesion = checked_mask(truths[i], f"truth {i}", volume.shape)
         if not mask.any():
             raise ValueError(
                 f"mask {i} is empty; leave the scan out or mark the voxels that count"
@@ -624,7 +623,7 @@ def limit_spread(
         return None
     scans = scored_scans(maps, masks)
     n = len(scans)
-    rng = np.random.default_rng(seed_for(seed_from(0), "limit_spread"))
+    rng = Seed(0).rng("limit_spread")
     limits = rule._limits_of(scans, list(rng.integers(n, size=(_N_DRAWS, n))))
     low, high = np.quantile(limits, (0.025, 0.975))
     return float(low), float(high)
@@ -696,7 +695,7 @@ def open_map(binary: ArrayLike, size: int = 3) -> NDArray[np.bool_]:
             "a map has the axes (x, y, z), or (n, x, y, z) where there are several, not the "
             f"shape {marked.shape}"
         )
-    marked = zeros_and_ones(marked, "the map")
+    marked = checked_mask(marked, "the map")
     if not is_number(size) or int(size) != size or size < 1:
         raise ValueError(f"size must be a whole number of voxels of 1 or more, not {size!r}")
     sizes = (1,) * (marked.ndim - 3) + (int(size),) * 3

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from anomaly.generators.implants import add_patch
 from dmrifit._utils.checks import check_finite, check_word, finite_numbers
-from dmrifit._utils.randomness import RandomState, seed_for, seed_from
+from dmrifit._utils.randomness import RandomState, Seed
 
 __all__ = ["corrupt"]
 
@@ -237,7 +237,7 @@ def corrupt(
             "from another person's scan, and an ellipsoid from none"
         )
     changed, inside = checked_scan(volume, mask)
-    rng = np.random.default_rng(seed_for(seed_from(random_state), "corrupt"))
+    rng = Seed(random_state).rng("corrupt")
     if shape == "patch":
         changed, _, anomaly = add_patch(changed, inside, rng, checked_source(source, changed))
         return changed, anomaly

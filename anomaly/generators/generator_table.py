@@ -25,7 +25,7 @@ from anomaly.generators.implants import (
     tissue_share,
 )
 from dmrifit._utils.checks import check_number
-from dmrifit._utils.randomness import RandomState, seed_for, seed_from
+from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.simulate.gliomas import fall
 
 __all__ = ["GENERATORS"]
@@ -99,7 +99,7 @@ class Generator:
                     f"{self.title} come from another person's scan; give it as source"
                 )
             sources.append(checked_source(source, signals))
-        rng = np.random.default_rng(seed_for(seed_from(random_state), "generator", self.title))
+        rng = Seed(random_state).rng("generator", self.title)
         changed, factor, label = self.add(signals, inside, rng, *sources)
         if noise:
             put_noise_back(changed, factor, noise, rng)

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.generators.implants import ball_radius, tissue_share
-from dmrifit.simulate.gliomas import Glioma, draw_glioma, fall
+from dmrifit.simulate.gliomas import Glioma, fall
 from dmrifit.simulate.head_shapes import BRAIN
-from dmrifit.simulate.heads import Head, centered_grid, depth_of, voxel_centers
+from dmrifit.simulate.heads import Head, centered_grid
 
 #: Grades by the World Health Organization, and how many of all gliomas have them.
 GRADES = {"II": 0.25, "III": 0.31, "IV": 0.44}
@@ -65,7 +65,7 @@ def draw_diffusion_glioma(
 
     matter = head.matter
     solid = matter > 0.5
-    glioma = draw_glioma(head, solid, radius, shape_stream, necrosis=necrosis)
+    glioma = Glioma.draw(head, solid, radius, shape_stream, necrosis=necrosis)
     distance = glioma.distance
     layers: list[tuple[str, NDArray]] = []
     if kind == "cellular":
@@ -137,8 +137,7 @@ def head_of_scan(volume: NDArray[np.float32], mask: NDArray[np.bool_]) -> Head:
     edge = float(BRAIN.prod() ** (1 / 3)) / ball_radius(mask)
     steps = np.full(3, edge)
     shape = mask.shape
-    affine = centered_grid(shape, [edge] * 3)
-    places = voxel_centers(shape, affine)
+    affine, places = centered_grid(shape, [edge] * 3)
     tissue = tissue_share(volume, mask)
     spread = np.where(mask, volume.std(axis=-1), 0)
     is_white = spread > np.median(spread[mask])
@@ -154,7 +153,6 @@ def head_of_scan(volume: NDArray[np.float32], mask: NDArray[np.bool_]) -> Head:
         fluid=np.where(mask, 1 - tissue, 0).astype(np.float32),
         ventricles=nothing,
         brain=mask,
-        depth=depth_of(mask, steps),
         places=centered,
         local=centered / half_axes.astype(np.float32),
         affine=affine,

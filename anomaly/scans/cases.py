@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anomaly.scans.directions import turned_as_stored
-from dmrifit._utils.affines import checked_affine
 from dmrifit._utils.counts import counted
 from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.engine.protocol import Protocol, read_gradients
@@ -120,7 +119,7 @@ class Case(case_tables.CaseGrid):
         signal = case_tables.checked_values(signal, signal.shape, f"{label}: the signal")
         for key in _MASKS:
             if (mask := getattr(self, key)) is not None:
-                checked[key] = case_tables.checked_mask(mask, shape, f"{label}: the mask {key!r}")
+                checked[key] = case_tables.checked_mask(mask, f"{label}: the mask {key!r}", shape)
         brain = checked.setdefault("brain", (signal > 0).any(axis=-1))
         if not brain.any():
             raise ValueError(f"{label}: the brain is empty; give a mask of what is brain")
@@ -145,7 +144,6 @@ class Case(case_tables.CaseGrid):
             checked["directions"] = _unit_vectors(self.directions, signal.shape[3], label)
         if not (np.isfinite(self.b) and self.b > UNWEIGHTED):
             raise ValueError(f"{label}: b must be above {UNWEIGHTED:g} s/mm², not {self.b!r}")
-        checked["affine"] = checked_affine(self.affine, f"{label}: the affine")
         checked["age"], checked["b"] = float(self.age), float(self.b)
         checked |= {key: str(getattr(self, key)) for key in _WORDS}
         checked["synthetic"] = bool(self.synthetic)
@@ -268,15 +266,9 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
     OSError
         If the folder cannot be written to.
     """
-    stems = case_tables.file_stems((case.patient, case.name) for case in cases)
-    rows = [_row(case, stem) for case, stem in zip(cases, stems, strict=True)]
 
-    def write_files(i: int, path_of: Callable[[str], Path]) -> None:
-        case = cases[i]
+    def write_series(case: Case, path_of: Callable[[str], Path]) -> None:
         case_tables.save_values(_series(case), case.affine, path_of("image"))
-        for key in CASES.images[1:]:
-            if key in rows[i]:
-                case_tables.save_values(getattr(case, key), case.affine, path_of(key))
         # A case holds quotients, so that the series gets a volume at b = 0 to divide by again.
         b = [0.0, *([case.b] * case.signal.shape[3])]
         text = " ".join(f"{value:g}" for value in b) + "\n"
@@ -287,7 +279,7 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
             lines = (" ".join(repr(float(value)) for value in axis) for axis in axes)
             path_of("bvec").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-    return CASES.write(rows, folder, write_files, overwrite=overwrite)
+    return CASES.write(cases, folder, write_series, row_of=_row, overwrite=overwrite)
 
 
 def _read_case(row: dict[str, str], folder: Path) -> Case:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,26 +25,17 @@ from anomaly.scans.directions import (
 )
 from dmrifit._optional import import_optional
 from dmrifit._utils.affines import voxel_volume
-from dmrifit._utils.checks import check_word
+from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.counts import counted
 from dmrifit._utils.threads import one_thread
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.head_steps import otsu_mask
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.components import largest_components
-from dmrifit.io.grids import (
-    array_of,
-    as_stored,
-    check_edge,
-    cropped,
-    labels_onto,
-    onto,
-    resampled,
-    upright_scan,
-)
+from dmrifit.io.grids import Volume, as_stored, cropped
 from dmrifit.io.masks import MASK_THRESHOLD, binarize
-from dmrifit.io.nifti import Image, Images, image_name, image_of
-from dmrifit.io.series import Series, read_map
+from dmrifit.io.nifti import Image, image_name
+from dmrifit.io.series import Series
 
 __all__ = ["PreparedScan", "prepare_scan"]
 
@@ -130,7 +121,7 @@ class PreparedScan:
             )
         shape, affine = self.working
         volume = cropped(array, np.negative(self.offset), shape)
-        canonical = upright_scan(np.zeros(self.shape, np.uint8), self.affine)
+        canonical = Volume.upright(np.zeros(self.shape, np.uint8), self.affine)
         if canonical.shape != tuple(shape) or not np.allclose(canonical.affine, affine):
             volume = _moved(volume, affine, canonical)
         elif array.dtype.kind == "f":
@@ -156,11 +147,11 @@ class PreparedScan:
         ValueError
             If the map has another shape than ``case.shape``.
         """
-        return image_of(self.restore(values), self.affine)
+        return Volume.of(self.restore(values), self.affine)
 
 
 def prepare_scan(
-    image: Images,
+    image: Image | Sequence[Image],
     protocol: Protocol | None = None,
     *,
     bval: str | Path | None = None,
@@ -269,7 +260,8 @@ def prepare_scan(
             "protocol with them"
         )
     check_word("center", center, _CENTERS)
-    check_edge(spacing, *_SPACINGS)
+    if spacing is not None:
+        check_number("the spacing in mm", spacing, least=_SPACINGS[0], most=_SPACINGS[1])
     if shape is not None and not (len(shape) == 3 and all(int(n) == n and n > 0 for n in shape)):
         raise ValueError(f"shape must be three numbers of voxels, not {shape!r}")
     series = Series.open(image)
@@ -312,7 +304,7 @@ def prepare_scan(
         stored["brain"] = finite & (np.nan_to_num(values[..., : len(plain)]).mean(axis=-1) > 0)
     _check_finite(values, stored["brain"], series.name)
 
-    grid = resampled(upright_scan(np.zeros(series.grid, np.uint8), series.affine), spacing)
+    grid = Volume.upright(np.zeros(series.grid, np.uint8), series.affine).resampled(spacing)
     # Outside the brain there may be NaN, which interpolation would carry inside.
     values = np.where(np.isfinite(values), values, 0)
     volumes = [_moved(values[..., i], series.affine, grid) for i in range(values.shape[3])]
@@ -430,8 +422,8 @@ def _moved(
 ) -> NDArray[Any]:
     """Resample values or a mask (linearly), or labels (uint8, nearest), to a grid in RAS order."""
     if volume.dtype == np.uint8:
-        return array_of(labels_onto(upright_scan(volume, affine), grid))
-    moved = array_of(onto(upright_scan(volume.astype(np.float32), affine), grid, np.eye(4)))
+        return Volume.upright(volume, affine).labels_onto(grid).values
+    moved = Volume.upright(volume.astype(np.float32), affine).onto(grid, np.eye(4)).values
     return moved > MASK_THRESHOLD if volume.dtype == bool else moved
 
 
@@ -671,7 +663,7 @@ def _read(
     image: Image, series: Series, numbers: Mapping[int, int] | None, *, is_tissue: bool
 ) -> NDArray[Any]:
     """Read the mask or the tissue map of a series, on its grid."""
-    values = read_map(image, series)
+    values = series.read_map(image)
     if not is_tissue:
         return binarize(values, name=image_name(image))
     try:

@@ -38,7 +38,7 @@ from dmrifit._utils.counts import counted, first_few, size_text
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import upright_edges
-from dmrifit.io.nifti import read_grid
+from dmrifit.io.nifti import load_image
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.model_files.registry import register, registered
 from dmrifit.networks.volume_cases import called
@@ -360,8 +360,7 @@ class SeriesDetector(BaseEstimator):
         check_is_fitted(self, "detector_")
         spacing = self.spacing
         if spacing is None:
-            _, affine = read_grid(series.image)
-            edges = upright_edges(affine)
+            edges = upright_edges(load_image(series.image).affine)
             if not np.allclose(edges, self.edges_, rtol=_SAME_EDGE):
                 if np.ptp(self.edges_) > _SAME_EDGE * max(self.edges_):
                     raise ValueError(

@@ -15,23 +15,11 @@ from anomaly.generators.generator_table import GENERATORS
 from anomaly.generators.gliomas import GRADES, Component, draw_diffusion_glioma
 from anomaly.scans.cases import Case
 from dmrifit._utils.checks import check_number, check_word
-from dmrifit._utils.randomness import RandomState, derived_seed, evenly, seed_for, seed_from
+from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit._utils.threads import check_jobs
 from dmrifit.io.nifti import Image
 from dmrifit.simulate.head_shapes import slow_field, texture_field
-from dmrifit.simulate.heads import (
-    Head,
-    StandardHead,
-    TissueMaps,
-    check_field,
-    check_shape,
-    check_spacing,
-    check_tissues,
-    draw_head,
-    sample_map,
-    standard_head,
-    voxel_centers,
-)
+from dmrifit.simulate.heads import Head, StandardHead, check_grid
 
 __all__ = ["simulate_dmri"]
 
@@ -49,9 +37,8 @@ _TEXTURE_MM = 6.0
 _UNIT, _GAIN, _BIAS = 400.0, 0.1, 0.1  # white matter at b = 0, its spread, the coils' field
 # Irrational steps leave no gaps.
 _EVEN = {"grade": 0.6180339887498949, "kind": 0.7548776662466927}
-_SMALLEST, _LARGEST = 12, 512  # voxels along an axis
-_LEAST_FIELD = 60.0  # mm along an axis
-_LARGEST_VOXEL = 12.0  # mm
+#: Least voxels and mm along an axis, and largest edge of a voxel in mm.
+_GRID: dict[str, Any] = {"fewest": 12, "field": 60.0, "coarsest": 12.0}
 _MOST_DIRECTIONS = 512
 
 
@@ -78,7 +65,7 @@ class _Settings:
     cellular: float
     generator: str
     standard: Standard
-    seed: int
+    seed: Seed
 
 
 def simulate_dmri(
@@ -182,12 +169,10 @@ def simulate_dmri(
     if not n_healthy + n_lesions:
         raise ValueError("n_healthy and n_lesions are 0; ask for at least one person")
     check_word("registration", registration, REGISTRATIONS)
-    voxels = check_shape(shape, least=_SMALLEST, most=_LARGEST, example=(40, 48, 32))
-    steps = check_spacing(spacing, most=_LARGEST_VOXEL)
+    voxels, steps = check_grid(shape, spacing, (40, 48, 32), "tumors", **_GRID)
     if not (isinstance(snr, float | np.floating) and snr == np.inf):
         check_number("snr", snr, least=1)
     check_number("cellular", cellular, most=1 - GRADES["II"])
-    check_field(voxels, steps, _LEAST_FIELD, "tumors")
     check_word("generator", generator, tuple(GENERATORS))
     settings = _Settings(
         spread_directions(int(n_directions)),
@@ -197,8 +182,8 @@ def simulate_dmri(
         float(snr),
         float(cellular),
         generator,
-        standard_brain(steps, check_tissues(tissues)),
-        seed_from(random_state),
+        standard_brain(steps, tissues),
+        Seed(random_state),
     )
     from joblib import Parallel, delayed
 
@@ -211,7 +196,7 @@ def simulate_dmri(
 
 def _stream(settings: _Settings, group: str, number: int, purpose: str) -> np.random.Generator:
     """Return the random stream of one ingredient, so that a new one changes no other."""
-    return np.random.default_rng(seed_for(settings.seed, "anomaly", group, purpose, number))
+    return settings.seed.rng("anomaly", group, purpose, number)
 
 
 def _person(
@@ -306,19 +291,19 @@ def _put(
         foreign, factors, _ = _person("source", number, settings)
         weighted, b0 = brain_signals(foreign, settings.directions, _B, factors)
         source = foreign.volume(weighted / b0[:, None])
-    seed = derived_seed(settings.seed, "anomaly", settings.generator, number)
+    seed = settings.seed.derived("anomaly", settings.generator, number)
     changed, label = generator(brain.volume(signals), mask, source=source, random_state=seed)
     return changed[mask], {"lesion": label}
 
 
 def _grade_and_kind(number: int, settings: _Settings) -> tuple[str, str]:
     """Choose grade and kind of a glioma so that even few patients have the intended shares."""
-    place = evenly(settings.seed, number, _EVEN["grade"], "anomaly", "grade")
+    place = settings.seed.evenly(number, _EVEN["grade"], "anomaly", "grade")
     borders = np.cumsum(list(GRADES.values()))[:-1]
     grade = list(GRADES)[int(np.searchsorted(borders, place, side="right"))]
     # Grade II has none, so the others have more.
     cellular_share = settings.cellular / (1 - GRADES["II"])
-    place = evenly(settings.seed, number, _EVEN["kind"], "anomaly", "kind")
+    place = settings.seed.evenly(number, _EVEN["kind"], "anomaly", "kind")
     if grade != "II" and place < cellular_share:
         return grade, "cellular"
     return grade, "infiltrating"
@@ -357,15 +342,13 @@ class Brain:
         return volume
 
 
-@lru_cache(maxsize=4)
-def standard_brain(
-    spacing: tuple[float, float, float], tissues: TissueMaps | None = None
-) -> Standard:
+def standard_brain(spacing: tuple[float, float, float], tissues: Any = None) -> Standard:
     """Make the brain from which all others are made, blurred by voxels of a spacing in mm."""
-    head = standard_head(spacing, tissues)
+    head = StandardHead.of(spacing, tissues)
     return Standard(head, _fibers(head, spacing))
 
 
+@lru_cache(maxsize=4)
 def _fibers(head: StandardHead, spacing: tuple[float, float, float]) -> NDArray[np.float32]:
     """
     Make fiber directions from formulas.
@@ -373,7 +356,7 @@ def _fibers(head: StandardHead, spacing: tuple[float, float, float]) -> NDArray[
     Across near the midline, up and down beside it, from front to back at the sides, outward at the
     rim. Shapes: returns (8, x, y, z) as in `Standard`.
     """
-    local = voxel_centers(head.matter.brain.shape, head.affine) / head.half_axes
+    local = head.local
     steps = np.linalg.norm(head.affine[:3, :3], axis=0)
     x, y, z = np.moveaxis(local, -1, 0)
     side = np.abs(x)
@@ -420,7 +403,7 @@ def draw_brain(
     if shifted:
         shift = registration_stream.uniform(-_SHIFT, _SHIFT, 3) * spacing
         scale = 1 + registration_stream.uniform(-_SCALE, _SCALE)
-    head = draw_head(
+    head = Head.draw(
         shape,
         spacing,
         head_stream,
@@ -429,8 +412,8 @@ def draw_brain(
         scale=scale,
         shift=shift,
     )
-    indices = standard.head.indices(head.local[head.brain])
-    crossing, order, *vectors = (sample_map(values, indices) for values in standard.fibers)
+    places = head.local[head.brain]
+    crossing, order, *vectors = standard.head.sampled(standard.fibers, places)
     fibers = np.moveaxis(np.reshape(vectors, (2, 3, -1)), 1, 2)
     fibers = fibers / np.maximum(np.linalg.norm(fibers, axis=-1, keepdims=True), np.float32(1e-6))
     return Brain(

@@ -20,7 +20,7 @@ from anomaly.study.contestants import (
     method_entries,
 )
 from anomaly.study.scores import RATES, curve_areas, score_method
-from dmrifit._utils.randomness import RandomState, seed_from
+from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit._utils.threads import check_jobs
 from dmrifit.report.numerals import fixed
 from dmrifit.stats.lesion_matching import scores_from_counts
@@ -308,7 +308,7 @@ def healthy_folds(
             f"not {n_folds!r}"
         )
     # scikit-learn takes seeds of 32 bits.
-    splitter = GroupKFold(n_folds, shuffle=True, random_state=seed_from(random_state) % 2**32)
+    splitter = GroupKFold(n_folds, shuffle=True, random_state=Seed(random_state) % 2**32)
     folds = []
     for train, validation in splitter.split(patients, groups=patients):
         folds.append((train.tolist(), validation.tolist()))

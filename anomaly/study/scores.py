@@ -17,7 +17,6 @@ from anomaly.study.contestants import AS_GIVEN, Bench, Entry
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit.io.case_tables import checked_mask
 from dmrifit.io.components import check_affine, label_components
-from dmrifit.io.masks import zeros_and_ones
 from dmrifit.stats.lesion_matching import lesion_counts, lesion_table, ratio
 from dmrifit.stats.metrics import dice
 
@@ -397,13 +396,13 @@ def overlap_with_followup(
     ----------
     Weninger et al., Sci Rep, 2023 (counts of patients; chance is not considered there).
     """
-    lesion = zeros_and_ones(structural, "structural")
+    lesion = checked_mask(structural, "structural")
     if lesion.ndim != 3:
         raise ValueError(f"structural must be a volume (x, y, z), not of shape {lesion.shape}")
     masks = {"brain": np.ones(lesion.shape, dtype=bool)}
     for name, values in (("anomaly", anomaly), ("followup", followup), ("brain", brain)):
         if values is not None:
-            masks[name] = checked_mask(values, lesion.shape, name)
+            masks[name] = checked_mask(values, name, lesion.shape)
     if not margin_mm >= 0 or min_voxels < 1 or min_overlap < 1:
         raise ValueError(
             "margin_mm must be 0 or more, min_voxels and min_overlap 1 or more, not "

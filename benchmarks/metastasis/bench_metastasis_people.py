@@ -36,7 +36,7 @@ from scipy.ndimage import distance_transform_edt, find_objects
 from benchmarks import _measure as measure
 from benchmarks import _runs as runs
 from dmrifit import load_model, save_model
-from dmrifit._utils.randomness import seed_for
+from dmrifit._utils.randomness import Seed
 from dmrifit.io.components import drop_small, label_components
 from metastasis import TwoStageSegmenter, prepare_scan
 from metastasis.candidates.case_candidates import comparable
@@ -163,7 +163,7 @@ def with_enhancing(name: str, n_copies: int, seed: int) -> list[TrainingScan]:
     if scan.enhancing.any():
         for number, copy in enumerate(made):
             # The generator of the copy: its first draws are those of the warp.
-            rng = np.random.default_rng(seed_for(seed, "implanted", name, number))
+            rng = Seed(seed).rng("implanted", name, number)
             copy.label[warp_scan(scan.volume, scan.enhancing, rng)[1] & (copy.label == 0)] = ENHANCING
     return made
 

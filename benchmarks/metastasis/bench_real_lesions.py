@@ -25,7 +25,7 @@ from scipy import ndimage
 
 from benchmarks import _measure as measure
 from benchmarks import _runs as runs
-from dmrifit.imaging.rigid_alignment import SAME_HEAD, align_heads
+from dmrifit.imaging.rigid_alignment import HeadAlignment
 from dmrifit.io.components import label_components
 from dmrifit.stats.lesion_matching import lesion_table
 from metastasis.study.reader_scores import recall_by_volume, scan_scores
@@ -115,7 +115,7 @@ def registrations(data: Path) -> list[dict[str, Any]]:
     for first, second in itertools.product(VISITS, VISITS):
         paths = (f"ms_followup/patient{first}/raw/study1_FLAIR.nii.gz", f"ms_followup/patient{second}/raw/study2_FLAIR.nii.gz")
         begin = time.process_time()
-        alignment = align_heads(*(data / path for path in paths))
+        alignment = HeadAlignment.of(*(data / path for path in paths))
         center = np.array([[0.0, 0, 0], [50, 0, 0], [-50, 0, 0], [0, 60, 0], [0, -60, 0], [0, 0, 50]])
         middle = nib.affines.apply_affine(alignment.affine, np.array(ndimage.center_of_mass(alignment.head)))
         rows.append(
@@ -123,7 +123,7 @@ def registrations(data: Path) -> list[dict[str, Any]]:
                 "earlier": f"patient{first}",
                 "later": f"patient{second}",
                 "likeness": round(alignment.likeness, 4),
-                "same_head": alignment.likeness >= SAME_HEAD,
+                "same_head": alignment.shows_same_head,
                 "disagreement_mm": round(alignment.disagreement(center + middle), 4),
                 "cpu_s": round(time.process_time() - begin, 1),
             }

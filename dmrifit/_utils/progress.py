@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -57,3 +58,11 @@ def step_bar(
             print(" ".join(word for word in words if word), file=sys.stderr, flush=True)
 
         yield count
+
+
+def progress(rows: Iterable[Any], total: int, label: str | None = None) -> Iterator[Any]:
+    """Iterate over cases with a bar in a terminal, and with lines now and then elsewhere."""
+    with step_bar(total, "case", label) as count:
+        for row in rows:
+            yield row
+            count()

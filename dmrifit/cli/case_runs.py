@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,8 +14,9 @@ import typer
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted, first_few
-from dmrifit._utils.text_files import read_object, read_sealed, sealed
-from dmrifit.cli.console import error_message, progress, say_flagged
+from dmrifit._utils.progress import progress
+from dmrifit._utils.text_files import read_object, read_sealed
+from dmrifit.cli.console import FLAGGED, error_message
 from dmrifit.cli.options import given
 from dmrifit.cli.options import say as tell
 from dmrifit.cli.workers import run_tasks
@@ -208,9 +209,18 @@ class CaseRun:
         if any(record.get("synthetic") for record in records.values()):
             typer.echo(f"synthetic {self.noun}s: no clinical result")
         if self.flag:
-            n_flagged = sum(bool(record[self.flag]) for record in records.values())
-            n_failed = len(failures)
-            say_flagged(n_flagged, len(records), fail=options.fail_on_flag, n_failed=n_failed)
+            self.say_flagged(records.values(), fail=options.fail_on_flag, n_failed=len(failures))
+
+    def say_flagged(
+        self, records: Collection[Mapping[str, Any]], *, fail: bool, n_failed: int = 0
+    ) -> None:
+        """Say how many cases are flagged; with `fail`, end with a code of its own for problems."""
+        n_flagged = sum(bool(record[self.flag]) for record in records)
+        # Failures are told as they occur, which may be pages above.
+        failures = f"; failed: {n_failed}" if n_failed else ""
+        typer.echo(f"flagged: {n_flagged} of {len(records)}{failures}")
+        if fail and n_flagged + n_failed:
+            raise typer.Exit(FLAGGED)
 
     def _results(self) -> list[str]:
         return list(filter(None, (self.table, self.lesions, FAILED, "index.html")))
@@ -298,8 +308,21 @@ class CaseRun:
                 drawing.savefig(files.path(picture), dpi=110)
                 text = page(picture=files.path(picture).read_bytes())
                 files.path(view).write_text(text, encoding="utf-8")
-            files.write_json(name, sealed(record))
+            files.write_record(name, record)
         return record
+
+    def shown(
+        self, folder: Path, pictures: Mapping[str, str], *, width: int = 1000
+    ) -> list[pages.Block]:
+        """Show pictures of a case, each with its text, and link to its page, the last file."""
+        parts: list[pages.Block] = []
+        for name, alt in pictures.items():
+            if (folder / name).exists():
+                parts.append(pages.Picture((folder / name).read_bytes(), alt, width=width))
+        view = (self.pictures or self.files)[-1]
+        if (folder / view).exists():
+            parts.append(pages.Link(f"{folder.name}/{view}", "Move through the planes"))
+        return parts
 
     def _lesion_text(self, lesions: pd.DataFrame) -> str:
         is_csv = self.lesions.endswith(".csv")
@@ -424,28 +447,40 @@ class SimulationRun:
                 write_text(self.out / table, table_text(pd.DataFrame(lines)))
 
 
-def result_rows(table: Path, names: Sequence[str], columns: Sequence[str]) -> list[dict[str, str]]:
-    """Read the rows of cases, in their order, from the table of a run."""
-    rows = {row["name"]: row for _, row in read_rows(table, required=("name", *columns))}
-    missing = [name for name in names if name not in rows]
-    if missing:
-        raise ValueError(f"{table} has no {first_few(missing)}; write it anew for these cases")
-    return [rows[name] for name in names]
+@dataclass(frozen=True)
+class ResultTable:
+    """The table of a run, with the rows of some cases in their order."""
 
+    path: Path
+    rows: list[dict[str, str]]
 
-def read_result(table: Path, row: Mapping[str, str], column: str, case: Any) -> NDArray[Any]:
-    """Read a volume that a row of results names, which must lie on the grid of its case."""
-    from dmrifit.io.case_tables import read_on_grid
+    @classmethod
+    def read(cls, path: Path, names: Sequence[str], columns: Sequence[str] = ()) -> ResultTable:
+        """Read the rows of cases, by their names; the table must have these columns."""
+        rows = {row["name"]: row for _, row in read_rows(path, required=("name", *columns))}
+        missing = [name for name in names if name not in rows]
+        if missing:
+            raise ValueError(f"{path} has no {first_few(missing)}; write it anew for these cases")
+        return cls(path, [rows[name] for name in names])
 
-    name, path = row["name"], table.parent / row[column]
-    remedy = f"run the command that wrote it on {name} again"
-    if not path.is_file():
-        raise FileNotFoundError(f"{table}: there is no {path}, the {column} of {name}; {remedy}")
-    values = read_on_grid(path, case.shape, case.affine, f"the case {name}")
-    n_non_finite = np.count_nonzero(~np.isfinite(values))
-    if n_non_finite:
-        raise ValueError(f"{path} contains {counted(n_non_finite, 'non-finite value')}; {remedy}")
-    return values
+    def volumes(self, column: str, cases: Sequence[Any]) -> Iterator[NDArray[Any]]:
+        """Read the volumes of a column, which must lie on the grids of their cases."""
+        from dmrifit.io.case_tables import read_on_grid
+
+        for row, case in zip(self.rows, cases, strict=True):
+            name, path = row["name"], self.path.parent / row[column]
+            remedy = f"run the command that wrote it on {name} again"
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"{self.path}: there is no {path}, the {column} of {name}; {remedy}"
+                )
+            values = read_on_grid(path, case.shape, case.affine, f"the case {name}")
+            n_non_finite = np.count_nonzero(~np.isfinite(values))
+            if n_non_finite:
+                raise ValueError(
+                    f"{path} contains {counted(n_non_finite, 'non-finite value')}; {remedy}"
+                )
+            yield values
 
 
 def can_draw(what: str = "") -> bool:
@@ -454,16 +489,3 @@ def can_draw(what: str = "") -> bool:
     if what and not found:
         tell(f'no {what}: it needs more packages, pip install "dmrifit[report]"')
     return found
-
-
-def case_pictures(
-    folder: Path, pictures: Mapping[str, str], view: str, *, width: int = 1000
-) -> list[pages.Block]:
-    """Show pictures of a case, with what each one shows, and link to the viewer of the case."""
-    parts: list[pages.Block] = []
-    for name, alt in pictures.items():
-        if (folder / name).exists():
-            parts.append(pages.Picture((folder / name).read_bytes(), alt, width=width))
-    if (folder / view).exists():
-        parts.append(pages.Link(f"{folder.name}/{view}", "Move through the planes"))
-    return parts

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import typer
 
+from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted, first_few
-from dmrifit.cli.options import NewFile, given, numbers, pairs, require_libraries, say
+from dmrifit.cli.options import NewFile, given, numbers, pairs, say
 from dmrifit.cli.workers import scheduler
 from dmrifit.engine.protocol import Protocol
 
@@ -272,7 +273,7 @@ def benchmark(
     from dmrifit.study.comparison import compare
     from dmrifit.study.report.reporting import write_report
 
-    require_libraries("matplotlib", "jinja2")
+    import_optional("matplotlib", "jinja2")
     strategy_names = ("s2s", "m2m") if strategies is None else strategies
     unknown = [name for name in without if name not in REGRESSORS]
     # An unknown name is refused below.
@@ -328,7 +329,7 @@ def report(studies: list[Path], /, out: Path | None = None) -> None:
     from dmrifit.study.comparison import Evaluation
     from dmrifit.study.report.reporting import write_report
 
-    require_libraries("matplotlib", "jinja2")
+    import_optional("matplotlib", "jinja2")
     evaluations = [Evaluation.read(study) for study in studies]
     _finish_report(evaluations, write_report(evaluations, studies[0] if out is None else out))
 

@@ -38,14 +38,14 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
-from dmrifit._utils.progress import step_bar
 from dmrifit._utils.threads import check_jobs
 from dmrifit.cli.options import numbers, pairs, words
 
 #: Options that name what a command writes.
 _WRITTEN = ("out", "checkpoint")
 
-_FLAGGED = 3  # exit code of a run that ends as it should, but with a flagged or failed case
+#: Exit code of a run that ends as it should, but with a flagged or failed case.
+FLAGGED = 3
 _INTERRUPTED = 130  # exit code after Ctrl-C
 _EXIT_CODES = {
     0: "success; of many cases, those that failed are in failed.tsv",
@@ -121,7 +121,7 @@ def make_program(
     runs = {function: with_options(function, shared) for function in commands}
     codes = dict(_EXIT_CODES)
     if any("fail_on_flag" in inspect.signature(run).parameters for run in runs.values()):
-        codes[_FLAGGED] = "all is written, but a case is flagged or failed (--fail-on-flag)"
+        codes[FLAGGED] = "all is written, but a case is flagged or failed (--fail-on-flag)"
     lines = [f"  {code:<3}  {meaning}" for code, meaning in sorted(codes.items())]
     epilog = "\n".join([_example(first), "\n\b\nExit codes:", *lines])
 
@@ -201,23 +201,6 @@ def check_output(
         raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
     if path.exists() and any(file and file.exists() and path.samefile(file) for file in keep):
         raise ValueError(f"--out {path} is an input and would be overwritten; name another")
-
-
-def say_flagged(n_flagged: int, n_cases: int, *, fail: bool, n_failed: int = 0) -> None:
-    """Say how many cases are flagged; with `fail`, end with a code of its own for any problem."""
-    # Failures are told as they occur, which may be pages above.
-    failures = f"; failed: {n_failed}" if n_failed else ""
-    typer.echo(f"flagged: {n_flagged} of {n_cases}{failures}")
-    if fail and n_flagged + n_failed:
-        raise typer.Exit(_FLAGGED)
-
-
-def progress(rows: Iterable[Any], total: int, label: str | None = None) -> Iterator[Any]:
-    """Iterate over cases with a bar in a terminal, and with lines now and then elsewhere."""
-    with step_bar(total, "case", label) as count:
-        for row in rows:
-            yield row
-            count("")
 
 
 def error_message(error: Exception) -> str:

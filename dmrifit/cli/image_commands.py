@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted, size_text
 from dmrifit._utils.text_files import read_object
 from dmrifit.cli.case_runs import can_draw
@@ -18,7 +19,6 @@ from dmrifit.cli.console import check_output
 from dmrifit.cli.options import (
     ProtocolFiles,
     number_or_path,
-    require_libraries,
     say,
     scan_of,
 )
@@ -364,7 +364,7 @@ def view(
     if not map_:
         raise ValueError("no map is named; give --map NAME=FILE, once for each")
     check_output(out, overwrite, (".html", ".htm"), [*map_.values(), image, labels])
-    require_libraries("matplotlib", "jinja2")
+    import_optional("matplotlib", "jinja2")
     view_maps(map_, out, units=unit or {}, image=image, labels=labels)
     typer.echo(f"page: {out}")
 

@@ -231,14 +231,6 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def require_libraries(*names: str) -> None:
-    """Check before long work that optional libraries are installed."""
-    from dmrifit._optional import import_optional
-
-    for name in names:
-        import_optional(name)
-
-
 def trained_model(
     path: Path, kinds: type | tuple[type, ...], remedy: str, device: str | None = None
 ) -> Any:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.checks import real_numbers
 from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import html_summary
-from dmrifit._utils.randomness import RandomState, seed_for, seed_from
+from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.cohort.bids_dataset import write_participants
 from dmrifit.cohort.participants_table import is_regions_table, read_participants, read_regions
 from dmrifit.cohort.patches import neighborhoods
@@ -235,10 +235,10 @@ class Cohort:
         rule = PatientScale() if isinstance(scale, str) and scale == "patient" else scale
         if rule is not None and not isinstance(rule, PatientScale):
             raise ValueError(f"scale must be 'patient', None or a PatientScale, not {scale!r}")
-        seed = 0
+        seed = Seed(0)
         # Without a draw no random state is used up.
         if max_voxels is not None:
-            seed = seed_from(random_state)
+            seed = Seed(random_state)
         columns: dict[str, list[NDArray]] = defaultdict(list)
         for position, scan in enumerate(self.scans):
             region = scan.region(mask)
@@ -250,7 +250,7 @@ class Cohort:
             voxels = np.flatnonzero(region)
             if max_voxels is not None and len(voxels) > max_voxels:
                 # A stream of the patient's own, so that other patients do not change the draw.
-                rng = np.random.default_rng(seed_for(seed, "voxels", scan.patient, mask))
+                rng = seed.rng("voxels", scan.patient, mask)
                 voxels = np.sort(rng.choice(voxels, max_voxels, replace=False))
             where = np.unravel_index(voxels, region.shape)
             signal, body, sigma = scan.signal, scan.mask, scan.sigma

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import filled
-from dmrifit._utils.randomness import RandomState, seed_for, seed_from
+from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.models import SignalModel, check_has_echo_times, resolve_model
@@ -103,7 +103,7 @@ def resynthesize(
         )
     computed = model.signal(values, wanted.take(np.flatnonzero(~is_measured)))
     if noise is not None:
-        rng = np.random.default_rng(seed_for(seed_from(random_state), "resynthesis"))
+        rng = Seed(random_state).rng("resynthesis")
         # Magnitudes of complex Gaussian noise: Rician, as that of the measured signals.
         real, imaginary = noise[None, :, None] * rng.standard_normal((2, *computed.shape))
         computed = np.hypot(computed + real, imaginary)

@@ -75,7 +75,7 @@ from dmrifit.io.nifti import (
     image_name,
     output_files,
 )
-from dmrifit.io.series import Series, read_map
+from dmrifit.io.series import Series
 
 if TYPE_CHECKING:
     from dmrifit.predict.conformal import ConformalIntervals
@@ -843,7 +843,7 @@ def _read_region(
     if isinstance(mask, str | Path) and not Path(mask).suffix and not Path(mask).exists():
         words = "" if measured is None else ", or the word auto for the foreground"
         raise FileNotFoundError(f"mask {mask}: no such file; name one{words}")
-    inside = binarize(read_map(mask, series, "the mask"), name=image_name(mask, "the mask"))
+    inside = binarize(series.read_map(mask, "the mask"), name=image_name(mask, "the mask"))
     return inside, "the mask above 0.5"
 
 
@@ -856,7 +856,7 @@ def _read_noise(
     if isinstance(sigma, int | float):
         FitSettings(sigma=sigma).noise_levels(1)
         return float(sigma)
-    noise = read_map(sigma, series, "the noise map").astype(np.float64)
+    noise = series.read_map(sigma, "the noise map").astype(np.float64)
     levels, where = noise, ""
     if region is not None:
         levels, where = noise[region], " of the mask"

@@ -13,20 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
-from dmrifit.imaging.head_steps import correct_bias_field, find_brain, import_sitk, inside_of
-from dmrifit.imaging.rigid_alignment import SAME_HEAD, align_heads
+from dmrifit._utils.checks import check_number
+from dmrifit.imaging.head_steps import correct_bias_field, find_brain
+from dmrifit.imaging.rigid_alignment import HeadAlignment
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import derivative_name, makers, stem
-from dmrifit.io.grids import (
-    array_of,
-    check_edge,
-    labels_onto,
-    onto,
-    read_scan,
-    read_scan_like,
-    resampled,
-    scan_of,
-)
+from dmrifit.io.grids import Volume
 from dmrifit.io.masks import MASK_THRESHOLD
 from dmrifit.io.nifti import Image, describe_sources, image_name, output_files, save_image
 
@@ -86,7 +78,7 @@ def prepare_brain(
 
     Steps, each of which can be left out: the brain is found (`find_brain`), the bias field removed
     (`correct_bias_field`, N4), the image resampled to voxels of `spacing` mm in RAS order, and the
-    prior, after the same, aligned rigidly to the image (`align_heads`) and resampled onto its
+    prior, after the same, aligned rigidly to the image (`HeadAlignment.of`) and resampled onto its
     grid. Interpolation is linear, after smoothing where voxels become larger; labels take the
     nearest voxel. What was prepared can be prepared again: the brain stays the same, and little is
     left of a bias field.
@@ -141,20 +133,21 @@ def prepare_brain(
     Tustison et al., IEEE Trans Med Imaging 29:1310–1320, 2010 (N4); Mattes et al., IEEE Trans Med
     Imaging 22:120–128, 2003 (mutual information).
     """
-    check_edge(spacing, *_SPACINGS)
+    if spacing is not None:
+        check_number("the spacing in mm", spacing, least=_SPACINGS[0], most=_SPACINGS[1])
     # Every input is read and checked, and every library there, before long work.
     name = image_name(image)
-    scan = read_scan(image)
-    prior_scan = None if prior is None else read_scan(prior)
-    label_scan = None if label is None else read_scan_like(label, scan, name)
+    scan = Volume.read(image)
+    prior_scan = None if prior is None else Volume.read(prior)
+    label_scan = None if label is None else scan.read_like(label, name)
     inputs: dict[str, Any] = {"Image": image, "Prior": prior, "Label": label}
-    mask_scan = None
+    mask = None
     if not isinstance(brain_mask, bool):
-        mask_scan = read_scan_like(brain_mask, scan, name)
+        mask = scan.read_mask(brain_mask, name)
         inputs["Mask"] = brain_mask
     registered = prior is not None and register
     if bias_field or registered:
-        import_sitk()
+        import_optional("SimpleITK")
     if brain_mask is True:
         import_optional("dipy.segment.mask")
     prefix = stem(image) if isinstance(image, str | Path) else ""
@@ -162,10 +155,7 @@ def prepare_brain(
     files = {key: derivative_name(prefix, end, desc="prepared") for key, end in _SUFFIXES.items()}
     sources = inputs.values()
     with output_files(out, files.values(), overwrite=overwrite, inputs=sources) as file_set:
-        mask = None
-        if mask_scan is not None:
-            mask = inside_of(mask_scan)
-        elif brain_mask:
+        if brain_mask is True:
             mask = find_brain(scan)
         prepared, brain = _ready(scan, mask, spacing, bias_field=bias_field, name=name)
         moved, transform = None, None
@@ -179,20 +169,20 @@ def prepare_brain(
             )
             transform = np.eye(4)
             if register:
-                alignment = align_heads(prepared, source)
+                alignment = HeadAlignment.of(prepared, source)
                 transform = alignment.matrix
-                if alignment.likeness < SAME_HEAD:
+                if not alignment.shows_same_head:
                     warnings.warn(
-                        f"{prior_name} does not look like the head of the image (median local "
-                        f"correlation {alignment.likeness:.2f}); look at the result, or align it "
-                        "by other means (register=False)",
+                        f"{prior_name} does not look like the head of the image "
+                        f"({alignment.agreement}); look at the result, or align it by other means "
+                        "(register=False)",
                         stacklevel=2,
                     )
-            moved = onto(source, prepared, transform)
+            moved = source.onto(prepared, transform)
             if brain is not None:
                 # The network must see the prior only where it sees the scan.
-                moved = scan_of(array_of(moved) * (array_of(brain) > 0), moved.affine)
-        on_grid = None if label_scan is None else labels_onto(label_scan, prepared)
+                moved = Volume.of(moved.values * (brain.values > 0), moved.affine)
+        on_grid = None if label_scan is None else label_scan.labels_onto(prepared)
         result = PreparedBrain(prepared, brain, moved, on_grid, transform)
         if file_set is not None:
             steps = {
@@ -206,25 +196,25 @@ def prepare_brain(
 
 
 def _ready(
-    scan: nib.Nifti1Pair,
+    scan: Volume,
     mask: NDArray[np.bool_] | None,
     spacing: float | None,
     *,
     bias_field: bool,
     name: str,
-) -> tuple[nib.Nifti1Pair, nib.Nifti1Pair | None]:
+) -> tuple[Volume, Volume | None]:
     """Remove the field, resample, and cut out the brain."""
-    values = array_of(scan)
+    values = scan.values
     # Before resampling, because the field is a property of the coils and not of the grid.
     if bias_field:
         values = correct_bias_field(values, scan.affine, mask, name)
-    picture = resampled(scan_of(values, scan.affine), spacing)
+    picture = Volume.of(values, scan.affine).resampled(spacing)
     if mask is None:
         return picture, None
-    share = array_of(resampled(scan_of(mask.astype(np.float32), scan.affine), spacing))
+    share = Volume.of(mask.astype(np.float32), scan.affine).resampled(spacing).values
     brain = share > MASK_THRESHOLD
-    stripped = scan_of(np.where(brain, array_of(picture), 0), picture.affine)
-    return stripped, scan_of(brain.astype(np.uint8), picture.affine)
+    stripped = Volume.of(np.where(brain, picture.values, 0), picture.affine)
+    return stripped, Volume.of(brain.astype(np.uint8), picture.affine)
 
 
 def _write(

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
-
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes, binary_opening, distance_transform_edt, label
@@ -18,9 +14,9 @@ from dmrifit.engine.noise_choice import AIR
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.corrections import quiet_dipy
 from dmrifit.io.components import largest_components
-from dmrifit.io.grids import array_of, onto, read_scan, resampled, scan_of
-from dmrifit.io.masks import MASK_THRESHOLD, binarize
-from dmrifit.io.nifti import Image, image_name
+from dmrifit.io.grids import Volume, as_stored
+from dmrifit.io.masks import MASK_THRESHOLD
+from dmrifit.io.nifti import Image, image_name, load_image
 from dmrifit.io.series import Series
 
 _COARSE = 2.0  # mm, the grid on which brains are found
@@ -60,24 +56,24 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
     to the middle by more than a neck, is brain, with folds and dents up to 32 mm wide filled: a
     rough mask, which keeps some of what surrounds the brain.
 
-    Shapes: returns (x, y, z).
+    Shapes: returns (x, y, z), the axes as they are stored.
     """
-    scan = read_scan(image)
-    values = array_of(scan)
-    brain = stripped_brain(values, scan.affine)
+    scan = Volume.read(image)
+    stored_affine = load_image(image).affine
+    brain = stripped_brain(scan.values, scan.affine)
     if brain is not None:
-        return brain
+        return as_stored(brain, stored_affine)
     # Widths of necks are in mm, and a fine grid would only take longer.
-    coarse = resampled(scan, _COARSE)
-    coarse_brain = _search_brain(array_of(coarse), np.linalg.norm(coarse.affine[:3, :3], axis=0))
+    coarse = scan.resampled(_COARSE)
+    coarse_brain = _search_brain(coarse.values, np.linalg.norm(coarse.affine[:3, :3], axis=0))
     if coarse_brain is None:
         raise ValueError(
             f"{image_name(image)}: no brain of {_SMALLEST_BRAIN:g} to {_LARGEST_BRAIN:g} mL was "
             "found; give a mask of a tool for it (brain_mask=…), or leave this step out "
             "(brain_mask=False)"
         )
-    share = onto(scan_of(coarse_brain.astype(np.float32), coarse.affine), scan, np.eye(4))
-    return array_of(share) > MASK_THRESHOLD
+    share = Volume.of(coarse_brain.astype(np.float32), coarse.affine).onto(scan, np.eye(4))
+    return as_stored(share.values > MASK_THRESHOLD, stored_affine)
 
 
 def stripped_brain(values: NDArray, affine: NDArray[np.float64]) -> NDArray[np.bool_] | None:
@@ -148,7 +144,7 @@ def correct_bias_field(
     ----------
     Tustison et al., IEEE Trans Med Imaging 29:1310–1320, 2010.
     """
-    sitk = import_sitk()
+    sitk = import_optional("SimpleITK")
     picture = values.astype(np.float32)
     inside = picture > 0.1 * np.percentile(picture, 98) if mask is None else mask
     problem = "the mask is empty"
@@ -182,19 +178,6 @@ def correct_bias_field(
     # A geometric mean of 1 in the brain keeps the scale of the signals.
     field = np.exp(logarithm - logarithm[inside].mean()).astype(np.float32)
     return (picture / field).astype(np.float32)
-
-
-def inside_of(image: nib.Nifti1Pair) -> NDArray[np.bool_]:
-    """Read a mask (x, y, z)."""
-    return binarize(array_of(image), name=image_name(image))
-
-
-def import_sitk() -> Any:
-    """Import SimpleITK, or say how to install it."""
-    with warnings.catch_warnings():
-        # Its wrapper classes lack a name of their module, which later Pythons tell at import.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return import_optional("SimpleITK")
 
 
 def otsu_mask(picture: NDArray, *, radius: int, passes: int) -> NDArray[np.bool_]:

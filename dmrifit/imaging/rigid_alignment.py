@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from dmrifit.imaging.head_steps import import_sitk
+from dmrifit._optional import import_optional
 from dmrifit.io.components import largest_components
-from dmrifit.io.grids import array_of, at_voxels, read_scan, resampled
+from dmrifit.io.grids import Volume, at_voxels
 from dmrifit.io.nifti import Image, image_name
 
 #: Median local correlation from which two scans count as of the same head: one person's two visits
@@ -60,10 +60,69 @@ class HeadAlignment:
     concordance: NDArray[np.float32]
     affine: NDArray[np.float64]
 
+    @classmethod
+    def of(cls, first: Image, second: Image) -> HeadAlignment:
+        """
+        Find how a head moved between two scans of the same contrast, as a rigid transformation.
+
+        Mutual information of both scans (SimpleITK, voxels of 8 and 4 mm, divided by their local
+        mean) leads to within some millimeters, from several turns where the heads do not come to
+        look alike; Gauss-Newton steps on locally standardized signals of 2 mm finish, where
+        signals that do not agree (surgery, scalp, neck) count nothing. The whole is repeated from
+        the second scan to the first, and the last steps with each half of the voxels.
+
+        Raises
+        ------
+        ValueError
+            If a scan has no position or shows no head, or both show no common part of a head.
+
+        References
+        ----------
+        Mattes et al., IEEE Trans Med Imaging 22:120–128, 2003; Baker and Matthews, Int J Comput
+        Vis 56:221–255, 2004 (inverse compositional steps); Tukey's weights: Beaton and Tukey,
+        Technometrics 16:147–185, 1974.
+        """
+        fixed, moving = _Head.of(first), _Head.of(second)
+        matrix, turn = _best_aligned(fixed, moving)
+        backward = _refined(moving, fixed, _aligned(moving, fixed, turn.T)[0])
+        # Blocks of voxels are dealt to two halves, like the fields of a chess board.
+        halves = (np.indices(fixed.head.shape) // _BLOCK).sum(axis=0) % 2 == 0
+        others = {"backward": np.asarray(np.linalg.inv(backward), np.float64)}
+        for name, half in (("first half", halves), ("second half", ~halves)):
+            others[name] = _refined(fixed, moving, matrix, half)
+        agreement = _local_agreement(fixed, moving, matrix)
+        alignment = cls(matrix, others, fixed.head, *agreement, fixed.affine)
+        if np.isnan(alignment.likeness):
+            raise ValueError(
+                f"{image_name(first)} and {image_name(second)} show no common part of a head; "
+                "give scans that both show the whole brain"
+            )
+        return alignment
+
+    @classmethod
+    def in_place(cls, first: Image, second: Image) -> HeadAlignment:
+        """Compare two scans of a head that were aligned before, as they lie."""
+        fixed, moving = _Head.of(first), _Head.of(second)
+        agreement = _local_agreement(fixed, moving, np.eye(4))
+        return cls(np.eye(4), {}, fixed.head, *agreement, fixed.affine)
+
     @property
     def likeness(self) -> float:
-        """Median local correlation in the part of the head that both scans show."""
+        """Median local correlation of what both scans show of the head; NaN below 40 mL."""
+        if np.count_nonzero(np.isfinite(self.correlation)) < _LEAST_VOXELS:
+            return float("nan")
         return _median(self.correlation)
+
+    @property
+    def shows_same_head(self) -> bool:
+        """Whether person and place may be the same; of less than 40 mL nobody can tell."""
+        return not self.likeness < SAME_HEAD
+
+    @property
+    def agreement(self) -> str:
+        """The likeness in words, and that of one person."""
+        text = f"median local correlation {self.likeness:.2f}"
+        return f"{text}, of scans of one person {SAME_HEAD:g} or more"
 
     def disagreement(self, points: ArrayLike) -> float:
         """Give the largest distance in mm to where another estimate moves points (n, 3)."""
@@ -74,44 +133,6 @@ class HeadAlignment:
             for matrix in self.others.values()
         ]
         return float(max(distances))
-
-
-def align_heads(first: Image, second: Image) -> HeadAlignment:
-    """
-    Find how a head moved between two scans of the same contrast, as a rigid transformation.
-
-    Mutual information of both scans (SimpleITK, voxels of 8 and 4 mm, divided by their local mean)
-    leads to within some millimeters, from several turns where the heads do not come to look alike;
-    Gauss-Newton steps on locally standardized signals of 2 mm finish, where signals that do not
-    agree (surgery, scalp, neck) count nothing. The whole is repeated from the second scan to the
-    first, and the last steps with each half of the voxels.
-
-    Raises
-    ------
-    ValueError
-        If a scan has no position or shows no head, or both show no common part of a head.
-
-    References
-    ----------
-    Mattes et al., IEEE Trans Med Imaging 22:120–128, 2003; Baker and Matthews, Int J Comput Vis
-    56:221–255, 2004 (inverse compositional steps); Tukey's weights: Beaton and Tukey,
-    Technometrics 16:147–185, 1974.
-    """
-    fixed, moving = _Head.of(first), _Head.of(second)
-    matrix, turn = _best_aligned(fixed, moving)
-    backward = _refined(moving, fixed, _aligned(moving, fixed, turn.T)[0])
-    # Blocks of voxels are dealt to two halves, like the fields of a chess board.
-    halves = (np.indices(fixed.head.shape) // _BLOCK).sum(axis=0) % 2 == 0
-    others = {"backward": np.asarray(np.linalg.inv(backward), np.float64)}
-    for name, half in (("first half", halves), ("second half", ~halves)):
-        others[name] = _refined(fixed, moving, matrix, half)
-    correlation, concordance = _local_agreement(fixed, moving, matrix)
-    if np.isfinite(correlation).sum() < _LEAST_VOXELS:
-        raise ValueError(
-            f"{image_name(first)} and {image_name(second)} show no common part of a head; give "
-            "scans that both show the whole brain"
-        )
-    return HeadAlignment(matrix, others, fixed.head, correlation, concordance, fixed.affine)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +147,8 @@ class _Head:
     @classmethod
     def of(cls, image: Image) -> _Head:
         """Read a scan; find the head and even out its signals."""
-        scan = resampled(read_scan(image), _GRID)
-        signals = np.maximum(array_of(scan), 0)
+        scan = Volume.read(image).resampled(_GRID)
+        signals = np.maximum(scan.values, 0)
         head = _find_head(signals, image_name(image))
         mean = _local_mean(signals, head, _FLAT)
         flat = np.minimum(signals / np.maximum(mean, 1e-6 * signals.max()), _BRIGHTEST)
@@ -150,22 +171,9 @@ class _Head:
         return _moved(np.array(ndimage.center_of_mass(self.head)), self.affine)
 
 
-def likeness_in_place(first: Image, second: Image) -> float:
-    """
-    Give the median local correlation of two scans of a head that were aligned before.
-
-    Below `SAME_HEAD` persons or places differ; NaN where both show less than 40 mL.
-    """
-    heads = _Head.of(first), _Head.of(second)
-    correlation, _ = _local_agreement(*heads, np.eye(4))
-    if np.count_nonzero(np.isfinite(correlation)) < _LEAST_VOXELS:
-        return float("nan")
-    return _median(correlation)
-
-
 def _find_head(signals: NDArray[np.float32], name: str) -> NDArray[np.bool_]:
     """Find the largest piece above half of Otsu's threshold, with its holes filled."""
-    sitk = import_sitk()
+    sitk = import_optional("SimpleITK")
     positive = signals[signals > 0]
     if not len(positive) or np.ptp(positive) == 0:
         raise ValueError(f"{name} shows no head: its signals are all alike; give a T1 scan")
@@ -217,7 +225,7 @@ def _aligned(
     levels: Sequence[tuple[int, float]] = _LEVELS,
 ) -> tuple[NDArray[np.float64], float]:
     """Maximize mutual information from a turn (3, 3): return the matrix (4, 4) and the maximum."""
-    sitk = import_sitk()
+    sitk = import_optional("SimpleITK")
     transform = sitk.Euler3DTransform()
     center = _LPS @ fixed.center
     transform.SetCenter(center.tolist())
@@ -256,7 +264,7 @@ def _aligned(
 
 def _sitk_image(values: NDArray[Any], affine: NDArray[np.float64]) -> Any:
     """Make an image of SimpleITK, which counts in LPS."""
-    image = import_sitk().GetImageFromArray(np.ascontiguousarray(values.T))
+    image = import_optional("SimpleITK").GetImageFromArray(np.ascontiguousarray(values.T))
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     image.SetSpacing(edges.tolist())
     image.SetOrigin((_LPS @ affine[:3, 3]).tolist())

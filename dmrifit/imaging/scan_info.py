@@ -34,7 +34,7 @@ from dmrifit.engine.screening import Screen
 from dmrifit.imaging.noise import describe_noise_levels, noise_levels
 from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import Image, Images, image_name
-from dmrifit.io.series import Series, read_map
+from dmrifit.io.series import Series
 
 #: Without the model of signals that were divided by their own b = 0.
 _LISTED_MODELS = [name for name in MODELS if not name.endswith("-relative")]
@@ -90,7 +90,7 @@ def scan_info(image: Images, protocol: Protocol | None, *, mask: Image | None = 
         )
     region = None
     if mask is not None:
-        region = binarize(read_map(mask, series), name=image_name(mask, "the mask"))
+        region = binarize(series.read_map(mask), name=image_name(mask, "the mask"))
     with series.unpacked() as readable:
         _describe_values(info, readable, region)
     if protocol is not None:

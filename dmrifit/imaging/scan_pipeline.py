@@ -43,7 +43,7 @@ from dmrifit.io.nifti import (
     output_files,
     save_image,
 )
-from dmrifit.io.series import Series, read_map, read_slabs
+from dmrifit.io.series import Series, read_slabs
 
 __all__ = ["preprocess_image"]
 
@@ -164,7 +164,7 @@ def preprocess_image(
     with file_sets as file_set, ExitStack() as stack:
         region = None
         if mask is not None:
-            region = binarize(read_map(mask, series), name=image_name(mask))
+            region = binarize(series.read_map(mask), name=image_name(mask))
         if slice_axis is None:
             slice_axis = _slice_axis(series)
         with series.unpacked() as readable:

@@ -18,6 +18,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from dmrifit._utils.text_files import sealed
+
 #: Errors of a disk that is full.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HIDDEN = ".dmrifit-"
@@ -261,6 +263,10 @@ class FileSet:
             r"\[\n[^][{}\"]*\]", lambda match: f"[{' '.join(match[0][1:-1].split())}]", text
         )
         self.path(name).write_text(text + "\n", encoding="utf-8")
+
+    def write_record(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file of the set with a seal, by which `read_sealed` knows it as whole."""
+        self.write_json(name, sealed(content))
 
     def __exit__(self, error_type: object, error: BaseException | None, _: object) -> None:
         with self._lock:

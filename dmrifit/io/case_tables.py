@@ -17,6 +17,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.affines import checked_affine
 from dmrifit._utils.checks import check_finite
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.io.atomic_files import FileSet, check_name, share_a_name
@@ -46,10 +47,13 @@ def checked_values(
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def checked_mask(values: ArrayLike, shape: tuple[int, ...], what: str) -> NDArray[np.bool_]:
-    """Check that an array is a mask and has a shape."""
+def checked_mask(
+    values: ArrayLike, what: str, shape: tuple[int, ...] | None = None
+) -> NDArray[np.bool_]:
+    """Check that an array is a mask of 0 and 1, and that it has a shape, if one is given."""
     array = np.asarray(values)
-    check_shape(array, shape, what)
+    if shape is not None:
+        check_shape(array, shape, what)
     return np.ascontiguousarray(zeros_and_ones(array, what))
 
 
@@ -197,27 +201,36 @@ class CaseTable:
 
     def write(
         self,
-        rows: Sequence[dict[str, str]],
+        cases: Sequence[Any],
         folder: str | Path,
-        write_files: Callable[[int, Callable[[str], Path]], None],
+        write_others: Callable[[Any, Callable[[str], Path]], None],
         *,
         overwrite: bool,
+        row_of: Callable[[Any, str], dict[str, str]] | None = None,
     ) -> Path:
         """
         Write the files of cases and their table, which appear together; give the table.
 
-        `write_files` takes the number of a case, and a function that gives the path to write the
-        file of a column to.
+        `row_of` describes a case, given the beginning of its files' names, by default as the
+        method does. Volumes are the attributes of a case with the names of their columns;
+        `write_others` takes a case, and a function that gives the path to write the file of a
+        column to.
         """
+        stems = file_stems((case.patient, case.name) for case in cases)
+        described = row_of or self.row_of
+        rows = [described(case, stem) for case, stem in zip(cases, stems, strict=True)]
         files = [row[column] for row in rows for column in self.endings if column in row]
         # The table is named last: where it stands, all its files do.
         with FileSet(folder, [*files, "cases.json", TABLE], overwrite=overwrite) as file_set:
-            for i, row in enumerate(rows):
+            for case, row in zip(cases, rows, strict=True):
 
                 def path_of(column: str, row: dict[str, str] = row) -> Path:
                     return file_set.path(row[column])
 
-                write_files(i, path_of)
+                for column in self.images:
+                    if column in row and hasattr(case, column):
+                        save_values(getattr(case, column), case.affine, path_of(column))
+                write_others(case, path_of)
             write_table(file_set, TABLE, rows, self.columns, "cases.json")
         return Path(folder) / TABLE
 
@@ -242,8 +255,9 @@ class CaseGrid:
         return float(x), float(y), float(z)
 
     def _store(self, checked: Mapping[str, Any]) -> None:
+        affine = checked_affine(self.affine, f"case {checked['name']}: the affine")
         # A frozen dataclass refuses plain assignment.
-        for key, value in checked.items():
+        for key, value in {**checked, "affine": affine}.items():
             object.__setattr__(self, key, value)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -12,10 +11,10 @@ from nibabel.affines import apply_affine, from_matvec
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit._utils.checks import check_finite, is_number
+from dmrifit._utils.checks import check_finite
 from dmrifit._utils.counts import counted, size_text
-from dmrifit.io.masks import check_same_grid
-from dmrifit.io.nifti import Image, image_name, image_of, load_image, values_of
+from dmrifit.io.masks import binarize, check_same_grid
+from dmrifit.io.nifti import Image, image_name, load_image, values_of
 
 _SMALLEST = 8  # voxels along an axis
 
@@ -66,122 +65,119 @@ def upright_affine(affine: NDArray, shape: Sequence[int]) -> NDArray[np.float64]
     return affine @ inv_ornt_aff(io_orientation(affine), shape)
 
 
-def check_edge(spacing: Any, smallest: float, largest: float) -> None:
-    """Refuse an edge, in mm, of the voxels to resample to; None keeps those of an image."""
-    if spacing is not None and not (is_number(spacing) and smallest <= spacing <= largest):
-        raise ValueError(
-            f"spacing must be an edge of {smallest:g} to {largest:g} mm, or None, not {spacing!r}"
-        )
+class Volume(nib.Nifti1Image):
+    """A volume in memory, in mm: bytes are labels or masks, other values of single precision."""
 
+    @classmethod
+    def of(cls, values: NDArray, affine: NDArray) -> Volume:
+        """Make a volume of values (x, y, z)."""
+        if values.dtype == bool:
+            values = values.astype(np.uint8)
+        elif values.dtype != np.uint8:
+            values = values.astype(np.float32)
+        volume = cls(values, affine)
+        volume.header.set_xyzt_units("mm")
+        return volume
 
-def upright_scan(values: NDArray, affine: NDArray) -> nib.Nifti1Pair:
-    """Make a scan in RAS order of values (x, y, z) in the order of an image's axes."""
-    ordered = nib.as_closest_canonical(nib.Nifti1Image(values, affine))
-    return scan_of(np.asarray(ordered.dataobj), np.asarray(ordered.affine))
+    @classmethod
+    def upright(cls, values: NDArray, affine: NDArray) -> Volume:
+        """Make a volume in RAS order of values (x, y, z) in the order of an image's axes."""
+        ordered = nib.as_closest_canonical(nib.Nifti1Image(values, affine))
+        return cls.of(np.asarray(ordered.dataobj), np.asarray(ordered.affine))
 
-
-def read_scan(image: Image) -> nib.Nifti1Pair:
-    """Read a scan into memory, in RAS order."""
-    loaded, name = load_image(image), image_name(image)
-    values = three_axes(values_of(loaded, name), name)
-    if min(values.shape) < _SMALLEST:
-        raise ValueError(
-            f"{name} has {size_text(values.shape)} voxels; at least {_SMALLEST} along each axis "
-            "are needed: give the whole scan"
-        )
-    check_finite(values, name)
-    # nibabel makes no image of truth values or of 64-bit integers.
-    if values.dtype.kind in "fb" or values.dtype.itemsize > 2:
-        values = values.astype(np.float32)
-    scan = upright_scan(values, loaded.affine)
-    filename = loaded.get_filename()
-    if filename and isinstance(image, str | Path):
-        scan.file_map["image"].filename = str(filename)
-    return scan
-
-
-def read_scan_like(
-    image: Image, scan: nib.Nifti1Pair, reference_name: str, name: str | None = None
-) -> nib.Nifti1Pair:
-    """Read a scan that must be on the grid of another one."""
-    loaded = read_scan(image)
-    grid, reference = (loaded.shape, loaded.affine), (scan.shape, scan.affine)
-    name = name or image_name(image)
-    check_same_grid(grid, reference, name=name, reference_name=reference_name)
-    return loaded
-
-
-def array_of(image: nib.Nifti1Pair) -> NDArray:
-    """Return the values (x, y, z) of a scan."""
-    return np.asarray(image.dataobj)
-
-
-def scan_of(values: NDArray, affine: NDArray) -> nib.Nifti1Pair:
-    """Make a scan of values (x, y, z): bytes stay labels, others become single precision."""
-    if values.dtype != np.uint8:
-        values = values.astype(np.float32)
-    return image_of(values, affine)
-
-
-def resampled(scan: nib.Nifti1Pair, spacing: float | None, *, order: int = 1) -> nib.Nifti1Pair:
-    """Resample a scan to cubic voxels over the same field of view."""
-    if spacing is None:
+    @classmethod
+    def read(cls, image: Image) -> Volume:
+        """Read a scan into memory, in RAS order."""
+        loaded, name = load_image(image), image_name(image)
+        values = three_axes(values_of(loaded, name), name)
+        if min(values.shape) < _SMALLEST:
+            raise ValueError(
+                f"{name} has {size_text(values.shape)} voxels; at least {_SMALLEST} along each "
+                "axis are needed: give the whole scan"
+            )
+        check_finite(values, name)
+        # nibabel makes no image of truth values or of 64-bit integers.
+        if values.dtype.kind in "fb" or values.dtype.itemsize > 2:
+            values = values.astype(np.float32)
+        scan = cls.upright(values, loaded.affine)
+        filename = loaded.get_filename()
+        if filename and isinstance(image, str | Path):
+            scan.file_map["image"].filename = str(filename)
         return scan
-    edges = np.linalg.norm(scan.affine[:3, :3], axis=0)
-    shape = np.maximum(np.rint(np.array(scan.shape) * edges / spacing), 1).astype(int)
-    axes = scan.affine[:3, :3] * (spacing / edges)
-    # The middle of the field of view stays where it is.
-    middle = apply_affine(scan.affine, (np.array(scan.shape) - 1) / 2)
-    affine = from_matvec(axes, middle - axes @ ((shape - 1) / 2))
-    target = scan_of(np.zeros(shape, np.uint8), affine)
-    return onto(scan, target, np.eye(4), order=order)
 
+    def read_like(self, image: Image, reference_name: str, name: str | None = None) -> Volume:
+        """Read a scan that must be on the grid of this one."""
+        loaded = self.read(image)
+        grid, reference = (loaded.shape, loaded.affine), (self.shape, self.affine)
+        name = name or image_name(image)
+        check_same_grid(grid, reference, name=name, reference_name=reference_name)
+        return loaded
 
-def onto(
-    scan: nib.Nifti1Pair,
-    target: nib.Nifti1Pair,
-    transform: NDArray[np.float64],
-    *,
-    order: int = 1,
-) -> nib.Nifti1Pair:
-    """
-    Interpolate a scan on a target's grid, after smoothing where voxels of the target are larger.
+    def read_mask(
+        self, image: Image, reference_name: str, name: str | None = None
+    ) -> NDArray[np.bool_]:
+        """Read a mask (x, y, z) that must be on this grid."""
+        loaded = self.read_like(image, reference_name, name)
+        return binarize(loaded.values, name=image_name(loaded))
 
-    `transform` (4, 4) leads from mm of the target to mm of the scan; outside the scan is 0.
-    Splines of order 3 blur less than linear interpolation (1); what they leave below the lowest
-    value of the scan has this value.
-    """
-    from scipy.ndimage import gaussian_filter
+    @property
+    def values(self) -> NDArray:
+        """Values (x, y, z)."""
+        return np.asarray(self.dataobj)
 
-    matrix = np.linalg.inv(scan.affine) @ transform @ target.affine
-    values = array_of(scan).astype(np.float32)
-    if target.shape == scan.shape and np.allclose(matrix, np.eye(4), atol=1e-6):
-        return scan_of(values, target.affine)
-    # A larger voxel is a mean of smaller ones. A box of width w has the variance w²/12, so this
-    # smoothing turns the width of a voxel of the scan into that of a voxel of the target.
-    ratio = np.maximum(np.linalg.norm(matrix[:3, :3], axis=1), 1)
-    values = gaussian_filter(values, np.sqrt((ratio**2 - 1) / 12), mode="nearest")
-    # Half of an outermost voxel lies beyond its center, and has the value of the center.
-    moved = at_voxels(values, matrix, target.shape, order=order, mode="nearest")
-    if order > 1:
-        np.clip(moved, values.min(), None, out=moved)
-    inside = np.ones(scan.shape, np.uint8)
-    covered = at_voxels(inside, matrix, target.shape, order=0, mode="grid-constant")
-    return scan_of(np.where(covered, moved, 0), target.affine)
+    def resampled(self, spacing: float | None, *, order: int = 1) -> Volume:
+        """Resample to cubic voxels over the same field of view."""
+        if spacing is None:
+            return self
+        edges = np.linalg.norm(self.affine[:3, :3], axis=0)
+        shape = np.maximum(np.rint(np.array(self.shape) * edges / spacing), 1).astype(int)
+        axes = self.affine[:3, :3] * (spacing / edges)
+        # The middle of the field of view stays where it is.
+        middle = apply_affine(self.affine, (np.array(self.shape) - 1) / 2)
+        affine = from_matvec(axes, middle - axes @ ((shape - 1) / 2))
+        target = Volume.of(np.zeros(shape, np.uint8), affine)
+        return self.onto(target, np.eye(4), order=order)
 
+    def onto(
+        self, target: nib.Nifti1Pair, transform: NDArray[np.float64], *, order: int = 1
+    ) -> Volume:
+        """
+        Interpolate on a target's grid, after smoothing where voxels of the target are larger.
 
-def labels_onto(labels: nib.Nifti1Pair, target: nib.Nifti1Pair) -> nib.Nifti1Pair:
-    """Resample labels to another grid by the nearest neighbor."""
-    values = np.rint(array_of(labels))
-    if values.min() < 0 or values.max() > np.iinfo(np.uint8).max:
-        raise ValueError(
-            "labels must be whole numbers from 0 to 255, "
-            f"not from {values.min():g} to {values.max():g}"
-        )
-    matrix = np.linalg.inv(labels.affine) @ target.affine
-    numbers = values.astype(np.uint8)
-    moved = at_voxels(numbers, matrix, target.shape, order=0, mode="grid-constant")
-    return scan_of(moved, target.affine)
+        `transform` (4, 4) leads from mm of the target to mm of this volume, outside of which is 0.
+        Splines of order 3 blur less than linear interpolation (1); what they leave below the
+        lowest value of the volume has this value.
+        """
+        from scipy.ndimage import gaussian_filter
+
+        matrix = np.linalg.inv(self.affine) @ transform @ target.affine
+        values = self.values.astype(np.float32)
+        if target.shape == self.shape and np.allclose(matrix, np.eye(4), atol=1e-6):
+            return Volume.of(values, target.affine)
+        # A larger voxel is a mean of smaller ones. A box of width w has the variance w²/12, so
+        # this smoothing turns the width of a voxel of the volume into that of a target's voxel.
+        ratio = np.maximum(np.linalg.norm(matrix[:3, :3], axis=1), 1)
+        values = gaussian_filter(values, np.sqrt((ratio**2 - 1) / 12), mode="nearest")
+        # Half of an outermost voxel lies beyond its center, and has the value of the center.
+        moved = at_voxels(values, matrix, target.shape, order=order, mode="nearest")
+        if order > 1:
+            np.clip(moved, values.min(), None, out=moved)
+        inside = np.ones(self.shape, np.uint8)
+        covered = at_voxels(inside, matrix, target.shape, order=0, mode="grid-constant")
+        return Volume.of(np.where(covered, moved, 0), target.affine)
+
+    def labels_onto(self, target: nib.Nifti1Pair) -> Volume:
+        """Resample labels to another grid by the nearest neighbor."""
+        values = np.rint(self.values)
+        if values.min() < 0 or values.max() > np.iinfo(np.uint8).max:
+            raise ValueError(
+                "labels must be whole numbers from 0 to 255, "
+                f"not from {values.min():g} to {values.max():g}"
+            )
+        matrix = np.linalg.inv(self.affine) @ target.affine
+        numbers = values.astype(np.uint8)
+        moved = at_voxels(numbers, matrix, target.shape, order=0, mode="grid-constant")
+        return Volume.of(moved, target.affine)
 
 
 def at_voxels(

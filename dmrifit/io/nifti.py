@@ -71,12 +71,15 @@ _SPATIAL_FIELDS = (
 )  # fmt: skip
 
 
-def load_image(image: Image, unnamed: str = "the image") -> nib.Nifti1Pair:
+def load_image(
+    image: Image, unnamed: str = "the image", *, needs_position: bool = False
+) -> nib.Nifti1Pair:
     """
     Load the header of a NIfTI image; check its number of voxels, affine and unit.
 
     Of files, one without a position is refused, and one with two that differ by more than 0.5 mm,
-    too, unless `use_form` names the one to use; of smaller differences it warns.
+    too, unless `use_form` names the one to use; of smaller differences it warns. Of images in
+    memory, one without a position is refused where the caller needs it.
     """
     name = image_name(image, unnamed)
     loaded: Any = image
@@ -86,6 +89,8 @@ def load_image(image: Image, unnamed: str = "the image") -> nib.Nifti1Pair:
         raise ValueError(f"{name} is of type {type(loaded).__name__}; convert it to NIfTI first")
     if is_file:
         loaded = _placed(loaded, name)
+    elif needs_position:
+        check_position(loaded, name)
     shape, affine = loaded.shape, np.asarray(loaded.affine)
     if min(shape, default=0) < 0:
         raise ValueError(

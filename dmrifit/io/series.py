@@ -297,6 +297,15 @@ class Series:
                     yield slab
                 count(n=slab.stop - slab.start)
 
+    def read_map(self, image: Image, unnamed: str = "the map") -> NDArray:
+        """Read a 3-D image on this grid; in messages one in memory is `unnamed`."""
+        loaded, name = load_image(image, unnamed), image_name(image, unnamed)
+        # Before the values are read: a whole series may be named as a mask.
+        shape = three_axes(np.broadcast_to(np.float32(0), loaded.shape), name).shape
+        grid, reference = (shape, loaded.affine), (self.grid, self.affine)
+        check_same_grid(grid, reference, name=name, reference_name=self.name)
+        return values_of(loaded, name).reshape(self.grid)
+
     def map(self, values: NDArray, description: str) -> nib.Nifti1Pair:
         """Make an image of values (x, y, z) on this grid, with the spatial part of the header."""
         # The other fields of a header describe the measurements or the patient, not the map.
@@ -316,16 +325,6 @@ def read_slabs(signals: Array) -> Iterator[tuple[slice, NDArray[np.float32]]]:
     every = slice(None)
     for slab in slices_of(z, max(1, SLAB_VALUES // (x * y * n)), [signals]):
         yield slab, np.asarray(signals[every, every, slab, every], dtype=np.float32)
-
-
-def read_map(image: Image, series: Series, unnamed: str = "the map") -> NDArray:
-    """Read a 3-D image on the grid of a series; in messages one in memory is `unnamed`."""
-    loaded, name = load_image(image, unnamed), image_name(image, unnamed)
-    # Before the values are read: a whole series may be named as a mask.
-    shape = three_axes(np.broadcast_to(np.float32(0), loaded.shape), name).shape
-    grid, reference = (shape, loaded.affine), (series.grid, series.affine)
-    check_same_grid(grid, reference, name=name, reference_name=series.name)
-    return values_of(loaded, name).reshape(series.grid)
 
 
 def _inside(

@@ -85,16 +85,15 @@ class Training(BaseEstimator):
     after_epoch: Callable[[list[dict[str, Any]]], None] | None = None
     verbose: bool | None = None
 
-
-def fill_training(training: Training | None, defaults: Training) -> Training:
-    """Make a training whose fields that are None take their default values."""
-    if training is None:
-        training = Training()
-    if not isinstance(training, Training):
-        raise ValueError(
-            f"training must be a Training, such as Training(epochs=5), or None, not {training!r}"
-        )
-    return Training(**(defaults.get_params() | _set_fields(training)))
+    def __or__(self, other: Training | None) -> Training:
+        """Replace the fields that are set in another training, where there is one."""
+        if other is None:
+            other = Training()
+        if not isinstance(other, Training):
+            raise ValueError(
+                f"training must be a Training, such as Training(epochs=5), or None, not {other!r}"
+            )
+        return Training(**(self.get_params() | _set_fields(other)))
 
 
 def gather_training(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +107,7 @@ def gather_training(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_training(training: Training) -> None:
-    """Check the fields of a training that `fill_training` made."""
+    """Check the fields of a training with all fields."""
     check_fields(training)
     if training.patience is not None and not training.validation_fraction:
         raise ValueError(
@@ -125,7 +124,7 @@ def check_training(training: Training) -> None:
 
 
 def learning_rate_at(epoch: int, training: Any) -> float:
-    """Compute the learning rate of epoch 0, 1, … of a training that `fill_training` made."""
+    """Compute the learning rate of epoch 0, 1, … of a training with all fields."""
     rate = float(training.learning_rate)
     if training.schedule == "cosine":
         rate *= 0.5 * (1 + math.cos(math.pi * epoch / training.epochs))

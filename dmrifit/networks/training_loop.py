@@ -16,7 +16,7 @@ from skorch.utils import to_numpy, to_tensor
 from torch import nn
 
 from dmrifit._utils.progress import step_bar
-from dmrifit._utils.randomness import derived_seed, seed_for
+from dmrifit._utils.randomness import Seed
 from dmrifit._utils.torch_state import forked_generator, repeatable_kernels, seed_generators
 from dmrifit.networks.checkpoints import history_rows
 
@@ -118,7 +118,7 @@ class Batches(torch.utils.data.Dataset[Any]):
     epoch: int = 0
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        rng = np.random.default_rng(seed_for(self.seed, "stream", self.epoch))
+        rng = Seed(self.seed).rng("stream", self.epoch)
         samples_by_shape: dict[Any, list[Any]] = defaultdict(list)
         for sample in self.stream(rng, self.epoch):
             samples = samples_by_shape[_shapes(sample)]
@@ -178,7 +178,7 @@ class Epochs:
     batches: Batches
     #: Learning rate of an epoch by its number, from 0.
     rates: Callable[[int], float]
-    #: A training that `fill_training` made.
+    #: A training with all fields.
     settings: Any
     seed: int
     _: KW_ONLY
@@ -225,7 +225,7 @@ class Epochs:
         for group in net.optimizer_.param_groups:
             group["lr"] = rate
         # Seeded by its number, so that a resumed training draws the same numbers.
-        seed_generators(derived_seed(self.seed, "epoch", epoch), torch.device(net.device))
+        seed_generators(Seed(self.seed).derived("epoch", epoch), torch.device(net.device))
         # The loop alone: skorch's `partial_fit` would swallow a user's interrupt.
         net.fit_loop(self.batches, epochs=1)
         row = net.history[-1]

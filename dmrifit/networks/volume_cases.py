@@ -77,8 +77,8 @@ def called(names: Sequence[str], source: str | Path | None = None) -> Iterator[N
         raise ValueError(f"{prefix}case {names[int(match[1])]}{message}") from error
 
 
-def listed(values: Any, what: str) -> Sequence[Any]:
-    """Check a sequence of cases or targets, which may be an array whose first axis is cases."""
+def listed(values: Any, what: str, n_cases: int | None = None) -> Sequence[Any]:
+    """Check a sequence of cases or targets, one per case; an array's first axis is cases."""
     if hasattr(values, "iloc"):  # a table's index need not count from 0
         values = values.to_numpy()
     sequence = (
@@ -96,16 +96,12 @@ def listed(values: Any, what: str) -> Sequence[Any]:
     cases: Sequence[Any] = values
     if not len(cases):
         raise ValueError(f"there are no {what}; give at least one")
-    return cases
-
-
-def check_length(cases: Sequence[Any], targets: Sequence[Any], what: str) -> None:
-    """Check that there is one target (or `what` names) for each case."""
-    if len(targets) != len(cases):
+    if n_cases not in (None, len(cases)):
         raise ValueError(
-            f"{counted(len(targets), what.removesuffix('s'))} for {counted(len(cases), 'case')}; "
+            f"{counted(len(cases), what.removesuffix('s'))} for {counted(n_cases, 'case')}; "
             "give one for each"
         )
+    return cases
 
 
 def add_to_digest(digest: Any, arrays: Any) -> None:

@@ -23,13 +23,12 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_fields
 from dmrifit._utils.counts import counted
 from dmrifit._utils.progress import step_bar
-from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
+from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.io.atomic_files import remove_abandoned_parts, write_text
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.networks.training import (
     Training,
     check_training,
-    fill_training,
     learning_rate_at,
     read_training,
     stored_training,
@@ -37,7 +36,6 @@ from dmrifit.networks.training import (
 from dmrifit.networks.volume_cases import (
     VolumeList,
     add_to_digest,
-    check_length,
     listed,
     naming,
     volume_inputs,
@@ -222,8 +220,8 @@ class VolumeEstimator(BaseEstimator, ABC):
         float
             The mean.
         """
-        cases, targets = listed(X, "cases"), listed(y, "targets")
-        check_length(cases, targets, "targets")
+        cases = listed(X, "cases")
+        targets = listed(y, "targets", len(cases))
         pairs = zip(self._predictions(cases), targets, strict=True)
         scores = [self._case_score(prediction, target) for prediction, target in pairs]
         return float(np.mean(scores))
@@ -290,8 +288,7 @@ class VolumeEstimator(BaseEstimator, ABC):
     @property
     def _settings(self) -> Any:
         """The training with all fields filled but patience, checkpoint and after_epoch."""
-        class_defaults = fill_training(self.default_training, _COMMON_DEFAULTS)
-        return fill_training(self.training, class_defaults)
+        return _COMMON_DEFAULTS | self.default_training | self.training
 
     @property
     def _margin(self) -> tuple[int, int, int]:
@@ -361,7 +358,7 @@ class VolumeEstimator(BaseEstimator, ABC):
     def _train(self, X: Any, y: Any, groups: Any) -> Any:
         """Train on cases, with optional targets and groups; for `fit` of a derived class."""
         self._check()
-        _require_torch()
+        import_optional("torch", "skorch")
         from dmrifit._utils import torch_state
         from dmrifit.networks import checkpoints, training_loop
 
@@ -370,17 +367,15 @@ class VolumeEstimator(BaseEstimator, ABC):
         cases = listed(X, "cases")
         targets: Sequence[Any] = [None] * len(cases)
         if y is not None:
-            targets = listed(y, "targets")
+            targets = listed(y, "targets", len(cases))
         elif self._needs_targets:
             raise ValueError(f"{type(self).__name__} needs a target for each case; give y")
-        check_length(cases, targets, "targets")
         # A second training that fails must not leave the first net with other attributes.
         if hasattr(self, "net_"):
             del self.net_
-        seed = seed_from(self.random_state)
+        seed = Seed(self.random_state)
         if groups is not None:
-            groups = listed(groups, "groups")
-            check_length(cases, groups, "groups")
+            groups = listed(groups, "groups", len(cases))
         inputs, loss_targets = [], []
         for i, case in enumerate(cases):
             with naming(i):
@@ -399,7 +394,7 @@ class VolumeEstimator(BaseEstimator, ABC):
             remove_abandoned_parts(folder)
             state = checkpoints.read_state(folder / _STATE)
             seed = self._resumed_seed(state[0], folder)
-        train, validation = self._split(len(cases), groups, derived_seed(seed, "split"))
+        train, validation = self._split(len(cases), groups, seed.derived("split"))
         score = save = best = None
         with torch_state.one_torch_thread():
             net = self._new_net(device, seed)
@@ -430,10 +425,10 @@ class VolumeEstimator(BaseEstimator, ABC):
             training_inputs = [inputs[i] for i in train]
             stream = partial(self._stream, training_inputs, [loss_targets[i] for i in train])
             epochs = training_loop.Epochs(
-                training_loop.Batches(stream, settings.batch_size, derived_seed(seed, "samples")),
+                training_loop.Batches(stream, settings.batch_size, seed.derived("samples")),
                 self._learning_rate,
                 settings,
-                derived_seed(seed, "epochs"),
+                seed.derived("epochs"),
                 score=score,
                 save=save,
                 best=best,
@@ -451,7 +446,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         settings = self._settings
         gpu = device.type == "cuda"
         optimizer, options = self._optimizer()
-        with torch_state.forked_generator(derived_seed(seed, "weights"), device):
+        with torch_state.forked_generator(Seed(seed).derived("weights"), device):
             module = self._module()
             net = training_loop.Net(
                 module,
@@ -519,8 +514,28 @@ class VolumeEstimator(BaseEstimator, ABC):
 
     def _answer(self, net: skorch.NeuralNet, inputs: Any, case: Any) -> Any:
         """Predict a case with a net, without effect on a training in progress."""
-        with evaluating(net) as infer:
+        with self._evaluating(net) as infer:
             return self._predict_case(infer, inputs, case)
+
+    @contextmanager
+    def _evaluating(self, net: skorch.NeuralNet) -> Iterator[Callable[[Any], Any]]:
+        """Prepare a net for predictions; give what runs it on a tensor, or on a list of inputs."""
+        torch = import_optional("torch")
+        from dmrifit._utils import torch_state
+        from dmrifit.networks import training_loop
+
+        def infer(batch: Any) -> Any:
+            if not isinstance(batch, torch.Tensor):
+                batch = training_loop.collated(batch)
+            return training_loop.as_arrays(net.infer(batch))
+
+        with (
+            torch_state.one_torch_thread(),
+            torch.inference_mode(),
+            torch_state.repeatable_kernels(),
+        ):
+            net.module_.eval()
+            yield infer
 
     # Checkpoints --------------------------------------------------------------------------------
 
@@ -561,7 +576,7 @@ class VolumeEstimator(BaseEstimator, ABC):
             parameters["random_state"] = None
         return parameters
 
-    def _resumed_seed(self, header: Mapping[str, Any], folder: Path) -> int:
+    def _resumed_seed(self, header: Mapping[str, Any], folder: Path) -> Seed:
         """Check that a training can resume from a state, and return its seed."""
         if header.get("format") != _FORMAT:
             raise ValueError(
@@ -584,7 +599,7 @@ class VolumeEstimator(BaseEstimator, ABC):
                 f"{folder} holds {counted(n_done, 'epoch')} already, more than epochs={n_epochs}; "
                 "raise epochs or choose another checkpoint folder"
             )
-        return int(header["seed"])
+        return Seed(header["seed"])
 
     # Model files --------------------------------------------------------------------------------
 
@@ -626,7 +641,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         RefusedError
             If something is missing or unknown, or does not fit.
         """
-        _require_torch()
+        import_optional("torch", "skorch")
         import torch
         from safetensors.torch import load
 
@@ -657,28 +672,3 @@ class VolumeEstimator(BaseEstimator, ABC):
             raise RefusedError(str(error)) from None
         checkpoints.set_history(net, self.history_)
         self.net_ = net
-
-
-@contextmanager
-def evaluating(net: skorch.NeuralNet) -> Iterator[Callable[[Any], Any]]:
-    """Prepare a net for predictions, and yield what runs it on a batch of inputs."""
-    torch = import_optional("torch")
-    from dmrifit._utils import torch_state
-    from dmrifit.networks import training_loop
-
-    def infer(batch: Any) -> Any:
-        return training_loop.as_arrays(net.infer(training_loop.collated(batch)))
-
-    with (
-        torch_state.one_torch_thread(),
-        torch.inference_mode(),
-        torch_state.repeatable_kernels(),
-    ):
-        net.module_.eval()
-        yield infer
-
-
-def _require_torch() -> None:
-    """Raise an error that names the install command where torch or skorch is missing."""
-    import_optional("torch")
-    import_optional("skorch")

@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validat
 
 from dmrifit._utils.checks import Within, check_fields, filled
 from dmrifit._utils.counts import counted
-from dmrifit._utils.randomness import RandomState, seed_from
+from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.cohort.patches import center_of
 from dmrifit.engine.map_fitter import resolve_model
 from dmrifit.engine.models import SignalModel
@@ -203,7 +203,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         check_fields(self)
         X, Y = filled(X), filled(Y)
         model = self._model()
-        seed = seed_from(self.random_state)
+        seed = Seed(self.random_state)
         if get_tags(self).input_tags.allow_nan:
             x = validate_data(self, X, dtype=np.float64, ensure_all_finite=False)
             y = check_array(

@@ -89,19 +89,26 @@ def plot_planes(
     image: NDArray[Any],
     affine: ArrayLike,
     center: Sequence[float] | NDArray[np.float64],
-    field: tuple[NDArray[np.float64], NDArray[np.float64]],
+    around: NDArray[np.float64],
     outlines: Mapping[str, Outline],
     heading: str,
     notice: str,
     *,
+    margin: float,
     window: tuple[float, float] | None = None,
     finish: Callable[[Plane], None] | None = None,
 ) -> Figure:
-    """Draw outlines by name into three planes of a scan (x, y, z), right at the left."""
+    """
+    Draw outlines by name into three planes of a scan (x, y, z), right at the left.
+
+    What is shown is a cube around points (n, 3), with a margin in mm at the widest side.
+    """
     with shared_style(FRAMED):
         figure = new_figure(11.0, 4.4)
         inverse = np.linalg.inv(np.asarray(affine, dtype=np.float64))
-        low, high = field
+        low, high = around.min(axis=0), around.max(axis=0)
+        middle, half = (low + high) / 2, (high - low).max() / 2 + margin
+        low, high = middle - half, middle + half
         for column, (name, (normal, across, up)) in enumerate(PLANES.items()):
             ax = figure.add_axes((0.03 + column * 0.325, 0.13, 0.29, 0.72))
             x, y = (np.arange(low[k], high[k] + _STEP, _STEP) for k in (across, up))
@@ -130,16 +137,6 @@ def plot_planes(
         figure.text(0.97, 0.035, notice, ha="right", fontsize=9, color=FAINT)
         figure.text(0.03, 0.95, heading, fontsize=11, fontweight="bold", va="center")
     return figure
-
-
-def cube_around(
-    points: NDArray[np.float64], margin: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give two corners of a cube around points (n, 3), with a margin in mm at the widest side."""
-    low, high = points.min(axis=0), points.max(axis=0)
-    middle = (low + high) / 2
-    half = np.full(3, (high - low).max() / 2 + margin)
-    return middle - half, middle + half
 
 
 def sample_volume(volume: NDArray[Any], index: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -81,19 +81,11 @@ class Layer:
     colors: Sequence[str] = field(default=())
 
 
-@dataclass(frozen=True, eq=False)
-class Box:
-    """A box that is drawn exactly where planes cut it: sides as columns and center, in mm RAS+."""
-
-    name: str
-    affine: ArrayLike
-
-
 def html_viewer(
     layers: Sequence[Layer],
     affine: ArrayLike,
     *,
-    boxes: Sequence[Box] = (),
+    boxes: Mapping[str, ArrayLike] | None = None,
     points: Sequence[tuple[str, Sequence[float] | NDArray[np.float64]]] = (),
     region: NDArray[np.bool_] | None = None,
     start: Sequence[float] | NDArray[np.float64] | None = None,
@@ -117,7 +109,8 @@ def html_viewer(
         layers = [*layers, Layer("rows", records.signals.rows, "rows")]
     stack = _Stack(layers, affine, region)
     whole = stack.shape
-    is_cropped = stack.crop(boxes)
+    boxes = boxes or {}
+    is_cropped = stack.crop(list(boxes.values()))
     edges = np.linalg.norm(stack.affine[:3, :3], axis=0)
     packed, factors = stack.fit_size(max_bytes)
     layers = [layer for layer in stack.layers if layer.kind != "rows"]
@@ -128,8 +121,8 @@ def html_viewer(
         if points:
             start = points[0][1]
     box_entries = [
-        {"name": box.name, "affine": np.asarray(box.affine, float)[:3].tolist(), "color": color}
-        for color, box in enumerate(boxes, start=n_colors)
+        {"name": name, "affine": np.asarray(box, float)[:3].tolist(), "color": color}
+        for color, (name, box) in enumerate(boxes.items(), start=n_colors)
     ]
     colormaps = import_optional("matplotlib").colormaps
     colors = {name: colormaps[name](np.arange(256), bytes=True)[:, :3] for name in COLORMAPS}
@@ -237,7 +230,7 @@ class _Stack:
         """Shape and affine as a page stores them."""
         return {"shape": self.shape, "affine": self.affine[:3].tolist()}
 
-    def crop(self, boxes: Sequence[Box] = ()) -> bool:
+    def crop(self, boxes: Sequence[ArrayLike] = ()) -> bool:
         """Cut away what is outside the region and the boxes; return whether anything was."""
         from scipy.ndimage import find_objects
 
@@ -247,7 +240,7 @@ class _Stack:
         low = np.array([extent.start for extent in extents[0]], dtype=np.float64)
         high = np.array([extent.stop - 1 for extent in extents[0]], dtype=np.float64)
         for box in boxes:
-            matrix = np.linalg.inv(self.affine) @ np.asarray(box.affine, dtype=np.float64)
+            matrix = np.linalg.inv(self.affine) @ np.asarray(box, dtype=np.float64)
             reach = np.abs(matrix[:3, :3]).sum(axis=1) / 2
             low = np.minimum(low, matrix[:3, 3] - reach)
             high = np.maximum(high, matrix[:3, 3] + reach)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.checks import check_number, check_word
-from dmrifit._utils.randomness import RandomState, seed_for, seed_from
+from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit._utils.threads import check_jobs
 from dmrifit.cohort.cohort import Cohort
 from dmrifit.cohort.scan import Scan
@@ -177,8 +177,8 @@ def simulate_cohort(
     options = {**_DIFFICULTIES[difficulty], **settings}
     _check(protocol, settings)
     check_jobs(n_jobs)
-    seed = seed_from(random_state)
-    streams = seed_for(seed, "cohort", name).spawn(n_patients)
+    seed = Seed(random_state)
+    streams = seed.sequence("cohort", name).spawn(n_patients)
     patients = [f"{name}p{k:02d}" for k in range(1, n_patients + 1)]
     scans = (
         delayed(_scan)(protocol, name, patient, stream, options)

@@ -46,62 +46,63 @@ class Glioma:
         """Give the share of edema, in white matter up to `reach` times the border's distance."""
         return head.white * fall(self.distance / reach, 0.2)
 
+    @classmethod
+    def draw(
+        cls,
+        head: Head,
+        allowed: NDArray[np.bool_],
+        radius: float,
+        rng: np.random.Generator,
+        *,
+        necrosis: float = 0.0,
+        satellites: float = 0.0,
+    ) -> Glioma:
+        """
+        Draw a glioma of a ball's volume: a rough ellipsoid, or in some cases a bent one.
+
+        It fills the voxels of `allowed` that lie nearest to its center; one that has little room
+        is smaller, and with fewer than two voxels there is no tumor. `necrosis` is the necrotic
+        share of the volume, `satellites` the probability of satellites.
+        """
+        shape_stream, rough_stream, necrosis_stream, satellite_stream = rng.spawn(4)
+        center = _origin(head, rng)
+        room = int(np.count_nonzero(allowed)) // 2
+        if not room:
+            nowhere = np.full(allowed.shape, np.inf, dtype=np.float32)
+            return cls(center, radius, nowhere, nowhere)
+        offsets = head.places - center.astype(np.float32)
+        distance = _shape_distance(offsets, radius, shape_stream)
+        grain = max(_GRAIN[0] * radius, _GRAIN[1] * head.size)
+        rough = texture_field(head.brain.shape, grain, head.spacing, rough_stream)
+        distance *= np.exp(_ROUGHNESS * rough)
+        distance[~allowed] = np.inf
+        volume = 4 / 3 * np.pi * radius**3
+        scattered = np.full_like(distance, np.inf)
+        if satellite_stream.random() < satellites:
+            # One to three small balls beside the tumor: the distance, 1 at their border.
+            for _ in range(satellite_stream.integers(1, 4)):
+                direction = satellite_stream.standard_normal(3)
+                place = radius * satellite_stream.uniform(*_SATELLITE_DISTANCES) * direction
+                place /= np.linalg.norm(direction)
+                from_place = np.linalg.norm(offsets - place.astype(np.float32), axis=-1)
+                small_radius = np.float32(radius * satellite_stream.uniform(*_SATELLITE_RADII))
+                scattered = np.minimum(scattered, from_place / small_radius)
+            scattered[~allowed] = np.inf
+        n_voxels = round(volume / head.spacing.prod()) - np.count_nonzero(scattered < 1)
+        # A tumor that fills all of its room would have the shape of the room.
+        n_voxels = min(max(n_voxels, 1), room)
+        # Scaled by rank, the tumor has its volume however rough or cut off it is.
+        distance /= _kth_smallest(distance, n_voxels)
+        # Crumbs at the rim, which are noise of the surface, are left out of the tumor.
+        is_crumb = (distance < 1) & ~largest_components(distance < 1)
+        distance = np.minimum(np.where(is_crumb, np.float32(1), distance), scattered)
+        core = _necrosis_distance(head, offsets, distance, radius, necrosis, necrosis_stream)
+        return cls(center, radius, distance, core)
+
 
 def fall(distance: NDArray, width: float) -> NDArray:
     """Fall from 1 to 0 around a distance of 1."""
     return soft_step((1 - distance) / width)
-
-
-def draw_glioma(
-    head: Head,
-    allowed: NDArray[np.bool_],
-    radius: float,
-    rng: np.random.Generator,
-    *,
-    necrosis: float = 0.0,
-    satellites: float = 0.0,
-) -> Glioma:
-    """
-    Draw a glioma of a ball's volume: a rough ellipsoid, or in some cases a bent one.
-
-    It fills the voxels of `allowed` that lie nearest to its center; one that has little room is
-    smaller, and with fewer than two voxels there is no tumor. `necrosis` is the necrotic share of
-    the volume, `satellites` the probability of satellites.
-    """
-    shape_stream, rough_stream, necrosis_stream, satellite_stream = rng.spawn(4)
-    center = _origin(head, rng)
-    room = int(np.count_nonzero(allowed)) // 2
-    if not room:
-        nowhere = np.full(allowed.shape, np.inf, dtype=np.float32)
-        return Glioma(center, radius, nowhere, nowhere)
-    offsets = head.places - center.astype(np.float32)
-    distance = _shape_distance(offsets, radius, shape_stream)
-    grain = max(_GRAIN[0] * radius, _GRAIN[1] * head.size)
-    rough = texture_field(head.brain.shape, grain, head.spacing, rough_stream)
-    distance *= np.exp(_ROUGHNESS * rough)
-    distance[~allowed] = np.inf
-    volume = 4 / 3 * np.pi * radius**3
-    scattered = np.full_like(distance, np.inf)
-    if satellite_stream.random() < satellites:
-        # One to three small balls beside the tumor: the distance, 1 at their border.
-        for _ in range(satellite_stream.integers(1, 4)):
-            direction = satellite_stream.standard_normal(3)
-            place = radius * satellite_stream.uniform(*_SATELLITE_DISTANCES) * direction
-            place /= np.linalg.norm(direction)
-            from_place = np.linalg.norm(offsets - place.astype(np.float32), axis=-1)
-            small_radius = np.float32(radius * satellite_stream.uniform(*_SATELLITE_RADII))
-            scattered = np.minimum(scattered, from_place / small_radius)
-        scattered[~allowed] = np.inf
-    n_voxels = round(volume / head.spacing.prod()) - np.count_nonzero(scattered < 1)
-    # A tumor that fills all of its room would have the shape of the room.
-    n_voxels = min(max(n_voxels, 1), room)
-    # Scaled by rank, the tumor has its volume however rough or cut off it is.
-    distance /= _kth_smallest(distance, n_voxels)
-    # Crumbs at the rim, which are noise of the surface, are left out of the tumor.
-    is_crumb = (distance < 1) & ~largest_components(distance < 1)
-    distance = np.minimum(np.where(is_crumb, np.float32(1), distance), scattered)
-    core = _necrosis_distance(head, offsets, distance, radius, necrosis, necrosis_stream)
-    return Glioma(center, radius, distance, core)
 
 
 def _origin(head: Head, rng: np.random.Generator) -> NDArray[np.float64]:

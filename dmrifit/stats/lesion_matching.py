@@ -21,10 +21,6 @@ __all__ = ["lesion_scores", "lesion_table"]
 
 #: Lesions below this volume in mL are small: a ball of 5.8 mm.
 SMALL_ML = 0.1
-#: Scores that a prediction cannot win by covering everything, unless a lesion fills a tenth of
-#: that. Plain sensitivity, precision and false positives it can: one component over the whole
-#: brain hits every lesion.
-HEADLINES = ("strict_sensitivity", "strict_precision", "strict_f1", "mDSC", "lesion_dice")
 
 _KINDS = ("lesion", "false positive")
 _COLUMNS = (
@@ -206,8 +202,8 @@ def lesion_scores(
         ``large``.
 
         What there is nothing to compute from is NaN. A prediction of everything has the best of
-        some of these, but not of those in `HEADLINES`, unless all that it covers is less than ten
-        times a scan's only lesion.
+        some of these, but not of the strict ones, ``mDSC`` and ``lesion_dice``, unless all that it
+        covers is less than ten times a scan's only lesion.
 
     Raises
     ------

@@ -16,7 +16,6 @@ from scipy.stats import friedmanchisquare, rankdata, studentized_range, wilcoxon
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted
-from dmrifit.stats.agreement import finite_pairs
 from dmrifit.stats.metrics import AT_BOUND, NO_TISSUE, RANKING_METRIC, MapMetric, metric_of
 from dmrifit.stats.mixed_model import mixed_model
 from dmrifit.stats.patient_summary import method_pairs, patient_draws
@@ -124,7 +123,7 @@ def rank_biserial(
     ----------
     Kerby, Compr Psychol 3:11.IT.3.1, 2014.
     """
-    a, b = finite_pairs(a, b)
+    a, b = _finite_pairs(a, b)
     if not len(a):
         return np.nan, np.nan, np.nan
     drawn = np.random.default_rng(0).integers(0, len(a), (-(-n_bootstrap // 2), len(a)))
@@ -133,6 +132,13 @@ def rank_biserial(
     tail = 50 * (1 - confidence)
     low, high = np.percentile(resamples, [tail, 100 - tail])
     return float(_signed_rank_share((a - b)[None])[0]), float(low), float(high)
+
+
+def _finite_pairs(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Leave out pairs of which a value is NaN; infinite values stay."""
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    usable = ~(np.isnan(a) | np.isnan(b))
+    return a[usable], b[usable]
 
 
 def _signed_rank_share(difference: NDArray[np.float64]) -> NDArray[np.float64]:

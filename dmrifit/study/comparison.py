@@ -18,7 +18,7 @@ from joblib import Parallel, delayed, parallel_config
 from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import html_summary
 from dmrifit._utils.progress import step_bar
-from dmrifit._utils.randomness import RandomState, seed_from
+from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit._utils.threads import check_jobs
 from dmrifit.cohort.cohort import Cohort
 from dmrifit.cohort.scan import MaskName
@@ -368,7 +368,7 @@ def compare(
     # Resuming without a seed goes on with the earlier one: a new one would train all again.
     if random_state is None and folder is not None:
         random_state = folder.settings().get("seed")
-    seed = seed_from(random_state)
+    seed = int(Seed(random_state))
     settings = {
         "cohorts": {name: list(names) for name, names in patients.items()},
         "train_on": list(regimes),

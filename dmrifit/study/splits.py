@@ -12,11 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.counts import counted
-from dmrifit._utils.randomness import derived_seed, seed_for
+from dmrifit._utils.randomness import Seed
 from dmrifit.io.bids_derivatives import versions
 from dmrifit.io.digests import digest
 from dmrifit.predict.controls import OF_NOISE_FREE
@@ -137,9 +135,9 @@ def plan(
             available = _available(train_on, cohort, bank.trainable, sizes, test)
             # Seeds depend on the purpose alone, not on what else is compared.
             purpose = train_on, cohort, test[0] if len(test) == 1 else "all", repeat
-            generator = np.random.default_rng(seed_for(seed, "patients", *purpose))
+            generator = Seed(seed).rng("patients", *purpose)
             order = generator.permutation(len(available))
-            estimator_seed = derived_seed(seed, "estimator", *purpose)
+            estimator_seed = Seed(seed).derived("estimator", *purpose)
             for size, entrant in itertools.product(sizes or (len(available),), entrants):
                 at_largest = sizes is None or size == max(sizes)
                 # Controls are compared at the largest size; curves of them would tell nothing.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
-from dmrifit._utils.randomness import derived_seed, seed_for
+from dmrifit._utils.randomness import Seed
 from dmrifit._utils.threads import one_thread
 from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.models import SignalModel
@@ -59,7 +59,7 @@ def run_trial(
                 selected = np.r_[tuple(rows)]
                 x, y = features[selected], targets[selected]
                 if entrant.control == controls.SHUFFLED:
-                    generator = np.random.default_rng(seed_for(cell.seed, "shuffle"))
+                    generator = Seed(cell.seed).rng("shuffle")
                     y = y[generator.permutation(len(y))]
                 if n_dropped is None:
                     estimator.fit(x, y)
@@ -113,7 +113,7 @@ def _completed(estimator: Any, cell: Cell) -> dict[str, Any]:
             completed[name] = getattr(cell.view, name)
         elif value is None and name.split("__")[-1] == "random_state":
             # From the parameter's name, so that other parameters do not change the seed.
-            completed[name] = derived_seed(cell.seed, name)
+            completed[name] = Seed(cell.seed).derived(name)
     return completed
 
 

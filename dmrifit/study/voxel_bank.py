@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
-from dmrifit._utils.randomness import derived_seed, seed_for
+from dmrifit._utils.randomness import Seed
 from dmrifit.cohort.cohort import Cohort
 from dmrifit.cohort.patches import check_reach
 from dmrifit.cohort.scaling import contrast_order, echo_times
@@ -134,7 +134,7 @@ class Bank:
         self._stacks: dict[Any, Stack] = {}
         self._one_draw = max_voxels is None
         self._max_voxels = max_voxels
-        self._seed = seed
+        self._seed = Seed(seed)
         owners: dict[str, str] = {}
         for name, cohort in cohorts.items():
             for view in (*lent[name], *seen[name]):
@@ -183,7 +183,7 @@ class Bank:
             mask=mask,
             patch_shape=view.patch_shape,
             max_voxels=self._max_voxels,
-            random_state=derived_seed(self._seed, "voxels", repeat),
+            random_state=self._seed.derived("voxels", repeat),
         )
         usable = np.isfinite(table.X).all(axis=1) & np.isfinite(table.Y).all(axis=1)
         if not usable.any():
@@ -219,7 +219,7 @@ class Bank:
         noise_free = cohort.noise_free_at(table.index, view.target)
         if noise_free is not None and table.sigma is not None:
             noise_free /= table.scale[:, None]
-            rng = np.random.default_rng(seed_for(self._seed, "repeat", patient))
+            rng = self._seed.rng("repeat", patient)
             real, imaginary = rng.standard_normal((2, *noise_free.shape)) * table.sigma[:, None]
             signals = np.hypot(noise_free + real, imaginary)
             reference = _reference(signals, view, cohort.name, patient).parameters
@@ -320,7 +320,7 @@ def _suited(cohort: Cohort, view: View, seed: int) -> Cohort:
             protocol,
             view.model,
             sigma=sigma[region] if isinstance(sigma, np.ndarray) else sigma,
-            random_state=derived_seed(seed, "resynthesis", scan.patient),
+            random_state=Seed(seed).derived("resynthesis", scan.patient),
         )
         resynthesized = Scan(
             scan.patient, signal, protocol, scan.mask, scan.affine,

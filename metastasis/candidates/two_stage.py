@@ -21,12 +21,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._utils.checks import Count, Within, check_fields, check_number, check_word
 from dmrifit._utils.counts import counted
-from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
+from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.model_files.model_file import save_model
-from dmrifit.model_files.registry import register, registered
+from dmrifit.model_files.registry import register
 from dmrifit.model_files.regressor_file import dumped, loaded
-from dmrifit.networks.training import Training, fill_training
+from dmrifit.networks.training import Training
 from dmrifit.networks.volume_cases import naming
 from metastasis.candidates import judgment
 from metastasis.candidates.case_candidates import case_candidates
@@ -218,14 +218,12 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
                 f"metastases among {counted(len(truth), 'candidate')}: {n_true}; both kinds are "
                 "needed: give more cases, or lower levels"
             )
-        seed = seed_from(self.random_state)
+        seed = Seed(self.random_state)
         self.segmenter_ = segmenter
         self.n_candidates_ = {"metastases": n_true, "others": len(truth) - n_true}
 
         def fitted(columns: NDArray[np.float64]) -> Any:
-            classifier = judgment.make_classifier(
-                self.classifier, derived_seed(seed, "classifier")
-            )
+            classifier = judgment.make_classifier(self.classifier, seed.derived("classifier"))
             return classifier.fit(columns, truth.astype(np.float64))
 
         columns = judgment.classifier_columns(table)
@@ -236,7 +234,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
                 judgment.classifier_columns(judgment.without_prior(table))
             )
         self.feature_weights_ = judgment.shuffled_losses(
-            self.classifier_, columns, truth, derived_seed(seed, "shuffle")
+            self.classifier_, columns, truth, seed.derived("shuffle")
         )
         self.threshold_ = float(self.threshold)
         self.false_positives_: float | None = None
@@ -337,20 +335,20 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         if groups is not None and "groups" in signature(segmenter.fit).parameters:
             # Scans of a patient stay on one side of the validation, too.
             options["groups"] = [groups[number] for number in numbers]
-        seed = seed_from(self.random_state)
+        seed = Seed(self.random_state)
         learned = np.arange(len(numbers))
         if self.n_trainings > 1 and segmenter._settings.validation_fraction:
             # One seed, so that all trainings hold out the same scans.
             segmenter = clone(segmenter)
-            split_seed = seed_from(segmenter.random_state)
-            segmenter.set_params(random_state=split_seed)
+            split_seed = Seed(segmenter.random_state)
+            segmenter.set_params(random_state=int(split_seed))
             learned, _ = segmenter._split(
-                len(numbers), options.get("groups"), derived_seed(split_seed, "split")
+                len(numbers), options.get("groups"), split_seed.derived("split")
             )
         segmenters = [clone(segmenter).fit(list(volumes), training_labels, **options)]
         while len(segmenters) < self.n_trainings:
             marked_labels = list(training_labels)
-            mark_seed = derived_seed(seed, "mistakes", len(segmenters))
+            mark_seed = seed.derived("mistakes", len(segmenters))
             # Held-out scans are scored by their true lesions alone.
             for i in learned:
                 scan = training_cases[i], training_labels[i]
@@ -447,7 +445,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         if not isinstance(self.classifier, str):
             parameters["classifier"] = "trees"
         name = type(self.segmenter_).__name__
-        if registered(name) is not type(self.segmenter_):
+        if type(self.segmenter_) is not DeepMedicSegmenter:
             raise TypeError(f"a model file cannot hold a {name} as segmenter")
         inside, inside_fitted, files = self.segmenter_.stored()
         fitted = {key: encoded(getattr(self, key), key) for key in self._fitted_names}
@@ -481,10 +479,11 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         # Other classes of model files do not segment.
         if inside["class"] != "DeepMedicSegmenter":
             raise RefusedError(f"its segmenter is a {inside['class']!r}")
-        cls: Any = registered(inside["class"])
-        refuse_keys(inside["parameters"], set(signature(cls).parameters), "parameter")
+        names = set(signature(DeepMedicSegmenter).parameters)
+        refuse_keys(inside["parameters"], names, "parameter")
         weights = {k: v for k, v in files.items() if k not in (_CLASSIFIER, _WITHOUT_PRIOR)}
-        self.segmenter_ = cls(**{k: decoded(v) for k, v in inside["parameters"].items()})
+        parameters = {key: decoded(value) for key, value in inside["parameters"].items()}
+        self.segmenter_ = DeepMedicSegmenter(**parameters)
         self.segmenter_.restore(inside["fitted"], weights)
         for name in self._fitted_names:
             setattr(self, name, decoded(fitted[name]))
@@ -514,7 +513,7 @@ def small_unet(random_state: RandomState, **training: Any) -> Any:
         optimizer="adamw",
         min_voxels=4,
         spacing=1.0,
-        training=fill_training(Training(**training), defaults),
+        training=defaults | Training(**training),
         random_state=random_state,
     )
 

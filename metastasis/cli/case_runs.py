@@ -13,11 +13,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dmrifit.cli.case_runs import CaseRun, RunPage, case_pictures, read_result, result_rows
+from dmrifit.cli.case_runs import CaseRun, ResultTable, RunPage
 from dmrifit.imaging.head_steps import find_brain
 from dmrifit.io.digests import describe
-from dmrifit.io.grids import as_stored
-from dmrifit.io.nifti import image_of
+from dmrifit.io.grids import Volume
 from dmrifit.networks.volume_cases import called
 from metastasis.scans import scan_checks
 from metastasis.scans.cases import Case, read_row
@@ -55,7 +54,7 @@ def scans_of(cases: Sequence[Case], *, labels: bool = False) -> dict[str, list[A
     for case in cases:
         for name, key in keys.items():
             values = getattr(case, key)
-            scans[name].append(None if values is None else image_of(values, case.affine))
+            scans[name].append(None if values is None else Volume.of(values, case.affine))
     return scans
 
 
@@ -77,7 +76,7 @@ def _page(out: Path, records: Mapping[str, dict[str, Any]], lesions: pd.DataFram
     pictures = {}
     for folder, record in records.items():
         alt = f"Lesions of {record['name']} in three planes"
-        pictures[folder] = case_pictures(out / folder, {_OVERLAY: alt}, _VIEW)
+        pictures[folder] = RUN.shown(out / folder, {_OVERLAY: alt})
     title = "Segmentations"
     if any(record["n_marked_by_both"] is not None for record in records.values()):
         title = "Marked by both models, and candidates"
@@ -89,11 +88,11 @@ def read_segmentations(
     table: Path, cases: Sequence[Case]
 ) -> tuple[list[NDArray[Any]], float, int]:
     """Read predictions (x, y, z) of cases that a run wrote, its threshold and smallest lesion."""
-    case_rows = result_rows(table, [case.name for case in cases], ())
+    results = ResultTable.read(table, [case.name for case in cases])
     settings: dict[str, Any] = {}
     for key, number, default in (("threshold", float, None), ("min_voxels", int, 1)):
         # Scores of cases at different thresholds are those of no operating point.
-        values = {row.get(key, "") for row in case_rows}
+        values = {row.get(key, "") for row in results.rows}
         if len(values) > 1:
             raise ValueError(
                 f"{table}: the cases were segmented at different values of {key} "
@@ -107,11 +106,11 @@ def read_segmentations(
     # Ensembles have no threshold: their labels tell candidates from lesions that both mark.
     threshold = settings["threshold"]
     column = "label" if threshold is None else "probability"
-    predictions = []
-    for case, row in zip(cases, case_rows, strict=True):
+    for row in results.rows:
         if not row.get(column):
-            raise ValueError(f"{table}: {case.name} has no {column}; give the table of segment")
-        volume = read_result(table, row, column, case)
+            raise ValueError(f"{table}: {row['name']} has no {column}; give the table of segment")
+    predictions: list[NDArray[Any]] = []
+    for volume in results.volumes(column, cases):
         volume = np.rint(volume) if threshold is None else volume
         predictions.append(volume.astype(np.uint8 if threshold is None else np.float32))
     return predictions, 0.5 if threshold is None else threshold, settings["min_voxels"]
@@ -141,8 +140,7 @@ def noted_case(
         scan_checks.check_edges(image, edges_of_scan, edge)
     case = read_row(row, folder)
     if finds_brain and case.brain is None:
-        brain = as_stored(find_brain(image), case.affine)
-        case = replace(case, brain=brain.astype(bool))
+        case = replace(case, brain=find_brain(image))
     scan_checks.check_stripped(case)
     notes = [scan_checks.slice_note(str(image), edges_of_scan)]
     if not case.synthetic:
@@ -154,20 +152,19 @@ def _prior_note(case: Case) -> str:
     """Say that a prior scan does not look like the scan in its place; empty where it does."""
     if case.prior is None or find_spec("SimpleITK") is None:
         return ""
-    from dmrifit.imaging.rigid_alignment import SAME_HEAD, likeness_in_place
+    from dmrifit.imaging.rigid_alignment import HeadAlignment
 
     try:
-        scans = [image_of(values, case.affine) for values in (case.image, case.prior)]
-        likeness = likeness_in_place(*scans)
+        scans = [Volume.of(values, case.affine) for values in (case.image, case.prior)]
+        alignment = HeadAlignment.in_place(*scans)
     # Scans that show no head, or one voxel thick, cannot be compared.
     except ValueError:
         return ""
-    if not likeness < SAME_HEAD:
+    if alignment.shows_same_head:
         return ""
     return (
-        f"{case.name}: the prior scan does not look like the scan in its place, their median "
-        f"local correlation is {likeness:.2f} (of one person {SAME_HEAD:g} or more): is it of "
-        "the same person, and aligned?"
+        f"{case.name}: the prior scan does not look like the scan in its place "
+        f"({alignment.agreement}): is it of the same person, and aligned?"
     )
 
 
@@ -231,8 +228,8 @@ def segment_case(
         drawing = plot_overlay(case, labels, of_two_models=is_ensemble)
     page = partial(scan_page, case, labels, probability, lesions, threshold=threshold)
     page = partial(page, remarks=[*content["notes"], statement])
-    maps = {_PROBABILITY: image_of(probability, case.affine)}
-    maps[_LABEL] = image_of(labels, case.affine)
+    maps = {_PROBABILITY: Volume.of(probability, case.affine)}
+    maps[_LABEL] = Volume.of(labels, case.affine)
     return RUN.write_case(folder, content, table, maps, drawing, page)
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.case_runs import SimulationRun
-from dmrifit.cli.options import given, require_libraries, say, say_folder
+from dmrifit.cli.options import given, say, say_folder
 from dmrifit.cli.training_files import TrainingFiles
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def train(
 
     if (false_positives is None) != (validation is None):
         raise ValueError("an operating point needs both --false-positives and --validation")
-    require_libraries("torch", "skorch")
+    import_optional("torch", "skorch")
     study_parameters = given(**vars(study), warm_start_from=warm_start and str(warm_start))
     options = given(segments_per_epoch=segments_per_epoch, spacing=spacing, min_voxels=min_voxels)
     options |= {"device": device, "random_state": files.seed}
@@ -257,7 +258,7 @@ def evaluate(
     from metastasis.study.evaluation import HEADLINES, format_summary
     from metastasis.study.report import write_evaluation
 
-    require_libraries("matplotlib", "jinja2")
+    import_optional("matplotlib", "jinja2")
     reference = _labelled_cases(cases)
     predictions, thresholds, min_voxels = {}, {}, {}
     for name, path in segmentations.items():
@@ -311,7 +312,7 @@ def train_small(
     from metastasis.scans.scan_checks import scan_images
     from metastasis.simulate.implants import implanted_copies, phantom_scans, read_negative
 
-    require_libraries("torch", "skorch")
+    import_optional("torch", "skorch")
     # All files are checked before the first copy is made.
     negatives = {str(path): read_negative(path) for path in scan_images(scans)}
     training: list[TrainingScan] = []

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dmrifit._utils.affines import checked_affine
 from dmrifit._utils.checks import check_finite
 from dmrifit._utils.counts import size_text
 from dmrifit._utils.text_files import check_file, read_text
@@ -104,10 +103,9 @@ class Case(case_tables.CaseGrid):
             if mask is None:
                 continue
             name = f"{title}: the {key.replace('_', ' ')}"
-            checked[key] = case_tables.checked_mask(mask, image.shape, name)
+            checked[key] = case_tables.checked_mask(mask, name, image.shape)
             if key != "brain":
                 checked[key] = checked[key].astype(np.uint8)
-        checked["affine"] = checked_affine(self.affine, f"{title}: the affine")
         checked["synthetic"] = bool(self.synthetic)
         self._store(checked)
 
@@ -228,19 +226,13 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
     OSError
         If the folder cannot be written to.
     """
-    stems = case_tables.file_stems((case.patient, case.name) for case in cases)
-    rows = [CASES.row_of(case, stem) for case, stem in zip(cases, stems, strict=True)]
 
-    def write_files(i: int, path_of: Callable[[str], Path]) -> None:
-        case = cases[i]
-        for key in CASES.images:
-            if key in rows[i]:
-                case_tables.save_values(getattr(case, key), case.affine, path_of(key))
+    def write_lesions(case: Case, path_of: Callable[[str], Path]) -> None:
         if case.lesions is not None:
             text = table_text(case.lesions, digits=None)
             path_of("lesions").write_text(text, encoding="utf-8")
 
-    return CASES.write(rows, folder, write_files, overwrite=overwrite)
+    return CASES.write(cases, folder, write_lesions, overwrite=overwrite)
 
 
 def read_row(row: dict[str, str], folder: Path) -> Case:

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.affines import voxel_volume
-from dmrifit.io import grids
+from dmrifit.io.grids import Volume, as_stored, at_voxels
 from dmrifit.io.masks import MASK_THRESHOLD, binarize, check_same_grid
-from dmrifit.io.nifti import image_of
-from dmrifit.networks.volume_cases import check_length, listed, naming, volume_inputs
+from dmrifit.networks.volume_cases import listed, naming, volume_inputs
 
 #: A volume, its prior or None, its mask or None.
 Scan: TypeAlias = tuple[Any, Any, Any]
@@ -24,9 +23,8 @@ def joined_cases(volumes: Any, priors: Any, masks: Any) -> list[Scan]:
     volumes = listed(volumes, "cases")
     columns = [volumes]
     for name, values in (("priors", priors), ("masks", masks)):
-        column = [None] * len(volumes) if values is None else listed(values, name)
-        check_length(volumes, column, name)
-        columns.append(column)
+        missing = [None] * len(volumes)
+        columns.append(missing if values is None else listed(values, name, len(volumes)))
     cases = [(volumes[i], columns[1][i], columns[2][i]) for i in range(len(volumes))]
     for number, (volume, prior, mask) in enumerate(cases):
         with naming(number):
@@ -37,8 +35,7 @@ def joined_cases(volumes: Any, priors: Any, masks: Any) -> list[Scan]:
 
 def paired_labels(cases: Sequence[Scan], labels: Any) -> list[tuple[Any, Any]]:
     """Pair each label with the volume of its case."""
-    labels = listed(labels, "targets")
-    check_length(cases, labels, "targets")
+    labels = listed(labels, "targets", len(cases))
     pairs = [(label, case[0]) for label, case in zip(labels, cases, strict=True)]
     for number, (label, volume) in enumerate(pairs):
         with naming(number):
@@ -118,12 +115,12 @@ def case_on_network_grid(case: Scan, spacing: float | None) -> Scan:
         return case
     affine = network_grid(volume, spacing).affine
     image, prior, mask = on_network_grid(case, spacing)
-    mask = None if mask is None else mask.astype(np.uint8)
-    image, prior, mask = (None if v is None else image_of(v, affine) for v in (image, prior, mask))
+    scans = (image, prior, mask)
+    image, prior, mask = (None if scan is None else Volume.of(scan, affine) for scan in scans)
     return image, prior, mask
 
 
-def network_grid(volume: Any, spacing: float | None) -> nib.Nifti1Pair:
+def network_grid(volume: Any, spacing: float | None) -> Volume:
     """Give zeros on the grid of an image in RAS order, resampled if there is a spacing."""
     return _on_spacing(np.zeros(volume.shape[:3], np.uint8), volume.affine, spacing)
 
@@ -147,8 +144,8 @@ def classes_on_network_grid(label: Any, volume: Any, spacing: float | None) -> N
     values = np.asarray(values_of(label))
     if not _is_image(volume):
         return values
-    source = grids.scan_of(values, volume.affine)
-    return grids.array_of(grids.labels_onto(source, network_grid(volume, spacing)))
+    source = Volume.of(values, volume.affine)
+    return source.labels_onto(network_grid(volume, spacing)).values
 
 
 def on_scan_grid(
@@ -158,12 +155,12 @@ def on_scan_grid(
     if not _is_image(volume):
         return probability
     if spacing is None:
-        return grids.as_stored(probability, volume.affine)
-    target = grids.scan_of(np.zeros(volume.shape[:3], np.uint8), volume.affine)
-    source = grids.scan_of(probability, network_grid(volume, spacing).affine)
-    restored = grids.onto(source, target, np.eye(4))
+        return as_stored(probability, volume.affine)
+    target = Volume.of(np.zeros(volume.shape[:3], np.uint8), volume.affine)
+    source = Volume.of(probability, network_grid(volume, spacing).affine)
+    restored = source.onto(target, np.eye(4))
     # Interpolation may leave the range of probabilities by rounding.
-    return np.clip(grids.array_of(restored), 0, 1)
+    return np.clip(restored.values, 0, 1)
 
 
 def scores_on_scan_grid(
@@ -174,7 +171,7 @@ def scores_on_scan_grid(
         return scores
     matrix = np.linalg.inv(network_grid(volume, spacing).affine) @ volume.affine
     # Interpolated, a high score would widen what is marked at a low threshold.
-    return grids.at_voxels(scores, matrix, volume.shape[:3], order=0, mode="nearest")
+    return at_voxels(scores, matrix, volume.shape[:3], order=0, mode="nearest")
 
 
 def _label_message(content: Any) -> str:
@@ -203,17 +200,16 @@ def _resampled(
             f"a prior or mask of shape {values.shape} for a volume of shape {volume.shape[:3]}"
         )
     channels = [
-        grids.array_of(_on_spacing(channel, volume.affine, spacing, order=order))
-        for channel in inputs
+        _on_spacing(channel, volume.affine, spacing, order=order).values for channel in inputs
     ]
     return np.stack(channels, axis=-1).reshape(*channels[0].shape, *values.shape[3:])
 
 
 def _on_spacing(
     values: NDArray[Any], affine: NDArray[np.float64], spacing: float | None, *, order: int = 1
-) -> nib.Nifti1Pair:
+) -> Volume:
     """Bring values to cubic voxels, their axes in RAS order, on the grid of `prepare_scan`."""
-    return grids.resampled(grids.upright_scan(values, affine), spacing, order=order)
+    return Volume.upright(values, affine).resampled(spacing, order=order)
 
 
 def _check_same_grid(volume: Any, image: Any, name: str) -> None:

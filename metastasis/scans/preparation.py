@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_number
-from dmrifit.imaging.head_steps import find_brain, import_sitk, inside_of, stripped_brain
-from dmrifit.imaging.rigid_alignment import SAME_HEAD, align_heads
+from dmrifit.imaging.head_steps import find_brain, stripped_brain
+from dmrifit.imaging.rigid_alignment import HeadAlignment
 from dmrifit.io import nifti
 from dmrifit.io.bids_derivatives import stem
-from dmrifit.io.grids import array_of, onto, read_scan, read_scan_like, resampled, scan_of
+from dmrifit.io.grids import Volume
 from dmrifit.io.masks import MASK_THRESHOLD
 from metastasis.scans.cases import Case
 from metastasis.scans.scan_checks import contrast_note, slice_note
@@ -70,10 +70,11 @@ def prepare_scan(
     Prepare a post-contrast T1 scan, and a prior one, for a segmenter of metastases.
 
     The scan is brought to cubic voxels in RAS order (cubic splines, after smoothing where voxels
-    become larger) and everything outside the brain set to 0. The prior scan is aligned
-    rigidly by `align_heads`, interpolated once onto that grid and cut by the same brain. Both are
-    divided by their median in the brain. Without a mask the brain is found by `find_brain`:
-    exactly in a scan that is stripped already, roughly where a skull is there.
+    become larger) and everything outside the brain set to 0. The prior scan is aligned rigidly
+    (mutual information, then locally standardized signals), interpolated once onto that grid and
+    cut by the same brain. Both are divided by their median in the brain. Without a mask the brain
+    is found by `find_brain`: exactly in a scan that is stripped already, roughly where a skull is
+    there.
 
     Parameters
     ----------
@@ -112,13 +113,13 @@ def prepare_scan(
     # Everything is read and checked, and every library there, before long work.
     scan = _read(image)
     prior_scan = None if prior is None else _read(prior)
-    mask_scan = None
+    mask = None
     if brain is not None:
-        mask_scan = read_scan_like(
-            brain, scan, f"the scan {name}", name=f"the brain mask {nifti.image_name(brain)}"
+        mask = scan.read_mask(
+            brain, f"the scan {name}", name=f"the brain mask {nifti.image_name(brain)}"
         )
     if prior_scan is not None:
-        import_sitk()
+        import_optional("SimpleITK")
     if brain is None:
         import_optional("dipy.segment.mask")
     label = stem(image) if isinstance(image, str | Path) else "scan"
@@ -127,11 +128,11 @@ def prepare_scan(
     sources = {"Image": image, "Prior": prior, "Brain": brain}
     inputs = sources.values()
     with nifti.output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
-        result = _prepared(scan, prior_scan, mask_scan, spacing, (name, nifti.image_name(prior)))
+        result = _prepared(scan, prior_scan, mask, spacing, (name, nifti.image_name(prior)))
         if file_set is not None:
             written = [key for key in ("image", "brain", "prior") if getattr(result, key)]
             for key in written:
-                nifti.save_image(getattr(result, key), file_set.path(files[key]))
+                getattr(result, key).to_filename(file_set.path(files[key]))
             record: dict[str, Any] = {
                 "Spacing": spacing,
                 "Brain": "found" if brain is None else "given",
@@ -146,7 +147,7 @@ def prepare_scan(
     return result
 
 
-def _read(image: nifti.Image) -> nib.Nifti1Pair:
+def _read(image: nifti.Image) -> Volume:
     """Read a scan; refuse an image of several volumes."""
     loaded = nifti.load_image(image)
     if len(loaded.shape) == 4 and loaded.shape[3] > 1:
@@ -154,50 +155,47 @@ def _read(image: nifti.Image) -> nib.Nifti1Pair:
             f"{nifti.image_name(image)} has {loaded.shape[3]} volumes; save the post-contrast one "
             "alone"
         )
-    return read_scan(image)
+    return Volume.read(image)
 
 
 def _prepared(
-    scan: nib.Nifti1Pair,
-    prior_scan: nib.Nifti1Pair | None,
-    mask_scan: nib.Nifti1Pair | None,
+    scan: Volume,
+    prior_scan: Volume | None,
+    mask: NDArray[np.bool_] | None,
     spacing: float,
     names: tuple[str, str],
 ) -> PreparedScan:
     brain_note = None
-    if mask_scan is not None:
-        mask = inside_of(mask_scan)
-    else:
-        stripped = stripped_brain(array_of(scan), scan.affine)
+    if mask is None:
+        stripped = stripped_brain(scan.values, scan.affine)
         mask = find_brain(scan) if stripped is None else stripped
         if stripped is None:
             brain_note = (
                 f"{names[0]} still has its skull, so its brain mask is only approximate; look at "
                 "it, or give the mask of a brain-extraction tool (--brain)"
             )
-    _check_magnitudes(array_of(scan)[mask], names[0])
-    picture = resampled(scan, spacing, order=3)
-    share = array_of(resampled(scan_of(mask.astype(np.float32), scan.affine), spacing))
+    _check_magnitudes(scan.values[mask], names[0])
+    picture = scan.resampled(spacing, order=3)
+    share = Volume.of(mask.astype(np.float32), scan.affine).resampled(spacing).values
     inside = share > MASK_THRESHOLD
-    image = scan_of(_scaled(array_of(picture), inside), picture.affine)
+    image = Volume.of(_scaled(picture.values, inside), picture.affine)
     edges = np.linalg.norm(scan.affine[:3, :3], axis=0).tolist()
-    case = Case(names[0], array_of(image), brain=inside, affine=image.affine)
+    case = Case(names[0], image.values, brain=inside, affine=image.affine)
     notes = [brain_note, slice_note(names[0], edges), contrast_note(case)]
     prior, matrix, likeness = None, None, None
     if prior_scan is not None:
-        alignment = align_heads(scan, prior_scan)
+        alignment = HeadAlignment.of(scan, prior_scan)
         matrix, likeness = alignment.matrix, alignment.likeness
-        if likeness < SAME_HEAD:
+        if not alignment.shows_same_head:
             raise ValueError(
-                f"{names[1]} does not look like the head of {names[0]}: their median local "
-                f"correlation is {likeness:.2f}, of two scans of one person {SAME_HEAD:g} or "
-                "more; check that person and contrast are the same, or leave the prior scan out"
+                f"{names[1]} does not look like the head of {names[0]} ({alignment.agreement}); "
+                "check that person and contrast are the same, or leave the prior scan out"
             )
-        moved = array_of(onto(prior_scan, image, matrix, order=3))
-        prior = scan_of(_scaled(moved, inside), image.affine)
+        moved = prior_scan.onto(image, matrix, order=3).values
+        prior = Volume.of(_scaled(moved, inside), image.affine)
         edges = np.linalg.norm(prior_scan.affine[:3, :3], axis=0).tolist()
         notes.append(slice_note(names[1], edges))
-    brain = scan_of(inside.astype(np.uint8), image.affine)
+    brain = Volume.of(inside.astype(np.uint8), image.affine)
     return PreparedScan(image, brain, prior, matrix, likeness, [note for note in notes if note])
 
 

@@ -14,8 +14,8 @@ from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.checks import is_number
 from dmrifit._utils.counts import counted, size_text
 from dmrifit.io.case_tables import folder_table
-from dmrifit.io.masks import Grid, check_same_grid
-from dmrifit.io.nifti import read_grid
+from dmrifit.io.masks import check_same_grid
+from dmrifit.io.nifti import load_image
 from dmrifit.io.parameter_json import RefusedError
 from metastasis.scans.cases import CASES, Case
 from metastasis.scans.network_inputs import Scan, brain_of, values_of
@@ -65,12 +65,13 @@ def check_files(files: Mapping[str, Path]) -> tuple[float, ...]:
 
     No volume is read. Files that cannot be read are left to those who read them.
     """
-    grids: dict[str, Grid] = {}
+    grids: dict[str, tuple[Any, Any]] = {}
     for key, path in files.items():
         try:
-            shape, affine = read_grid(path)
+            image = load_image(path)
         except (OSError, ValueError):
             continue
+        shape = image.shape
         if len(shape) == 4 and shape[3] == 1:
             shape = shape[:3]
         if len(shape) != 3:
@@ -78,7 +79,7 @@ def check_files(files: Mapping[str, Path]) -> tuple[float, ...]:
                 f"{path} has {counted(len(shape), 'axis', 'axes')} ({size_text(shape)}); a volume "
                 "of three axes is needed: save the post-contrast volume alone"
             )
-        grids[key] = shape, affine
+        grids[key] = shape, image.affine
     reference = grids.pop("image", None)
     if reference is None:
         return ()

@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator
 from dmrifit._utils.counts import counted
 from dmrifit.io import nifti
 from dmrifit.io.components import drop_small, label_components
+from dmrifit.io.grids import Volume
 from dmrifit.networks.volume_cases import naming
 from metastasis.scans.network_inputs import Scan
 
@@ -312,20 +313,20 @@ def segment_image(
         loaded = {key: _read(source) for key, source in sources.items()}
         options = {f"{key}s": [loaded[key]] for key in ("prior", "mask") if key in loaded}
         label, probability = next(iter(segment_by(segmenter, [loaded["image"]], **options)))
-        results: dict[str, Any] = {"probability": probability, "label": label}
-        images = {k: nifti.image_of(v, loaded["image"].affine) for k, v in results.items()}
+        affine = loaded["image"].affine
+        images: dict[str, nib.Nifti1Image] = {"probability": Volume.of(probability, affine)}
+        images["label"] = Volume.of(label, affine)
         if files is not None:
             for name, file in _NAMES.items():
-                nifti.save_image(images[name], files.path(file))
+                images[name].to_filename(files.path(file))
     return images
 
 
 def _read(image: nifti.Image) -> nib.Nifti1Image:
     """Give an image with its values in memory."""
     loaded = nifti.load_image(image)
-    name = str(image) if isinstance(image, str | Path) else "the image"
-    values = nifti.values_of(loaded, name)
+    values = nifti.values_of(loaded, nifti.image_name(image))
     # Some programs write a volume with a fourth axis of length 1.
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
-    return nib.Nifti1Image(np.asarray(values, dtype=np.float32), loaded.affine)
+    return Volume.of(values.astype(np.float32), loaded.affine)

@@ -16,9 +16,9 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.checks import Count, NotNegative, Within, check_number
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
-from dmrifit.networks.training import Training, fill_training
+from dmrifit.networks.training import Training
 from dmrifit.networks.volume_cases import naming
-from dmrifit.networks.volume_estimator import VolumeEstimator, evaluating
+from dmrifit.networks.volume_estimator import VolumeEstimator
 from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
 from metastasis.networks.sizes import output_size
 from metastasis.scans import network_inputs
@@ -245,7 +245,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
             "low_resolution_input": "stride",
             "segments_per_epoch": 20000,
         }
-        training = fill_training(parameters.pop("training", None), Training(epochs=60))
+        training = Training(epochs=60) | parameters.pop("training", None)
         return cls(**(sizes | parameters), training=training)
 
     # Public methods -----------------------------------------------------------------------------
@@ -542,7 +542,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
                 logits_of = inference.whole_logits
             return torch.from_numpy(logits_of(module, arguments)).sigmoid_().numpy()
 
-        with evaluating(net):
+        with self._evaluating(net):
             if self.flips:
                 probability = inference.averaged_over_flips(probabilities, inputs)
             else:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.simulate import heads
 from dmrifit.simulate.heads import Head
+from metastasis.simulate import vessels
 
 _TRIES = 40  # places for each ball
 _LARGE = 8.0  # voxels, of a radius
@@ -257,25 +257,25 @@ def draw_places(
 
 def draw_enhancement(
     head: Head, rng: np.random.Generator, contrasts: Contrasts = CONTRASTS
-) -> heads.Vessels:
+) -> vessels.Vessels:
     """Draw vessels, and add sinuses, dura and plexus to them; the brightest one counts."""
     vessel_stream, dura_stream, plexus_stream = rng.spawn(3)
     # Remains are drawn from the parent stream, so that they change no other structure.
-    remains = heads.skull_remains(head, rng) if contrasts.remains else 0
-    share, contrast, points = heads.draw_vessels(
+    remains = vessels.skull_remains(head, rng) if contrasts.remains else 0
+    share, contrast, points = vessels.draw_vessels(
         head, vessel_stream, radii=contrasts.vessel_radii, contrasts=contrasts.vessels
     )
     structures: list[tuple[Any, float]] = [
-        (heads.dural_sinuses(head, radius=contrasts.sinus_radius), contrasts.sinuses),
-        (heads.dura_patches(head, dura_stream), contrasts.dura),
-        (heads.choroid_plexus(head, plexus_stream), contrasts.plexus),
-        (heads.dural_sheets(head) if contrasts.sheets else 0, contrasts.sheets),
+        (vessels.dural_sinuses(head, radius=contrasts.sinus_radius), contrasts.sinuses),
+        (vessels.dura_patches(head, dura_stream), contrasts.dura),
+        (vessels.choroid_plexus(head, plexus_stream), contrasts.plexus),
+        (vessels.dural_sheets(head) if contrasts.sheets else 0, contrasts.sheets),
         (remains, contrasts.remains),
     ]
     for structure, strength in structures:
         share = np.maximum(share, structure)
         contrast = np.maximum(contrast, strength * structure)
-    return heads.Vessels(share * head.brain, contrast * head.brain, points)
+    return vessels.Vessels(share * head.brain, contrast * head.brain, points)
 
 
 def draw_contrasts(rng: np.random.Generator) -> Contrasts:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import binary_fill_holes, find_objects, gaussian_filter
 
 from dmrifit._utils.checks import check_finite, check_number
-from dmrifit._utils.randomness import RandomState, seed_for, seed_from
+from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.io.grids import three_axes
 from dmrifit.io.masks import binarize
 from dmrifit.simulate.head_shapes import texture_field
@@ -149,7 +149,7 @@ def draw_implants(
         raise ValueError(f"a volume of shape {values.shape} and a brain of shape {inside.shape}")
     check_finite(values, "the volume")
     steps = np.array(check_spacing(spacing, most=_LARGEST_VOXEL))
-    rng = np.random.default_rng(seed_from(random_state))
+    rng = np.random.default_rng(Seed(random_state))
     head = head_around(inside, steps)
     level = local_level(values, inside, steps)
     relative = gaussian_filter(values / level, 0.7)
@@ -263,10 +263,10 @@ def implanted_copies(
     Shapes: `volume` and `brain` (x, y, z), in the order of RAS+, with voxels of about 1 mm.
     """
     check_number("n_copies", n_copies, least=1, whole=True)
-    seed = seed_from(random_state)
+    seed = Seed(random_state)
     copies = []
     for number in range(n_copies):
-        rng = np.random.default_rng(seed_for(seed, "implanted", name, number))
+        rng = seed.rng("implanted", name, number)
         warped, inside = warp_scan(volume, brain, rng)
         if number < _PAINTED * n_copies:
             warped = paint_negatives(warped, inside, rng)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 
 from dmrifit.simulate.head_shapes import slow_field
-from dmrifit.simulate.heads import Head, centered_grid, depth_of, voxel_centers
+from dmrifit.simulate.heads import Head, centered_grid
 from metastasis.scans.local_level import WHITE_MATTER, local_level
 from metastasis.simulate import enhancement
 
@@ -35,15 +35,15 @@ def head_around(brain: NDArray[np.bool_], steps: NDArray[np.float64]) -> Head:
 
     Shapes: `brain` (x, y, z), its axes in the order of RAS+, `steps` (3,) in mm.
     """
-    affine = centered_grid(brain.shape, steps.tolist())
-    places = voxel_centers(brain.shape, affine).astype(np.float32)
+    affine, centers = centered_grid(brain.shape, steps.tolist())
+    places = centers.astype(np.float32)
     low, high = (end(np.argwhere(brain), axis=0) for end in (np.min, np.max))
     half = (high - low) * steps / 2
     middle = affine[:3, 3] + steps * (low + high) / 2
     local = ((places - middle) / half).astype(np.float32)
     inside, nothing = brain.astype(np.float32), np.zeros(brain.shape, np.float32)
     return Head(
-        *(inside, nothing, nothing, nothing, nothing, brain, depth_of(brain, steps)),
+        *(inside, nothing, nothing, nothing, nothing, brain),
         *(places, local, affine, steps, half, float(2 * half.mean() / _ADULT_MM)),
     )
 

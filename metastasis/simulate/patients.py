@@ -12,12 +12,12 @@ from scipy.ndimage import affine_transform, gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from dmrifit._utils.checks import check_number, check_word, is_number
-from dmrifit._utils.randomness import RandomState, evenly, seed_for, seed_from
+from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit._utils.threads import check_jobs
 from dmrifit.io.components import label_components
 from dmrifit.io.nifti import Image
-from dmrifit.simulate import heads
 from dmrifit.simulate.head_shapes import slow_field, texture_field
+from dmrifit.simulate.heads import Head, StandardHead, check_grid
 from metastasis.scans.cases import Case
 from metastasis.simulate import enhancement
 
@@ -61,9 +61,8 @@ _SIZES = (0.93, 1.0)  # of the axes of a brain that fills the field of view
 _VENTRICLES = (-1.5, 1.5)  # mm by which their walls lie further out
 # Irrational steps leave no gaps.
 _EVEN = {"prior": 0.6180339887498949, "number": 0.7548776662466927}
-_SMALLEST, _LARGEST = 24, 512  # voxels along an axis
-_LEAST_FIELD = 40.0  # mm along an axis
-_LARGEST_VOXEL = 4.0  # mm
+#: Least voxels and mm along an axis, and largest edge of a voxel in mm.
+_GRID: dict[str, Any] = {"fewest": 24, "field": 40.0, "coarsest": 4.0}
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,8 @@ class _Settings:
     mimics: tuple[int, int]
     prior: float
     misregistration: float
-    standard: heads.StandardHead | None
-    seed: int
+    standard: StandardHead | None
+    seed: Seed
     world: str
 
 
@@ -181,14 +180,11 @@ def simulate_metastases(
     check_word("world", world, _WORLDS)
     for name, value, most in (("prior", prior, 1.0), ("misregistration", misregistration, 10.0)):
         check_number(name, value, most=most)
-    voxels = heads.check_shape(shape, least=_SMALLEST, most=_LARGEST, example=(66, 66, 66))
-    steps = heads.check_spacing(spacing, most=_LARGEST_VOXEL)
+    voxels, steps = check_grid(shape, spacing, (66, 66, 66), "metastases", **_GRID)
     n_lesions, n_mimics = _range("metastases", metastases), _range("mimics", mimics)
-    maps = heads.check_tissues(tissues)
-    heads.check_field(voxels, steps, _LEAST_FIELD, "metastases")
     # Without maps, each patient has folds of its own.
-    standard = None if maps is None else heads.standard_head(steps, maps)
-    seed = seed_from(random_state)
+    standard = None if tissues is None else StandardHead.of(steps, tissues)
+    seed = Seed(random_state)
     grid_and_numbers = voxels, steps, n_lesions, n_mimics
     settings = _Settings(*grid_and_numbers, prior, misregistration, standard, seed, world)
     from joblib import Parallel, delayed
@@ -201,13 +197,13 @@ def _simulate(number: int, settings: _Settings) -> Case:
     """Make one patient, each ingredient from its own stream: a new one changes no other."""
 
     def stream(purpose: str) -> np.random.Generator:
-        return np.random.default_rng(seed_for(settings.seed, "metastasis", purpose, number))
+        return settings.seed.rng("metastasis", purpose, number)
 
     def evenly_drawn(purpose: str) -> float:
-        return evenly(settings.seed, number, _EVEN[purpose], "metastasis", purpose)
+        return settings.seed.evenly(number, _EVEN[purpose], "metastasis", purpose)
 
     head_stream, size_stream = stream("head").spawn(2)
-    head = heads.draw_head(
+    head = Head.draw(
         settings.shape,
         settings.spacing,
         head_stream,
@@ -280,7 +276,7 @@ def _simulate(number: int, settings: _Settings) -> Case:
 def _draw_lesions(
     n: int,
     likely: NDArray[np.float32],
-    head: heads.Head,
+    head: Head,
     rng: np.random.Generator,
     course: np.random.Generator,
     *,
@@ -324,7 +320,7 @@ def _draw_lesions(
 
 
 def _with_lesions(
-    picture: NDArray[np.float32], lesions: Sequence[enhancement.Nodule], head: heads.Head
+    picture: NDArray[np.float32], lesions: Sequence[enhancement.Nodule], head: Head
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8], list[_LesionVoxels]]:
     """Put metastases into an image; label voxels filled by more than half, at least one each."""
     picture = picture.copy()
@@ -350,7 +346,7 @@ def _earlier(
     plain: NDArray[np.float32],
     added: NDArray[np.float32],
     lesions: Sequence[enhancement.Nodule],
-    head: heads.Head,
+    head: Head,
     misregistration: float,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:

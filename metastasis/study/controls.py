@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dmrifit._utils.counts import first_few
-from dmrifit._utils.randomness import RandomState, seed_for, seed_from
+from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.io.components import label_components
 from dmrifit.io.grids import cropped
 from metastasis.scans.cases import Case
@@ -24,7 +24,7 @@ def control_segmentations(
 ) -> dict[str, list[NDArray[np.bool_]]]:
     """Make the masks of `CONTROLS` for each case, which do not look at its image."""
     truths = reference_masks(cases)
-    seed = seed_from(random_state)
+    seed = Seed(random_state)
     controls: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in CONTROLS}
     lesions = []
     for truth in truths:
@@ -39,7 +39,7 @@ def control_segmentations(
         # Without another patient the lesions are those of the case itself, mirrored.
         donor_mask = next((truths[j] for j in donors if truths[j].any()), truths[i][::-1])
         # A stream for each case, so that leaving out a case changes no other.
-        rng = np.random.default_rng(seed_for(seed, "random blobs", i))
+        rng = seed.rng("random blobs", i)
         blobs = list(chain.from_iterable(lesions[j] for j in donors))
         # As many as another patient has, as the number of a case's own lesions would be a look at
         # it.

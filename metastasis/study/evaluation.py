@@ -13,11 +13,17 @@ from scipy.ndimage import distance_transform_edt
 
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted
-from dmrifit._utils.randomness import RandomState, seed_for, seed_from
+from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.io.case_tables import volumes_of_cases
 from dmrifit.io.components import drop_small, label_components
-from dmrifit.stats import lesion_matching
-from dmrifit.stats.lesion_matching import HEADLINES, SMALL_ML, lesion_scores, lesion_table, ratio
+from dmrifit.stats.lesion_matching import (
+    SMALL_ML,
+    lesion_counts,
+    lesion_scores,
+    lesion_table,
+    ratio,
+    scores_from_counts,
+)
 from dmrifit.stats.metrics import dice
 from dmrifit.stats.patient_summary import in_parts, summarize
 from metastasis.scans.cases import Case
@@ -30,6 +36,11 @@ __all__ = ["evaluate_segmentations"]
 
 #: Ending of the row for what both models of an ensemble mark.
 OF_BOTH = f", {MARKED_BY_BOTH}"
+
+#: Scores that a prediction cannot win by covering everything, unless a lesion fills a tenth of
+#: that. Plain sensitivity, precision and false positives it can: one component over the whole
+#: brain hits every lesion.
+HEADLINES = ("strict_sensitivity", "strict_precision", "strict_f1", "mDSC", "lesion_dice")
 
 _SCORES_OF_BOTH = ("sensitivity", "precision", "strict_sensitivity", "strict_precision")
 _INTERVALS = (
@@ -182,7 +193,7 @@ def evaluate_segmentations(
         for name, method_masks in masks.items():
             mask = method_masks[i]
             table = lesion_table(truths[i], mask, case.affine)
-            (counts,) = lesion_matching.lesion_counts(table, small=small).to_dict("records")
+            (counts,) = lesion_counts(table, small=small).to_dict("records")
             row = {**keys, "method": name, **counts}
             row["voxel_dice"] = dice(mask, truths[i])
             scans.append(row | segment_counts(truths[i], mask, segment, case.brain))
@@ -193,7 +204,7 @@ def evaluate_segmentations(
             lesions.append(table.assign(**keys, method=name, status=status))
     by_scan = pd.DataFrame(scans)
     scores_by_scan = pd.DataFrame(further)
-    seed = seed_from(random_state)
+    seed = Seed(random_state)
     is_prior = by_scan["prior"]
     parts = {"all": is_prior | True}
     if is_prior.any() and not is_prior.all():
@@ -204,7 +215,7 @@ def evaluate_segmentations(
     with_status = all_lesions[all_lesions["status"] != ""].astype({"found": int})
     by_status = with_status.groupby(["method", "status"], sort=False)["found"]
     patients = [case.patient for case in cases]
-    draws: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed_for(seed, "froc")}
+    draws: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed.sequence("froc")}
     cases_of_parts = {part: by_scan["case"][mask].unique() for part, mask in parts.items()}
     curves, froc, matched, calibrations = {}, {}, [], []
     for name, method in methods.items():
@@ -357,14 +368,14 @@ def option_by_method(
 
 def _scores(counts: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Compute all scores of a summary from sums of counts over scans."""
-    scores: dict[str, NDArray[Any]] = lesion_matching.scores_from_counts(counts)
-    scores["voxel_dice"] = lesion_matching.ratio(counts["voxel_dice"], scores.pop("n_voxel_dice"))
+    scores: dict[str, NDArray[Any]] = scores_from_counts(counts)
+    scores["voxel_dice"] = ratio(counts["voxel_dice"], scores.pop("n_voxel_dice"))
     rates = segment_rates({key: counts[f"segment_{key}"] for key in SEGMENT_COUNTS})
     return scores | {f"segment_{key}": value for key, value in rates.items()}
 
 
 def _summary(
-    scans: pd.DataFrame, n_bootstrap: int, seed: int
+    scans: pd.DataFrame, n_bootstrap: int, seed: Seed
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Score all scans of a method and part together, with intervals over patients."""
     keys = ["part", "method"]
@@ -373,7 +384,7 @@ def _summary(
     tables = []
     for part, table in scans.groupby("part", sort=False):
         # The samples of patients are the same for all methods.
-        draws: dict[str, Any] = {"seed": seed_for(seed, "bootstrap", part), "trials": _TRIALS}
+        draws: dict[str, Any] = {"seed": seed.sequence("bootstrap", part), "trials": _TRIALS}
         tables.append(summarize(table, keys, columns, _scores, n_bootstrap=n_bootstrap, **draws))
     summary = pd.concat(tables, ignore_index=True)
     rows = [

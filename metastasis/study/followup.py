@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 
 from dmrifit._utils.checks import check_number
 from dmrifit.io.components import check_affine, label_components
-from dmrifit.io.nifti import image_of
+from dmrifit.io.grids import Volume
 from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import (
     BOTH_LABEL,
@@ -308,7 +308,7 @@ def _segment(
     scan = {key: values for key, values in volumes.items() if values is not None}
     # A model resamples images; arrays it cannot.
     if any(getattr(model, "spacing", None) is not None for model in models_of(segmenter)):
-        scan = {key: image_of(values, case.affine) for key, values in scan.items()}
+        scan = {key: Volume.of(values, case.affine) for key, values in scan.items()}
     return next(iter(segment_by(segmenter, **{key: [values] for key, values in scan.items()})))
 
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit.io.components import label_components
 from dmrifit.report import style
-from dmrifit.report.plane_figures import Outline, Plane, cube_around, plot_planes
+from dmrifit.report.plane_figures import Outline, Plane, plot_planes
 from dmrifit.stats.lesion_matching import lesion_table
 from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import BOTH_LABEL, CANDIDATE, MARKED_BY_BOTH
@@ -84,10 +84,11 @@ def plot_overlay(
         case.image,
         case.affine,
         middle,
-        cube_around(points, margin=3),
+        points,
         outlines,
         heading,
         style.figure_notice(case.synthetic),
+        margin=3,
         window=_window(case),
         finish=draw_inset,
     )

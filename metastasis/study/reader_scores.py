@@ -12,7 +12,7 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
-from dmrifit._utils.randomness import seed_for
+from dmrifit._utils.randomness import Seed
 from dmrifit.io.components import (
     Matching,
     check_affine,
@@ -108,7 +108,7 @@ def recall_by_volume(lesions: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.D
     edges = np.array([0.0, *VOLUMES_MM3, np.inf])
     counts = reference.assign(from_mm3=edges[ranges], n=1, n_found=reference["found"])
     keys, columns = ["method", "from_mm3"], ["n", "n_found"]
-    seed_of_draws = seed_for(seed, "volume")
+    seed_of_draws = Seed(seed).sequence("volume")
     table = summarize(counts, keys, columns, _recall, n_bootstrap=n_bootstrap, seed=seed_of_draws)
     table = table.rename(columns={"recall_low": "low", "recall_high": "high"}).set_index(keys)
     # Ranges without a lesion have a row, too.
@@ -131,7 +131,7 @@ def distance_table(scans: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataF
     ``sensitivity``, ``precision`` and ``f1`` of each method, and ``…_low`` and ``…_high``.
     """
     columns = ["n_lesions", "n_found", "n_wrong"]
-    seed_of_draws = seed_for(seed, "distance")
+    seed_of_draws = Seed(seed).sequence("distance")
     table = summarize(
         scans, ["method"], columns, _by_distance, n_bootstrap=n_bootstrap, seed=seed_of_draws
     )

@@ -12,8 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from dmrifit._utils.counts import counted
-from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage, case_pictures
-from dmrifit.cli.console import say_flagged
+from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage
 from dmrifit.cli.options import given, named_cases, trained_model
 from placement.search.tissue_labels import named_labels
 
@@ -102,7 +101,7 @@ def _page(out: Path, contents: Mapping[str, Mapping[str, Any]], _lesions: Any) -
         flags = "; ".join(content["flags"]) or "none"
         lines.append(_row(name, content) | {"angles": angles_words(content), "flags": flags})
         alt = f"Voxel of {name} in three planes"
-        parts = case_pictures(out / name, {"voxel_overlay.png": alt}, "voxel_view.html")
+        parts = RUN.shown(out / name, {"voxel_overlay.png": alt})
         pictures.append((name, [case_summary(content), *parts, console_numbers(content)]))
     note = "In the pictures, the patient's right is on the left."
     table = page.Table(lines, _OVERVIEW)
@@ -177,7 +176,7 @@ def place(
 
     Example: dmrifit-placement place cases/cases.tsv --out placed
     """
-    from dmrifit.io.nifti import file_record
+    from dmrifit.io.bids_derivatives import file_record
     from placement.exchange import tables
     from placement.exchange.displacement import placed_in_brain
     from placement.exchange.prescription import check_reason, write_prescription
@@ -325,7 +324,7 @@ def prescribe(
     typer.echo(f"objective {scores['objective']:.3f}: how near both are to their best, 0 to 1")
     typer.echo(f"side: {content['side']}")
     typer.echo(f"written: {out}")
-    say_flagged(int(bool(content["flags"])), 1, fail=fail_on_flag)
+    RUN.say_flagged([content], fail=fail_on_flag)
 
 
 def read(
@@ -413,7 +412,7 @@ def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[tuple[float, 
     """Draw a box on an image; give the head's reach along x, and how much of the box is in it."""
     import numpy as np
 
-    from dmrifit.io.atomic_files import whole_file
+    from dmrifit.io.atomic_files import FileSet
     from dmrifit.io.grids import three_axes
     from dmrifit.io.nifti import load_image, values_of
     from placement.exchange.overlays import plot_box
@@ -429,6 +428,6 @@ def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[tuple[float, 
     if not np.isfinite(values).any():
         raise ValueError(f"{image} holds no finite value")
     figure = plot_box(voxel, values, loaded.affine)
-    with whole_file(out) as unfinished:
-        figure.savefig(unfinished, dpi=110, format="png")
+    with FileSet(out.parent, [out.name], overwrite=True) as files:
+        figure.savefig(files.path(out.name), dpi=110, format="png")
     return head_span(values, loaded.affine), head_share(voxel, values, loaded.affine)

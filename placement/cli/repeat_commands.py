@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from dmrifit._utils.counts import counted
 from dmrifit._utils.text_files import check_file
-from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage, case_pictures
+from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage
 from dmrifit.io.bids_derivatives import file_record, stem
 from placement.search.tissue_labels import named_labels
 
@@ -164,7 +164,7 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
             f"voxel_{scan}.png": f"Voxel of {name} on the {scan} scan in three planes"
             for scan in ("old", "new")
         }
-        pictures.append((name, case_pictures(out / name, alts, "voxel_view.html")))
+        pictures.append((name, _CASE_RUN.shown(out / name, alts)))
     overview = [page.Table(lines, _OVERVIEW)]
     note = "In the pictures, the patient's right is on the left."
     return RunPage("Repeated voxels", overview, pictures, note, f"{NOTICE}.")

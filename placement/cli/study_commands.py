@@ -12,11 +12,12 @@ from typing import Annotated, Any
 import typer
 
 import placement
+from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted
+from dmrifit._utils.progress import progress
 from dmrifit.cli.case_runs import SimulationRun
-from dmrifit.cli.console import progress
-from dmrifit.cli.options import given, require_libraries, say_folder
+from dmrifit.cli.options import given, say_folder
 from dmrifit.cli.training_files import TrainingFiles
 from dmrifit.io.atomic_files import FileSet, write_text
 from dmrifit.io.tables import TABLE, csv_text, table_text
@@ -66,7 +67,7 @@ def _write_glioma(exclude: bool, options: dict[str, Any], i: int, folder: Path) 
     import numpy as np
     import pandas as pd
 
-    from dmrifit.io.nifti import write_volume
+    from dmrifit.io.grids import Volume
     from placement.exchange.tables import box_columns
     from placement.simulate.gliomas import simulate_gliomas
 
@@ -85,7 +86,7 @@ def _write_glioma(exclude: bool, options: dict[str, Any], i: int, folder: Path) 
     rows = [name | {"expert": k, **box_columns(box)} for k, box in enumerate(boxes, start=1)]
     with FileSet(folder, [*files.values(), *_TABLES], overwrite=True) as file_set:
         for role, values in volumes.items():
-            write_volume(values, scene.affine, file_set.path(files[role]))
+            Volume.of(values, scene.affine).to_filename(file_set.path(files[role]))
         for table, lines in zip(_TABLES, (rows, [row]), strict=True):
             text = table_text(pd.DataFrame(lines), digits=None)
             file_set.path(table).write_text(text, encoding="utf-8")
@@ -215,7 +216,7 @@ def train(
                     "a network rotates boxes as it has learned; leave out --max-rotations"
                 )
             options = gather_training(given(**vars(network)) | fields)
-            require_libraries("torch", "skorch")
+            import_optional("torch", "skorch")
             placer = _public.VoxelRegressor(**constraints, **options, random_state=seed)
             # Before cases are read.
             placer._check()

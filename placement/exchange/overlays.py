@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.report import style
-from dmrifit.report.plane_figures import Outline, Plane, cube_around, plot_planes
+from dmrifit.report.plane_figures import Outline, Plane, plot_planes
 from placement.box.voxel import Voxel
 from placement.search.scene import Scene
 
@@ -63,9 +63,17 @@ def plot_overlay(voxels: Voxel | Mapping[str, Voxel], scene: Scene) -> Figure:
         outlines[name] = Outline(colors[name], scene.region(name), width=0.9)
     for name, voxel in boxes.items():
         outlines[name] = _box(voxel, middle, colors[name])
-    field = _field(list(boxes.values()), scene)
+    around, notice = _corners(list(boxes.values()), scene), style.NOT_CLINICAL
     figure = plot_planes(
-        image, scene.affine, middle, field, outlines, scene.name, style.NOT_CLINICAL, window=window
+        image,
+        scene.affine,
+        middle,
+        around,
+        outlines,
+        scene.name,
+        notice,
+        margin=_AROUND,
+        window=window,
     )
     # Not below the planes, where the names of many boxes leave no room.
     if scene.synthetic:
@@ -79,9 +87,11 @@ def plot_box(
     voxel: Voxel, image: NDArray[np.float64], affine: NDArray[np.float64], title: str = ""
 ) -> Figure:
     """Draw a box in three planes through its center; `image` (x, y, z)."""
-    field = cube_around(voxel.corners, _AROUND_BOX)
     outlines = {"voxel": _box(voxel, voxel.center, style.OUTLINES[1])}
-    return plot_planes(image, affine, voxel.center, field, outlines, title, style.NOT_CLINICAL)
+    around, notice = voxel.corners, style.NOT_CLINICAL
+    return plot_planes(
+        image, affine, voxel.center, around, outlines, title, notice, margin=_AROUND_BOX
+    )
 
 
 def _box(voxel: Voxel, center: NDArray[np.float64], color: str) -> Outline:
@@ -94,10 +104,10 @@ def _box(voxel: Voxel, center: NDArray[np.float64], color: str) -> Outline:
     return Outline(color, cut=cut, width=1.8)
 
 
-def _field(voxels: list[Voxel], scene: Scene) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give the corners of the cube to show: tumor and boxes with some tissue around them."""
+def _corners(voxels: list[Voxel], scene: Scene) -> NDArray[np.float64]:
+    """Give the corners (n, 3) of what to show: the tumor and boxes."""
     last = np.array(scene.occupancy.shape) - 1
     voxel_corners = np.array(list(itertools.product(*zip([0, 0, 0], last, strict=True))))
     indices = voxel_corners + np.array(scene.origin)
     tumor = indices @ scene.affine[:3, :3].T + scene.affine[:3, 3]
-    return cube_around(np.vstack([tumor, *(voxel.corners for voxel in voxels)]), _AROUND)
+    return np.vstack([tumor, *(voxel.corners for voxel in voxels)])

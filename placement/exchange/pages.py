@@ -42,7 +42,7 @@ def box_assets() -> dict[str, Any]:
 
 def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: bytes) -> str:
     """Make the page of a voxel: what it holds, planes to move through, and its numbers."""
-    from dmrifit.report.viewer import Box, Layer, html_viewer
+    from dmrifit.report.viewer import Layer, html_viewer
 
     layers = [Layer(scene.target_name, scene.tumor > 0.5, "mask")]
     layers += [Layer(name, scene.region(name), "mask") for name in scene.outlined]
@@ -51,7 +51,7 @@ def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: 
     planes = html_viewer(
         layers,
         scene.affine,
-        boxes=[Box("voxel", voxel.affine)],
+        boxes={"voxel": voxel.affine},
         points=[("center of the voxel", voxel.center), ("center of the tumor", scene.centroid)],
         label="Voxel over the image",
         instead=page.Picture(picture, "Voxel in three planes", width=1000),

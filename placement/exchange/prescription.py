@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 import dmrifit
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
-from dmrifit._utils.text_files import sealed
 from dmrifit.io.atomic_files import FileSet
-from dmrifit.io.nifti import image_of, save_image
+from dmrifit.io.grids import Volume
 from placement.box.voxel import CONVENTION, Voxel
 from placement.exchange.displacement import displaced_share, displacement, region_distances
 from placement.exchange.repeats import validity
@@ -158,7 +157,7 @@ def write_prescription(
         write_box(files, name, voxel, scene, content["console"])
         partial = voxel.mask(scene.shape, scene.affine, partial=True)
         image = _image_of_box(partial.astype(np.float32), scene.affine)
-        save_image(image, files.path(f"{name}_partial.nii.gz"))
+        image.to_filename(files.path(f"{name}_partial.nii.gz"))
         if drawing:
             from placement.exchange.overlays import plot_overlay
 
@@ -170,7 +169,7 @@ def write_prescription(
 
                 page = voxel_page(voxel, scene, content, picture.read_bytes())
                 files.path(f"{name}_view.html").write_text(page, encoding="utf-8")
-        files.write_json(f"{name}.json", sealed(content))
+        files.write_record(f"{name}.json", content)
     return content
 
 
@@ -278,8 +277,8 @@ def write_box(
 ) -> None:
     """Write the `BOX_FILES` of a box on the grid of a scan; no texts where they are withheld."""
     mask = _image_of_box(voxel.mask(scan.shape, scan.affine), scan.affine)
-    save_image(mask, files.path(f"{name}_mask.nii.gz"))
-    save_image(geometry_image(voxel), files.path(f"{name}_geometry.nii.gz"))
+    mask.to_filename(files.path(f"{name}_mask.nii.gz"))
+    geometry_image(voxel).to_filename(files.path(f"{name}_geometry.nii.gz"))
     for vendor in VENDORS:
         if vendor in console:
             files.path(f"{name}_{vendor}.txt").write_text(console[vendor], encoding="utf-8")
@@ -297,7 +296,7 @@ def box_of_console(files: FileSet, name: str, voxel: Voxel, console: Mapping[str
 
 def _image_of_box(values: NDArray, affine: NDArray[np.float64]) -> nib.Nifti1Image:
     """Make an image whose header says that it is not for clinical use."""
-    image = image_of(values, affine)
+    image = Volume.of(values, affine)
     image.header["descrip"] = NOTICE.encode()
     return image
 

@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 
 import dmrifit
-from dmrifit._utils.text_files import sealed
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import stem
-from dmrifit.io.grids import array_of, read_scan, resampled
-from dmrifit.io.nifti import image_of
+from dmrifit.io.grids import Volume
 from placement.box.voxel import CONVENTION, Voxel
 from placement.exchange.pages import box_assets, console_numbers, pose_rows
 from placement.exchange.prescription import (
@@ -47,7 +45,7 @@ def describe_repeat(
     """Describe a repeated box by plain values, as a prescription that `read_voxel` reads."""
     voxel = repeat.voxel
     valid = validity(new_image.name, new_image)
-    new_scan = read_scan(new_image)
+    new_scan = Volume.read(new_image)
     withheld = "" if repeat.reliable else f"{repeat.answer}, or its position is uncertain"
     return {
         "format": "placement prescription",
@@ -59,7 +57,7 @@ def describe_repeat(
         "size_mm": voxel.size.tolist(),
         "volume_ml": voxel.volume,
         "convention": CONVENTION,
-        "side": describe_side(voxel, head_span(array_of(new_scan), new_scan.affine)),
+        "side": describe_side(voxel, head_span(new_scan.values, new_scan.affine)),
         "valid": valid,
         "content": content,
         "console": console_record(voxel, valid, withheld=withheld),
@@ -102,7 +100,7 @@ def write_repeat(
 
     The files of an earlier run are replaced.
     """
-    new_scan = read_scan(new_image)
+    new_scan = Volume.read(new_image)
     with FileSet(folder, _FILES, overwrite=True) as files:
         if repeat.reliable:
             write_box(files, _NAME, repeat.voxel, new_scan, record["console"])
@@ -110,7 +108,7 @@ def write_repeat(
             from placement.exchange.overlays import plot_box
 
             shown = box_of_console(files, _NAME, repeat.voxel, record["console"])
-            old_scan = read_scan(image)
+            old_scan = Volume.read(image)
             # The old scan is drawn where the head lies now, so that both planes are the same.
             old_affine = repeat.matrix @ old_scan.affine
             pictures = []
@@ -119,11 +117,11 @@ def write_repeat(
                 (_PICTURES[1], new_scan, new_scan.affine, f"new scan: {new_image.name}"),
             ):
                 path = files.path(_NAME + end)
-                plot_box(shown, array_of(scan), affine, title=title).savefig(path, dpi=110)
+                plot_box(shown, scan.values, affine, title=title).savefig(path, dpi=110)
                 pictures.append(path.read_bytes())
             page = _page(shown, old_scan, old_affine, new_scan, pictures, record)
             files.path(f"{_NAME}_view.html").write_text(page, encoding="utf-8")
-        files.write_json("repeat.json", sealed(record))
+        files.write_record("repeat.json", record)
 
 
 def _page(
@@ -136,7 +134,7 @@ def _page(
 ) -> str:
     """Make the page of a repeated box: the answer, both scans, its numbers."""
     from dmrifit.report import page as pages
-    from dmrifit.report.viewer import Box, Layer, html_viewer
+    from dmrifit.report.viewer import Layer, html_viewer
 
     figures = []
     viewers = []
@@ -147,11 +145,11 @@ def _page(
         (pictures[1], new_scan, new_scan.affine, new_title),
     ):
         figures.append(pages.Picture(picture, title, title, width=1000))
-        moved = image_of(array_of(scan), affine)
+        moved = Volume.of(scan.values, affine)
         # Two scans of full size would make a page of many megabytes.
-        small = resampled(moved, _VIEWER_MM)
-        layers = [Layer(title, array_of(small))]
-        boxes = [Box("voxel", voxel.affine)]
+        small = moved.resampled(_VIEWER_MM)
+        layers = [Layer(title, small.values)]
+        boxes = {"voxel": voxel.affine}
         viewer = html_viewer(layers, small.affine, boxes=boxes, start=voxel.center, label=title)
         viewers.append(pages.Section(title, viewer))
     numbers = [

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.affines import MM3_PER_ML
 from dmrifit._utils.text_files import read_text
-from dmrifit.imaging.rigid_alignment import SAME_HEAD, HeadAlignment, align_heads
+from dmrifit.imaging.rigid_alignment import HeadAlignment
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.nifti import Image, image_name, load_image
 from placement.box.voxel import Voxel
@@ -111,10 +111,10 @@ def repeat_voxel(voxel: Voxel, image: Image, new_image: Image) -> Repeat:
     Notes
     -----
     Signals that look alike do not prove that two scans are of one person: sidecars (.json beside
-    the images) are compared where both name a patient. Rigid registration by `align_heads`.
+    the images) are compared where both name a patient. Rigid registration by `HeadAlignment.of`.
     """
     _check_inside(voxel, image, "give the scan of the session in which the box was measured")
-    alignment = align_heads(image, new_image)
+    alignment = HeadAlignment.of(image, new_image)
     new_voxel = voxel.transform(alignment.matrix)
     shared, differing = _compare_headers(_sidecar(image), _sidecar(new_image))
     conflicts, notes = [], []
@@ -122,18 +122,18 @@ def repeat_voxel(voxel: Voxel, image: Image, new_image: Image) -> Repeat:
         conflicts = [f"the headers name two patients ({', '.join(differing)}): check the scans"]
     elif not shared:
         notes = ["no headers name the patients: alike heads are no proof of one person"]
-    if alignment.likeness >= SAME_HEAD:
+    if alignment.shows_same_head:
         _check_inside(new_voxel, new_image, "scan the part of the head that holds the box")
     surroundings = Voxel(voxel.center, voxel.size + 2 * _MARGIN, voxel.angles)
     changed_share, shown_share = _compare_tissue(surroundings, alignment)
     disagreement = alignment.disagreement(voxel.corners)
     flags = list(conflicts)
-    is_other = bool(conflicts) or alignment.likeness < SAME_HEAD
+    is_other = bool(conflicts) or not alignment.shows_same_head
     is_changed = changed_share > _CHANGED_SHARE
-    if alignment.likeness < SAME_HEAD:
+    if not alignment.shows_same_head:
         flags.append(
-            f"the scans are not alike (local correlation {alignment.likeness:.2f}, one head has "
-            f"{SAME_HEAD} or more): check the patient, the contrast and the field of both scans"
+            f"the scans are not alike ({alignment.agreement}): check the patient, the contrast "
+            "and the field of both scans"
         )
     if is_changed and not is_other:
         flags.append(

@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.counts import first_few
 from dmrifit._utils.text_files import check_file
-from dmrifit.cli.options import words
 from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.case_tables import check_folder_names, folder_rows, folder_table
-from dmrifit.io.grids import as_stored
 from dmrifit.io.nifti import describe_sources, load_image, values_of
 from dmrifit.io.tables import read_rows
 from placement.search.scene import Scene
@@ -171,7 +169,7 @@ def region_names(row: Any, record: Mapping[str, Any]) -> set[str]:
 
 def source_digests(row: Any) -> dict[str, dict[str, str]]:
     """Describe the files of a case as its scene does, without reading images."""
-    excluded = [Path(word) for word in words(row.exclude) if not word.isdecimal()]
+    excluded = [Path(word) for word in _entries(row.exclude) if not word.isdecimal()]
     brain = _brain_file(row.brain) or None
     return describe_sources(
         Tumor=row.tumor, Exclude=excluded, Image=row.image or None, Brain=brain
@@ -259,7 +257,7 @@ def _in_order(boxes: pd.DataFrame, names: Sequence[str], title: str) -> NDArray[
 
 def _excluded(row: Any) -> dict[str, Any]:
     """Give excluded labels or masks by their names."""
-    entries = words(row.exclude)
+    entries = _entries(row.exclude)
     if entries and all(entry.isdecimal() for entry in entries):
         return {f"label {int(entry)}": int(entry) for entry in entries}
     names = [Path(entry).name for entry in entries]
@@ -286,11 +284,9 @@ def _brain_mask(row: Any) -> Any:
 
     tumor = load_image(row.tumor)
     try:
-        brain = find_brain(row.image)
+        mask = find_brain(row.image)
     except (ImportError, ValueError):
         return None
-    # Brains are found in RAS order.
-    mask = as_stored(brain, load_image(row.image).affine).astype(bool)
     labels = values_of(tumor, str(row.tumor))
     # A series is refused when the tumor itself is read.
     if labels.size != np.prod(labels.shape[:3]):
@@ -306,11 +302,18 @@ def _beside(folder: Path, column: str, text: str) -> str:
     """Give the files of a cell as paths; what is excluded may be several, or labels."""
     if column != "exclude":
         return str(folder / text) if text else ""
-    return ",".join(entry if entry.isdecimal() else str(folder / entry) for entry in words(text))
+    return ",".join(
+        entry if entry.isdecimal() else str(folder / entry) for entry in _entries(text)
+    )
 
 
 def _files(column: str, text: str) -> list[Path]:
     """List the files that a cell names."""
     if column != "exclude":
         return [Path(text)] if text else []
-    return [Path(entry) for entry in words(text) if not entry.isdecimal()]
+    return [Path(entry) for entry in _entries(text) if not entry.isdecimal()]
+
+
+def _entries(text: str) -> list[str]:
+    """Split a cell at its commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]

@@ -14,8 +14,8 @@ from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._utils.checks import Count, Within, check_fields
-from dmrifit._utils.progress import step_bar
-from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
+from dmrifit._utils.progress import progress
+from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit._utils.threads import check_jobs, one_thread
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.model_files.registry import register
@@ -160,12 +160,12 @@ class VoxelRanker(BaseEstimator):
             raise ValueError(
                 "a ranker learns from two cases or more, got 1; more than 50 are advisable"
             )
-        seed = seed_from(self.random_state)
+        seed = Seed(self.random_state)
         # A number of its own makes the optimizer repeatable; anything else is replaced by one.
         if optimizer.random_state is None or isinstance(
             optimizer.random_state, np.random.RandomState
         ):
-            optimizer.set_params(random_state=derived_seed(seed, "optimizer"))
+            optimizer.set_params(random_state=seed.derived("optimizer"))
         volumes = np.prod(experts[..., 3:6], axis=-1) / MM3_PER_ML
         self.optimizer_ = optimizer
         self.volumes_ = np.nanquantile(volumes, VOLUME_QUANTILES)
@@ -183,7 +183,7 @@ class VoxelRanker(BaseEstimator):
             min_samples_leaf=self.min_samples_leaf,
             max_features=MAX_FEATURES,
             n_jobs=1,
-            random_state=derived_seed(seed, "forest"),
+            random_state=seed.derived("forest"),
         )
         # One thread, so that the forest does not depend on how many there are.
         with one_thread():
@@ -387,10 +387,7 @@ class VoxelRanker(BaseEstimator):
         if not self.verbose or len(scenes) == 1:
             yield from results
             return
-        with step_bar(len(scenes), "case", task) as count:
-            for result in results:
-                yield result
-                count()
+        yield from progress(results, len(scenes), task)
 
     def _find_boxes(
         self, scene: Scene

@@ -14,7 +14,7 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.checks import Count, Within, check_number, is_number
 from dmrifit.model_files.registry import register
 from dmrifit.networks.training import Training
-from dmrifit.networks.volume_estimator import VolumeEstimator, evaluating
+from dmrifit.networks.volume_estimator import VolumeEstimator
 from placement.box.voxel import MM3_PER_ML, Voxel, allowed_sides, angles_of, expert_voxels
 from placement.learned.views import CHANNELS, FLIPS, turned_pose, turned_view, view_of
 from placement.search.objective import PlacementObjective, tumor_fraction
@@ -222,7 +222,7 @@ class VoxelRegressor(VolumeEstimator):
             raise ValueError(f"the number of candidates must be 1 or more, got {n}")
         inputs = self._inputs(scene)
         self._check_inputs(inputs)
-        with evaluating(self.net_) as infer:
+        with self._evaluating(self.net_) as infer:
             answers = self._boxes(infer, inputs, FLIPS)
         voxels = [self._voxel(box, inputs["frame"]) for box in answers]
         dice = np.array([[a.dice(b) for b in voxels] for a in voxels])

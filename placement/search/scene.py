@@ -17,7 +17,6 @@ from dmrifit.io.grids import cropped
 from dmrifit.io.masks import MASK_THRESHOLD, check_same_grid
 from dmrifit.io.nifti import (
     Image,
-    check_position,
     describe_sources,
     image_name,
     load_image,
@@ -316,9 +315,8 @@ class Scene:
             more, when the one that was named is used; of an image in memory, if they differ at
             all.
         """
-        loaded = load_image(tumor)
+        loaded = load_image(tumor, needs_position=True)
         title = image_name(tumor)
-        check_position(loaded, title)
 
         def values(file: Image) -> NDArray:
             on_grid = load_image(file)

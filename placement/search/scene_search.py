@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from dmrifit._utils.randomness import RandomState, seed_for, seed_from
+from dmrifit._utils.randomness import RandomState, Seed
 from placement.box import overlap
 from placement.box.overlap import Excluded, Grid, Limits, Preference, Problem
 from placement.box.row_integrals import Rows
@@ -625,7 +625,7 @@ class Search:
 
     def turns(self, n: int) -> NDArray[np.float64]:
         """Draw rotations to start from, the same for the same seed."""
-        rng = np.random.default_rng(seed_for(seed_from(self.wishes.random_state), "turns"))
+        rng = Seed(self.wishes.random_state).rng("turns")
         axes = rng.normal(size=(n, 3))
         x, y, z = (axes / np.sqrt((axes**2).sum(axis=1, keepdims=True))).T
         cross = np.zeros((n, 3, 3))

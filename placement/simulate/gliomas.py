@@ -13,10 +13,10 @@ from scipy.spatial.transform import Rotation
 
 from dmrifit._utils.affines import MM3_PER_ML
 from dmrifit._utils.checks import check_number, check_word
-from dmrifit._utils.randomness import RandomState, seed_for, seed_from
-from dmrifit.simulate.gliomas import Glioma, draw_glioma
+from dmrifit._utils.randomness import RandomState, Seed
+from dmrifit.simulate.gliomas import Glioma
 from dmrifit.simulate.head_shapes import BRAIN
-from dmrifit.simulate.heads import Head, check_spacing, draw_head, standard_head
+from dmrifit.simulate.heads import Head, StandardHead, check_spacing
 from placement.search.scene import Scene
 
 __all__ = ["simulate_gliomas"]
@@ -155,10 +155,10 @@ def simulate_gliomas(
         check_word("exclude", name, REGIONS)
     edges = check_spacing(spacing, most=_LARGEST_VOXEL)
     check_number("skip", skip, whole=True)
-    seed = seed_from(random_state)
+    seed = Seed(random_state)
     scenes, voxels = [], np.empty((n, n_experts, 9))
     for i in range(skip, skip + n):
-        head, glioma = _draw_patient(edges, np.random.default_rng(seed_for(seed, "head", i)))
+        head, glioma = _draw_patient(edges, seed.rng("head", i))
         regions = {
             "necrosis": glioma.core,
             "ventricles": head.ventricles > 0.5,
@@ -167,7 +167,7 @@ def simulate_gliomas(
         options: dict[str, Any] = {"name": f"synthetic-{i + 1:03d}", "synthetic": True}
         options["exclude"] = {name: regions[name] for name in exclude} or None
         if image:
-            image_stream = np.random.default_rng(seed_for(seed, "image", i))
+            image_stream = seed.rng("image", i)
             options["image"] = _draw_image(head, glioma, image_stream)
         scenes.append(Scene(glioma.tumor, head.affine, **options))
         voxels[i - skip] = place_boxes(
@@ -176,8 +176,8 @@ def simulate_gliomas(
             head.affine,
             kind=experts,
             n_experts=n_experts,
-            rngs=[np.random.default_rng(seed_for(seed, "expert", i, j)) for j in range(n_experts)],
-            shared=np.random.default_rng(seed_for(seed, "case", i)),
+            rngs=[seed.rng("expert", i, j) for j in range(n_experts)],
+            shared=seed.rng("case", i),
         )
     return scenes, voxels
 
@@ -188,11 +188,11 @@ def _draw_patient(
     """Draw a head and a lesion of a random volume."""
     head_stream, glioma_stream = rng.spawn(2)
     x, y, z = (int(n) for n in np.ceil(2 * (BRAIN + _MARGIN) / spacing))
-    head = draw_head(
+    head = Head.draw(
         (x, y, z),
         spacing,
         head_stream,
-        standard=standard_head(spacing),
+        standard=StandardHead.of(spacing),
         growth=rng.uniform(*_VENTRICLES),
         scale=rng.uniform(*_SCALES, 3),
     )
@@ -200,7 +200,7 @@ def _draw_patient(
     necrosis = rng.uniform(*_NECROSIS)
     if rng.random() >= _NECROSIS_ODDS or volume <= _NECROSIS_FROM:
         necrosis = 0.0
-    glioma = draw_glioma(
+    glioma = Glioma.draw(
         head,
         head.brain & (head.ventricles <= 0.5),
         (volume * MM3_PER_ML * 3 / (4 * np.pi)) ** (1 / 3),

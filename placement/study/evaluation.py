@@ -15,13 +15,13 @@ from scipy import stats
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted
-from dmrifit._utils.randomness import RandomState, seed_for, seed_from
-from dmrifit.stats.agreement import ICC_FORMS, bland_altman, icc
+from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.stats.method_tests import holm, rank_biserial
 from dmrifit.stats.patient_summary import in_parts, method_pairs
 from placement.box.voxel import MM3_PER_ML, Voxel
 from placement.search.objective import tumor_fraction
 from placement.search.scene import Scene
+from placement.study.agreement import ICC_FORMS, bland_altman, icc
 
 __all__ = ["evaluate_placements"]
 
@@ -186,7 +186,7 @@ def control_placements(
     scenes: Sequence[Scene], experts: ArrayLike, *, random_state: RandomState = 0
 ) -> dict[str, NDArray[np.float64]]:
     """Place controls (n_cases, 9): cubes at the centroid, experts' boxes anywhere in the tumor."""
-    seed = seed_from(random_state)
+    seed = Seed(random_state)
     placed = _by_case(_expert_boxes(experts, len(scenes)))
     volumes = [box.volume for box in itertools.chain.from_iterable(placed)]
     # As large as experts' boxes are, so that a control differs by its place only.
@@ -200,7 +200,7 @@ def control_placements(
         donors = [*itertools.chain.from_iterable(placed[:i] + placed[i + 1 :])] or placed[i]
         centered[i] = [*scene.centroid, side, side, side, 0, 0, 0]
         # A stream of each case, so that leaving one out does not move the others' boxes.
-        rng = np.random.default_rng(seed_for(seed, "random box", i))
+        rng = seed.rng("random box", i)
         donor = donors[rng.integers(len(donors))]
         weights = scene.occupancy.ravel().astype(np.float64)
         drawn = rng.choice(len(weights), p=weights / weights.sum())

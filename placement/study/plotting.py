@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dmrifit._utils.randomness import RandomState, seed_from
+from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.report import page, style
 from dmrifit.report.viewer import Layer, pack_volumes, page_json
 from placement.box.voxel import Voxel
@@ -125,7 +125,7 @@ def reader_page(
     names = [scene.name for scene in scenes]
     if not scenes or len(set(names)) < len(names):
         raise ValueError(f"readers need cases of different names, not {names}")
-    order = np.random.default_rng(seed_from(random_state)).permutation(len(scenes))
+    order = np.random.default_rng(Seed(random_state)).permutation(len(scenes))
     each = _MAX_BYTES // len(scenes)
     cases = [_case(scenes[int(i)], (proposals or {}).get(names[int(i)]), each) for i in order]
     # Another choice of cases or proposals begins anew in the browser.

@@ -75,8 +75,8 @@ def test_options_of_a_training_reach_the_detector(cases, tmp_path, monkeypatch):
     monkeypatch.setattr("anomaly.cli.study_commands.make_detector", stop)
     # A number with a point is a share, one without is a number of folds; what is set goes before the seed.
     for options, calibration, rate, seed in (
-        ({"calibration": "0.25", "rate": 0.1, "set_": ["n_trees=5"]}, 0.25, 0.1, 3),
-        ({"calibration": "4", "set_": ["n_trees=5", "random_state=9"]}, 4, 0.01, 9),
+        ({"calibration": "0.25", "rate": 0.1, "set_": {"n_trees": "5"}}, 0.25, 0.1, 3),
+        ({"calibration": "4", "set_": {"n_trees": "5", "random_state": "9"}}, 4, 0.01, 9),
     ):
         with pytest.raises(StopIteration):
             train_on(cases, tmp_path / "model.dmrifit", detector="implants", seed=3, published=True, **options)
@@ -200,8 +200,9 @@ def test_parameters_stand_in_place_of_defaults_and_of_published_sizes():
 
 
 def test_values_are_numbers_words_and_truth_values():
-    parameters = parameters_of(["a=1", "b=2.5", "c=true", "d=1e-3", ' e = "x y" ', "f=[2,3]", "g=a=b", "h=null"])
+    texts = {"a": "1", "b": "2.5", "c": "true", "d": "1e-3", " e ": ' "x y" ', "f": "[2,3]", "g": "a=b", "h": "null"}
+    parameters = parameters_of(texts)
     expected = {"a": 1, "b": 2.5, "c": True, "d": 0.001, "e": "x y", "f": (2, 3), "g": "a=b"}
     assert parameters == expected | {"h": None}
     assert type(parameters["a"]) is int
-    assert parameters_of([]) == {}
+    assert parameters_of({}) == {}

@@ -98,13 +98,13 @@ def test_powder_averages_of_any_storage_order_are_the_same_bits(tmp_path, health
 
 
 def test_other_voxels_and_directions_are_resampled_to_those_that_were_learned_from(tmp_path, model, sick):
-    from dmrifit.io.grids import resampled, scan_of
+    from dmrifit.io.grids import Volume
 
     image = nib.load(sick[0].image)
     values = np.asarray(image.dataobj)
-    parts = [resampled(scan_of(values[..., i], image.affine), 4.0) for i in range(values.shape[3])]
+    parts = [Volume.of(values[..., i], image.affine).resampled(4.0) for i in range(values.shape[3])]
     nib.save(nib.Nifti1Image(np.stack([p.get_fdata() for p in parts], -1), parts[0].affine), tmp_path / "fine.nii.gz")
-    brain = resampled(scan_of(nib.load(sick[0].brain).get_fdata().astype(np.float32), image.affine), 4.0)
+    brain = Volume.of(nib.load(sick[0].brain).get_fdata().astype(np.float32), image.affine).resampled(4.0)
     mask = nib.Nifti1Image((brain.get_fdata() > 0.5).astype(np.uint8), brain.affine)
     nib.save(mask, tmp_path / "mask.nii.gz")
     fine = SeriesFiles(tmp_path / "fine.nii.gz", bval=sick[0].bval, bvec=sick[0].bvec, brain=tmp_path / "mask.nii.gz")

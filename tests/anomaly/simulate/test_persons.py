@@ -17,7 +17,7 @@ from anomaly.simulate.persons import (
     standard_brain,
     tensor_signals,
 )
-from dmrifit.simulate.heads import TissueMaps, standard_head
+from dmrifit.simulate.heads import StandardHead, TissueMaps
 
 SMALL = {"n_directions": 6, "shape": (20, 24, 16), "spacing": 8.0}
 
@@ -128,7 +128,7 @@ def test_brains_of_other_fields_of_view_are_whole(shape):
 
 @pytest.mark.parametrize("codes", ["LAS", "PIR"])
 def test_persons_are_the_same_however_maps_of_tissue_are_stored(codes):
-    head = standard_head((6.0,) * 3)
+    head = StandardHead.of((6.0,) * 3)
     shares = head.matter.gray + head.matter.deep, head.matter.white
     turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes))
     stored = [nib.Nifti1Image(share, head.affine) for share in shares]

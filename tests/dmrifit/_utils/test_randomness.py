@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dmrifit._utils.randomness import evenly, seed_for, seed_from
+from dmrifit._utils.randomness import Seed
 
 
 def draw(stream):
@@ -10,29 +10,29 @@ def draw(stream):
 
 
 def test_a_stream_depends_on_seed_and_purpose_alone():
-    assert draw(seed_for(1, "voxels", "p7")) == draw(seed_for(1, "voxels", "p7"))
+    assert draw(Seed(1).sequence("voxels", "p7")) == draw(Seed(1).sequence("voxels", "p7"))
     others = [
-        seed_for(2, "voxels", "p7"),
-        seed_for(1, "voxels", "p8"),
-        seed_for(1, "p7", "voxels"),
-        seed_for(1, "voxels"),
+        Seed(2).sequence("voxels", "p7"),
+        Seed(1).sequence("voxels", "p8"),
+        Seed(1).sequence("p7", "voxels"),
+        Seed(1).sequence("voxels"),
     ]
-    assert len({tuple(draw(stream)) for stream in [seed_for(1, "voxels", "p7"), *others]}) == 5
+    assert len({tuple(draw(stream)) for stream in [Seed(1).sequence("voxels", "p7"), *others]}) == 5
 
 
 def test_every_kind_of_random_state_gives_a_seed():
-    assert seed_from(5) == seed_from(np.int64(5)) == 5
+    assert Seed(5) == Seed(np.int64(5)) == 5
     generator = np.random.RandomState(0)
-    assert seed_from(generator) != seed_from(generator)
-    assert seed_from(np.random.RandomState(3)) == seed_from(np.random.RandomState(3))
-    assert seed_from(None) != seed_from(None)
+    assert Seed(generator) != Seed(generator)
+    assert Seed(np.random.RandomState(3)) == Seed(np.random.RandomState(3))
+    assert Seed(None) != Seed(None)
 
 
 def test_even_numbers_fill_the_range_without_gaps():
-    numbers = [evenly(5, i, 0.6180339887498949, "a") for i in range(20)]
+    numbers = [Seed(5).evenly(i, 0.6180339887498949, "a") for i in range(20)]
     assert abs(np.histogram(numbers, bins=5, range=(0, 1))[0] - 4).max() <= 1
     assert (
         numbers[7]
-        == evenly(5, 7, 0.6180339887498949, "a")
-        != evenly(5, 7, 0.6180339887498949, "b")
+        == Seed(5).evenly(7, 0.6180339887498949, "a")
+        != Seed(5).evenly(7, 0.6180339887498949, "b")
     )

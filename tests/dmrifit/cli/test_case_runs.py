@@ -17,7 +17,6 @@ from dmrifit.cli.case_runs import (
     RunPage,
     SimulationRun,
     begin_run,
-    case_pictures,
 )
 
 RUN = CaseRun(
@@ -222,10 +221,11 @@ def test_lesions_of_cases_are_joined_with_their_names(tmp_path):
 def test_pictures_and_links_are_shown_where_there_are_files(tmp_path):
     folder = tmp_path / "case"
     folder.mkdir()
-    assert case_pictures(folder, {"a.png": "A case"}, "b.html") == []
+    run = replace(RUN, files=("b.html",))
+    assert run.shown(folder, {"a.png": "A case"}) == []
     (folder / "b.html").write_text("")
     (folder / "a.png").write_bytes(bytes(24))
-    picture, link = case_pictures(folder, {"a.png": "A case"}, "b.html")
+    picture, link = run.shown(folder, {"a.png": "A case"})
     assert (picture.alt, picture.png) == ("A case", bytes(24))
     assert link.address == "./case/b.html"
 

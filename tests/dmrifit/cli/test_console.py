@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dmrifit.cli.console import check_output, make_program, progress
+from dmrifit._utils.progress import progress
+from dmrifit.cli.console import check_output, make_program
 from dmrifit.io.atomic_files import FileSet
 
 

@@ -37,7 +37,7 @@ def test_values_become_single_in_the_order_of_c(kind):
 def test_a_mask_holds_zeros_and_ones_of_any_type_and_a_shape_that_differs_is_told():
     truth = np.array([True, False, True])
     for kind in (bool, np.uint8, np.float32):
-        mask = checked_mask(truth.astype(kind), (3,), "label")
+        mask = checked_mask(truth.astype(kind), "label", (3,))
         assert mask.dtype == bool
         np.testing.assert_array_equal(mask, truth)
     check_shape(np.ones((2, 3)), (2, 3), "prior")

@@ -4,20 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dmrifit.io.grids import (
-    array_of,
-    as_stored,
-    cropped,
-    labels_onto,
-    onto,
-    read_scan,
-    read_scan_like,
-    resampled,
-    scan_of,
-    three_axes,
-    upright,
-    upright_edges,
-)
+from dmrifit.io.grids import Volume, as_stored, cropped, three_axes, upright, upright_edges
 
 OBLIQUE = np.array([[0, -3.0, 0, 12], [2.0, 0, 0, -30], [0, 0, 4.0, 7], [0, 0, 0, 1]])
 
@@ -33,9 +20,9 @@ def world_of(shape, affine):
 
 def test_a_scan_is_read_with_axes_to_right_front_and_top_and_volumes_turn_with_them_and_back():
     values = np.random.default_rng(0).normal(size=(9, 10, 11)).astype(np.float32)
-    scan = read_scan(image(values, OBLIQUE))
+    scan = Volume.read(image(values, OBLIQUE))
     # The first axis runs to the front, the second to the left.
-    np.testing.assert_array_equal(array_of(scan), values.transpose(1, 0, 2)[::-1])
+    np.testing.assert_array_equal(scan.values, values.transpose(1, 0, 2)[::-1])
     np.testing.assert_allclose(scan.affine @ [0, 0, 0, 1], OBLIQUE @ [0, 9, 0, 1])
     np.testing.assert_allclose(np.diag(scan.affine), [3, 2, 4, 1])
     values = np.random.default_rng(0).normal(size=(9, 10, 11, 2))
@@ -56,48 +43,48 @@ def test_a_scan_is_read_with_axes_to_right_front_and_top_and_volumes_turn_with_t
 )
 def test_bytes_stay_bytes_and_other_values_become_single(kind, expected):
     values = np.arange(512).reshape(8, 8, 8) % 200
-    scan = read_scan(image(values.astype(kind)))
-    assert array_of(scan).dtype == expected
-    np.testing.assert_array_equal(array_of(scan), values)
+    scan = Volume.read(image(values.astype(kind)))
+    assert scan.values.dtype == expected
+    np.testing.assert_array_equal(scan.values, values)
 
 
 def test_a_last_axis_of_one_is_dropped_and_the_file_remembered(tmp_path):
     values = np.random.default_rng(0).normal(size=(8, 9, 10, 1)).astype(np.float32)
     nib.save(image(values), tmp_path / "t1.nii.gz")
-    scan = read_scan(tmp_path / "t1.nii.gz")
-    np.testing.assert_array_equal(array_of(scan), values[..., 0])
+    scan = Volume.read(tmp_path / "t1.nii.gz")
+    np.testing.assert_array_equal(scan.values, values[..., 0])
     assert scan.get_filename() == str(tmp_path / "t1.nii.gz")
-    assert read_scan(image(values)).get_filename() is None
+    assert Volume.read(image(values)).get_filename() is None
 
 
 def test_a_scan_has_to_lie_on_the_grid_of_another():
     values = np.random.default_rng(0).normal(size=(9, 10, 11)).astype(np.float32)
-    scan = read_scan(image(values, OBLIQUE))
+    scan = Volume.read(image(values, OBLIQUE))
     turned = nib.as_closest_canonical(image(values, OBLIQUE))
     np.testing.assert_array_equal(
-        array_of(read_scan_like(turned, scan, "the first")), array_of(scan)
+        scan.read_like(turned, "the first").values, scan.values
     )
     moved = OBLIQUE.copy()
     moved[2, 3] += 2
     with pytest.raises(ValueError, match="the first"):
-        read_scan_like(image(values, moved), scan, "the first")
+        scan.read_like(image(values, moved), "the first")
 
 
 def test_another_spacing_covers_the_same_field_of_view_with_places_where_they_were():
     world = world_of((30, 24, 20), OBLIQUE)
     ramp = (world[0] + 2 * world[1] - world[2] + 500).astype(np.float32)
-    scan = resampled(read_scan(image(ramp, OBLIQUE)), 2.5)
+    scan = Volume.read(image(ramp, OBLIQUE)).resampled(2.5)
     np.testing.assert_allclose(np.diag(scan.affine), [2.5, 2.5, 2.5, 1])
     # 24 · 3, 30 · 2 and 20 · 4 mm
     assert scan.shape == (29, 24, 32)
     world = world_of(scan.shape, scan.affine)
     inner = (slice(2, -2),) * 3
     np.testing.assert_allclose(
-        array_of(scan)[inner], (world[0] + 2 * world[1] - world[2] + 500)[inner], atol=0.01
+        scan.values[inner], (world[0] + 2 * world[1] - world[2] + 500)[inner], atol=0.01
     )
-    assert resampled(scan, None) is scan
-    scan = scan_of(np.ones((10, 12, 9), np.float32), np.diag([1.0, 2.0, 3.0, 1.0]))
-    coarse = resampled(scan, 2.0)
+    assert scan.resampled(None) is scan
+    scan = Volume.of(np.ones((10, 12, 9), np.float32), np.diag([1.0, 2.0, 3.0, 1.0]))
+    coarse = scan.resampled(2.0)
     assert coarse.shape == (5, 12, 14)
     for grid in (scan, coarse):
         middle = grid.affine @ [*((np.array(grid.shape) - 1) / 2), 1]
@@ -106,11 +93,11 @@ def test_another_spacing_covers_the_same_field_of_view_with_places_where_they_we
 
 def test_larger_voxels_are_means_of_smaller_ones_smoothed_along_the_axes_that_become_larger():
     rng = np.random.default_rng(0)
-    fine = scan_of(rng.standard_normal((60, 60, 60)), np.diag([0.25, 0.25, 0.25, 1]))
-    coarse = resampled(fine, 1.0)
+    fine = Volume.of(rng.standard_normal((60, 60, 60)), np.diag([0.25, 0.25, 0.25, 1]))
+    coarse = fine.resampled(1.0)
     assert coarse.shape == (15, 15, 15)
     # The mean of 64 has a standard deviation of 0.125, that of eight of them 0.35.
-    assert 0.08 < array_of(coarse).std() < 0.17
+    assert 0.08 < coarse.values.std() < 0.17
     rng = np.random.default_rng(0)
     values = rng.standard_normal((80, 40, 40)).astype(np.float32)
     fine = image(values, np.diag([0.5, 1.0, 1.0, 1.0]))
@@ -118,22 +105,22 @@ def test_larger_voxels_are_means_of_smaller_ones_smoothed_along_the_axes_that_be
     turned = np.array([[0, 0, 1.0, 0], [1.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 0, 1]])
     target = image(np.zeros((40, 20, 40), np.float32), turned)
     straight = image(np.zeros((40, 40, 20), np.float32), np.diag([1.0, 1.0, 2.0, 1.0]))
-    plain, exchanged = (array_of(onto(fine, grid, np.eye(4))) for grid in (straight, target))
+    plain, exchanged = (fine.onto(grid, np.eye(4)).values for grid in (straight, target))
     np.testing.assert_allclose(exchanged.transpose(2, 0, 1), plain, atol=1e-5)
 
 
 @pytest.mark.parametrize("edges", [(2.0, 2.0, 2.0), (0.5, 0.5, 0.5), (0.7, 0.7, 3.0)])
 def test_a_scan_is_not_darker_at_its_border_on_another_grid(edges):
-    scan = scan_of(np.full((20, 18, 16), 5.0), np.diag([*edges, 1.0]))
-    np.testing.assert_allclose(array_of(resampled(scan, 1.0)), 5, rtol=1e-5)
+    scan = Volume.of(np.full((20, 18, 16), 5.0), np.diag([*edges, 1.0]))
+    np.testing.assert_allclose(scan.resampled(1.0).values, 5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("shift", "n"), [(5.0, 5), (5.4, 5), (5.6, 4), (20.0, 0), (-3.0, 7)])
 def test_there_is_nothing_where_a_scan_does_not_reach(shift, n):
-    scan = scan_of(np.full((10, 9, 8), 7.0), np.eye(4))
+    scan = Volume.of(np.full((10, 9, 8), 7.0), np.eye(4))
     moved = np.eye(4)
     moved[0, 3] = shift
-    values = array_of(onto(scan, scan, moved))
+    values = scan.onto(scan, moved).values
     expected = np.where(np.arange(10) < n if shift > 0 else np.arange(10) >= 10 - n, 7, 0)
     np.testing.assert_array_equal(values, np.broadcast_to(expected[:, None, None], values.shape))
 
@@ -143,21 +130,22 @@ def test_a_transformation_leads_from_the_new_grid_to_the_scan():
     values[3, 5, 7] = 1
     moved = np.eye(4)
     moved[:3, 3] = (1, -2, 3)
-    scan = scan_of(values, np.eye(4))
-    assert np.argwhere(array_of(onto(scan, scan, moved))).tolist() == [[2, 7, 4]]
+    scan = Volume.of(values, np.eye(4))
+    assert np.argwhere(scan.onto(scan, moved).values).tolist() == [[2, 7, 4]]
 
 
 def test_labels_are_those_of_the_nearest_voxel_and_rounded_where_scaling_made_them_unround():
     labels = np.zeros((8, 8, 8), np.uint8)
     labels[2:5, 2:5, 2:5], labels[6, 6, 6] = 3, 255
-    fine = scan_of(np.zeros((20, 16, 16), np.uint8), np.diag([0.5, 0.5, 0.5, 1]))
-    moved = array_of(labels_onto(image(labels), fine))
+    fine = Volume.of(np.zeros((20, 16, 16), np.uint8), np.diag([0.5, 0.5, 0.5, 1]))
+    moved = Volume.of(labels, np.eye(4)).labels_onto(fine).values
     assert moved.dtype == np.uint8
     assert set(np.unique(moved)) == {0, 3, 255}
     np.testing.assert_array_equal(moved[::2, ::2, ::2][:8], labels)
     assert not moved[16:].any()  # beyond the labels
     labels = np.full((8, 8, 8), 2.9999998, np.float32)
-    np.testing.assert_array_equal(array_of(labels_onto(image(labels), image(labels))), 3)
+    volume = Volume.of(labels, np.eye(4))
+    np.testing.assert_array_equal(volume.labels_onto(volume).values, 3)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 4, 1)])
@@ -178,11 +166,11 @@ def test_a_box_of_a_volume_is_0_outside_of_it(offset):
 def test_missing_values_stay_in_linear_interpolation_and_splines_do_not_go_below_the_lowest_value():
     values = np.ones((9, 9, 9), np.float32)
     values[2, 2, 2] = np.nan
-    moved = array_of(resampled(scan_of(values, np.eye(4)), 0.9))
+    moved = Volume.of(values, np.eye(4)).resampled(0.9).values
     assert np.isnan(moved).any()
     assert np.isfinite(moved[5:]).all()
     values = np.zeros((12, 12, 12), np.float32)
     values[4:8, 4:8, 4:8] = 1
-    moved = array_of(resampled(scan_of(values, np.eye(4)), 0.8, order=3))
+    moved = Volume.of(values, np.eye(4)).resampled(0.8, order=3).values
     assert moved.min() == 0
     assert moved.max() > 1

@@ -6,7 +6,7 @@ import pytest
 
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io import series as module
-from dmrifit.io.series import Series, read_map
+from dmrifit.io.series import Series
 
 AFFINE = np.diag([-2.0, 2, 5, 1])
 
@@ -86,7 +86,7 @@ def test_without_a_region_voxels_of_nan_and_zero_are_left_out(values):
 def test_a_map_of_one_volume_in_four_axes_is_a_map(parts, values, tmp_path):
     path = tmp_path / "map.nii"
     nib.save(nib.Nifti1Image(values[..., :1], AFFINE), path)
-    np.testing.assert_array_equal(read_map(path, Series.open(parts)), values[..., 0])
+    np.testing.assert_array_equal(Series.open(parts).read_map(path), values[..., 0])
 
 
 @pytest.mark.parametrize(("margin", "thickest"), [(1, 2), (2, 1)])
@@ -113,10 +113,10 @@ def test_a_map_has_one_volume(parts, tmp_path, shape, refused):
     series = Series.open(parts)
     nib.save(nib.Nifti1Image(np.ones(shape, np.float32), AFFINE), tmp_path / "map.nii")
     if not refused:
-        assert read_map(tmp_path / "map.nii", series).shape == (4, 3, 6)
+        assert series.read_map(tmp_path / "map.nii").shape == (4, 3, 6)
         return
     with pytest.raises(
         ValueError,
         match=rf"map\.nii has {len(shape)} axes .*a volume \(x, y, z\) is needed",
     ):
-        read_map(tmp_path / "map.nii", series)
+        series.read_map(tmp_path / "map.nii")

@@ -9,7 +9,6 @@ from dmrifit import Training
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.networks.training import (
     check_training,
-    fill_training,
     gather_training,
     learning_rate_at,
     read_training,
@@ -31,13 +30,13 @@ def test_a_training_is_a_value_that_scikit_learn_copies_and_shows_in_short():
 def test_open_fields_are_filled_flat_options_gathered_and_neither_training_is_changed():
     training = Training(epochs=5, validation_fraction=0.0)
     defaults = Training(epochs=60, batch_size=10, validation_fraction=0.2)
-    filled = fill_training(training, defaults)
+    filled = defaults | training
     assert filled == Training(epochs=5, batch_size=10, validation_fraction=0.0)
     assert training == Training(epochs=5, validation_fraction=0.0)
-    assert fill_training(None, defaults) == defaults
-    assert fill_training(None, defaults) is not defaults
+    assert (defaults | None) == defaults
+    assert (defaults | None) is not defaults
     with pytest.raises(ValueError, match=r"such as Training\(epochs=5\), or None, not {}"):
-        fill_training({}, defaults)
+        defaults | {}
     options = {"width": 3, "epochs": 5, "checkpoint": None}
     assert gather_training(options) == {"width": 3, "training": Training(epochs=5)}
     assert gather_training({"width": 3}) == {"width": 3}
@@ -52,14 +51,14 @@ def test_open_fields_are_filled_flat_options_gathered_and_neither_training_is_ch
     ],
 )
 def test_the_learning_rate_follows_schedule_and_decay(schedule, decay, expected):
-    training = fill_training(Training(schedule=schedule, decay=decay), FILLED)
+    training = FILLED | Training(schedule=schedule, decay=decay)
     assert [learning_rate_at(k, training) for k in range(4)] == pytest.approx(expected, rel=1e-15)
 
 
 def test_model_files_keep_the_fields_that_are_set_without_a_folder():
     check_training(FILLED)
     training = Training(epochs=5, checkpoint="states", after_epoch=print, verbose=True)
-    check_training(fill_training(training, FILLED))
+    check_training(FILLED | training)
     assert stored_training(training) == {"epochs": 5}
     assert stored_training(None) is None
     assert read_training({"epochs": 5}) == Training(epochs=5)

@@ -19,9 +19,10 @@ def test_each_plane_shows_the_point_at_its_place(affine):
     voxel = np.linalg.solve(affine, [*point, 1])[:3].round().astype(int)
     volume = np.zeros((20, 20, 20))
     volume[tuple(voxel)] = 1
-    field = (np.zeros(3), np.full(3, 38.0))
+    around = np.array([np.zeros(3), np.full(3, 38.0)])
     planes = []
-    plot_planes(volume, affine, point, field, {"point": Outline("red")}, "", "", window=(0, 1), finish=planes.append)
+    look = {"margin": 0, "window": (0, 1), "finish": planes.append}
+    plot_planes(volume, affine, point, around, {"point": Outline("red")}, "", "", **look)
     for plane in planes:
         picture = plane.ax.images[0].get_array()
         row, column = np.unravel_index(picture.argmax(), picture.shape)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import dmrifit
 from dmrifit.report.page import Page, Section
 from dmrifit.report.style import FOUND, OUTLINES, REFERENCE, UNSURE
-from dmrifit.report.viewer import Box, Layer, _coarser, html_viewer
+from dmrifit.report.viewer import Layer, _coarser, html_viewer
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
@@ -133,7 +133,7 @@ def test_what_is_empty_is_cut_away_but_outlines_and_boxes_stay_inside():
     np.testing.assert_allclose(np.array(data["affine"])[:, 3], (STRAIGHT @ [18, 8, 3, 1])[:3])
     far = np.diag([4.0, 4.0, 6.0, 1.0])
     far[:3, 3] = (STRAIGHT @ [35, 12, 6, 1])[:3]
-    boxed = data_of(html_viewer([Layer("map", values, "map")], STRAIGHT, boxes=[Box("far", far)]))
+    boxed = data_of(html_viewer([Layer("map", values, "map")], STRAIGHT, boxes={"far": far}))
     low = np.array(boxed["affine"])[:, 3]
     assert (low + np.array([2, 2, 6]) * (np.array(boxed["shape"]) - 1) >= far[:3, 3] + [2, 2, 3]).all()
     page = html_viewer([Layer("map", values, "map")], STRAIGHT)
@@ -244,7 +244,7 @@ class Parts(HTMLParser):
 def test_names_are_escaped_wherever_they_stand(layers):
     evil = "</script><script>alert(1)</script><!--\"&'"
     named = [Layer(evil, one.values, one.kind, evil, names=(evil, evil)) for one in layers]
-    made = html_viewer(named, STRAIGHT, boxes=[Box(evil, np.eye(4))], points=[(evil, (0, 0, 0))], label=evil,
+    made = html_viewer(named, STRAIGHT, boxes={evil: np.eye(4)}, points=[(evil, (0, 0, 0))], label=evil,
                        instead=evil)  # fmt: skip
     page = Page(evil, [Section(evil, made)]).html()
     scripts = [given for tag, given in Parts(page).found if tag == "script"]
@@ -600,7 +600,7 @@ def test_outlines_boxes_and_the_crosshair_are_drawn_where_they_are(layers, tmp_p
     made = html_viewer(
         [Layer("blank", np.ones(SHAPE)), layers[2]],
         STRAIGHT,
-        boxes=[Box("box", box)],
+        boxes={"box": box},
         start=(STRAIGHT @ [3, 4, 2, 1])[:3],
     )
     path = tmp_path / "page.html"

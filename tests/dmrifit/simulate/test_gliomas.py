@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
-from dmrifit.simulate.gliomas import draw_glioma, fall
-from dmrifit.simulate.heads import draw_head, standard_head
+from dmrifit.simulate.gliomas import Glioma, fall
+from dmrifit.simulate.heads import Head, StandardHead
 
 SPACING = 3.0, 3.0, 3.0
 
 
 @pytest.fixture(scope="module")
 def head():
-    return draw_head((50, 60, 48), SPACING, np.random.default_rng(0), standard=standard_head(SPACING))
+    return Head.draw((50, 60, 48), SPACING, np.random.default_rng(0), standard=StandardHead.of(SPACING))
 
 
 def drawn(head, n, radius=18.0, **options):
-    return [draw_glioma(head, head.brain, radius, np.random.default_rng(seed), **options) for seed in range(n)]
+    return [Glioma.draw(head, head.brain, radius, np.random.default_rng(seed), **options) for seed in range(n)]
 
 
 def test_a_tumor_has_the_volume_of_its_ball_or_of_the_room_that_there_is(head):
@@ -28,10 +28,10 @@ def test_a_tumor_has_the_volume_of_its_ball_or_of_the_room_that_there_is(head):
             assert not glioma.core.any()
     allowed = np.zeros_like(head.brain)
     allowed[20:24, 20:24, 20:24] = True
-    glioma = draw_glioma(head, allowed, 30.0, np.random.default_rng(0))
+    glioma = Glioma.draw(head, allowed, 30.0, np.random.default_rng(0))
     assert 0 < glioma.tumor.sum() <= 32
     assert (glioma.tumor <= allowed).all()
-    glioma = draw_glioma(head, np.zeros_like(head.brain), 15.0, np.random.default_rng(0), necrosis=0.3)
+    glioma = Glioma.draw(head, np.zeros_like(head.brain), 15.0, np.random.default_rng(0), necrosis=0.3)
     assert not glioma.tumor.any()
     assert not glioma.core.any()
 

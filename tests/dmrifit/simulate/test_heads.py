@@ -6,18 +6,12 @@ import pytest
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from dmrifit.simulate.heads import (
+    Head,
+    StandardHead,
     TissueMaps,
     centered_grid,
-    choroid_plexus,
     coarser_maps,
-    draw_head,
-    draw_vessels,
-    dura_patches,
-    dural_sinuses,
     read_tissues,
-    sample_map,
-    standard_head,
-    voxel_centers,
 )
 
 SHAPE, SPACING = (36, 44, 34), (4.0, 4.0, 4.0)
@@ -25,7 +19,7 @@ SHAPE, SPACING = (36, 44, 34), (4.0, 4.0, 4.0)
 
 @pytest.fixture(scope="module")
 def head():
-    return draw_head(SHAPE, SPACING, np.random.default_rng(0))
+    return Head.draw(SHAPE, SPACING, np.random.default_rng(0))
 
 
 def ball_tissues(spacing=2.0):
@@ -40,22 +34,22 @@ def ball_tissues(spacing=2.0):
     gray |= x**2 + (y - 31) ** 2 + z**2 < 4.5**2
     white = brain & ~gray & (radius >= 10)
     shares = (share.astype(np.float32) for share in (gray, white, brain))
-    return TissueMaps(*shares, centered_grid((n, n, n), (spacing,) * 3), np.full(3, 50.0))
+    return TissueMaps(*shares, centered_grid((n, n, n), (spacing,) * 3)[0], np.full(3, 50.0))
 
 
 @pytest.fixture(scope="module")
 def ball_standard():
-    return standard_head((2.0,) * 3, ball_tissues())
+    return StandardHead.of((2.0,) * 3, ball_tissues())
 
 
 def at(standard, name, x, y, z):
     """Read a map at a place in mm."""
     place = np.array([[x, y, z]], dtype=np.float32) / standard.half_axes.astype(np.float32)
-    return sample_map(getattr(standard.matter, name), standard.indices(place))[0]
+    return standard.sampled([getattr(standard.matter, name)], place)[0][0]
 
 
 def test_the_middle_of_a_centered_grid_is_at_zero():
-    affine = centered_grid((5, 8, 3), (2.0, 1.5, 4.0))
+    affine, _ = centered_grid((5, 8, 3), (2.0, 1.5, 4.0))
     np.testing.assert_array_equal(affine @ [2, 3.5, 1, 1], [0, 0, 0, 1])
     np.testing.assert_array_equal(affine @ [0, 0, 0, 1], [-4, -5.25, -4, 1])
 
@@ -85,7 +79,7 @@ def test_depth_and_places_of_a_head_are_in_mm(head):
 
 def test_a_brain_fills_the_field_of_view_up_to_the_size_of_a_person():
     for shape, spacing in ((SHAPE, 4.0), (SHAPE, 2.0), ((60, 60, 60), 4.0)):
-        brain = draw_head(shape, (spacing,) * 3, np.random.default_rng(1)).brain
+        brain = Head.draw(shape, (spacing,) * 3, np.random.default_rng(1)).brain
         extent = (np.ptp(np.argwhere(brain), axis=0) + 1) * spacing
         room = np.array(shape) * spacing
         assert (extent < room - 1).all()
@@ -101,15 +95,15 @@ def test_white_matter_lies_inside_and_ventricles_in_the_middle(head):
 
 
 def test_a_seed_makes_a_head_and_another_one_another_head(head):
-    again, different = (draw_head(SHAPE, SPACING, np.random.default_rng(seed)) for seed in (0, 1))
+    again, different = (Head.draw(SHAPE, SPACING, np.random.default_rng(seed)) for seed in (0, 1))
     np.testing.assert_array_equal(again.gray, head.gray)
     assert not np.array_equal(different.brain, head.brain)
 
 
 def test_a_head_can_be_scaled_and_shifted():
-    standard = standard_head(SPACING)
+    standard = StandardHead.of(SPACING)
     plain, scaled, shifted = (
-        draw_head(SHAPE, SPACING, np.random.default_rng(0), standard=standard, **options)
+        Head.draw(SHAPE, SPACING, np.random.default_rng(0), standard=standard, **options)
         for options in ({}, {"scale": np.array([0.9, 1, 0.8])}, {"shift": np.array([8.0, 0, -4])})
     )
     assert scaled.brain.sum() / plain.brain.sum() == pytest.approx(0.72, abs=0.03)
@@ -138,18 +132,17 @@ def test_ventricles_have_distances_to_their_wall_and_white_and_gray_matter_where
 
 
 def test_the_standard_head_is_the_same_each_time_and_of_a_persons_size():
-    first, second = (standard_head((8.0,) * 3) for _ in range(2))
+    first, second = (StandardHead.of((8.0,) * 3) for _ in range(2))
     assert first is second
     np.testing.assert_array_equal(first.half_axes, [68, 85, 64])
     np.testing.assert_allclose(np.diag(first.affine), [2, 2, 2, 1])
-    places = voxel_centers(first.matter.brain.shape, first.affine)
-    np.testing.assert_allclose(places.mean(axis=(0, 1, 2)), 0, atol=1e-9)
+    np.testing.assert_allclose(first.local.mean(axis=(0, 1, 2)), 0, atol=1e-9)
     volume = 8e-3 * first.matter.brain.sum()
     assert 1300 < volume < 1700
 
 
 def test_voxels_see_their_surroundings_as_large_ones_do():
-    coarse, fine = (standard_head((edge,) * 3, ball_tissues()) for edge in (8.0, 2.0))
+    coarse, fine = (StandardHead.of((edge,) * 3, ball_tissues()) for edge in (8.0, 2.0))
     blurred = gaussian_filter(ball_tissues().white, 0.3 * 8.0 / 2.0)
     outer = np.s_[30, 30, 45:]
     np.testing.assert_allclose(coarse.matter.white[outer], blurred[outer], atol=1e-4)
@@ -159,14 +152,14 @@ def test_voxels_see_their_surroundings_as_large_ones_do():
 def test_growth_moves_the_walls_of_ventricles_by_so_many_mm(ball_standard):
     radii = []
     for growth in (0.0, 3.0, 6.0):
-        head = draw_head((60,) * 3, (2.0,) * 3, np.random.default_rng(1), standard=ball_standard, growth=growth)
+        head = Head.draw((60,) * 3, (2.0,) * 3, np.random.default_rng(1), standard=ball_standard, growth=growth)
         volume = 8.0 * head.ventricles.sum()
         radii.append((3 * volume / (4 * np.pi)) ** (1 / 3))
     # A warp makes the ventricle of a person larger or smaller as a whole.
     assert radii[0] == pytest.approx(10, abs=2)
     np.testing.assert_allclose(np.diff(radii) / radii[0], 0.3, atol=0.04)
     own, wide = (
-        draw_head(SHAPE, SPACING, np.random.default_rng(0), growth=growth).ventricles.sum()
+        Head.draw(SHAPE, SPACING, np.random.default_rng(0), growth=growth).ventricles.sum()
         for growth in (0.0, 3.0)
     )
     assert wide > 1.4 * own > 0
@@ -175,7 +168,7 @@ def test_growth_moves_the_walls_of_ventricles_by_so_many_mm(ball_standard):
 def test_a_head_of_maps_has_their_tissues_where_they_lie():
     maps = ball_tissues(4.0)
     maps = TissueMaps(0.8 * maps.gray, maps.white, maps.brain, maps.affine, maps.half_axes)
-    head = draw_head((30,) * 3, SPACING, np.random.default_rng(2), standard=standard_head(SPACING, maps))
+    head = Head.draw((30,) * 3, SPACING, np.random.default_rng(2), standard=StandardHead.of(SPACING, maps))
     between = (head.depth > 12) & (head.depth < 18)
     assert np.median(head.white[between]) > 0.95
     shell = head.brain & (head.depth < 5)
@@ -194,7 +187,7 @@ def shells(affine, shape=(40, 48, 36)):
 
 @pytest.mark.parametrize("kind", [np.float32, np.uint8])
 def test_maps_in_files_are_shares_or_bytes_that_stand_for_them(kind, tmp_path):
-    affine = centered_grid((40, 48, 36), SPACING)
+    affine, _ = centered_grid((40, 48, 36), SPACING)
     affine[:3, 3] += [7.0, -11.0, 30.0]
     gray, white = shells(affine)
     scale = 255 if kind is np.uint8 else 1
@@ -212,7 +205,7 @@ def test_maps_in_files_are_shares_or_bytes_that_stand_for_them(kind, tmp_path):
 
 
 def test_maps_are_the_same_however_stored():
-    affine = centered_grid((40, 48, 36), SPACING)
+    affine, _ = centered_grid((40, 48, 36), SPACING)
     images = [nib.Nifti1Image(values, affine) for values in shells(affine)]
     images[0].dataobj[10, 20, 30] = 0.5
     turn = nib.orientations.ornt_transform(*(nib.orientations.axcodes2ornt(codes) for codes in ("RAS", "PIL")))
@@ -222,7 +215,7 @@ def test_maps_are_the_same_however_stored():
 
 
 def test_blocks_of_fine_voxels_are_averaged_in_place():
-    affine = centered_grid((40, 48, 36), SPACING)
+    affine, _ = centered_grid((40, 48, 36), SPACING)
     gray, white = shells(affine)
     maps = read_tissues(*(nib.Nifti1Image(values, affine) for values in (gray, white)))
     coarse = coarser_maps(maps, 8.0)
@@ -233,75 +226,3 @@ def test_blocks_of_fine_voxels_are_averaged_in_place():
     same = coarser_maps(maps, 4.0)
     np.testing.assert_array_equal(same.gray, maps.gray)
     np.testing.assert_array_equal(same.affine, maps.affine)
-
-
-VESSELS = {"radii": (0.55, 1.15), "contrasts": (0.2, 0.5)}
-
-
-@pytest.fixture(scope="module")
-def person():
-    return draw_head((52, 56, 50), (2.0, 2.0, 2.0), np.random.default_rng(0))
-
-
-def voxels_of(person, points):
-    """Find voxels of points in mm, and the points that lie on the grid."""
-    index = np.rint((points - person.affine[:3, 3]) / person.spacing).astype(int)
-    within = ((index >= 0) & (index < person.brain.shape)).all(axis=1)
-    return tuple(index[within].T), points[within]
-
-
-def test_vessels_are_thin_and_bright_around_their_points_near_the_surface_and_deep(person):
-    share, contrast, points = draw_vessels(person, np.random.default_rng(0), **VESSELS)
-    assert share.shape == contrast.shape == person.brain.shape
-    assert 0 <= share.min() <= share.max() <= 1
-    # Brightness from 0.7 times 0.2 to 0.5 of white matter's.
-    inside = share > 0.2
-    assert 0.001 < inside.mean() < 0.02
-    ratio = contrast[inside] / share[inside]
-    assert 0.13 < ratio.min() < ratio.max() <= 0.5 + 1e-5
-    index, places = voxels_of(person, points)
-    near = np.linalg.norm(person.places[index] - places, axis=1) < 0.4
-    assert near.any()
-    assert (share[index][near] > 0.45).all()
-    _, _, points = draw_vessels(person, np.random.default_rng(1), **VESSELS)
-    depth = person.depth[voxels_of(person, points)[0]]
-    assert np.median(depth) < 8
-    assert depth.max() > 12
-
-
-def test_sinuses_run_under_the_top_and_along_the_tentorium(person):
-    share = dural_sinuses(person, radius=1.6)
-    assert not share[~person.brain].any()
-    middle = np.abs(person.local[:, 28, 40, 0]).argmin()
-    for row in range(18, 36):
-        top = np.flatnonzero(person.brain[middle, row]).max()
-        assert share[middle - 2 : middle + 3, row, top - 2 : top + 1].max() > 0.5
-    # Most of the brain is far from any.
-    assert (share > 0.3).mean() < 0.03
-    back = (person.local[..., 1] < -0.5) & (np.abs(person.local[..., 0]) > 0.3) & (share > 0.5)
-    assert back.sum() > 10
-    heights = person.local[..., 2][back]
-    assert -0.5 < np.median(heights) < -0.1
-    wide = dural_sinuses(person, radius=3.0)
-    assert (wide >= share).all()
-
-
-def test_dura_comes_in_patches_on_the_surface_and_in_both_sheets(person):
-    share = dura_patches(person, np.random.default_rng(0))
-    surface = person.brain & (person.depth <= 2)
-    falx = (np.abs(person.local[..., 0]) < 0.015) & (person.local[..., 2] > 0.5) & (person.depth > 4)
-    for region in (surface, falx):
-        assert 0.05 < np.mean(share[region] > 0.1) < 0.8
-    tent = person.local[..., 2] + 0.16 + 0.36 * np.abs(person.local[..., 0])
-    tentorium = (np.abs(tent) < 0.015) & (person.local[..., 1] < -0.45) & (person.depth > 4)
-    assert share[tentorium].max() > 0.3
-    inner = person.brain & (person.depth > 4) & (np.abs(person.local[..., 0]) > 0.1) & (tent > 0.1)
-    assert not share[inner].any()
-    assert 0 <= share.min() <= share.max() <= 1
-
-
-def test_the_plexus_lies_in_the_back_of_the_ventricles(person):
-    share = choroid_plexus(person, np.random.default_rng(0))
-    back = (person.ventricles > 0.5) & (person.local[..., 1] < 0)
-    assert 0.05 < np.mean(share[back] > 0) < 0.7
-    assert not share[(person.ventricles == 0) | (person.local[..., 1] >= 0)].any()

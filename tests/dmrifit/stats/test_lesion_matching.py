@@ -10,7 +10,8 @@ import pytest
 from benchmarks.metastasis import _scorer_pairs
 from dmrifit import lesion_scores, lesion_table
 from dmrifit.io.components import drop_small, match_components
-from dmrifit.stats.lesion_matching import HEADLINES, lesion_counts, scores_from_counts
+from dmrifit.stats.lesion_matching import lesion_counts, scores_from_counts
+from metastasis.study.evaluation import HEADLINES
 
 SHAPE = (9, 8, 7)
 REACH = {6: 1, 18: 2, 26: 3}

@@ -1,12 +1,12 @@
 """Preparation of own scans: grid, brain, aligned prior scan, intensity, and what is refused."""
 
 import json
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from dmrifit.imaging.rigid_alignment import HeadAlignment
 from metastasis import prepare_scan, read_cases
 
 moved_heads = pytest.importorskip("moved_heads")
@@ -34,8 +34,9 @@ def aligned(visits, monkeypatch):
     folder, truth = visits
 
     def prepare(likeness):
-        alignment = SimpleNamespace(matrix=truth, likeness=likeness)
-        monkeypatch.setattr("metastasis.scans.preparation.align_heads", lambda *_: alignment)
+        correlation = np.full((20, 20, 20), likeness)
+        alignment = HeadAlignment(truth, {}, correlation > 0, correlation, correlation, np.eye(4))
+        monkeypatch.setattr("metastasis.scans.preparation.HeadAlignment.of", lambda *_: alignment)
         files = {"prior": folder / "earlier.nii.gz", "brain": folder / "mask.nii.gz"}
         return prepare_scan(folder / "now.nii.gz", **files, spacing=2.0, out=folder / "prepared", overwrite=True)
 
@@ -58,7 +59,7 @@ def test_a_prepared_folder_is_a_case_on_one_grid(visits, aligned):
 
 
 def test_a_prior_scan_that_shows_another_head_is_refused(aligned):
-    with pytest.raises(ValueError, match=r"does not look like the head of .* is 0.53, .*; check that person"):
+    with pytest.raises(ValueError, match=r"does not look like the head of .* 0.53, .*; check that person"):
         aligned(0.53)
 
 

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dmrifit.simulate.heads import draw_head
+from dmrifit.simulate.heads import Head
 from metastasis.simulate.enhancement import (
     Contrasts,
     Nodule,
@@ -30,7 +30,7 @@ GRID = SimpleNamespace(
 
 @pytest.fixture(scope="module")
 def head():
-    return draw_head((32, 36, 32), (2.5, 2.5, 2.5), np.random.default_rng(0))
+    return Head.draw((32, 36, 32), (2.5, 2.5, 2.5), np.random.default_rng(0))
 
 
 def ball(radius, center=(0.3, -0.4, 0.5), **parts):
@@ -170,7 +170,7 @@ def test_places_are_voxels_drawn_by_their_weight(head):
 
 
 def test_enhancement_is_of_vessels_sinuses_dura_and_plexus():
-    head = draw_head((52, 56, 50), (1.5, 1.5, 1.5), np.random.default_rng(0))
+    head = Head.draw((52, 56, 50), (1.5, 1.5, 1.5), np.random.default_rng(0))
     vessels = draw_enhancement(head, np.random.default_rng(0))
     assert not vessels.share[~head.brain].any()
     assert 0 <= vessels.contrast.min() <= vessels.contrast.max() <= 0.5 + 1e-5

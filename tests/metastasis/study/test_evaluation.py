@@ -8,11 +8,12 @@ import pytest
 from scipy.stats import binom
 
 from dmrifit.io.components import drop_small, label_components
-from dmrifit.stats.lesion_matching import HEADLINES, lesion_scores, lesion_table
+from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
 from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import merge_segmentations
 from metastasis.study.controls import CONTROLS
 from metastasis.study.evaluation import (
+    HEADLINES,
     SEGMENT_COUNTS,
     candidate_scores,
     evaluate_segmentations,

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
-from dmrifit.stats.agreement import icc
 from placement import Scene, Voxel, tumor_fraction
 from placement.simulate.gliomas import (
     TUMOR_VOLUMES,
@@ -14,6 +13,7 @@ from placement.simulate.gliomas import (
     place_boxes,
     simulate_gliomas,
 )
+from placement.study.agreement import icc
 
 
 @pytest.fixture(scope="module")

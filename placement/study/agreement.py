@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from dmrifit._utils.counts import counted
@@ -97,13 +97,6 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> ICCResult:
     return ICCResult(form, value, low, high, statistic, float(df1), float(df2), p, n)
 
 
-def finite_pairs(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Leave out pairs of which a value is NaN; infinite values stay."""
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    usable = ~(np.isnan(a) | np.isnan(b))
-    return a[usable], b[usable]
-
-
 def _icc2_interval(
     between: float, raters: float, error: float, value: float, n: int, k: int
 ) -> tuple[float, float]:
@@ -153,8 +146,9 @@ def bland_altman(a: ArrayLike, b: ArrayLike) -> LimitsOfAgreement:
     ----------
     Bland and Altman, Lancet 327:307–310, 1986; Stat Methods Med Res 8:135–160, 1999.
     """
-    a, b = finite_pairs(a, b)
-    n, difference = len(a), a - b
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    difference = (first - second)[~(np.isnan(first) | np.isnan(second))]
+    n = len(difference)
     if n < 2:
         bias = float(difference.mean()) if n else np.nan
         none, reason = (np.nan, np.nan), f"{counted(n, 'pair')}; two are needed"
