@@ -450,10 +450,10 @@ def read_result(table: Path, row: Mapping[str, str], column: str, case: Any) -> 
 
 def can_draw(what: str = "") -> bool:
     """Tell whether the packages for figures and pages are installed; say what is left out."""
-    found = all(map(find_spec, ("matplotlib", "jinja2")))
-    if what and not found:
+    is_installed = all(map(find_spec, ("matplotlib", "jinja2")))
+    if what and not is_installed:
         tell(f'no {what}: it needs more packages, pip install "dmrifit[report]"')
-    return found
+    return is_installed
 
 
 def case_pictures(

@@ -342,7 +342,7 @@ def check_field(
 
 
 def check_tissues(tissues: Sequence[Image] | None) -> TissueMaps | None:
-    """Read the pair of maps that a user gives."""
+    """Check and read the images of gray and white matter that a user gives, if any."""
     if tissues is None:
         return None
     if isinstance(tissues, str) or not isinstance(tissues, Sequence) or len(tissues) != 2:

@@ -280,13 +280,13 @@ def _changes(
     # The brightest voxel of the prior nearby: alignment is not perfect.
     local_maximum = prior_volumes["maximum"][component]
     smooth_change = prior_volumes["change"]
-    base, shell_change, deviation = 1.0, 0.0, _LEAST_DEVIATION
+    shell_level, shell_change, deviation = 1.0, 0.0, _LEAST_DEVIATION
     if shell.any():
-        base = float(np.median(prior[shell]))
-        # A change of the shell, too, is none of the component, but of the coil's field.
+        shell_level = float(np.median(prior[shell]))
+        # A change that the shell shares comes from the coil's field, not from the component.
         shell_change = float(np.median(smooth_change[shell]))
         deviation = max(deviation, float(smooth_change[shell].std()))
-    prior_contrast = float(np.quantile(local_maximum, 0.5)) - base
+    prior_contrast = float(np.quantile(local_maximum, 0.5)) - shell_level
     change = image[component] - local_maximum - shell_change
     aligned_change = float(smooth_change[component].mean()) - shell_change
     nearby = component | shell

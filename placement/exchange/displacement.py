@@ -38,10 +38,11 @@ def pulse_displacement(
     bandwidths: Sequence[float], tesla: float, carrier: float, metabolite: float
 ) -> dict[str, Any]:
     """
-    Give range and rate of `displacement` for water, a metabolite and lipid.
+    Compute the arguments `ppm_range` and `percent_per_ppm` of `displacement` for given pulses.
 
-    `bandwidths` of the pulses are in Hz, one for each side or one for all; `carrier` is the
-    chemical shift, in ppm, that the pulses are tuned to.
+    The range includes water, lipid and a metabolite. `bandwidths` of the pulses are in Hz, one for
+    each side or one for all; `carrier`, which the pulses are tuned to, and `metabolite` are
+    chemical shifts in ppm.
     """
     hertz = np.asarray(bandwidths, dtype=np.float64)
     if not (np.isfinite(hertz).all() and (hertz > 0).all() and len(hertz) in (1, 3)):
@@ -50,9 +51,9 @@ def pulse_displacement(
         )
     if not 0 < tesla < 25:
         raise ValueError(f"the field must be in tesla, such as 3, got {tesla:g}")
-    rate = 100 * _LARMOR * tesla / hertz
+    # An offset of one bandwidth displaces the box by its whole side.
+    percent = tuple(float(number) for number in 100 * _LARMOR * tesla / hertz)
     offsets = np.array([WATER_PPM, metabolite, LIPID_PPM]) - carrier
-    percent = tuple(float(number) for number in rate)
     return {
         "ppm_range": (float(offsets.min()), float(offsets.max())),
         "percent_per_ppm": percent if len(percent) == 3 else percent[0],

@@ -325,12 +325,16 @@ class Search:
         )
 
     def usable_sums(self) -> NDArray[np.float32]:
-        """Sum the tumor along blocks of rows, less excluded regions and their margins."""
+        """
+        Give running sums of the tumor along rows, averaged over blocks of rows as in `Rows`.
+
+        Voxels of excluded regions and their margins count −`LOSS`.
+        """
         scene = self.scene
-        averaged = self.grids[COARSE].prefix
+        tumor_sums = self.grids[COARSE].prefix
         excluded = self.excluded_voxels()
         if not excluded.any():
-            return averaged
+            return tumor_sums
         rows = Rows.of(scene.occupancy - np.float32(LOSS) * excluded, scene.affine, scene.origin)
         return rows.averaged(*self.block[:2])
 
@@ -765,9 +769,9 @@ class Search:
         names = []
         for name, margin in self.scene.margins.items():
             grown = Voxel(voxel.center, voxel.size + 2 * margin, voxel.angles)
-            # What a box leaves out is 1 less a sum in single precision.
-            touch = TOUCH_INVERTED if name in self.scene.inverted else TOUCH
-            if self.scene.excluded_fraction(name, grown) > self.scene.tolerances[name] + touch:
+            # The fraction of an inverted region is 1 less that of its complement: not as exact.
+            rounding = TOUCH_INVERTED if name in self.scene.inverted else TOUCH
+            if self.scene.excluded_fraction(name, grown) > self.scene.tolerances[name] + rounding:
                 names.append(name)
         return names
 
