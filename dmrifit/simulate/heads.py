@@ -189,7 +189,7 @@ def draw_head(
     shift: NDArray[np.float64] | float = 0.0,
 ) -> Head:
     """
-    Draw a brain that fills the field of view, up to adult size.
+    Simulate a brain that fills the field of view, up to adult size.
 
     Without a standard head, the brain has folds of its own, of adult size in mm; with one, it is
     that head's brain, warped. `growth` moves the walls of the ventricles outward, in mm of an
@@ -202,17 +202,18 @@ def draw_head(
     available = np.maximum(0.5 * np.asarray(shape) * steps - _RIM, steps)
     # A flat field of view must not give a flat brain: no axis may outgrow the smallest by far.
     stretched = adult * (available / adult).min() * _STRETCH
-    half = np.minimum(np.minimum(adult, available), stretched)
-    size = float(np.mean(half / adult))
+    half_axes = np.minimum(np.minimum(adult, available), stretched)
+    # Relative to an adult's brain.
+    size = float(np.mean(half_axes / adult))
     places = voxel_centers(shape, affine)
-    local = ((places - np.asarray(shift)) / (half * scale)).astype(np.float32)
+    local = ((places - np.asarray(shift)) / (half_axes * scale)).astype(np.float32)
     # A slow warp varies the shape of heads, a quicker one the course of folds.
     for smoothing, strength in _WARPS:
         for axis in range(3):
             displacement = slow_field(shape, smoothing * size / steps, warp_stream)
-            local[..., axis] += np.float32(strength * size / half[axis]) * displacement
+            local[..., axis] += np.float32(strength * size / half_axes[axis]) * displacement
     if standard is None:
-        matter = form_matter(local, half, steps, fold_stream)
+        matter = form_matter(local, half_axes, steps, fold_stream)
         to_ventricles = matter.to_ventricles
     else:
         indices = standard.indices(local)
@@ -235,7 +236,7 @@ def draw_head(
     fluid = np.clip(brain - white - gray - deep, 0, 1).astype(np.float32)
     return Head(
         *(white, gray, deep, fluid, ventricles, brain, depth_of(brain, steps)),
-        *(places.astype(np.float32), local, affine, steps, half, size),
+        *(places.astype(np.float32), local, affine, steps, half_axes, size),
     )
 
 

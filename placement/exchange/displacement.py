@@ -115,7 +115,8 @@ def displaced_share(voxel: Voxel, scene: Scene, **shift: Any) -> float:
 
     `shift` holds the options of `displacement`.
     """
-    # Gradients have either sign: shifted by less than a side, the boxes fill a larger one.
+    # Gradients have either sign: boxes are displaced both ways along each side. Displaced by less
+    # than the side, they fill a box that is longer by twice the shift.
     union = Voxel(voxel.center, voxel.size + 2 * _side_shifts(voxel, **shift), voxel.angles)
     share = scene.excluded_fraction(OUTSIDE_BRAIN, union)
     return share if share > _SMALLEST_SHARE else 0.0

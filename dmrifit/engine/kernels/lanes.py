@@ -117,29 +117,35 @@ def _loop(
     t: ir.Value,
     o: ir.Value,
 ) -> None:
-    """Emit the loop over groups of lanes as wide as the processor's vectors."""
-    before, loop = builder.block, builder.append_basic_block("lanes")
-    after = builder.append_basic_block("lanes_end")
-    builder.branch(loop)
-    builder.position_at_end(loop)
+    """
+    Emit the loop over groups of lanes as wide as the processor's vectors.
+
+    The arrays are those of `block`.
+    """
+    entry_block, loop_block = builder.block, builder.append_basic_block("lanes")
+    exit_block = builder.append_basic_block("lanes_end")
+    builder.branch(loop_block)
+    builder.position_at_end(loop_block)
     lane = builder.phi(_LONG)
-    lane.add_incoming(_LONG(0), before)
+    lane.add_incoming(_LONG(0), entry_block)
     code = _Code(builder, lane)
 
+    # Offsets are loaded once, before the loop.
     def offset(row: int) -> ir.Value:
-        with builder.goto_block(before):
+        with builder.goto_block(entry_block):
             return builder.load(builder.gep(o, [_LONG(row)]))
 
     work: Any = _Rows(code, w)
     if layout is not None:
         work = Fields(layout, work)
-    first = offset(0)
+    signal_offset = offset(0)
+    signals, weights = _Rows(code, y, signal_offset), _Rows(code, v, signal_offset)
     tables = _Items(lambda row: _Rows(code, t, offset(row)))
-    write(work, _Items(code.common(s)), _Rows(code, y, first), _Rows(code, v, first), tables)
-    following = builder.add(lane, _LONG(code.width))
-    lane.add_incoming(following, builder.block)
-    builder.cbranch(builder.icmp_signed("<", following, _LONG(LANES)), loop, after)
-    builder.position_at_end(after)
+    write(work, _Items(code.common(s)), signals, weights, tables)
+    next_lane = builder.add(lane, _LONG(code.width))
+    lane.add_incoming(next_lane, builder.block)
+    builder.cbranch(builder.icmp_signed("<", next_lane, _LONG(LANES)), loop_block, exit_block)
+    builder.position_at_end(exit_block)
 
 
 class _Code:
@@ -167,14 +173,15 @@ class _Code:
     def common(self, array: ir.Value) -> Callable[[int], Number]:
         """Give access to numbers of an array, repeated in every lane."""
 
-        def repeated(i: int) -> Number:
+        def broadcast(i: int) -> Number:
             build = self.builder
             number = build.load(build.gep(array, [_LONG(i)]))
-            single = build.insert_element(ir.Constant(self.vector, ir.Undefined), number, _INT(0))
+            # The number goes to lane 0, and the shuffle takes lane 0 for every lane.
+            first = build.insert_element(ir.Constant(self.vector, ir.Undefined), number, _INT(0))
             zeros = ir.Constant(ir.VectorType(_INT, self.width), [0] * self.width)
-            return Number(self, build.shuffle_vector(single, single, zeros))
+            return Number(self, build.shuffle_vector(first, first, zeros))
 
-        return repeated
+        return broadcast
 
 
 class _Items:
