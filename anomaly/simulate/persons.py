@@ -430,6 +430,7 @@ def draw_brain(
         shift=shift,
     )
     indices = standard.head.indices(head.local[head.brain])
+    # Interpolated directions are shorter than 1.
     crossing, order, *vectors = (sample_map(values, indices) for values in standard.fibers)
     fibers = np.moveaxis(np.reshape(vectors, (2, 3, -1)), 1, 2)
     fibers = fibers / np.maximum(np.linalg.norm(fibers, axis=-1, keepdims=True), np.float32(1e-6))
