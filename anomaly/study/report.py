@@ -172,7 +172,7 @@ class _Comparison:
         return self.scans_of(method).groupby("patient")["dice_opened"].mean()
 
     def by_rule(self, table: pd.DataFrame, name: str) -> Iterator[Any]:
-        """Show the rows at the rule that figures show, or all if there are none; fold all rules."""
+        """Show the rows at the rule of the figures, all where there are none; fold all rules."""
         if not len(table):
             return
         columns = _TEXTS[name]["columns"]
