@@ -338,19 +338,22 @@ def template_of(stacks: NDArray) -> NDArray[np.float32]:
 
     It holds healthy mean and standard deviation of mean signal and spread, smallest and largest
     mean signal of the 3³ voxels around, and the share of scans whose brain contains the voxel.
+
+    Shapes: `stacks` (n_scans, 3, x, y, z) of mean signal, spread and share of brain.
     """
-    weight = stacks[:, 2].sum(axis=0)
-    inside = stacks[:, 2] > INSIDE_SHARE
+    brain_share = stacks[:, 2]
+    weight = brain_share.sum(axis=0)
+    inside = brain_share > INSIDE_SHARE
     nearest = nearest_inside(weight > _LEAST_COVERAGE * len(stacks))
     moments = []
     for k in (0, 1):
-        center = stacks[:, k].sum(axis=0) / np.maximum(weight, 0.5)
+        mean = stacks[:, k].sum(axis=0) / np.maximum(weight, 0.5)
         # Resampling mixed signals with the 0 outside the brain; the share of brain undoes that.
-        signals = stacks[:, k] / np.maximum(stacks[:, 2], INSIDE_SHARE)
-        squares = (np.where(inside, signals - center, 0) ** 2).sum(axis=0)
+        signals = stacks[:, k] / np.maximum(brain_share, INSIDE_SHARE)
+        squares = (np.where(inside, signals - mean, 0) ** 2).sum(axis=0)
         freedom = np.maximum(inside.sum(axis=0) - 1, 0)
         sd = np.sqrt(shrunk_variance(squares, freedom, _PRIOR_SCANS))
-        moments += [center[nearest], sd[nearest]]
+        moments += [mean[nearest], sd[nearest]]
     low, high = ndimage.minimum_filter(moments[0], 3), ndimage.maximum_filter(moments[0], 3)
     return np.stack([*moments, low, high, weight / len(stacks)]).astype(np.float32)
 

@@ -563,6 +563,7 @@ class AnomalyDetector(BaseEstimator):
         self.threshold_ = decoded_rule(fitted["threshold"])
         if (ARRAYS in files) != bool(self._array_names):
             raise RefusedError(f"it holds the files {sorted(files)}: it is of another version")
+        # Older files lack some arrays, which take these values.
         arrays = dict(self._later_arrays)
         if self._array_names:
             arrays |= load(files[ARRAYS])
@@ -605,7 +606,11 @@ def image_scaled(map: NDArray[np.floating], mask: NDArray[np.bool_]) -> NDArray[
 
 
 def _folds(subjects: NDArray[Any], calibration: str | float | int) -> list[NDArray[np.int64]]:
-    """List the scans of each fold, subjects dealt in turn; a share makes a single fold."""
+    """
+    List the scans that each fold holds out.
+
+    A number of folds deals the subjects in turn; a share of the subjects makes a single fold.
+    """
     n_subjects = int(subjects.max()) + 1
     if calibration == "auto":
         calibration = _N_FOLDS if n_subjects < _ENOUGH_SUBJECTS else _SHARE

@@ -222,6 +222,7 @@ class VoxelwiseGaussian(AnomalyDetector):
     # -------------------------------------------------------------------------------------
 
     def _fit_scans(self, scans: Scans) -> None:
+        """Fit each feature of each voxel by covariates; pool correlations of the features."""
         # A column also for levels that only the held-out fold has.
         design = Design.learn(*scans.of_all)
         columns = design.matrix(scans.covariates, len(scans))

@@ -460,12 +460,12 @@ class HealthyRateThreshold(_HealthyThreshold):
     rate: Annotated[float, Within(below=1)] = 0.01
 
     def _limits_of(self, scans: list[ScoredScan], draws: Draws) -> NDArray[np.float64]:
-        # All draws share one ranking of their scores.
+        # One ranking of all scores serves all draws, which only change the weights of scans.
         ranked, weights, scan_numbers = _ranked([scan.scores for scan in scans])
         limits = []
         for draw in draws:
-            copies = np.bincount(draw, minlength=len(scans)) * len(scans) / len(draw)
-            limit, _ = _limits_at(ranked, weights * copies[scan_numbers], self.rate)
+            scan_weights = np.bincount(draw, minlength=len(scans)) * len(scans) / len(draw)
+            limit, _ = _limits_at(ranked, weights * scan_weights[scan_numbers], self.rate)
             limits.append(limit)
         return np.array(limits, dtype=np.float64)
 

@@ -170,14 +170,14 @@ def resampling_matrix(
 
 
 def loss_by_resampling(matrix: NDArray[np.float64]) -> str:
-    """Describe in a sentence what is lost by a matrix (n, m) between directions."""
+    """Describe in a sentence what resampling with a matrix (n, m) loses."""
     n_measured, n_wanted = matrix.shape
-    # Of independent noise of one size in all measurements.
-    noise = float(np.sqrt((matrix**2).sum(axis=0).mean()))
+    # Factor on the SD of noise that is independent and equal in all measurements.
+    noise_factor = float(np.sqrt((matrix**2).sum(axis=0).mean()))
     return (
         f"signals along {n_wanted} directions are estimated from {n_measured} other ones: what "
         f"varies over directions faster than harmonics of order {harmonic_order(n_measured)} is "
-        f"lost, and noise is {100 * noise:.0f} % of that measured, which scores can show"
+        f"lost, and noise is {100 * noise_factor:.0f} % of that measured, which scores can show"
     )
 
 

@@ -438,11 +438,14 @@ class SeriesDetector(BaseEstimator):
         figures = scan_figures(scores, case.scored, marked, opened, case.affine, case.signal)
         is_usual = threshold is None and opening == self.opening_
         if detector.threshold_ is not None and not is_usual:
-            # Healthy scans were summarized by the model's own threshold and opening.
-            usual = _marked(detector.threshold_, scores, case)
-            reopened = open_map(usual, self.opening_)
-            whole = scan_figures(scores, case.scored, usual, reopened, case.affine, case.signal)
-            figures = replace(figures, bulk=whole.bulk, noise=whole.noise)
+            # The comparison with healthy scans, by bulk and noise, keeps the model's own threshold
+            # and opening.
+            usual_mask = _marked(detector.threshold_, scores, case)
+            usual_opened = open_map(usual_mask, self.opening_)
+            usual_figures = scan_figures(
+                scores, case.scored, usual_mask, usual_opened, case.affine, case.signal
+            )
+            figures = replace(figures, bulk=usual_figures.bulk, noise=usual_figures.noise)
         division = getattr(detector, "largest_division_", 1.0)
         healthy = self.healthy_
         # Why the guarantee of the threshold, if it has one, does not hold.

@@ -230,7 +230,8 @@ def followup_summary(overlaps: pd.DataFrame) -> pd.DataFrame:
     if not len(overlaps):
         return pd.DataFrame(columns=[*keys, "n_patients", "n_mismatch", "n_colocated"])
     fields = pd.DataFrame([vars(overlap) for overlap in overlaps["overlap"]], overlaps.index)
-    # Where nothing grew, there is no growth to share; without a mismatch, nothing is expected.
+    # Without growth, its flagged share and the expected one are undefined; without a mismatch, no
+    # colocated one is expected by chance.
     fields["share_expected"] = fields["share_expected"].where(fields["grown"])
     fields["chance"] = fields["chance"].where(fields["mismatch"], 0)
     table = pd.concat([overlaps[[*keys, "fold"]], fields], axis=1)

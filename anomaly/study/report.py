@@ -172,7 +172,7 @@ class _Comparison:
         return self.scans_of(method).groupby("patient")["dice_opened"].mean()
 
     def by_rule(self, table: pd.DataFrame, name: str) -> Iterator[Any]:
-        """Show the rows of one rule and of masks, and on request those of all."""
+        """Show the rows at the rule of the figures, all where there are none; fold all rules."""
         if not len(table):
             return
         columns = _TEXTS[name]["columns"]
@@ -321,6 +321,7 @@ def _strata(comparison: _Comparison) -> Iterator[Any]:
 
 
 def _panels(comparison: _Comparison, figures: int) -> Iterator[Any]:
+    """Show maps and masks of the worst scans and of a healthy one; other methods are folded."""
     cases, healthy, thresholds = comparison.cases, comparison.healthy, comparison.thresholds
     methods = [n for n in comparison.maps if n in thresholds or n not in comparison.graded]
     order = list(dict.fromkeys(comparison.scans_of(comparison.shown)["case"]))[:figures]
@@ -358,12 +359,14 @@ def _panels(comparison: _Comparison, figures: int) -> Iterator[Any]:
                     points.append((text, [lesion[axis] for axis in "xyz"]))
             instead = page.Note("The pictures below show the same scan.")
             yield scan_planes(case, maps, thresholds, points, instead)
+        main_map = {main: maps.pop(main)}
         shown, *folded = [
             page.Picture(
-                plotting.plot_panels(case, part, thresholds, limits, opening=_OPENING),
+                plotting.plot_panels(case, group, thresholds, limits, opening=_OPENING),
                 f"{title}: mean signal, maps and masks",
             )
-            for part in filter(None, ({main: maps.pop(main)}, maps))
+            for group in (main_map, maps)
+            if group
         ]
         yield shown
         yield page.Fold(f"{case.name} by the other methods", *folded)

@@ -53,16 +53,20 @@ class _Decision:
 def score_method(
     bench: Bench, entry: Entry, rules: Mapping[str, ThresholdRule]
 ) -> dict[str, pd.DataFrame]:
-    """Score the maps of a method under each rule."""
+    """
+    Score the maps of a method under each rule; returns one table for each kind of row.
+
+    Kinds are those of `_ROW_KINDS`, and "lesions" and "curves".
+    """
     keys = {"fold": entry.fold, "method": entry.method, "control": entry.control}
-    # Measures of the scores do not depend on the rule.
-    graded, aucs = [], []
+    # These scores of a scan do not depend on the rule.
+    threshold_free, stratum_aucs = [], []
     for i, values in enumerate(entry.maps):
         lesion, mask = bench.lesions[i], bench.scored[i]
         truth, precision = lesion[mask], np.nan
         if truth.any():
             precision = float(average_precision_score(truth, values[mask].astype(float)))
-        graded.append(
+        threshold_free.append(
             {
                 "n_scored": truth.size,
                 "n_lesion": int(np.count_nonzero(lesion)),
@@ -70,7 +74,8 @@ def score_method(
                 "average_precision": precision,
             }
         )
-        aucs.append({name: _auc(values, lesion, part) for name, part in bench.strata[i].items()})
+        strata = bench.strata[i].items()
+        stratum_aucs.append({name: _auc(values, lesion, stratum) for name, stratum in strata})
     rows: dict[str, list[Any]] = {key: [] for key in _ROW_KINDS}
     lesion_tables = []
     for decision in _decisions(bench, entry, rules):
@@ -82,12 +87,13 @@ def score_method(
             # Opened first: a cube may reach beyond the scored voxels.
             opened = open_map(marked, bench.opening) & bench.scored[i]
             raw = marked & bench.scored[i]
-            scan = {**rule_keys, **_case_columns(bench, i), **graded[i]}
+            scan = {**rule_keys, **_case_columns(bench, i), **threshold_free[i]}
             scan["threshold"] = np.nan if decision.limits is None else decision.limits[i]
             rows["scans"].append(scan | _overlaps(raw, opened, lesion))
             patient_keys = {**rule_keys, "patient": case.patient}
             for name, stratum in bench.strata[i].items():
-                row = {**patient_keys, "stratum": name, "healthy": False, "auc": aucs[i][name]}
+                row = {**patient_keys, "stratum": name, "healthy": False}
+                row["auc"] = stratum_aucs[i][name]
                 overlaps = _overlaps(raw & stratum, opened & stratum, lesion & stratum)
                 rows["strata"].append(row | {key: overlaps[key] for key in _IN_STRATA})
             # Masks that used the truth say nothing about lesions found or followed up.

@@ -15,18 +15,18 @@ _TORCH = threading.RLock()
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
     """
-    Let torch compute with one thread, because bits may change with their number.
+    Let torch compute with one thread, because results differ in their last bits with the number.
 
-    Networks that train in several threads of Python wait for each other, because number of threads
-    and generator of torch belong to the process.
+    Networks that train in several threads of Python take turns, because torch has one number of
+    threads and one random generator for the whole process.
     """
     with _TORCH:
-        before = torch.get_num_threads()
+        n_threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             yield
         finally:
-            torch.set_num_threads(before)
+            torch.set_num_threads(n_threads)
 
 
 @contextmanager

@@ -485,7 +485,7 @@ class ResultTable:
 
 def can_draw(what: str = "") -> bool:
     """Tell whether the packages for figures and pages are installed; say what is left out."""
-    found = all(map(find_spec, ("matplotlib", "jinja2")))
-    if what and not found:
+    is_installed = all(map(find_spec, ("matplotlib", "jinja2")))
+    if what and not is_installed:
         tell(f'no {what}: it needs more packages, pip install "dmrifit[report]"')
-    return found
+    return is_installed

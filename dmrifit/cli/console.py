@@ -406,10 +406,11 @@ def _flag(name: str) -> str:
 def _declare(parameter: inspect.Parameter, line: tuple[str, ...]) -> inspect.Parameter:
     """Give a parameter the type, flags, range and help that typer shows."""
     other_flag, metavar, low, high, sentence = line
-    known: dict[str, Any] = {"help": sentence, "metavar": metavar or None}
-    known |= {key: ast.literal_eval(end) for key, end in (("min", low), ("max", high)) if end}
+    settings: dict[str, Any] = {"help": sentence, "metavar": metavar or None}
+    settings |= {key: ast.literal_eval(end) for key, end in (("min", low), ("max", high)) if end}
     annotation, default = parameter.annotation, parameter.default
     kind = _kind(annotation)
+    # On the command line a tuple is one text with commas, and a mapping is a repeated KEY=VALUE.
     if get_origin(kind) is tuple:
         annotation = str | None if default is None else str
         if isinstance(default, tuple):
@@ -419,12 +420,12 @@ def _declare(parameter: inspect.Parameter, line: tuple[str, ...]) -> inspect.Par
     elif get_origin(kind) is dict:
         annotation = list[str] | None if default is None else list[str]
     if parameter.kind is parameter.POSITIONAL_ONLY:
-        option = typer.Argument(**known)
+        option = typer.Argument(**settings)
     else:
         flags = [_flag(parameter.name), other_flag] if other_flag else []
         if default is False or parameter.name.endswith("_"):
             flags = [_flag(parameter.name)]
-        option = typer.Option(*flags, **known)
+        option = typer.Option(*flags, **settings)
     return parameter.replace(annotation=Annotated[annotation, option], default=default)
 
 

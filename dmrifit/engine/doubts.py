@@ -33,7 +33,7 @@ _MOST = 0.5
 
 _SENTENCES = read_table("sentences")["scan"]
 
-_NO_SHARE = 1e-4  # of the high end of an interval: a low end up to that is written as 0
+_NEGLIGIBLE = 1e-4  # of the high end of an interval: a low end up to that is written as 0
 _FEWEST_KEPT = 10_000  # voxels whose intervals are kept for a median, where there are as many
 
 
@@ -246,10 +246,10 @@ class DoubtTally:
         self, is_tissue: Callable[[NDArray], NDArray[np.bool_]] | None = None
     ) -> dict[str, str]:
         """
-        Read the 95 % interval of each free parameter in the typical voxel: medians of the ends.
+        Write the 95 % interval of each free parameter in the typical voxel: medians of the ends.
 
-        Where it is not determined in most voxels, the range that was searched stands instead;
-        where none of it was found, and that is well measured, the median of the high ends. Voxels
+        If most voxels do not determine the parameter, the searched range is written instead; if it
+        is a well-measured zero in most of them, the median of the high ends as a limit. Voxels
         whose signals at the lowest b-value are not tissue are left out.
         """
         readings: dict[str, str] = {}
@@ -257,16 +257,16 @@ class DoubtTally:
             return readings
         ends, flags = self._ends.rows(), self._flags.rows()
         if is_tissue is not None:
-            kept = is_tissue(self._signals.rows())
-            if kept.any():
-                ends, flags = ends[kept], flags[kept]
+            in_tissue = is_tissue(self._signals.rows())
+            if in_tissue.any():
+                ends, flags = ends[in_tissue], flags[in_tissue]
         is_none, is_undetermined, at_bound = flags.swapaxes(0, 1)
         for j in np.flatnonzero(self.free):
             parameter = self.model.parameters[j]
             unit = f" {parameter.unit}" if parameter.unit and not parameter.is_amplitude else ""
             low_end, high_end = np.median(ends[:, j], axis=0)
-            # The curve through the ends of a share misses 0 by what rounding leaves.
-            low_end = low_end if abs(low_end) > _NO_SHARE * high_end else 0.0
+            # The low end of a fraction may miss 0 by rounding errors.
+            low_end = low_end if abs(low_end) > _NEGLIGIBLE * high_end else 0.0
             low, high = f"{rounded(low_end, 3)}", f"{rounded(high_end, 3)}"
             if is_undetermined[:, j].mean() >= _MOST:
                 text = f"not determined ({self._searched(int(j))} searched)"

@@ -65,6 +65,7 @@ class ShownMaps:
         self.maps, self.affine, self.sidecar = maps, affine, sidecar
         self.entries: Mapping[str, Any] = sidecar.get("Parameters", {})
         doubts: Any = [None] * len(self.entries)
+        # Bit k of the map "doubt" is set where parameter k is in doubt.
         if "doubt" in maps:
             doubts = np.moveaxis(unpack_bits(maps["doubt"], len(self.entries)), -1, 0)
         self.panels = [

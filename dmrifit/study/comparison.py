@@ -543,9 +543,10 @@ def _run(
     n_failures = 0
     with step_bar(len(waiting), "model", "compare") as count:
         while waiting:
-            lent = _lend([cells[i] for i in waiting], bank)
+            futures = _send_arrays([cells[i] for i in waiting], bank)
             tasks = [
-                train(algorithms, i, cells[i], *_material(cells[i], bank, lent)) for i in waiting
+                train(algorithms, i, cells[i], *_material(cells[i], bank, futures))
+                for i in waiting
             ]
             parallel = Parallel(n_jobs, return_as="generator_unordered", max_nbytes=_SHARED_BYTES)
             try:
@@ -569,16 +570,16 @@ def _run(
     return [results[i] for i in range(len(cells))], n_reused
 
 
-def _lend(cells: Sequence[Cell], bank: Bank) -> dict[int, Any]:
-    """Send arrays to a cluster of dask, where joblib uses one; return futures by `id` of array."""
+def _send_arrays(cells: Sequence[Cell], bank: Bank) -> dict[int, Any]:
+    """Send arrays to dask's workers, where joblib uses them; return futures by `id` of array."""
     # joblib would send them too. But it loses the error when a worker dies while it is sent one,
     # or when an estimator cannot be sent, and then waits forever for the trainings that need it.
     from joblib.parallel import get_active_backend
 
-    lent: dict[int, Any] = {}
+    futures: dict[int, Any] = {}
     backend = get_active_backend()[0]
     if getattr(backend, "client", None) is None:
-        return lent
+        return futures
     # It comes with dask.
     import cloudpickle
 
@@ -598,22 +599,22 @@ def _lend(cells: Sequence[Cell], bank: Bank) -> dict[int, Any]:
     for key, array in arrays.items():
         for attempt in range(_SENDINGS):
             try:
-                lent[key] = backend.client.scatter(array, hash=False)
+                futures[key] = backend.client.scatter(array, hash=False)
                 break
             except OSError as error:
-                # Without any worker, dask has waited long enough for one.
+                # Where no worker came, dask has waited long enough for one.
                 if isinstance(error, TimeoutError) or attempt == _SENDINGS - 1:
                     raise
-                # Until the scheduler knows that the worker is gone.
+                # The scheduler takes a moment to notice that the worker is gone.
                 time.sleep(1)
-    return lent
+    return futures
 
 
-def _material(cell: Cell, bank: Bank, lent: Mapping[int, Any]) -> tuple[Any, ...]:
+def _material(cell: Cell, bank: Bank, futures: Mapping[int, Any]) -> tuple[Any, ...]:
     """Collect what `run_trial` takes beside the cell, and no more: workers get copies."""
     stack = bank.material(cell.entrant, cell.view, cell.repeat)
     # A cluster is sent these once.
-    arrays = [lent.get(id(array), array) for array in stack.arrays]
+    arrays = [futures.get(id(array), array) for array in stack.arrays]
     rows = [stack.rows[patient] for patient in cell.train]
     n_dropped = None
     if stack.n_dropped:

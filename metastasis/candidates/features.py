@@ -187,24 +187,27 @@ class _Measure:
         self.probability = probability
         self.scan = scan
         steps = scan.steps
+        # Padded, because the brain also ends at the edge of the volume.
         self.depth = ndimage.distance_transform_edt(np.pad(scan.brain, 1), sampling=steps)
         self.depth = self.depth[1:-1, 1:-1, 1:-1].astype(np.float32)
+        # The middle of the brain from left to right.
         planes = np.flatnonzero(scan.brain.any(axis=(1, 2)))
         self.middle = float(planes.mean()) if len(planes) else 0.0
+        # Voxels around a component that contain its shell.
         self.reach = np.ceil((_SHELL[1] + steps) / steps).astype(int) + 2
-        # What is compared with the prior: maxima are those nearby.
-        self.before: dict[str, NDArray[np.float32]] = {}
+        # Maxima over a neighborhood, because the prior is not aligned perfectly.
+        self.prior_volumes: dict[str, NDArray[np.float32]] = {}
         if scan.prior is not None:
-            size = tuple(2 * int(n) + 1 for n in np.round(_PRIOR_REACH / steps))
-            self.before = {
+            nearby = tuple(2 * int(n) + 1 for n in np.round(_PRIOR_REACH / steps))
+            self.prior_volumes = {
                 "prior": scan.prior,
-                "maximum": ndimage.maximum_filter(scan.prior, size),
+                "maximum": ndimage.maximum_filter(scan.prior, nearby),
                 "change": ndimage.gaussian_filter(scan.image - scan.prior, _CHANGE_MM / steps),
-                "faded": scan.prior - ndimage.maximum_filter(scan.image, size),
+                "faded": scan.prior - ndimage.maximum_filter(scan.image, nearby),
             }
             if scan.prior_probability is not None:
-                highest = ndimage.maximum_filter(scan.prior_probability, size)
-                self.before["probability"] = highest
+                probability = ndimage.maximum_filter(scan.prior_probability, nearby)
+                self.prior_volumes["probability"] = probability
 
     def features(
         self, components: NDArray[Any], index: int, window: tuple[slice, ...], level: float
@@ -255,9 +258,9 @@ class _Measure:
             abs(center - self.middle) * steps[0],
         ]
         changes = [np.nan] * len(PRIOR_FEATURES)
-        if self.before:
+        if self.prior_volumes:
             changes = _changes(
-                {name: volume[wide] for name, volume in self.before.items()},
+                {name: volume[wide] for name, volume in self.prior_volumes.items()},
                 image,
                 own,
                 around & brain,
@@ -280,13 +283,13 @@ def _changes(
     # The brightest voxel of the prior nearby: alignment is not perfect.
     local_maximum = prior_volumes["maximum"][component]
     smooth_change = prior_volumes["change"]
-    base, shell_change, deviation = 1.0, 0.0, _LEAST_DEVIATION
+    shell_level, shell_change, deviation = 1.0, 0.0, _LEAST_DEVIATION
     if shell.any():
-        base = float(np.median(prior[shell]))
-        # A change of the shell, too, is none of the component, but of the coil's field.
+        shell_level = float(np.median(prior[shell]))
+        # A change that the shell shares comes from the coil's field, not from the component.
         shell_change = float(np.median(smooth_change[shell]))
         deviation = max(deviation, float(smooth_change[shell].std()))
-    prior_contrast = float(np.quantile(local_maximum, 0.5)) - base
+    prior_contrast = float(np.quantile(local_maximum, 0.5)) - shell_level
     change = image[component] - local_maximum - shell_change
     aligned_change = float(smooth_change[component].mean()) - shell_change
     nearby = component | shell

@@ -297,9 +297,10 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         self, cases: list[network_inputs.Scan], labels: Sequence[Any], groups: Sequence[Any] | None
     ) -> Iterator[tuple[int, Any]]:
         """
-        Yield numbers of cases, each with a segmenter that has not seen it; set `segmenter_`.
+        Yield numbers of cases, each with a segmenter that was not trained on it; set `segmenter_`.
 
-        A fitted one is taken to have seen none. `segmenter_` is set after the last case otherwise.
+        A segmenter that is fitted already is used as it is for all cases. Otherwise, segmenters
+        are trained by cross-validation, and `segmenter_` is trained on all cases at the end.
         """
         segmenter = self.segmenter
         if segmenter is None:
@@ -311,12 +312,13 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
             return
         names = range(len(cases)) if groups is None else groups
         numbers = np.arange(len(cases))
-        for seen, unseen in GroupKFold(self.n_folds).split(numbers, groups=list(names)):
-            segmenters = self._trained(segmenter, cases, labels, seen, groups)
-            # An earlier network has more large false positives to learn from.
-            for number in unseen:
-                for one in segmenters:
-                    yield int(number), one
+        for training, held_out in GroupKFold(self.n_folds).split(numbers, groups=list(names)):
+            segmenters = self._trained(segmenter, cases, labels, training, groups)
+            # Networks of earlier trainings, too: they have more large false positives, from which
+            # the classifier learns.
+            for number in held_out:
+                for trained_segmenter in segmenters:
+                    yield int(number), trained_segmenter
         self.segmenter_ = self._trained(segmenter, cases, labels, numbers, groups)[-1]
 
     def _trained(

@@ -396,6 +396,7 @@ def _block(n_in: int, n_out: int) -> list[nn.Module]:
     """Make a convolution with its normalization and rectifier."""
     convolution = nn.Conv3d(n_in, n_out, 3, padding=1, bias=False)
     _initialize([convolution])
-    # Steps have two segments: averages over ten of them would shift all logits by chance.
+    # A training step sees two segments. Averages over ten steps, as by default, would vary by
+    # chance and shift all logits.
     normalization = nn.BatchNorm3d(n_out, momentum=_MOMENTUM)
     return [convolution, normalization, nn.LeakyReLU(SLOPE, inplace=True)]

@@ -99,12 +99,12 @@ def operating_point(
     Parameters
     ----------
     labels : sequence of array_like of shape (x, y, z)
-        1 in lesions and 0 elsewhere, of validation cases: neither of patients who were learned
-        from nor of those to be predicted.
+        1 in lesions and 0 elsewhere, of validation cases: of patients who are neither in the
+        training data nor to be predicted.
     probabilities : sequence of array_like of shape (x, y, z)
         Predicted, 0 to 1.
     false_positives : float
-        How many per scan are allowed.
+        Allowed number per scan.
     thresholds : array_like of shape (n,), optional
         Those to choose from; by default 57, evenly spaced in logits from −7 to 7 (.0009 to .9991).
     min_voxels : int, default=1
@@ -113,9 +113,9 @@ def operating_point(
     Returns
     -------
     OperatingPoint
-        The lowest threshold from which on all higher ones, too, have no more false positives.
-        Components that are flagged count among them: at low thresholds all grows together to a
-        few.
+        The lowest threshold that, like all higher ones, has no more false positives than allowed.
+        Flagged components count as false positives, because at low thresholds all candidates
+        merge to a few of them.
 
     Raises
     ------

@@ -200,9 +200,10 @@ def marked_evenly(
     label: NDArray[np.uint8], probability: NDArray[np.floating], seed: int, steps: Any = (1, 1, 1)
 ) -> NDArray[np.uint8]:
     """
-    Mark what a network takes for lesions, but not near labels, and of large mistakes a part.
+    Mark false positives of a network in a label, at most about 300 voxels of each component.
 
-    Segments are drawn around marked voxels: a sinus would crowd out a hundred vessels.
+    Voxels near lesions are left out. Training segments are drawn around the marked voxels: marked
+    as a whole, a venous sinus would be drawn more often than a hundred vessels together.
 
     Shapes: `label` and `probability` (x, y, z), `steps` (3,) in mm; returns (x, y, z).
     """
@@ -212,6 +213,7 @@ def marked_evenly(
         is_mistake &= distance > _BESIDE_MM
     components, _ = ndimage.label(is_mistake)
     sizes = np.bincount(components.ravel())
+    # In components of more voxels, each is kept with the probability _MOST_MARKED / size.
     is_kept = np.random.default_rng(seed).random(label.shape) * sizes[components] < _MOST_MARKED
     return np.where(is_mistake & is_kept, MISTAKEN, label).astype(np.uint8)
 

@@ -269,7 +269,7 @@ def _simulate(number: int, settings: _Settings) -> Case:
         synthetic=True,
         name=name,
         mimics=(is_mimic & (mask == 0)).astype(np.uint8),
-        lesions=_table(lesions, masks, mask, head.spacing, has_prior=has_prior),
+        lesions=_lesion_table(lesions, masks, mask, head.spacing, has_prior=has_prior),
     )
 
 
@@ -397,7 +397,7 @@ def _scanned(
     return (gain * np.hypot(blurred + real, imaginary) * brain).astype(np.float32)
 
 
-def _table(
+def _lesion_table(
     lesions: Sequence[enhancement.Nodule],
     masks: Sequence[_LesionVoxels],
     mask: NDArray[np.uint8],

@@ -412,8 +412,9 @@ def _ensemble_table(
     patients: Sequence[str],
     truths: Sequence[NDArray[np.bool_]],
 ) -> pd.DataFrame:
+    """Score the label maps of ensembles; of controls, too, if there is any ensemble."""
     labels = {name: method.labels for name, method in methods.items() if method.labels is not None}
-    # Both models of a control mark all.
+    # A control stands for two models that mark the same voxels: all have the label 2 of both.
     for name in controls if labels else ():
         labels[name] = [2 * mask.astype(np.uint8) for mask in methods[name].masks]
     rows = [

@@ -134,7 +134,7 @@ def reader_table(
         _check_same_shape(label_map, prior, "prior labels")
         prior_filled, prior_rows = _lesions(prior, matrix, None)
         groups = _groups(filled, prior_filled, matrix, tolerance)
-        rows = _compared(rows, prior_rows, groups, limits)
+        rows = _changed_rows(rows, prior_rows, groups, limits)
     table = pd.DataFrame([_UNCOMPARED | row for row in rows], columns=list(_COLUMNS))
     # Readers look at what both models mark first, and at the largest of it.
     finding_order = table["finding"].map(FINDINGS.index)
@@ -251,39 +251,40 @@ def _groups(
     return connected_components(graph, directed=False)[1].astype(np.intp)
 
 
-def _compared(
+def _changed_rows(
     lesions: list[dict[str, Any]],
     prior_lesions: list[dict[str, Any]],
     groups: NDArray[np.intp],
     limits: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    """Give the rows of lesions with what they were before, and of those that vanished."""
+    """Add the changes since the prior scan to the rows of lesions; add rows of vanished ones."""
     rows = []
     for group in np.unique(groups):
         members = np.flatnonzero(groups == group)
-        now = [lesions[k] for k in members if k < len(lesions)]
-        then = [prior_lesions[k - len(lesions)] for k in members if k >= len(lesions)]
-        if not then:
-            rows += [row | {"change": "new"} for row in now]
+        current = [lesions[k] for k in members if k < len(lesions)]
+        previous = [prior_lesions[k - len(lesions)] for k in members if k >= len(lesions)]
+        if not previous:
+            rows += [row | {"change": "new"} for row in current]
             continue
         # A ring whose core grows has grown, though its wall may thin. One that closes in one scan
         # only would seem to grow by its whole core.
-        is_open = any(row["open_ring"] for row in [*now, *then])
+        is_open = any(row["open_ring"] for row in [*current, *previous])
         volume = "hull_mL" if is_open else "volume_with_core_mL"
-        before, after = (sum(row[volume] for row in rows_then) for rows_then in (then, now))
-        was_of_both = any(row["finding"] == MARKED_BY_BOTH for row in then)
+        before = sum(row[volume] for row in previous)
+        after = sum(row[volume] for row in current)
+        was_of_both = any(row["finding"] == MARKED_BY_BOTH for row in previous)
         comparison = {
-            "change": _change(before, after, **limits) if now else "vanished",
+            "change": _change(before, after, **limits) if current else "vanished",
             "prior_finding": MARKED_BY_BOTH if was_of_both else _CANDIDATE,
-            **{f"prior_{name}": value for name, value in joint_figures(then).items()},
+            **{f"prior_{name}": value for name, value in joint_figures(previous).items()},
             "volume_ratio": after / before,
-            "n_prior": len(then),
-            "n_now": len(now),
+            "n_prior": len(previous),
+            "n_now": len(current),
         }
-        rows += [row | comparison for row in now]
-        if not now:
-            # Only a lesion of the scan joins two prior ones, so that there is one.
-            rows.append(then[0] | joint_figures([]) | comparison | {"finding": _PRIOR_ONLY})
+        rows += [row | comparison for row in current]
+        if not current:
+            # There is one: only a current lesion joins several prior ones to a group.
+            rows.append(previous[0] | joint_figures([]) | comparison | {"finding": _PRIOR_ONLY})
     return rows
 
 

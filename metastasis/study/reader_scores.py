@@ -170,35 +170,37 @@ def matched_table(
     """
     Read false positives where the threshold gives a sensitivity, over some of the scans.
 
-    `parts` are the numbers of scans by name, `statuses` those of lesions by number. A row for each
-    part and sensitivity of `LEVELS`: ``threshold``, ``false_positives_per_scan``, ``precision``,
-    and by status the share of lesions whose highest probability reaches the threshold. NaN where
-    no threshold gives the sensitivity; straight lines between thresholds.
+    `parts` are the indices of scans by name, `statuses` a mapping from the lesions' numbers for
+    each scan. A row for each part and sensitivity of `LEVELS`: ``threshold``,
+    ``false_positives_per_scan``, ``precision``, and by status the share of lesions whose highest
+    probability reaches the threshold. NaN where no threshold gives the sensitivity; straight lines
+    between thresholds.
 
     Shapes: `truths` and `probabilities` (x, y, z).
     """
-    given: dict[str, Any] = {"thresholds": _THRESHOLDS, "min_voxels": min_voxels}
+    curve_options: dict[str, Any] = {"thresholds": _THRESHOLDS, "min_voxels": min_voxels}
     curves, peaks = [], []
     for truth, values, status in zip(truths, probabilities, statuses, strict=True):
-        curves.append(threshold_curve([truth], [values], **given))
+        curves.append(threshold_curve([truth], [values], **curve_options))
         labels = label_components(truth)
         lesion_numbers = np.arange(1, labels.max(initial=0) + 1)
         highest = ndimage.maximum(values, labels, lesion_numbers) if len(lesion_numbers) else []
-        words = [status.get(number, "") for number in lesion_numbers.tolist()]
-        peaks.append(pd.DataFrame({"peak": np.asarray(highest, np.float64), "status": words}))
+        names = [status.get(number, "") for number in lesion_numbers.tolist()]
+        peaks.append(pd.DataFrame({"peak": np.asarray(highest, np.float64), "status": names}))
     rows = []
-    for part, numbers in parts.items():
-        curve = summed_curve([curves[i] for i in numbers])
-        lesions = pd.concat([peaks[i] for i in numbers], ignore_index=True)
+    for part, scan_indices in parts.items():
+        curve = summed_curve([curves[i] for i in scan_indices])
+        lesions = pd.concat([peaks[i] for i in scan_indices], ignore_index=True)
         for level in LEVELS:
             point = precision_at_sensitivity(curve, level)
             row: dict[str, Any] = {"part": part, "sensitivity": level}
             for key in ("threshold", "false_positives_per_scan", "precision"):
                 row[key] = point[key]
-            found = (lesions["peak"] >= point["threshold"]).groupby(lesions["status"]).mean()
+            is_found = lesions["peak"] >= point["threshold"]
+            shares = is_found.groupby(lesions["status"]).mean()
             if np.isnan(point["threshold"]):
-                found = found.head(0)
-            row |= {status: float(found.get(status, np.nan)) for status in STATUSES}
+                shares = shares.head(0)
+            row |= {status: float(shares.get(status, np.nan)) for status in STATUSES}
             rows.append(row)
     return pd.DataFrame(rows)
 

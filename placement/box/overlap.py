@@ -203,6 +203,7 @@ def integrate(prefix, u_nodes, u_widths, v_nodes, v_widths, to_box, origin, half
         start0 = (origin[0] + to_box[0, 0] * u) * per_mm0 + 0.5
         start1 = (origin[1] + to_box[1, 0] * u) * per_mm1 + 0.5
         start2 = (origin[2] + to_box[2, 0] * u) * per_mm2 + 0.5
+        # The v where two middles are equal, and how far from it their intervals still meet.
         equal01 = (start1 - start0) * per_slope01
         equal02 = (start2 - start0) * per_slope02
         equal12 = (start2 - start1) * per_slope12

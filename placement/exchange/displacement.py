@@ -38,10 +38,11 @@ def pulse_displacement(
     bandwidths: Sequence[float], tesla: float, carrier: float, metabolite: float
 ) -> dict[str, Any]:
     """
-    Give range and rate of `displacement` for water, a metabolite and lipid.
+    Compute the arguments `ppm_range` and `percent_per_ppm` of `displacement` for given pulses.
 
-    `bandwidths` of the pulses are in Hz, one for each side or one for all; `carrier` is the
-    chemical shift, in ppm, that the pulses are tuned to.
+    The range includes water, lipid and a metabolite. `bandwidths` of the pulses are in Hz, one for
+    each side or one for all; `carrier`, which the pulses are tuned to, and `metabolite` are
+    chemical shifts in ppm.
     """
     hertz = np.asarray(bandwidths, dtype=np.float64)
     if not (np.isfinite(hertz).all() and (hertz > 0).all() and len(hertz) in (1, 3)):
@@ -50,9 +51,9 @@ def pulse_displacement(
         )
     if not 0 < tesla < 25:
         raise ValueError(f"the field must be in tesla, such as 3, got {tesla:g}")
-    rate = 100 * _LARMOR * tesla / hertz
+    # An offset of one bandwidth displaces the box by its whole side.
+    percent = tuple(float(number) for number in 100 * _LARMOR * tesla / hertz)
     offsets = np.array([WATER_PPM, metabolite, LIPID_PPM]) - carrier
-    percent = tuple(float(number) for number in rate)
     return {
         "ppm_range": (float(offsets.min()), float(offsets.max())),
         "percent_per_ppm": percent if len(percent) == 3 else percent[0],
@@ -114,7 +115,8 @@ def displaced_share(voxel: Voxel, scene: Scene, **shift: Any) -> float:
 
     `shift` holds the options of `displacement`.
     """
-    # Gradients have either sign: shifted by less than a side, the boxes fill a larger one.
+    # Gradients have either sign: boxes are displaced both ways along each side. Displaced by less
+    # than the side, they fill a box that is longer by twice the shift.
     union = Voxel(voxel.center, voxel.size + 2 * _side_shifts(voxel, **shift), voxel.angles)
     share = scene.excluded_fraction(OUTSIDE_BRAIN, union)
     return share if share > _SMALLEST_SHARE else 0.0

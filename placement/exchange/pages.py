@@ -74,7 +74,7 @@ def case_summary(content: Mapping[str, Any]) -> Markup:
     for name, share in _shares(content["content"]):
         title = f"{name} {100 * share:.0f} %"
         if name == OUTSIDE_BRAIN:
-            title = _outside_words(content["content"])
+            title = _outside_brain_words(content["content"])
         parts.append((f"t{_BAR.index(name)}", round(start, 3), round(100 * share, 3), title))
         start += 100 * share
     return page.fill(
@@ -126,9 +126,10 @@ def _shares(content: Mapping[str, float | None]) -> list[tuple[str, float]]:
     return [(name, share) for name, share in pairs if share > 0]
 
 
-def _outside_words(content: Mapping[str, float | None]) -> str:
-    """Say how much is no brain, and how much of it is certainly labeled all the same."""
+def _outside_brain_words(content: Mapping[str, float | None]) -> str:
+    """Give the share of a box outside the brain mask, and how much of it is labeled tissue."""
     outside_brain = content["outside_brain"] or 0.0
+    # At least what exceeds the share without a label.
     labeled = max(0.0, outside_brain - (content["outside"] or 0.0)) / outside_brain
     words = f"{OUTSIDE_BRAIN} {100 * outside_brain:.0f} %"
     return words + (f" (of it {100 * labeled:.0f} % labeled)" if labeled else "")

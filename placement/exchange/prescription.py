@@ -289,7 +289,7 @@ def box_of_console(files: FileSet, name: str, voxel: Voxel, console: Mapping[str
     if console["withheld"]:
         return voxel
     with warnings.catch_warnings():
-        # Small angles of our own are no radians.
+        # The reader warns of angles that may be radians; this text is known to use degrees.
         warnings.simplefilter("ignore", UserWarning)
         return read_voxel(files.path(f"{name}_philips.txt"))
 

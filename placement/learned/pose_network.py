@@ -312,7 +312,7 @@ class PlacementLoss(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """Compute the parts of the loss for each case."""
         position = ((answers["center"][:, None] - targets["center"]) / LENGTH_MM).square().sum(-1)
-        apart = self._shapes(answers, targets)
+        apart = self._shape_distances(answers, targets)
         if self.kind == "symmetric":
             apart = apart + WEIGHTS[0] * (torch.sqrt(1 + position) - 1)
             apart = apart + OVERLAP_WEIGHT * (1 - sampled_dice(answers, targets))
@@ -333,29 +333,31 @@ class PlacementLoss(nn.Module):
             center = 1 - _sampled(targets["tumor"], centers, targets["step"])[:, 0]
         return {"experts": distance, "outside": 1 - fraction, "center": center}
 
-    def _shapes(self, answers: Mapping[str, Any], targets: Mapping[str, Any]) -> torch.Tensor:
-        """Compare sides and orientation with each expert's: shape (n, n_experts)."""
+    def _shape_distances(
+        self, answers: Mapping[str, Any], targets: Mapping[str, Any]
+    ) -> torch.Tensor:
+        """Give weighted squared distances of sides and orientation, shape (n, n_experts)."""
         logs = answers["log_size"][:, None]
         expert_logs = targets["size"].log()
         if self.kind == "euler":
             sides = ((logs.exp() - targets["size"]) / LENGTH_MM).square().sum(-1)
-            return WEIGHTS[1] * sides + WEIGHTS[2] * (
-                answers["angles"][:, None] - targets["angles"]
-            ).square().sum(-1)
+            angles = (answers["angles"][:, None] - targets["angles"]).square().sum(-1)
+            return WEIGHTS[1] * sides + WEIGHTS[2] * angles
         if self.kind == "moment":
-            apart = _log_moment(logs, answers["rotation"][:, None]) - _log_moment(
-                expert_logs, targets["rotation"]
-            )
-            return WEIGHTS[1] * apart.square().sum((-1, -2)) / 4
-        # All names of the experts' boxes: sides change places, |P|ᵀ d, and rotations become R P.
+            moments = _log_moment(logs, answers["rotation"][:, None])
+            expert_moments = _log_moment(expert_logs, targets["rotation"])
+            return WEIGHTS[1] * (moments - expert_moments).square().sum((-1, -2)) / 4
+        # A box has 24 names, one for each turn P: sides change places, |P|ᵀ d, and its rotation
+        # becomes R P. The name of the expert's box that is nearest counts.
         sides = (
             (logs[:, :, None] - torch.einsum("kab,nea->nekb", self.turns.abs(), expert_logs))
             .square()
             .sum(-1)
         )
-        named = torch.einsum("neab,kbc->nekac", targets["rotation"], self.turns)
-        turned = (answers["rotation"][:, None, None] - named).square().sum((-1, -2)) / 8
-        return (WEIGHTS[1] * sides + WEIGHTS[2] * turned).amin(2)
+        expert_rotations = torch.einsum("neab,kbc->nekac", targets["rotation"], self.turns)
+        rotation_errors = answers["rotation"][:, None, None] - expert_rotations
+        rotations = rotation_errors.square().sum((-1, -2)) / 8
+        return (WEIGHTS[1] * sides + WEIGHTS[2] * rotations).amin(2)
 
 
 def _log_moment(log_size: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:

@@ -93,11 +93,11 @@ def view_of(
 
 def _signed_distance(inside: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Measure distances to the border of a region in grid steps, positive inside."""
-    # A border that no point of the grid shows is far beyond the grid.
-    far = NO_BORDER if inside.all() else distance_transform_edt(inside)
-    away = distance_transform_edt(~inside) if inside.any() else NO_BORDER
+    # Without a border in the grid, it is taken to be far away.
+    depth = NO_BORDER if inside.all() else distance_transform_edt(inside)
+    distance = distance_transform_edt(~inside) if inside.any() else NO_BORDER
     # The border runs half a step from the outermost points inside.
-    return np.where(inside, far - 0.5, 0.5 - away).astype(np.float32)
+    return np.where(inside, depth - 0.5, 0.5 - distance).astype(np.float32)
 
 
 def turned_view(volume: NDArray, flip: NDArray[np.float64]) -> NDArray:

@@ -334,9 +334,10 @@ class VoxelOptimizer(BaseEstimator):
 
         def rank(pair: tuple[Voxel, float]) -> tuple[int, float]:
             voxel, score = pair
-            # Boxes without flags come first, whatever their score, and those of round sides.
-            is_flagged = bool(search.flags(voxel, own=True))
-            return is_flagged + (not search.is_rounded(voxel)), -score
+            # Whatever their score, boxes come later that break constraints or have sides that are
+            # not round.
+            faults = (bool(search.flags(voxel, own=True)), not search.is_rounded(voxel))
+            return faults.count(True), -score
 
         return sorted(pairs, key=rank)
 

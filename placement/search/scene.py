@@ -762,11 +762,12 @@ class Scene:
         return (int(first[0]), int(first[1]), int(first[2])), joined
 
     def _limit_tissues(self) -> None:
-        """Tolerate no more of other tissues than their limits."""
+        """Exclude tissues other than the targets where a box has more of them than their limit."""
         for key, limit in tissue_labels.LIMITS.items():
-            # What is excluded by the same name comes first.
+            # A user's exclusion of the same name counts instead.
             if key in self._forbidden:
                 continue
+            # Normal tissue is what has no label.
             if key == tissue_labels.NORMAL:
                 self._forbidden[key] = self._joined(list(self._tissues))
                 self.inverted.add(key)

@@ -260,7 +260,7 @@ class Search:
         self.forbid()
 
     def forbid(self) -> None:
-        """Sum excluded regions along rows, strict ones of one margin together."""
+        """Sum excluded regions near the tumor along rows; strict ones tolerate no overlap."""
         scene = self.scene
         groups: dict[tuple[float, float, str], list[str]] = {}
         for name, margin in self.avoided.items():
@@ -325,12 +325,16 @@ class Search:
         )
 
     def usable_sums(self) -> NDArray[np.float32]:
-        """Sum the tumor along blocks of rows, less excluded regions and their margins."""
+        """
+        Give running sums of the tumor along rows, averaged over blocks of rows as in `Rows`.
+
+        Voxels of excluded regions and their margins count −`LOSS`.
+        """
         scene = self.scene
-        averaged = self.grids[COARSE].prefix
+        tumor_sums = self.grids[COARSE].prefix
         excluded = self.excluded_voxels()
         if not excluded.any():
-            return averaged
+            return tumor_sums
         rows = Rows.of(scene.occupancy - np.float32(LOSS) * excluded, scene.affine, scene.origin)
         return rows.averaged(*self.block[:2])
 
@@ -531,18 +535,20 @@ class Search:
         return boxes
 
     def cleared(self, boxes: Boxes) -> Boxes:
-        """Move boxes off what is excluded."""
+        """Move boxes off excluded regions, by searches with margins that grow in mm."""
         steps = (1.0, 0.05, 0.05)
         rounds = ((1.0, 150),)
-        for penalty, away in CLEARING:
-            boxes = self.descend(boxes, steps, rounds, FINE, penalty, away)
-        strongest = CLEARING[-1][0]
-        # Only boxes that the exact test still finds touching go farther away, which costs tumor.
-        for away in FARTHER_MM:
+        for penalty, extra_margin in CLEARING:
+            boxes = self.descend(boxes, steps, rounds, FINE, penalty, extra_margin)
+        strongest_penalty = CLEARING[-1][0]
+        # Wider margins cost tumor: only for boxes that touch a region by the exact test.
+        for extra_margin in FARTHER_MM:
             touching = np.array([bool(self.touched(self.voxel(box))) for box in boxes.boxes])
             if not touching.any():
                 break
-            moved = self.descend(boxes.take(touching), steps, rounds, FINE, strongest, away)
+            moved = self.descend(
+                boxes.take(touching), steps, rounds, FINE, strongest_penalty, extra_margin
+            )
             boxes = join_boxes(boxes.take(~touching), moved)
         return boxes
 
@@ -765,9 +771,9 @@ class Search:
         names = []
         for name, margin in self.scene.margins.items():
             grown = Voxel(voxel.center, voxel.size + 2 * margin, voxel.angles)
-            # What a box leaves out is 1 less a sum in single precision.
-            touch = TOUCH_INVERTED if name in self.scene.inverted else TOUCH
-            if self.scene.excluded_fraction(name, grown) > self.scene.tolerances[name] + touch:
+            # The fraction of an inverted region is 1 less that of its complement: not as exact.
+            rounding = TOUCH_INVERTED if name in self.scene.inverted else TOUCH
+            if self.scene.excluded_fraction(name, grown) > self.scene.tolerances[name] + rounding:
                 names.append(name)
         return names
 

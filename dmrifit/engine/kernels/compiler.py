@@ -50,12 +50,12 @@ def load(model: ModelFormula | None) -> ModuleType:
 
 
 def is_compiled(kernel: ModuleType) -> bool:
-    """Tell whether a kernel needs no compilation."""
-    entry = kernel.advance
-    if entry.signatures:
+    """Tell whether a kernel is ready: compiled in this process or kept on disk."""
+    entry_point = kernel.advance
+    if entry_point.signatures:
         return True
     store = _stores.get(kernel.__name__)
-    return store is not None and store.has(entry)
+    return store is not None and store.has(entry_point)
 
 
 @functools.cache

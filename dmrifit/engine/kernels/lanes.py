@@ -37,7 +37,8 @@ _LOG2_E = 1.4426950408889634
 _LN2 = (0.693147180369123816490, 1.90821492927058770002e-10)
 # 1.5·2^52: added to an integer, it leaves that integer in the lowest bits of the double.
 _SHIFT = 6755399441055744.0
-_ONE = 1023 << 52  # bits of 1.0
+_MANTISSA_BITS = 52  # below the exponent in a double
+_ONE = 1023 << _MANTISSA_BITS  # bits of 1.0
 
 
 def block(write: Callable, layout: Layout | None = None) -> Callable:
@@ -55,6 +56,7 @@ def block(write: Callable, layout: Layout | None = None) -> Callable:
     they can be vectorized.
     """
 
+    # numba calls `run` with the types of the arguments, and `build` with their LLVM values.
     @intrinsic
     def run(typing_context, w, s, y, v, t, o):
         def build(context, builder, signature, arguments):
@@ -68,16 +70,17 @@ def block(write: Callable, layout: Layout | None = None) -> Callable:
 
 
 def _call(typing_context, address, arguments):
-    """Call compiled code at an address; a tuple has its arguments, arrays and integers."""
+    """Call compiled code at an address with a tuple of arguments: arrays and integers."""
 
+    # Arrays are passed as pointers to their data.
     def build(context, builder, signature, values):
-        pointer, packed = values
-        data = [
-            _address(context, builder, kind, builder.extract_value(packed, i))
+        code_address, argument_tuple = values
+        parameters = [
+            _address(context, builder, kind, builder.extract_value(argument_tuple, i))
             for i, kind in enumerate(signature.args[1].types)
         ]
-        function = ir.FunctionType(ir.VoidType(), [value.type for value in data])
-        builder.call(builder.inttoptr(pointer, function.as_pointer()), data)
+        function = ir.FunctionType(ir.VoidType(), [value.type for value in parameters])
+        builder.call(builder.inttoptr(code_address, function.as_pointer()), parameters)
         return context.get_dummy_value()
 
     return types.void(address, arguments), build
@@ -114,29 +117,35 @@ def _loop(
     t: ir.Value,
     o: ir.Value,
 ) -> None:
-    """Emit the loop over groups of lanes as wide as the processor's vectors."""
-    before, loop = builder.block, builder.append_basic_block("lanes")
-    after = builder.append_basic_block("lanes_end")
-    builder.branch(loop)
-    builder.position_at_end(loop)
+    """
+    Emit the loop over groups of lanes as wide as the processor's vectors.
+
+    The arrays are those of `block`.
+    """
+    entry_block, loop_block = builder.block, builder.append_basic_block("lanes")
+    exit_block = builder.append_basic_block("lanes_end")
+    builder.branch(loop_block)
+    builder.position_at_end(loop_block)
     lane = builder.phi(_LONG)
-    lane.add_incoming(_LONG(0), before)
+    lane.add_incoming(_LONG(0), entry_block)
     code = _Code(builder, lane)
 
+    # Offsets are loaded once, before the loop.
     def offset(row: int) -> ir.Value:
-        with builder.goto_block(before):
+        with builder.goto_block(entry_block):
             return builder.load(builder.gep(o, [_LONG(row)]))
 
     work: Any = _Rows(code, w)
     if layout is not None:
         work = Fields(layout, work)
-    first = offset(0)
+    signal_offset = offset(0)
+    signals, weights = _Rows(code, y, signal_offset), _Rows(code, v, signal_offset)
     tables = _Items(lambda row: _Rows(code, t, offset(row)))
-    write(work, _Items(code.common(s)), _Rows(code, y, first), _Rows(code, v, first), tables)
-    following = builder.add(lane, _LONG(code.width))
-    lane.add_incoming(following, builder.block)
-    builder.cbranch(builder.icmp_signed("<", following, _LONG(LANES)), loop, after)
-    builder.position_at_end(after)
+    write(work, _Items(code.common(s)), signals, weights, tables)
+    next_lane = builder.add(lane, _LONG(code.width))
+    lane.add_incoming(next_lane, builder.block)
+    builder.cbranch(builder.icmp_signed("<", next_lane, _LONG(LANES)), loop_block, exit_block)
+    builder.position_at_end(exit_block)
 
 
 class _Code:
@@ -164,14 +173,15 @@ class _Code:
     def common(self, array: ir.Value) -> Callable[[int], Number]:
         """Give access to numbers of an array, repeated in every lane."""
 
-        def repeated(i: int) -> Number:
+        def broadcast(i: int) -> Number:
             build = self.builder
             number = build.load(build.gep(array, [_LONG(i)]))
-            single = build.insert_element(ir.Constant(self.vector, ir.Undefined), number, _INT(0))
+            # The number goes to lane 0, and the shuffle takes lane 0 for every lane.
+            first = build.insert_element(ir.Constant(self.vector, ir.Undefined), number, _INT(0))
             zeros = ir.Constant(ir.VectorType(_INT, self.width), [0] * self.width)
-            return Number(self, build.shuffle_vector(single, single, zeros))
+            return Number(self, build.shuffle_vector(first, first, zeros))
 
-        return repeated
+        return broadcast
 
 
 class _Items:
@@ -339,14 +349,18 @@ def exp(x: Any) -> Any:
     x = choose(x > -700.0, x, -700.0)
     code, build = x.code, x.code.builder
     n = Number(code, code.intrinsic("floor", (x * _LOG2_E + 0.5).value))
+    # r = x − n·ln(2).
     r = x
-    for term in _LN2:
-        r = n * -term + r
+    for ln2_part in _LN2:
+        r = n * -ln2_part + r
     polynomial: Any = _TAYLOR[-1]
     for coefficient in reversed(_TAYLOR[:-1]):
         polynomial = r * polynomial + coefficient
-    vector = ir.VectorType(_LONG, code.width)
-    bits = build.bitcast((n + _SHIFT).value, vector)
-    bits = build.shl(bits, ir.Constant(vector, [52] * code.width))
-    bits = build.add(bits, ir.Constant(vector, [_ONE] * code.width))
-    return +(polynomial * Number(code, build.bitcast(bits, code.vector)))
+    # 2^n: n, the lowest bits of n + _SHIFT, moves up to the exponent and is added to that of 1.0.
+    integers = ir.VectorType(_LONG, code.width)
+    bits = build.bitcast((n + _SHIFT).value, integers)
+    bits = build.shl(bits, ir.Constant(integers, [_MANTISSA_BITS] * code.width))
+    bits = build.add(bits, ir.Constant(integers, [_ONE] * code.width))
+    power_of_two = Number(code, build.bitcast(bits, code.vector))
+    # The plus sign rounds the product, so that the caller's sum is not fused with it.
+    return +(polynomial * power_of_two)

@@ -195,7 +195,7 @@ def study():
 
 def test_an_array_is_sent_again_when_the_worker_that_takes_it_dies_and_each_array_once(breaking, study):
     client = breaking(2)
-    lent = comparison._lend(*study)
+    lent = comparison._send_arrays(*study)
     one, other = study[1].arrays
     assert {key: future.result() is array for (key, future), array in zip(lent.items(), (one, other), strict=True)} == {
         id(one): True,
@@ -207,7 +207,7 @@ def test_an_array_is_sent_again_when_the_worker_that_takes_it_dies_and_each_arra
 def test_an_array_that_no_worker_takes_is_an_error_and_no_endless_wait(breaking, study):
     client = breaking(10**6)
     with pytest.raises(OSError, match="Stream is closed"):
-        comparison._lend(*study)
+        comparison._send_arrays(*study)
     assert len(client.sent) == comparison._SENDINGS
 
 

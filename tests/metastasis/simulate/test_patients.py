@@ -216,7 +216,7 @@ def test_lesions_in_pieces_or_contact_keep_rows_and_volumes_of_their_own():
     parts[1, 8:10] = parts[2, 10:13] = True  # in contact
     masks = [(tuple(slice(0, n) for n in shape), part) for part in parts]
     mask = parts.any(axis=0).astype(np.uint8)
-    table = patients._table(nodules, masks, mask, np.full(3, 2.0), has_prior=True)
+    table = patients._lesion_table(nodules, masks, mask, np.full(3, 2.0), has_prior=True)
     assert table["number"].tolist() == [2, 3, 3]
     assert table["status"].tolist() == ["new", "stable", "grown"]
     np.testing.assert_allclose(table["volume_mL"], parts.sum(axis=(1, 2, 3)) * 8e-3)
