@@ -329,10 +329,12 @@ class Protocol:
         Raises
         ------
         IndexError
-            If there is no measurement of an index.
+            If there is no measurement of an index, or not one boolean for each.
         """
         try:
             volumes = np.atleast_1d(np.arange(len(self))[np.asarray(indices)])
+            if volumes.ndim > 1:
+                raise IndexError("needs one list of integers, or one boolean for each measurement")
         except IndexError as error:
             raise IndexError(
                 f"{error}; choose from the measurements 0 to {len(self) - 1} of {self!r}"

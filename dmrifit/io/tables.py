@@ -44,12 +44,16 @@ def read_rows(
     separator, separators = ("\t", "tabs")
     if path.suffix.lower() == ".csv":
         separator, separators = (",", "commas")
-    text = io.StringIO(read_text(path), newline="")
+    content = read_text(path)
+    # Blank lines before the titles would be taken for them.
+    body = re.sub(r"\A\s*\n", "", content)
+    first = 2 + content.count("\n") - body.count("\n")
+    text = io.StringIO(body, newline="")
     try:
         # With a header, pandas renames columns that have the same name.
         titles, *lines = pd.read_csv(
             text, sep=separator, header=None, dtype=str, keep_default_na=False,
-            skipinitialspace=True,
+            skipinitialspace=True, skip_blank_lines=False,
         ).to_numpy().tolist()  # fmt: skip
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         problem = " ".join(str(error).split())
@@ -75,7 +79,9 @@ def read_rows(
             f"needed are {needed}, separated by {separators}"
         )
     rows = []
-    for line, texts in enumerate(lines, start=2):
+    for line, texts in enumerate(lines, start=first):
+        if not any(texts):
+            continue
         row = {}
         for name, text in zip(columns, texts, strict=True):
             stripped = text.strip()

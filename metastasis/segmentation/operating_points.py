@@ -31,7 +31,7 @@ def threshold_curve(
     probabilities: Sequence[ArrayLike],
     *,
     thresholds: ArrayLike = THRESHOLDS,
-    min_voxels: int = 1,
+    min_voxels: int | Sequence[int] = 1,
 ) -> pd.DataFrame:
     """
     Trace sensitivity, precision and false positives over thresholds.
@@ -45,12 +45,13 @@ def threshold_curve(
             f"thresholds must lie between 0 and 1, not {np.asarray(thresholds).tolist()}"
         )
     scans = []
-    for label, probability in pairs:
+    limits = np.broadcast_to(min_voxels, len(pairs)).tolist()
+    for (label, probability), fewest in zip(pairs, limits, strict=True):
         # Labels do not change with the threshold, so their components are found once.
         lesions = label_components(label)
         rows = []
         for step in steps.tolist():
-            found = match_to_lesions(lesions, probability >= step, min_voxels=min_voxels)
+            found = match_to_lesions(lesions, probability >= step, min_voxels=fewest)
             marks = (found.found, found.distinct, found.false_positive, found.flagged)
             rows.append([step, len(found.lesion_voxels), *(mark.sum() for mark in marks)])
         scans.append(pd.DataFrame(rows, columns=["threshold", *COUNTS]))
@@ -91,7 +92,7 @@ def operating_point(
     *,
     false_positives: float,
     thresholds: ArrayLike = _STEPS,
-    min_voxels: int = 1,
+    min_voxels: int | Sequence[int] = 1,
 ) -> OperatingPoint:
     """
     Choose the threshold that gives a number of false positives per scan.
@@ -107,8 +108,8 @@ def operating_point(
         Allowed number per scan.
     thresholds : array_like of shape (n,), optional
         Those to choose from; by default 57, evenly spaced in logits from −7 to 7 (.0009 to .9991).
-    min_voxels : int, default=1
-        As for `lesion_table`.
+    min_voxels : int or sequence of n_scans, default=1
+        As for `lesion_table`; of all scans, or of each.
 
     Returns
     -------
@@ -280,7 +281,8 @@ class OperatingPointMixin:
             reference,
             self.predict_proba(volumes, priors=priors, masks=masks),
             false_positives=false_positives,
-            min_voxels=min(map(self.min_voxels_on, volumes)),
+            # Voxels may have another size in each scan.
+            min_voxels=[self.min_voxels_on(volume) for volume in volumes],
         )
         self.threshold_ = point.threshold
         self.false_positives_ = float(false_positives)

@@ -44,8 +44,9 @@ def pair_gain(v, y, c):
     """Compute how much two non-negative amplitudes of a pair of atoms lower the sum of squares."""
     one = v * c[0] - y * c[1]
     zero = y * c[2] - v * c[1]
-    gain = choose(one > 0.0, one * v + zero * y, y * y * c[3])
-    return choose(zero > 0.0, gain, v * v * c[4])
+    # A projection below 0, as of negative values, explains nothing.
+    gain = choose(one > 0.0, one * v + zero * y, choose(y > 0.0, y, 0.0) * y * c[3])
+    return choose(zero > 0.0, gain, choose(v > 0.0, v, 0.0) * v * c[4])
 
 
 rate_pair = rating(pair_gain)

@@ -38,6 +38,8 @@ def test_protocols_are_frozen_and_equal_by_value():
         ([0, 3], "index 3"),
         ([-4], "index -4"),
         ([True, False], "boolean index"),
+        (True, "one boolean for each"),
+        ([[0, 1]], "one list of integers"),
         ([0.5], "integer"),
     ],
 )

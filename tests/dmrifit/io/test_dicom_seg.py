@@ -61,9 +61,7 @@ def write_series(folder, rotation=OBLIQUE, *, n_volumes=1, skip=(), order=1, **c
                 if value is not None:
                     setattr(image, key, value)
             image.SOPInstanceUID, image.InstanceNumber = generate_uid(), number
-            image.ImagePositionPatient = np.round(
-                ORIGIN + k * SPACING[2] * rotation[:, 2], 6
-            ).tolist()
+            image.ImagePositionPatient = np.round(ORIGIN + k * SPACING[2] * rotation[:, 2], 6).tolist()
             image.PixelData = np.full(SHAPE[0] * SHAPE[1], k, dtype=np.uint16).tobytes()
             image.save_as(folder / f"{number:03}", enforce_file_format=True)
     affine = np.eye(4)
@@ -111,9 +109,7 @@ def places_by_hand(path, segment):
             continue
         start = np.array(group.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
         for row, column in np.argwhere(frame):
-            found.append(
-                start + along_row * between_columns * column + along_column * between_rows * row
-            )
+            found.append(start + along_row * between_columns * column + along_column * between_rows * row)
     return ordered(np.array(found) * [-1, -1, 1])
 
 
@@ -121,9 +117,7 @@ def places_by_hand(path, segment):
 def test_each_voxel_is_where_nibabel_has_it_however_the_axes_are_turned(series, tmp_path, codes):
     folder, affine = series
     labels = random_labels()
-    turn = nib.orientations.ornt_transform(
-        nib.io_orientation(affine), nib.orientations.axcodes2ornt(tuple(codes))
-    )
+    turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(tuple(codes)))
     image = nib.Nifti1Image(labels, affine).as_reoriented(turn)
     turned = np.asarray(image.dataobj)
     segments = write_dicom_seg(turned, image.affine, tmp_path / "seg.dcm", source=folder)
@@ -151,9 +145,7 @@ def test_simpleitk_finds_each_voxel_at_its_place(tmp_path, rotation):
     image = sitk.ReadImage(str(tmp_path / "seg.dcm"))
     found = np.argwhere(sitk.GetArrayFromImage(image))
     points = [image.TransformIndexToPhysicalPoint(place[::-1].tolist()) for place in found]
-    assert_allclose(
-        ordered(np.array(points) * [-1, -1, 1]), world(labels, scan.affine, 1), atol=1e-3
-    )
+    assert_allclose(ordered(np.array(points) * [-1, -1, 1]), world(labels, scan.affine, 1), atol=1e-3)
     assert_allclose(world(labels, affine, 1), world(labels, scan.affine, 1), atol=1e-3)
 
 
@@ -232,9 +224,7 @@ def test_separate_regions_have_the_numbers_of_lesion_tables(series, tmp_path):
     segments = write_dicom_seg(labels, affine, tmp_path / "seg.dcm", source=folder, separate=True)
     assert list(segments) == [1, 2]
     for number in segments:
-        assert_allclose(
-            places_by_hand(tmp_path / "seg.dcm", number), world(parts, affine, number), atol=1e-4
-        )
+        assert_allclose(places_by_hand(tmp_path / "seg.dcm", number), world(parts, affine, number), atol=1e-4)
 
 
 def test_a_stretched_or_shifted_grid_is_refused_with_a_remedy(series, tmp_path):
@@ -262,9 +252,7 @@ def test_a_stretched_or_shifted_grid_is_refused_with_a_remedy(series, tmp_path):
 
 def test_folders_without_one_series_are_refused(series, tmp_path):
     def write(folder, **options):
-        return write_dicom_seg(
-            random_labels(), series[1], tmp_path / "seg.dcm", source=folder, **options
-        )
+        return write_dicom_seg(random_labels(), series[1], tmp_path / "seg.dcm", source=folder, **options)
 
     with pytest.raises(FileNotFoundError, match="no such folder"):
         write(tmp_path / "nowhere")
@@ -375,9 +363,7 @@ def test_the_command_writes_a_file_and_tells_nothing_of_the_patient(series, run,
     assert NAME not in out
     held = pydicom.dcmread(tmp_path / "seg.dcm")
     assert [one.SegmentLabel for one in held.SegmentSequence] == ["edge", "core"]
-    assert_array_equal(
-        places_by_hand(tmp_path / "seg.dcm", 2).shape, world(random_labels(), affine, 2).shape
-    )
+    assert_array_equal(places_by_hand(tmp_path / "seg.dcm", 2).shape, world(random_labels(), affine, 2).shape)
     assert "--overwrite" in error_of(*words, "--out", tmp_path / "seg.dcm")
     err = error_of(*words, "--out", tmp_path / "other.dcm", "--kind", "spleen")
     assert "choose one of lesion, metastasis, tumor, voxel" in err
@@ -421,9 +407,7 @@ def test_names_come_back_in_any_script_and_are_not_dropped(series, tmp_path):
     with pytest.raises(ValueError, match="none of the names is of a label that is there"):
         write_dicom_seg(labels, affine, tmp_path / "b.dcm", source=folder, names={7: "left"})
     with pytest.raises(ValueError, match="connected regions have no names"):
-        write_dicom_seg(
-            labels, affine, tmp_path / "b.dcm", source=folder, names=names, separate=True
-        )
+        write_dicom_seg(labels, affine, tmp_path / "b.dcm", source=folder, names=names, separate=True)
 
 
 def test_a_series_that_is_named_does_not_mind_its_neighbors(tmp_path):
@@ -455,9 +439,7 @@ def test_volumes_whose_positions_were_rounded_differently_are_one_place_each(tmp
 def test_as_many_regions_as_a_file_can_number_are_written(series, tmp_path):
     labels = np.zeros(np.prod(SHAPE), dtype=np.int16)
     labels[:255] = np.arange(1, 256)
-    segments = write_dicom_seg(
-        labels.reshape(SHAPE), series[1], tmp_path / "seg.dcm", source=series[0]
-    )
+    segments = write_dicom_seg(labels.reshape(SHAPE), series[1], tmp_path / "seg.dcm", source=series[0])
     assert list(segments) == list(range(1, 256))
     labels[255] = 256
     with pytest.raises(ValueError, match="256 regions are more than 255"):

@@ -18,14 +18,10 @@ def test_rows_come_with_their_lines_and_columns_of_another_name_are_understood(t
         (2, {"name": "liver", "value": "1", "note": ""}),
         (3, {"name": "spleen", "value": "", "note": "x y"}),
     ]
-    (tmp_path / "a.csv").write_text('name,value\n"a, b",001\n')
-    assert read_rows(tmp_path / "a.csv", required=["name"]) == [
-        (2, {"name": "a, b", "value": "001"})
-    ]
+    (tmp_path / "a.csv").write_text('\nname,value\n \n\n"a, b",001\n\n')
+    assert read_rows(tmp_path / "a.csv", required=["name"]) == [(5, {"name": "a, b", "value": "001"})]
     (tmp_path / "a.csv").write_text("id, value\na, nan\nb, n/a\nc, 2\n")
-    rows = read_rows(
-        tmp_path / "a.csv", required=["name"], optional=["value"], aliases={"id": "name"}
-    )
+    rows = read_rows(tmp_path / "a.csv", required=["name"], optional=["value"], aliases={"id": "name"})
     assert [(row["name"], row["value"]) for _, row in rows] == [("a", ""), ("b", ""), ("c", "2")]
 
 

@@ -40,10 +40,7 @@ class Brightness(BaseEstimator):
         return self
 
     def predict_proba(self, volumes, *, masks=None):
-        return [
-            np.clip((np.asarray(getattr(v, "dataobj", v)) - 130) / 40, 0, 1).astype(np.float32)
-            for v in volumes
-        ]
+        return [np.clip((np.asarray(getattr(v, "dataobj", v)) - 130) / 40, 0, 1).astype(np.float32) for v in volumes]
 
 
 def balls_and_sheets(n, seed):
@@ -73,9 +70,7 @@ def small(**options):
     from sklearn.ensemble import HistGradientBoostingRegressor
 
     trees = HistGradientBoostingRegressor(max_iter=30, min_samples_leaf=3, random_state=0)
-    return TwoStageSegmenter(
-        Brightness(), trees, levels=(0.2, 0.6), random_state=0, **options
-    )
+    return TwoStageSegmenter(Brightness(), trees, levels=(0.2, 0.6), random_state=0, **options)
 
 
 def tiny_network(seed=0, **training):
@@ -159,9 +154,7 @@ def test_a_prior_is_aligned_only_where_one_was_learned_from(fitted, cohort, monk
         return prior
 
     monkeypatch.setattr("metastasis.candidates.case_candidates.aligned_prior", recorded)
-    with_priors, alone = (
-        fitted.predict_proba(volumes, priors=before, masks=[BRAIN] * 2) for before in (priors, None)
-    )
+    with_priors, alone = (fitted.predict_proba(volumes, priors=before, masks=[BRAIN] * 2) for before in (priors, None))
     assert not aligned
     assert all((a == b).all() for a, b in zip(with_priors, alone, strict=True))
     # One that is fitted once more learns from priors that it did not have before.

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from sklearn.base import BaseEstimator
 
 from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
 from metastasis.segmentation.operating_points import (
     THRESHOLDS,
+    OperatingPointMixin,
     operating_point,
     paired_volumes,
     threshold_curve,
@@ -25,10 +27,7 @@ def small_scans():
     """Give two lesions and two false voxels in one scan, and a false voxel in another."""
     labels = [volume({(1, 1, 1): 1, (5, 5, 5): 1}), volume({})]
     false_voxels = {(1, 5, 1): 0.6, (5, 1, 5): 0.3}
-    probabilities = [
-        volume({(1, 1, 1): 0.9, (5, 5, 5): 0.4} | false_voxels),
-        volume({(3, 3, 3): 0.5}),
-    ]
+    probabilities = [volume({(1, 1, 1): 0.9, (5, 5, 5): 0.4} | false_voxels), volume({(3, 3, 3): 0.5})]
     return labels, probabilities
 
 
@@ -129,9 +128,7 @@ def test_thresholds_to_choose_from_are_even_in_logits_and_passed_over_with_more_
     point = operating_point(*small_scans, false_positives=1)
     assert point.threshold == pytest.approx(1 / (1 + np.exp(0.75)))
     certain = volume({(1, 1, 1): 0.9999})
-    last = operating_point(
-        [volume({}), volume({(1, 1, 1): 1})], [0 * certain, certain], false_positives=0
-    )
+    last = operating_point([volume({}), volume({(1, 1, 1): 1})], [0 * certain, certain], false_positives=0)
     assert last.threshold == pytest.approx(1 / (1 + np.exp(7)))
     # One component at .3, of which three are left at .5 and none at .8.
     chain = volume({(1, 1, i): (0.6, 0.4)[i % 2] for i in range(5)})
@@ -145,14 +142,27 @@ def test_an_operating_point_counts_lesions_by_the_options():
     probability = volume({(1, 1, 1): 0.9, (5, 5, 5): 0.6, (6, 6, 6): 0.6})
 
     def threshold(allowed, **options):
-        steps = {"thresholds": [0.5, 0.7]}
-        point = operating_point(
-            [label], [probability], false_positives=allowed, **steps, **options
-        )
-        return point.threshold
+        options["thresholds"] = [0.5, 0.7]
+        return operating_point([label], [probability], false_positives=allowed, **options).threshold
 
     assert threshold(1) == 0.5
-    assert (threshold(0), threshold(0, min_voxels=3)) == (0.7, 0.5)
+    assert (threshold(0), threshold(0, min_voxels=3), threshold(0, min_voxels=[3])) == (0.7, 0.5, 0.5)
+
+
+class Constant(OperatingPointMixin, BaseEstimator):
+    """Finds a lesion and a false voxel; the smallest finding of a scan is its value."""
+
+    __sklearn_is_fitted__ = fit = min_voxels_on = lambda self, volume=1: int(np.max(volume))
+
+    def predict_proba(self, volumes, **_):
+        return [volume({(1, 1, 1): 0.9, (5, 5, 5): 0.6})] * len(volumes)
+
+
+def test_the_smallest_finding_may_be_another_in_each_scan():
+    model = Constant().set_operating_point(
+        [np.ones((8, 8, 8)), np.full((8, 8, 8), 3.0)], [volume({(1, 1, 1): 1})] * 2, false_positives=0.5
+    )
+    assert model.threshold_ < 0.6
 
 
 def test_fewer_false_positives_at_every_higher_threshold_than_the_operating_point(ball_scans):
@@ -167,18 +177,13 @@ def test_fewer_false_positives_at_every_higher_threshold_than_the_operating_poin
         below = wrong[~above]
         assert below.iloc[-1] > allowed
         row = fine[above].iloc[0]
-        assert (point.sensitivity, point.false_positives) == (
-            row["sensitivity"],
-            row["false_positives_per_scan"],
-        )
+        assert (point.sensitivity, point.false_positives) == (row["sensitivity"], row["false_positives_per_scan"])
 
 
 def test_an_operating_point_that_no_threshold_reaches_is_refused_and_one_where_all_grows_together():
     label = np.zeros((9, 9, 9), bool)
     label[4, 4, 4] = True
-    probability = np.full(
-        label.shape, 0.3
-    )  # one component over everything, with the lesion inside
+    probability = np.full(label.shape, 0.3)  # one component over everything, with the lesion inside
     probability[label] = 0.8
     assert operating_point([label], [probability], false_positives=0).threshold > 0.3
     assert operating_point([label], [probability], false_positives=1).threshold < 0.3

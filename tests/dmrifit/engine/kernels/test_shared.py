@@ -19,6 +19,12 @@ def test_two_amplitudes_are_the_non_negative_least_squares(low):
         expected, _ = nnls(atoms.T, y)
         np.testing.assert_allclose(amplitudes, expected, atol=1e-12)
         signs.add(tuple(expected > 0))
+        # Pairs of the dictionary, which has no negative value, are rated by the same.
+        first, second = np.abs(atoms)
+        v, crossed, t = first @ first, first @ second, second @ second
+        constants = np.array([t, crossed, v, 0, 0]) / (v * t - crossed**2) + [0, 0, 0, 1 / t, 1 / v]
+        gain = y @ y - nnls(np.abs(atoms).T, y)[1] ** 2
+        assert shared.pair_gain(first @ y, second @ y, constants) == pytest.approx(gain, abs=1e-12)
     none = {(False, False)} if low < 0 else set()
     assert signs == {(False, True), (True, False), (True, True)} | none
 
