@@ -372,11 +372,11 @@ def _fit_segmented(
     fixed = settings.fixed or {}
     if model != MODELS["ivim"]:
         raise ValueError(
-            f"the segmented fit is for the model 'ivim', not {model.name!r}; use method='nlls'"
+            f"the segmented fit is for the model 'ivim', not {model.name!r}; use method 'nlls'"
         )
     if "Dt" in fixed:
         raise ValueError(
-            "Dt cannot be fixed in a segmented fit, which determines it first; use method='nlls'"
+            "Dt cannot be fixed in a segmented fit, which determines it first; use method 'nlls'"
         )
     threshold = settings.threshold or DEFAULT_THRESHOLD
     high_b = np.flatnonzero(protocol.b >= threshold)
@@ -384,7 +384,7 @@ def _fit_segmented(
         raise ValueError(
             f"a segmented fit needs two b-values of {threshold:g} s/mm² or more, and the protocol "
             f"has {len(np.unique(protocol.b[high_b]))}; choose another threshold, or use "
-            "method='nlls'"
+            "method 'nlls'"
         )
     box = settings.box(model)
     weights = settings.measurement_weights(len(protocol))

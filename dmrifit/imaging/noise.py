@@ -285,13 +285,13 @@ def check_likelihood(image: Any, likelihood: str, average: str | None) -> None:
         return
     if likelihood == "rician" and average is not None:
         raise ValueError(
-            "averages do not have the Rician distribution of single magnitudes; use "
-            "likelihood='rician-mean' with average='arithmetic', or leave average out"
+            "averages do not have the Rician distribution of single magnitudes; use likelihood "
+            "'rician-mean' with an arithmetic average of directions, or do not average them"
         )
     if likelihood == "rician-mean" and average == "geometric":
         raise ValueError(
-            "likelihood='rician-mean' is for arithmetic means of magnitudes, not "
-            "average='geometric'; use average='arithmetic'"
+            "likelihood 'rician-mean' is for arithmetic averages of directions, not for geometric "
+            "ones; average them arithmetically"
         )
     # A sidecar may say what keeps magnitudes from being Rician.
     for path, description in _sidecars(image):
@@ -303,5 +303,5 @@ def check_likelihood(image: Any, likelihood: str, average: str | None) -> None:
         if problem:
             raise ValueError(
                 f"{path}: its sidecar says that {problem}, so that magnitudes do not have "
-                f"likelihood={likelihood!r}; use sigma alone, which fits with the noise floor"
+                f"likelihood {likelihood!r}; use sigma alone, which fits with the noise floor"
             )
