@@ -36,9 +36,12 @@ _STEPS = {
 }
 #: What is said of a scan that differs from healthy ones in bulk or noise.
 DIFFERENT = (
-    "this scan differs from the training scans as a whole (protocol, noise, age?): anomalies "
-    "cannot be told from that"
+    "this scan differs from the training scans as a whole (protocol, noise, age?), and anomalies "
+    "cannot be distinguished from that"
 )
+#: Share of the voxels above the model's threshold, from which a scan differs that could not be
+#: compared with healthy ones: gliomas fill 5 to 20 % of a brain.
+MOST_MARKED = 0.5
 
 _QUANTILES = (0.5, 0.75)
 #: Two-sided, of one quantile in one hemisphere; both hemispheres have to lie beyond it.
@@ -329,7 +332,8 @@ class Detection:
         Share above the threshold, components, and the bulk of the scores.
     differs : bool, optional
         Whether the scan differs from healthy ones as a whole (`HealthyScans.differs`), so that
-        anomalies cannot be told from that; None if this cannot be judged.
+        anomalies cannot be told from that; None if this cannot be judged. Where it cannot, a scan
+        with more than half of its voxels above the model's own threshold differs.
     opening : int, default=3
         Edge in voxels of the cube of the opening; see `smallest_mL`.
     healthy : HealthyScans, optional

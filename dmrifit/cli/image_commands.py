@@ -191,13 +191,16 @@ def preprocess(
     described = json.loads(sidecar.read_text(encoding="utf-8"))
     sigma = described["Sigma"]
     cleaned = str(out / described["File"])
-    typer.echo(f"noise: median sigma {sigma['Median']:.4g} ({sigma['Method']})")
+    # Where estimates disagree, none is recommended to a fit.
+    is_doubtful = "Doubt" in sigma
+    doubt = ", in doubt: other estimates differ" if is_doubtful else ""
+    typer.echo(f"noise: median sigma {sigma['Median']:.4g} ({sigma['Method']}){doubt}")
     if motion := described.get("Motion"):
         shift = max(motion["Shifts"])
         angle = max(motion["Rotations"])
         typer.echo(f"motion: up to {shift:.2g} mm and {angle:.2g} degrees")
     typer.echo(f"image: {cleaned}")
-    inputs = [cleaned, "--sigma", str(out / sigma["File"])]
+    inputs = [cleaned, "--sigma", "NUMBER" if is_doubtful else str(out / sigma["File"])]
     typer.echo(f"to fit: {shlex.join(['dmrifit', 'fit', *inputs, '--out', f'{out}_maps'])}")
 
 

@@ -259,7 +259,8 @@ def noise_and_snr(
         noise = None if level is None else float(level.sigma)
     else:
         noise = float(np.median(levels))
-    return noise, typical_snr(signals[rows], protocol, noise) if noise else None
+    snr = typical_snr(lowest_signals(signals[rows], protocol), noise) if noise else None
+    return noise, snr
 
 
 def by_snr(

@@ -32,6 +32,7 @@ _LARGEST_RATIO = 2.0  # of two estimates that still agree
 _VALUES = 2**24  # of measurements that are compared with their neighbors at once
 _SAMPLE = 2**24  # of measurements that PIESNO starts from
 _FLOOR_STEPS = 10
+_NOISE_SLICES = 8
 _BLOCK = 24  # voxels along each edge: enough for a second opinion, and seconds instead of minutes
 
 
@@ -157,6 +158,16 @@ def voxels_where(
     """Find the voxels (x, y, z) of which a measurement passes a test."""
     slabs = [test(values).any(axis=-1) for _, values in read_slabs(signals)]
     return np.concatenate(slabs, axis=2)
+
+
+def noise_slices(
+    grid: tuple[int, int, int], region: NDArray[np.bool_] | None
+) -> NDArray[np.bool_]:
+    """Choose the voxels (x, y, z) of eight slices of a region, from which a fit has its noise."""
+    used = np.arange(grid[2]) if region is None else np.flatnonzero(region.any(axis=(0, 1)))
+    inside = np.zeros(grid, bool)
+    inside[:, :, used[:: -(-len(used) // _NOISE_SLICES)]] = True
+    return inside if region is None else inside & region
 
 
 def describe_noise_levels(levels: list[NoiseLevel]) -> tuple[str, str]:
