@@ -25,7 +25,6 @@ from anomaly.detectors.thresholds import (
 )
 from anomaly.scans.cases import SCANS, Case, patient_data
 from anomaly.scans.detection import (
-    MOST_MARKED,
     Detection,
     HealthyScans,
     TrainingScans,
@@ -447,9 +446,6 @@ class SeriesDetector(BaseEstimator):
             figures = replace(figures, bulk=whole.bulk, noise=whole.noise)
         division = getattr(detector, "largest_division_", 1.0)
         healthy = self.healthy_
-        differs = healthy.differs(figures, division) if healthy else None
-        if differs is None and is_usual and figures.share > MOST_MARKED:
-            differs = True
         # Why the guarantee of the threshold, if it has one, does not hold.
         reasons = []
         guaranteed = detector.threshold_
@@ -471,7 +467,7 @@ class SeriesDetector(BaseEstimator):
             lesions,
             limit,
             figures,
-            differs,
+            healthy.differs(figures, division) if healthy else None,
             opening,
             healthy=healthy,
             healthy_per_scan=healthy.anomalies_per_scan if healthy and is_usual else None,

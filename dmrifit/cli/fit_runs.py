@@ -48,8 +48,7 @@ _OF_DIFFUSION = ("ADC", "D", "Dt", "K")  # parameters that differ between direct
 _PAGE = "index.html"
 _FEWEST_COMPARED = 5  # scans, below which none is told to differ from the others
 _COLUMNS = (
-    "For each parameter: median over the voxels in which it is not in doubt, and the share of the "
-    "fitted voxels in which it is. "
+    "For each parameter: median without voxels in doubt, and their share of the fitted voxels. "
     "Scans that differ most from the others come first; a click on a heading sorts. Scans that "
     "were refitted as advised are linked under 'refit with' when this command runs again."
 )

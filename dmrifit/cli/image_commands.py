@@ -191,16 +191,15 @@ def preprocess(
     described = json.loads(sidecar.read_text(encoding="utf-8"))
     sigma = described["Sigma"]
     cleaned = str(out / described["File"])
-    # Where estimates disagree, none is recommended to a fit.
-    is_doubtful = "Doubt" in sigma
-    doubt = ", in doubt: other estimates differ" if is_doubtful else ""
-    typer.echo(f"noise: median sigma {sigma['Median']:.4g} ({sigma['Method']}){doubt}")
+    typer.echo(f"noise: median sigma {sigma['Median']:.4g} ({sigma['Method']})")
     if motion := described.get("Motion"):
         shift = max(motion["Shifts"])
         angle = max(motion["Rotations"])
         typer.echo(f"motion: up to {shift:.2g} mm and {angle:.2g} degrees")
     typer.echo(f"image: {cleaned}")
-    inputs = [cleaned, "--sigma", "NUMBER" if is_doubtful else str(out / sigma["File"])]
+    # Where estimates disagree, as was warned of, none is recommended.
+    noise = "NUMBER" if "Doubt" in sigma else str(out / sigma["File"])
+    inputs = [cleaned, "--sigma", noise]
     typer.echo(f"to fit: {shlex.join(['dmrifit', 'fit', *inputs, '--out', f'{out}_maps'])}")
 
 

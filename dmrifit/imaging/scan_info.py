@@ -138,9 +138,7 @@ def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] |
     for _, inside, signals in series.slabs(region, progress=True, task="info"):
         sample.add(signals, by_slice(inside))
         if protocol is not None:
-            # A fit leaves out what is no signal.
-            usable = Screen(protocol).apply(signals)[0]
-            lowest.add(lowest_signals(usable, protocol), by_slice(inside))
+            lowest.add(lowest_signals(signals, protocol), by_slice(inside))
         n_values += signals.size
         n_negative += int((signals < 0).sum())
         n_non_finite += int((~np.isfinite(signals)).sum())
