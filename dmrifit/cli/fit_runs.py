@@ -48,7 +48,7 @@ _OF_DIFFUSION = ("ADC", "D", "Dt", "K")  # parameters that differ between direct
 _PAGE = "index.html"
 _FEWEST_COMPARED = 5  # scans, below which none is told to differ from the others
 _COLUMNS = (
-    "For each parameter: median over the voxels in which it is not in doubt, and share in doubt. "
+    "For each parameter: median without voxels in doubt, and their share of the fitted voxels. "
     "Scans that differ most from the others come first; a click on a heading sorts. Scans that "
     "were refitted as advised are linked under 'refit with' when this command runs again."
 )
@@ -225,7 +225,7 @@ def fit_one(
         "inputs": {
             "images": [str(path) for path in scan.images],
             "mask": options["mask"],
-            "sigma": options["sigma"] and str(options["sigma"]),
+            "sigma": description["Settings"]["Sigma"] and str(options["sigma"]),
         },
         "sources": sources,
         "seconds": time.perf_counter() - start,
@@ -293,11 +293,13 @@ def print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
     for sentence in verdict.fit_sentences(description):
         if sentence not in description.get("Warnings", []):
             typer.echo(sentence)
-    if line := refit_line(context, verdict.remedies(description), out):
-        typer.echo(f"to refit: {line}")
     sigma = description["Settings"]["Sigma"]
+    # A noise that this fit could not use, such as 0, is of no use to the next one either.
+    inputs = {"sigma": None} if sigma is None else {}
+    if line := refit_line(context, verdict.remedies(description), out, **inputs):
+        typer.echo(f"to refit: {line}")
     if "estimated" in str(sigma):
-        typer.echo(f"noise: sigma {sigma}")
+        typer.echo(f"noise: median sigma {sigma}")
     first = next(iter(description["Parameters"]))
     file = description["Parameters"][first]["File"].replace(f"param-{first}_", "param-*_")
     typer.echo(f"maps: {out / file}")

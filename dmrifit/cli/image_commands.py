@@ -197,7 +197,9 @@ def preprocess(
         angle = max(motion["Rotations"])
         typer.echo(f"motion: up to {shift:.2g} mm and {angle:.2g} degrees")
     typer.echo(f"image: {cleaned}")
-    inputs = [cleaned, "--sigma", str(out / sigma["File"])]
+    # Where estimates disagree, as was warned of, none is recommended.
+    noise = "NUMBER" if "Doubt" in sigma else str(out / sigma["File"])
+    inputs = [cleaned, "--sigma", noise]
     typer.echo(f"to fit: {shlex.join(['dmrifit', 'fit', *inputs, '--out', f'{out}_maps'])}")
 
 

@@ -97,8 +97,8 @@ class FitSettings:
             )
             if not is_default and (self.method or "") not in methods:
                 raise ValueError(
-                    f"{name} cannot be used with method={self.method!r}; leave it out, or use "
-                    f"method={methods[-1]!r}"
+                    f"{name} cannot be used with method {self.method!r}; leave it out, or use "
+                    f"method {methods[-1]!r}"
                 )
         if self.threshold is not None:
             check_number("threshold", self.threshold, above=0.0)
@@ -108,26 +108,26 @@ class FitSettings:
         is_capped = any(isinstance(pair, tuple | list) and "monotonic" in pair for pair in pairs)
         if self.method == "map" and is_capped:
             raise ValueError(
-                "a 'monotonic' bound is not for method='map', whose prior keeps K from it; give a "
+                "a 'monotonic' bound is not for method 'map', whose prior keeps K from it; give a "
                 "number"
             )
         if self.n_starts not in ROUTED_STARTS and not (
             is_number(self.n_starts, whole=True) and self.n_starts >= 1
         ):
             raise ValueError(
-                "n_starts must be 'auto', 'thorough' or a whole number from 1, "
+                "n_starts (--starts) must be 'auto', 'thorough' or a whole number from 1, "
                 f"not {self.n_starts!r}"
             )
         if self.likelihood == "gaussian":
             return
         if self.sigma is None or not (np.asarray(self.sigma, dtype=float) > 0).all():
             raise ValueError(
-                f"likelihood={self.likelihood!r} needs sigma, the standard deviation of the "
+                f"likelihood {self.likelihood!r} needs sigma, the standard deviation of the "
                 "noise, above 0 everywhere"
             )
         if self.regularization:
             raise ValueError(
-                f"regularization is for least squares, not for likelihood={self.likelihood!r}"
+                f"regularization is for least squares, not for likelihood {self.likelihood!r}"
             )
 
     @property

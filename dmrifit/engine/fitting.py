@@ -259,7 +259,8 @@ def noise_and_snr(
         noise = None if level is None else float(level.sigma)
     else:
         noise = float(np.median(levels))
-    return noise, typical_snr(signals[rows], protocol, noise) if noise else None
+    snr = typical_snr(lowest_signals(signals[rows], protocol), noise) if noise else None
+    return noise, snr
 
 
 def by_snr(
@@ -372,11 +373,11 @@ def _fit_segmented(
     fixed = settings.fixed or {}
     if model != MODELS["ivim"]:
         raise ValueError(
-            f"the segmented fit is for the model 'ivim', not {model.name!r}; use method='nlls'"
+            f"the segmented fit is for the model 'ivim', not {model.name!r}; use method 'nlls'"
         )
     if "Dt" in fixed:
         raise ValueError(
-            "Dt cannot be fixed in a segmented fit, which determines it first; use method='nlls'"
+            "Dt cannot be fixed in a segmented fit, which determines it first; use method 'nlls'"
         )
     threshold = settings.threshold or DEFAULT_THRESHOLD
     high_b = np.flatnonzero(protocol.b >= threshold)
@@ -384,7 +385,7 @@ def _fit_segmented(
         raise ValueError(
             f"a segmented fit needs two b-values of {threshold:g} s/mm² or more, and the protocol "
             f"has {len(np.unique(protocol.b[high_b]))}; choose another threshold, or use "
-            "method='nlls'"
+            "method 'nlls'"
         )
     box = settings.box(model)
     weights = settings.measurement_weights(len(protocol))

@@ -141,9 +141,8 @@ def above_air_or_noise(signals: NDArray, noise: ArrayLike) -> NDArray[np.bool_]:
     return is_bright | ((levels > 0) & (signals >= np.maximum(_NEAR_NOISE * levels, ghosts)))
 
 
-def typical_snr(signals: NDArray, protocol: Protocol, noise: float) -> float:
-    """Compute the median SNR of the least weighted signals in tissue; infinite without tissue."""
-    lowest = lowest_signals(signals, protocol)
+def typical_snr(lowest: NDArray, noise: float) -> float:
+    """Compute the median SNR of least weighted signals (n_voxels,); infinite without tissue."""
     tissue = lowest[above_air_or_noise(lowest, noise) & np.isfinite(lowest)]
     return float(np.median(tissue) / noise) if len(tissue) and noise else np.inf
 

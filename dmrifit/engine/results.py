@@ -325,7 +325,8 @@ class FitResult:
         -------
         DataFrame of n_voxels rows
             For each parameter its value, ``<name>_se``, the ends of the 95 % interval
-            ``<name>_low`` and ``<name>_high``, and ``<name>_doubt``; then ``cost`` and ``status``.
+            ``<name>_low`` and ``<name>_high``, and ``<name>_doubt``, True where it is in doubt for
+            any of the reasons in `doubt_reasons`; then ``cost``, and ``status`` in words.
         """
         import pandas as pd
 

@@ -21,7 +21,7 @@ from dmrifit._utils.spread_sample import SpreadSample, by_slice
 from dmrifit.cohort.scaling import PatientScale
 from dmrifit.engine.design.identifiability import missing_for, nominal_contrasts, typical_tissue
 from dmrifit.engine.doubts import DoubtTally
-from dmrifit.engine.fit_maps import empty_maps, fill_maps, map_names
+from dmrifit.engine.fit_maps import OUTSIDE, empty_maps, fill_maps, map_names
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import by_snr, fit_with, learn_prior, measured_noise
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
@@ -56,6 +56,7 @@ from dmrifit.imaging.noise import (
     estimate_sigma,
     noise_levels,
     noise_levels_of_middle,
+    noise_slices,
 )
 from dmrifit.imaging.scan_info import clipping_doubt, is_same_b, protocol_doubts
 from dmrifit.io.bids_derivatives import (
@@ -83,14 +84,15 @@ if TYPE_CHECKING:
 
 __all__ = ["fit_image", "predict_image"]
 
-_NOISE_SLICES = 8  # of an image, whose voxels tell the noise
-
 _WITHOUT_NOISE = "without it the noise floor is less exact or missing: fluids may show kurtosis"
 _B_STEP = 100.0  # s/mm², between limits that are tried
 _HIGH_B_LEFT = 0.05  # share of the voxels in which b may still be too high below an advised limit
 
 #: Share of the voxels above which a warning says that they could not be fitted.
 MOST_LOST = 0.2
+
+#: Share of the voxels with signal above which a warning says that the mask auto leaves them out.
+MOST_OUTSIDE = 0.25
 
 #: Share of negative values above which a warning doubts that they are signals.
 MOST_NEGATIVE = 0.2
@@ -354,6 +356,14 @@ def fit_image(
             notes.warn(gain_step.description)
         if doubt := clipping_doubt(rows, protocol):
             notes.warn(doubt)
+        if region_text == FOREGROUND_RULE:
+            has_signal = above_air_or_noise(scan.values.ravel(), tally.noise_level())
+            share = np.mean(maps["status"].ravel()[has_signal] == OUTSIDE)
+            if share > MOST_OUTSIDE:
+                notes.warn(
+                    f"mask auto leaves out {share:.0%} of the voxels with signal above the noise, "
+                    "because they are much darker than the others; name a mask (--mask FILE)"
+                )
         lower_b_max = None
         doubts.lower_b = ""
         if doubts.too_high_b and b_max is None and weights is None:
@@ -748,19 +758,14 @@ def _chosen_by_noise(
     """Choose the method by the noise; also give the noise, if it could be measured."""
     protocol, contrasts = measurements.protocol, measurements.contrasts
     settings = replace(settings, n_averaged=len(protocol) / len(contrasts))
-    is_used = np.ones(series.grid[2], bool) if region is None else region.any(axis=(0, 1))
-    used = np.flatnonzero(is_used)
-    some = np.zeros(series.grid, bool)
-    some[:, :, used[:: -(-len(used) // _NOISE_SLICES)]] = True
-    if region is not None:
-        some &= region
-    rows, levels = _spread_voxels(series, some, measurements, noise, NOISE_VOXELS)
+    slices = noise_slices(series.grid, region)
+    rows, levels = _spread_voxels(series, slices, measurements, noise, NOISE_VOXELS)
     level = None
     if rows.size:
         rows, _ = Screen(protocol).apply(rows)
         is_bright = above_air(lowest_signals(rows, protocol))
     if levels is not None and levels.size:
-        level = NoiseLevel(float(np.median(levels[is_bright])), "given")
+        level = NoiseLevel(float(np.median(levels[is_bright])), "median of sigma in tissue")
     elif noise is None and rows.size:
         level = measured_noise(rows[is_bright], protocol, model, settings)
         if level is None:
@@ -768,7 +773,7 @@ def _chosen_by_noise(
         settings = replace(settings, noise=None if level is None else float(level.sigma))
     if level is None:
         return by_snr(settings, model, contrasts, None), None
-    snr = typical_snr(rows, protocol, float(level.sigma))
+    snr = typical_snr(lowest_signals(rows, protocol), float(level.sigma))
     return by_snr(settings, model, contrasts, snr), level
 
 

@@ -175,7 +175,8 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         -------
         DataFrame
             Voxel indices ``i``, ``j``, ``k``, RAS+ coordinates ``x``, ``y``, ``z`` in mm, and each
-            3-D map under its name.
+            3-D map under its name: ``status``, ``at_bound`` and ``doubt`` are codes as in the
+            files (`fit_image`), other than the columns of `FitResult.to_dataframe`.
         """
         import pandas as pd
 

@@ -32,6 +32,7 @@ _LARGEST_RATIO = 2.0  # of two estimates that still agree
 _VALUES = 2**21  # of measurements that are compared with their neighbors at once
 _SAMPLE = 2**24  # of measurements that PIESNO starts from
 _FLOOR_STEPS = 10
+_NOISE_SLICES = 8
 _BLOCK = 24  # voxels along each edge: enough for a second opinion, and seconds instead of minutes
 
 
@@ -159,6 +160,16 @@ def voxels_where(
     return np.concatenate(slabs, axis=2)
 
 
+def noise_slices(
+    grid: tuple[int, int, int], region: NDArray[np.bool_] | None
+) -> NDArray[np.bool_]:
+    """Choose the voxels (x, y, z) of eight slices of a region, from which a fit has its noise."""
+    used = np.arange(grid[2]) if region is None else np.flatnonzero(region.any(axis=(0, 1)))
+    inside = np.zeros(grid, bool)
+    inside[:, :, used[:: -(-len(used) // _NOISE_SLICES)]] = True
+    return inside if region is None else inside & region
+
+
 def describe_noise_levels(levels: list[NoiseLevel]) -> tuple[str, str]:
     """List estimates of the noise; say in a second sentence that they disagree, if they do."""
     medians: dict[str, float] = {}
@@ -284,13 +295,13 @@ def check_likelihood(image: Any, likelihood: str, average: str | None) -> None:
         return
     if likelihood == "rician" and average is not None:
         raise ValueError(
-            "averages do not have the Rician distribution of single magnitudes; use "
-            "likelihood='rician-mean' with average='arithmetic', or leave average out"
+            "averages do not have the Rician distribution of single magnitudes; use likelihood "
+            "'rician-mean' with an arithmetic average of directions, or do not average them"
         )
     if likelihood == "rician-mean" and average == "geometric":
         raise ValueError(
-            "likelihood='rician-mean' is for arithmetic means of magnitudes, not "
-            "average='geometric'; use average='arithmetic'"
+            "likelihood 'rician-mean' is for arithmetic averages of directions, not for geometric "
+            "ones; average them arithmetically"
         )
     # A sidecar may say what keeps magnitudes from being Rician.
     for path, description in _sidecars(image):
@@ -302,5 +313,5 @@ def check_likelihood(image: Any, likelihood: str, average: str | None) -> None:
         if problem:
             raise ValueError(
                 f"{path}: its sidecar says that {problem}, so that magnitudes do not have "
-                f"likelihood={likelihood!r}; use sigma alone, which fits with the noise floor"
+                f"likelihood {likelihood!r}; use sigma alone, which fits with the noise floor"
             )

@@ -22,16 +22,17 @@ from dmrifit.engine.fitting import measured_noise
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
 from dmrifit.engine.models import MODELS, SignalModel
 from dmrifit.engine.noise_choice import (
+    NOISE_VOXELS,
     NoiseLevel,
     above_air,
     above_air_or_noise,
     lowest_signals,
-    spread_rows,
     typical_snr,
 )
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.screening import Screen
-from dmrifit.imaging.noise import describe_noise_levels, noise_levels
+from dmrifit.imaging.noise import describe_noise_levels, noise_levels, noise_slices
+from dmrifit.io.bids_derivatives import SNR_VOXELS
 from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import Image, Images, image_name
 from dmrifit.io.series import Series
@@ -129,10 +130,15 @@ def _shells(b: NDArray[np.float64]) -> list[tuple[str, int]]:
 
 def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] | None) -> None:
     """Look at the values of an image: signs, ends of its type, gains, noise."""
-    sample = SpreadSample(GAIN_VOXELS)
+    sample, lowest = SpreadSample(GAIN_VOXELS), SpreadSample(SNR_VOXELS)
     n_values, n_negative, n_non_finite = 0, 0, 0
+    protocol = info.protocol
+    if protocol is not None and len(protocol) != info.n_volumes:
+        protocol = None
     for _, inside, signals in series.slabs(region, progress=True, task="info"):
         sample.add(signals, by_slice(inside))
+        if protocol is not None:
+            lowest.add(lowest_signals(signals, protocol), by_slice(inside))
         n_values += signals.size
         n_negative += int((signals < 0).sum())
         n_non_finite += int((~np.isfinite(signals)).sum())
@@ -147,21 +153,16 @@ def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] |
         )
     if n_non_finite:
         info.doubts.append(f"not finite: {counted(n_non_finite, 'value')}, which fits leave out")
-    protocol = info.protocol
-    if protocol is not None and len(protocol) != info.n_volumes:
-        protocol = None
     rows = sample.rows()
     if doubt := clipping_doubt(rows, protocol):
         info.doubts.append(doubt)
     level = np.nan
-    # A fit leaves out what is no signal.
-    usable = rows if protocol is None else Screen(protocol).apply(rows)[0]
     if info.n_volumes > 1:
-        level = _describe_noise(info, series, region, _noise_of_fit(usable, protocol))
+        level = _describe_noise(info, series, region, _noise_of_fit(series, region, protocol))
     if protocol is None:
         return
     if level > 0:
-        snr = typical_snr(usable, protocol, level)
+        snr = typical_snr(lowest.rows(), level)
         info.snr = snr if np.isfinite(snr) else np.nan
     # Where no mask was drawn, most voxels may be air, which says nothing of the signal.
     if region is None:
@@ -228,16 +229,23 @@ def is_same_b(b: NDArray[np.float64], value: float) -> NDArray[np.bool_]:
     return np.isclose(b, value, rtol=_SAME_B_RELATIVE, atol=_SAME_B)
 
 
-def _noise_of_fit(rows: NDArray, protocol: Protocol | None) -> list[NoiseLevel]:
-    """Measure the noise as a fit of these voxels does, before it compares neighbors."""
+def _noise_of_fit(
+    series: Series, region: NDArray[np.bool_] | None, protocol: Protocol | None
+) -> list[NoiseLevel]:
+    """Measure the noise as a fit of this region does, before it compares neighbors."""
     if protocol is None:
         return []
+    sample = SpreadSample(NOISE_VOXELS)
+    slices = noise_slices(series.grid, region)
+    for _, inside, signals in series.slabs(slices, progress=False, task="noise"):
+        sample.add(signals, by_slice(inside))
+    rows = Screen(protocol).apply(sample.rows())[0]
     bright = rows[above_air(lowest_signals(rows, protocol))]
     try:
         model = MODELS[suggest_model(protocol)[0]]
     except ValueError:  # of one contrast there is no fit
         return []
-    level = measured_noise(bright[spread_rows(bright)], protocol, model, FitSettings())
+    level = measured_noise(bright, protocol, model, FitSettings())
     return [] if level is None else [level]
 
 

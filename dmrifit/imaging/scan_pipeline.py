@@ -222,6 +222,7 @@ def preprocess_image(
         if file_set is not None:
             description = _describe(ordered_steps, noise, files, slice_axis, transforms, series)
             description |= series.describe()
+            description["Sigma"] |= {"Doubt": doubt} if doubt else {}
             description["Sources"] = describe_sources(Image=image, Mask=mask)
             save_image(result.image, file_set.path(files["image"]))
             save_image(result.sigma, file_set.path(files["sigma"]))

@@ -44,7 +44,7 @@ _FEWEST_BELIEVED = 0.1
 SYNTHETIC_TRAINING = "The model was trained on synthetic data: its accuracy in people is unknown."
 
 #: Voxels at least that the SNR of a scan is taken from: of millions, a sample tells it as well.
-_SNR_VOXELS = 2**18
+SNR_VOXELS = 2**18
 
 _METHODS = {
     "nlls": "bounded nonlinear least squares",
@@ -138,7 +138,7 @@ class FitTally:
     status: NDArray = field(default_factory=partial(np.zeros, len(FitStatus), np.int64))
     screening: ScreeningTally = field(default_factory=ScreeningTally)
     knows_noise: bool = False  # or else residuals stand for it
-    _sample: SpreadSample = field(default_factory=partial(SpreadSample, _SNR_VOXELS))
+    _sample: SpreadSample = field(default_factory=partial(SpreadSample, SNR_VOXELS))
 
     def add(self, result: FitResult, inside: NDArray[np.bool_]) -> None:
         """Count the voxels of one part, which lie where `inside` (x, y, slices) is True."""

@@ -486,8 +486,8 @@ class VolumeEstimator(BaseEstimator, ABC):
         n_validation = min(n_validation, n_patients - 1)
         if n_validation < 1:
             raise ValueError(
-                f"all cases ({n_cases}) are of one patient, and validation_fraction={fraction} "
-                "keeps whole patients; give more patients or validation_fraction=0"
+                f"all cases ({n_cases}) are of one patient, and validation_fraction {fraction} "
+                "keeps whole patients; give more patients, or a validation_fraction of 0"
             )
         split = GroupShuffleSplit(1, test_size=n_validation, random_state=seed)
         train, validation = next(split.split(numbers, groups=patients))

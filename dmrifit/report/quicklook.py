@@ -305,7 +305,7 @@ def value_lines(sidecar: Mapping[str, Any]) -> Iterator[str]:
             if entry.get("ShareAtBounds", {}).get(end.capitalize())
         ]
         if shares:
-            yield f"{parameter}, share of the voxels at its bounds: {', '.join(shares)}"
+            yield f"{parameter}, share of the fitted voxels at its bounds: {', '.join(shares)}"
         if "Interval" in entry:
             meaning = f" ({entry['Meaning']})" if "Meaning" in entry else ""
             intervals.append(f"{parameter}{meaning} {entry['Interval']}")

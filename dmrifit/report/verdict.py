@@ -27,7 +27,7 @@ def map_verdict(sidecar: Mapping[str, Any], *, doubts: bool = True) -> str:
     air = sidecar.get("Air", {}).get("Share", 0.0)
     air_text = ""
     if air >= _SOME_AIR:
-        air_text = f"; {percent(air)} of the voxels look like air, which medians leave out"
+        air_text = f"; {percent(air)} of these voxels look like air, which medians leave out"
     if "Status" not in sidecar:
         counts = sidecar["Voxels"]
         text = (
@@ -89,7 +89,7 @@ def parameter_lights(
         light["interval"] = "–" if interval.startswith("not determined") else interval
         light |= {"kind": kind, "sign": _SIGNS[kind], "words": words}
         lights.append(light | {"remedy": remedy.format(name=panel.name, cap_remedy=cap_remedy)})
-    headings = ("median, believed voxels", "in doubt") if doubt else ("median", "")
+    headings = ("median without doubts", "in doubt, of fitted voxels") if doubt else ("median", "")
     return Lights(*headings, *lights)
 
 
@@ -104,10 +104,10 @@ def fit_sentences(sidecar: Mapping[str, Any]) -> list[str]:
     sentences += sidecar["Doubt"]["Advice"]
     air = sidecar.get("Air", {}).get("Share", 0.0)
     if air >= _SOME_AIR:
-        text = f"{air:.0%} of the voxels look like air: "
+        text = f"{air:.0%} of the fitted voxels look like air, left out of medians and intervals"
         if "mask" in remedies(sidecar):
-            text += "--mask auto leaves them out of the fit, as "
-        sentences.append(f"{text}medians and intervals leave them out")
+            text += "; --mask auto leaves it out of the fit, too"
+        sentences.append(text)
     for reason, n in sidecar.get("NotFitted", {}).get("Reasons", {}).items():
         sentences.append(f"not fitted: {counted(n, 'voxel')} {reason}")
     if "Prior" in sidecar:

@@ -77,7 +77,7 @@ def check_settings(
         if value is not None:
             check_number(label, value, least=1, whole=True)
     if "other" in regimes and len(cohorts) < 2:
-        raise ValueError("train_on='other' needs at least two cohorts")
+        raise ValueError("train_on 'other' needs at least two cohorts")
     # Counted before any image is read; patients without a usable voxel fail later, by name.
     for regime in regimes:
         for name in cohorts:
@@ -183,7 +183,7 @@ def _available(
     if len(available) < n_needed:
         tested = f"{', '.join(test)} of" if test else "a patient of"
         raise ValueError(
-            f"training for {tested} cohort {cohort!r} with train_on={regime!r} needs "
+            f"training for {tested} cohort {cohort!r} with train_on {regime!r} needs "
             f"at least {counted(n_needed, 'other patient')}; there are {len(available)}"
         )
     return available

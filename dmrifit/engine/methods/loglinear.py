@@ -118,8 +118,8 @@ def fit_log_linear(
     if form is None:
         suitable = [name for name, other in MODELS.items() if log_linear_form(other)]
         raise ValueError(
-            f"method={method!r} fits models that are linear in the logarithm of the signal "
-            f"({', '.join(suitable)}), and {model.name} is not; use method='nlls'"
+            f"method {method!r} fits models that are linear in the logarithm of the signal "
+            f"({', '.join(suitable)}), and {model.name} is not; use method 'nlls'"
         )
     design = form.design(protocol)
     scaled = design / np.linalg.norm(design, axis=0).clip(1e-300)

@@ -96,7 +96,7 @@ def prior_of(start: FitResult) -> Prior:
     if solved.size < _FEWEST_VOXELS or not has_prior.any():
         raise ValueError(
             f"a prior is learned from {_FEWEST_VOXELS} fitted voxels or more, and there are "
-            f"{solved.size}; give a prior=, or use method='nlls'"
+            f"{solved.size}; fit more voxels, or use method 'nlls'"
         )
     rows = solved[evenly_spaced_rows(solved.size, PRIOR_VOXELS)]
     signals = np.asarray(start.inputs.signals[rows], dtype=float)

@@ -324,7 +324,7 @@ def test_one_scan_and_many_show_the_same_sentences_everywhere(output_of, tmp_pat
     pages = [tmp_path / "many" / "index.html", *(tmp_path / "many" / "a").glob("*.html")]
     texts = [" ".join(re.sub("<[^>]+>", " ", page.read_text(encoding="utf-8")).split()) for page in pages]
     assert len(texts) == 2
-    advice = [*sidecar["Doubt"]["Advice"], "58% of the voxels look like air: --mask auto"]
+    advice = [*sidecar["Doubt"]["Advice"], "58% of the fitted voxels look like air, left out of medians and intervals"]
     assert len(advice) > 1
     for sentence in advice:
         assert all(sentence in shown for shown in (single, many, table["notes"][0], *texts)), sentence

@@ -171,7 +171,7 @@ def test_the_share_at_a_bound_is_printed_where_the_other_is_none(fitted, output_
     np.savetxt(scan.with_suffix(".bval"), PROTOCOL.b[None], fmt="%g")
     options = ("--model", "adc", "--bounds", "ADC=5,inf", "--no-quicklook", "--out", fitted / "bound")
     printed = output_of("fit", scan, *options)
-    assert "ADC, share of the voxels at its bounds: 100 % at 5 (lower)\n" in printed
+    assert "ADC, share of the fitted voxels at its bounds: 100 % at 5 (lower)\n" in printed
 
 
 def test_maps_with_a_learned_prior_are_refused_for_tables_of_regions(fitted, error_of, output_of):
@@ -244,7 +244,7 @@ def test_precision_is_that_of_tissue_and_air_is_named(write_scan, output_of, tmp
     for options in ((), ("--mask", tmp_path / "mask.nii.gz")):
         out = tmp_path / f"maps{len(options)}"
         printed = output_of("fit", tmp_path / "scan.nii.gz", *options, "--no-quicklook", "--out", out)
-        assert ("67% of the voxels look like air: --mask auto" in printed) == (not options)
+        assert ("; --mask auto leaves it out of the fit, too" in printed) == (not options)
         (sidecar,) = out.glob("*.json")
         snr.append(json.loads(sidecar.read_text())["ExpectedPrecision"]["SNR"])
     assert snr[0] == pytest.approx(snr[1], rel=0.02)

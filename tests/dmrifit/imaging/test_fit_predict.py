@@ -557,7 +557,7 @@ def test_rician_voxels_without_noise_are_refused_before_the_fit(small_object, mo
     monkeypatch.setattr(series, "SLAB_VALUES", 1)
     for sigma in (0, nib.Nifti1Image(noise, AFFINE)):
         for more in ({}, {"mask": mask}):
-            with pytest.raises(ValueError, match=r"likelihood='rician' needs sigma, .* above 0 everywhere"):
+            with pytest.raises(ValueError, match=r"likelihood 'rician' needs sigma, .* above 0 everywhere"):
                 fit_image(image, PROTOCOL, "adc", sigma=sigma, **options, **more)
     assert not any(has_signal)
 
@@ -920,7 +920,7 @@ def test_a_learned_prior_is_the_same_in_slabs_and_said_in_the_sidecar(image, tmp
     ("sidecar", "options", "message"),
     [
         ({}, {"average": "arithmetic", "likelihood": "rician"}, "averages do not have the Rician distribution"),
-        ({}, {"average": "geometric", "likelihood": "rician-mean"}, "arithmetic means of magnitudes"),
+        ({}, {"average": "geometric", "likelihood": "rician-mean"}, "arithmetic averages of directions"),
         ({"Steps": ["denoise"]}, {"likelihood": "rician"}, "it was denoised"),
         ({"CoilCombinationMethod": "Sum of Squares"}, {"likelihood": "rician-mean"}, "coils were combined"),
         ({}, {"likelihood": "rician", "sigma": None}, "needs sigma"),

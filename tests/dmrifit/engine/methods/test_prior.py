@@ -117,7 +117,7 @@ def test_too_few_voxels_or_measurements_are_refused_with_the_remedy():
     with pytest.raises(ValueError, match="learned from 20 fitted voxels or more, and there are 10"):
         fit_voxels(signals, PROTOCOL, "ivim", method="map")
     prior = learn_prior(ivim_region(30)[0], PROTOCOL, "ivim", FitSettings(method="map"))
-    with pytest.raises(ValueError, match=r"prior cannot be used with .* or use method='map'"):
+    with pytest.raises(ValueError, match=r"prior cannot be used with .* or use method 'map'"):
         fit_voxels(signals, PROTOCOL, "ivim", prior=prior)
 
 
