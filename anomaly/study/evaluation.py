@@ -20,6 +20,7 @@ from anomaly.study.contestants import (
     method_entries,
 )
 from anomaly.study.scores import RATES, curve_areas, score_method
+from dmrifit._utils.checks import check_number, check_own_names, check_word
 from dmrifit._utils.randomness import RandomState, seed_from
 from dmrifit._utils.threads import check_jobs
 from dmrifit.report.numerals import fixed
@@ -140,8 +141,7 @@ def evaluate_detectors(
     check_jobs(n_jobs)
     bench = Bench(cases, healthy, opening, connectivity, min_overlap, lesion_wise)
     names = ["all"] if folds is None else [str(fold) for fold in folds]
-    if not names or len(set(names)) != len(names):
-        raise ValueError(f"folds need names of their own, not {names}")
+    check_own_names("folds", names)
     checked = checked_rules(
         rules, list(maps), bench.spacing, has_healthy=bool(len(healthy)) or validation is not None
     )
@@ -149,12 +149,7 @@ def evaluate_detectors(
         bench, maps, healthy_maps, validation, validation_maps, names, single=folds is None
     )
     if controls:
-        clashes = [name for name in maps if name in CONTROLS]
-        if clashes:
-            raise ValueError(
-                f"maps need names of their own, not {clashes}; controls=False leaves the controls "
-                "out"
-            )
+        check_own_names("maps", maps, CONTROLS)
         # Controls do not depend on a training, so one fold is enough.
         entries += control_entries(bench, names[0])
     jobs = [delayed(score_method)(bench, entry, checked[entry.method]) for entry in entries]
@@ -252,11 +247,8 @@ def format_summary(
 ) -> pd.DataFrame:
     """Format the summary like the study's tables: mean ± sd of AUC and Dice over patients."""
     summary = tables["summary"]
-    for name, value in (("part", part), ("rule", rule)):
-        if value is not None and value not in set(summary[name]):
-            raise ValueError(
-                f"{name} must be one of {', '.join(summary[name].unique())}, not {value!r}"
-            )
+    check_word("part", part, summary["part"].unique())
+    check_word("rule", rule, [None, *summary["rule"].unique()])
     rows: dict[str, dict[str, str]] = {}
     for _, line in summary[summary["part"] == part].iterrows():
         row = rows.setdefault(line["method"], {"AUC": _text(line, "auc")})
@@ -302,11 +294,7 @@ def healthy_folds(
     from sklearn.model_selection import GroupKFold
 
     patients = [case.patient for case in cases]
-    if not 2 <= n_folds <= len(set(patients)):
-        raise ValueError(
-            f"n_folds must be 2 or more and at most the number of patients, {len(set(patients))}, "
-            f"not {n_folds!r}"
-        )
+    check_number("n_folds", n_folds, least=2, most=len(set(patients)), whole=True)
     # scikit-learn takes seeds of 32 bits.
     splitter = GroupKFold(n_folds, shuffle=True, random_state=seed_from(random_state) % 2**32)
     folds = []

@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from anomaly.detectors.thresholds import ThresholdRule, limits_left_out, open_map, rate_limits
 from anomaly.study.contestants import AS_GIVEN, Bench, Entry
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
+from dmrifit._utils.checks import check_number
 from dmrifit.io.case_tables import checked_mask
 from dmrifit.io.components import check_affine, label_components
 from dmrifit.io.masks import zeros_and_ones
@@ -96,8 +97,7 @@ def score_method(
                 continue
             if bench.lesion_wise:
                 table = _lesions(bench, i, opened, rule_keys)
-                (counts,) = lesion_counts(table).to_dict("records")
-                rows["counts"].append({**patient_keys, **counts})
+                rows["counts"].append(patient_keys | lesion_counts(table))
                 lesion_tables.append(table)
             if case.followup is not None and case.lesion is not None:
                 overlap = overlap_with_followup(
@@ -289,16 +289,14 @@ def curve_areas(curve: pd.DataFrame) -> dict[str, float]:
     rate = curve["rate"].to_numpy()
     coverage = curve["coverage"].to_numpy()
     is_counted = rate <= FULL_RATE
-    counted_rate = np.concatenate([[0.0], rate[is_counted]])
-    counted_coverage = np.concatenate([[0.0], coverage[is_counted]])
+    from_origin = np.append(0.0, coverage[is_counted]), np.append(0.0, rate[is_counted])
     area_low = float("nan")
     is_low = (rate >= LOW_RATES[0]) & (rate <= LOW_RATES[1])
     if is_low.sum() > 1:
         # On a linear axis the highest rates would decide the area.
         logarithms = np.log(rate[is_low])
         area_low = float(np.trapezoid(coverage[is_low], logarithms) / np.ptp(logarithms))
-    area = float(np.trapezoid(counted_coverage, counted_rate) / FULL_RATE)
-    return {"area": area, "area_low": area_low}
+    return {"area": float(np.trapezoid(*from_origin) / FULL_RATE), "area_low": area_low}
 
 
 @dataclass(frozen=True, eq=False)
@@ -404,11 +402,9 @@ def overlap_with_followup(
     for name, values in (("anomaly", anomaly), ("followup", followup), ("brain", brain)):
         if values is not None:
             masks[name] = checked_mask(values, lesion.shape, name)
-    if not margin_mm >= 0 or min_voxels < 1 or min_overlap < 1:
-        raise ValueError(
-            "margin_mm must be 0 or more, min_voxels and min_overlap 1 or more, not "
-            f"{margin_mm!r}, {min_voxels!r} and {min_overlap!r}"
-        )
+    check_number("margin_mm", margin_mm)
+    check_number("min_voxels", min_voxels, least=1)
+    check_number("min_overlap", min_overlap, least=1)
     matrix = check_affine(affine)
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     excluded = lesion

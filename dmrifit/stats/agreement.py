@@ -14,22 +14,20 @@ ICC_FORMS = ("ICC(1,1)", "ICC(2,1)", "ICC(3,1)")
 
 _TAIL = 0.025  # outside each end of an interval
 
-_UNDEFINED = dict.fromkeys(("value", "low", "high", "statistic", "df1", "df2", "p"), np.nan)
-
 
 @dataclass(frozen=True)
 class ICCResult:
     """An intraclass correlation, its confidence interval, and an F test of no correlation."""
 
     form: str
-    value: float
-    low: float
-    high: float
-    statistic: float
-    df1: float
-    df2: float
-    p: float
-    n_targets: int
+    value: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    statistic: float = np.nan
+    df1: float = np.nan
+    df2: float = np.nan
+    p: float = np.nan
+    n: int = 0  # targets
     reason: str = ""  # why numbers are NaN
 
 
@@ -56,7 +54,7 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> ICCResult:
     elif np.ptp(x) <= 1e-12 * scale or scale == 0:
         reason = "all ratings are equal"
     if reason:
-        return ICCResult(form, n_targets=n, reason=reason, **_UNDEFINED)
+        return ICCResult(form, n=n, reason=reason)
     # Correlations do not change by it, and squares of large ratings lose no digits.
     x = (x - x.mean()) / scale
     between = k * x.mean(axis=1).var(ddof=1)
@@ -76,7 +74,7 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> ICCResult:
     elif whole == 0:
         reason = "targets do not vary"
     if reason:
-        return ICCResult(form, n_targets=n, reason=reason, **_UNDEFINED)
+        return ICCResult(form, n=n, reason=reason)
     value = (between - error) / whole
     df1 = n - 1
     # An infinite statistic has p = 0.
@@ -134,14 +132,17 @@ def _icc2_interval(
 class LimitsOfAgreement:
     """Bland and Altman's bias and limits of agreement, in the unit of the measurements."""
 
-    bias: float
-    sd: float  # of the differences
-    lower: float
-    upper: float
-    bias_interval: tuple[float, float]
-    lower_interval: tuple[float, float]
-    upper_interval: tuple[float, float]
     n: int
+    bias: float = np.nan
+    sd: float = np.nan  # of the differences
+    lower: float = np.nan
+    upper: float = np.nan
+    bias_low: float = np.nan
+    bias_high: float = np.nan
+    lower_low: float = np.nan
+    lower_high: float = np.nan
+    upper_low: float = np.nan
+    upper_high: float = np.nan
     reason: str = ""  # why numbers are NaN
 
 
@@ -155,15 +156,15 @@ def bland_altman(a: ArrayLike, b: ArrayLike) -> LimitsOfAgreement:
     """
     a, b = finite_pairs(a, b)
     n, difference = len(a), a - b
+    bias = float(difference.mean()) if n else np.nan
     if n < 2:
-        bias = float(difference.mean()) if n else np.nan
-        none, reason = (np.nan, np.nan), f"{counted(n, 'pair')}; two are needed"
-        return LimitsOfAgreement(bias, np.nan, np.nan, np.nan, none, none, none, n, reason)
-    bias, sd = float(difference.mean()), float(difference.std(ddof=1))
+        return LimitsOfAgreement(n, bias, reason=f"{counted(n, 'pair')}; two are needed")
+    sd = float(difference.std(ddof=1))
     t = stats.t.ppf(1 - _TAIL, n - 1)
-    bias_width = t * sd * np.sqrt(1 / n)
-    limit_width = t * sd * np.sqrt(1 / n + 1.96**2 / (2 * (n - 1)))
-    lower, upper = bias - 1.96 * sd, bias + 1.96 * sd
-    pairs = zip((bias, lower, upper), (bias_width, limit_width, limit_width), strict=True)
-    of_bias, of_lower, of_upper = [(float(x - width), float(x + width)) for x, width in pairs]
-    return LimitsOfAgreement(bias, sd, lower, upper, of_bias, of_lower, of_upper, n)
+    limits = {"bias": bias, "lower": bias - 1.96 * sd, "upper": bias + 1.96 * sd}
+    intervals = {}
+    for name, value in limits.items():
+        further = 0 if name == "bias" else 1.96**2 / (2 * (n - 1))
+        width = t * sd * np.sqrt(1 / n + further)
+        intervals |= {f"{name}_low": float(value - width), f"{name}_high": float(value + width)}
+    return LimitsOfAgreement(n, sd=sd, **limits, **intervals)

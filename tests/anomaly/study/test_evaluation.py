@@ -100,7 +100,7 @@ def test_healthy_folds_keep_patients_together_and_use_every_scan_once(cohort):
     assert healthy_folds(cases, 7, random_state=3) == folds
     assert healthy_folds(cases, 7, random_state=4) != folds
     for wrong in (1, 10):
-        with pytest.raises(ValueError, match="at most the number of patients, 9"):
+        with pytest.raises(ValueError, match="a whole number from 2 to 9"):
             healthy_folds(cases, wrong)
 
 

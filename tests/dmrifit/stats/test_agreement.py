@@ -33,7 +33,7 @@ def test_intraclass_correlations_are_those_that_were_published(form, published, 
     result = icc(SHROUT_FLEISS, form)
     assert result.value == pytest.approx(published, abs=0.005)
     assert [result.low, result.high] == pytest.approx([low, high], abs=0.01)
-    assert (result.n_targets, result.reason) == (6, "")
+    assert (result.n, result.reason) == (6, "")
     # Mean squares of the paper: between targets 11.24, within 6.26, residual 1.02.
     assert result.statistic == pytest.approx(statistic, abs=0.01)
     assert (result.df1, result.df2) == (5, df2)
@@ -131,4 +131,4 @@ def test_limits_of_agreement_are_those_published_and_by_hand_and_leave_out_nan()
 
 def ends_of(result):
     """Bias with its interval, then the lower and upper limit with theirs."""
-    return [result.bias, *result.bias_interval, result.lower, *result.lower_interval, result.upper, *result.upper_interval]
+    return [getattr(result, name + end) for name in ("bias", "lower", "upper") for end in ("", "_low", "_high")]

@@ -10,9 +10,11 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.study import splits
 from dmrifit.study.contestants import Entrant, View
 from dmrifit.study.splits import plan, views_by_cohort
+from dmrifit.study.study_folder import Settings
 
 FULL = Protocol([0, 100, 300, 500, 900, 1500])
 VIEW = View(FULL.take([0, 1]), FULL, None, MODELS["adc"])
+MASKS = {"train_mask": "body", "score_mask": "lesion", "max_voxels": None, "resynthesize": False}
 PATIENTS = {"A": ["a1", "a2", "a3", "a4"], "B": ["b1", "b2", "b3"]}
 
 
@@ -38,9 +40,8 @@ def cells_of(
 ):  # fmt: skip
     entrants = entrants or [make_entrant()]
     views = {(entrant.name, cohort): view for entrant in entrants for cohort in PATIENTS}
-    return plan(
-        entrants, list(PATIENTS), regimes, views, bank or Voxels(), sizes, n_repeats, seed, keep=keep
-    )  # fmt: skip
+    settings = Settings(cohorts=PATIENTS, train_on=regimes, n_train=sizes, n_repeats=n_repeats, seed=seed, **MASKS)
+    return plan(entrants, settings, views, bank or Voxels(), keep=keep)
 
 
 def test_models_of_others_are_trained_once_and_smaller_trainings_are_among_larger_ones():
