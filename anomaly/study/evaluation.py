@@ -224,11 +224,11 @@ def followup_summary(overlaps: pd.DataFrame) -> pd.DataFrame:
     keys = [*KEYS, "grade"]
     if not len(overlaps):
         return pd.DataFrame(columns=[*keys, "n_patients", "n_mismatch", "n_colocated"])
-    fields = pd.DataFrame([vars(overlap) for overlap in overlaps["overlap"]], overlaps.index)
     # Where nothing grew, there is no growth to share; without a mismatch, nothing is expected.
-    fields["share_expected"] = fields["share_expected"].where(fields["grown"])
-    fields["chance"] = fields["chance"].where(fields["mismatch"], 0)
-    table = pd.concat([overlaps[[*keys, "fold"]], fields], axis=1)
+    table = overlaps.assign(
+        share_expected=overlaps["share_expected"].where(overlaps["grown"]),
+        chance=overlaps["chance"].where(overlaps["mismatch"], 0),
+    )
     counts = table.groupby(keys, sort=False).agg(
         n_patients=("mismatch", "size"),
         n_grown=("grown", "sum"),

@@ -36,7 +36,6 @@ CURVE_RATES = (
 )
 
 _ROW_KINDS = ("scans", "healthy", "thresholds", "counts", "strata", "followup")
-_IN_STRATA = ("dice_opened", "sensitivity", "sensitivity_opened")
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +90,7 @@ def score_method(
             for name, stratum in bench.strata[i].items():
                 row = {**patient_keys, "stratum": name, "healthy": False, "auc": aucs[i][name]}
                 overlaps = _overlaps(raw & stratum, opened & stratum, lesion & stratum)
-                rows["strata"].append(row | {key: overlaps[key] for key in _IN_STRATA})
+                rows["strata"].append(row | overlaps)
             # Masks that used the truth say nothing about lesions found or followed up.
             if decision.needs_truth:
                 continue
@@ -108,7 +107,7 @@ def score_method(
                     affine=case.affine,
                     connectivity=bench.connectivity,
                 )
-                rows["followup"].append({**rule_keys, "grade": case.grade, "overlap": overlap})
+                rows["followup"].append({**rule_keys, "grade": case.grade, **vars(overlap)})
         for i, marked in enumerate(decision.healthy or ()):
             _add_healthy_rows(rows, bench, i, marked, rule_keys)
     tables = {key: pd.DataFrame(values) for key, values in rows.items()}
@@ -157,24 +156,29 @@ def _add_healthy_rows(
     """Add rows of the false positives of a healthy scan: of all of it, and of each stratum."""
     case = bench.healthy[i]
     scored = bench.healthy_scored[i]
-    n_scored = int(np.count_nonzero(scored))
     opened = open_map(marked, bench.opening) & scored
     scan = {**rule_keys, "case": i, "name": case.name, "patient": case.patient}
-    scan["n_scored"] = n_scored
-    for ending, false_positives in (("", marked & scored), ("_opened", opened)):
-        n_found = int(np.count_nonzero(false_positives))
-        scan[f"n_found{ending}"] = n_found
-        scan[f"false_positive_rate{ending}"] = n_found / n_scored
-        scan[f"empty{ending}"] = not n_found
+    scan |= _false_positives(marked, opened, scored)
     components = label_components(opened, connectivity=bench.connectivity)
     scan["n_components_opened"] = int(components.max())
     rows["healthy"].append(scan)
     for name, stratum in bench.healthy_strata[i].items():
         row = {**rule_keys, "patient": case.patient, "stratum": name, "healthy": True}
-        for rate, false_positives in zip(RATES, (marked, opened), strict=True):
-            # An empty stratum has no rate.
-            row[rate] = float(false_positives[stratum].mean()) if stratum.any() else np.nan
-        rows["strata"].append(row)
+        rows["strata"].append(row | _false_positives(marked, opened, stratum))
+
+
+def _false_positives(
+    raw: NDArray[np.bool_], opened: NDArray[np.bool_], region: NDArray[np.bool_]
+) -> dict[str, float]:
+    """Count what is marked in a region of a healthy scan, before and after opening."""
+    counts: dict[str, float] = {"n_scored": int(np.count_nonzero(region))}
+    for ending, marked in (("", raw), ("_opened", opened)):
+        n_found = int(np.count_nonzero(marked & region))
+        counts[f"n_found{ending}"] = n_found
+        # An empty stratum has no rate.
+        counts[f"false_positive_rate{ending}"] = float(ratio(n_found, counts["n_scored"]))
+        counts[f"empty{ending}"] = not n_found
+    return counts
 
 
 def _decisions(
@@ -274,9 +278,7 @@ def coverage_curve(
         sensitivities.append(is_above.mean(axis=0))
         hits.append(shares > 0)
     columns = {"rate": steps, "realized": realized, "threshold": limits}
-    columns |= dict.fromkeys(
-        ("coverage", "sensitivity", "lesion_sensitivity"), np.full(len(steps), np.nan)
-    )
+    columns |= dict.fromkeys(("coverage", "sensitivity", "lesion_sensitivity"), np.nan)
     if coverages:
         columns["coverage"] = np.mean(coverages, axis=0)
         columns["sensitivity"] = np.mean(sensitivities, axis=0)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypeGuard, Union, get_args, get_origin
@@ -145,6 +146,15 @@ def check_own_names(what: str, names: Iterable[str], reserved: Collection[str] =
     conflicts = [name for name, count in counts.items() if count > 1 or name in reserved]
     if not counts or conflicts:
         raise ValueError(f"{what} need names of their own, not {conflicts or 'none at all'}")
+
+
+@contextmanager
+def errors_about(subject: str, remedy: str = "") -> Iterator[None]:
+    """Say in errors of the block what they are about, and what to do."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{subject}: {error}{remedy}") from None
 
 
 def real_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:

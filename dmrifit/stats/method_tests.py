@@ -81,16 +81,15 @@ def study_statistics(
     metric = metric_of(index)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names_of_tables}
     groups = _metric_groups(table, metrics, by_metric)
-    for key, of_study in table.groupby(_KEYS[:3], sort=True):
-        largest = of_study.groupby("patient")["n_train"].transform("max")
-        of_study = of_study[of_study["n_train"] == largest]
-        # Repeats of one patient are not independent: each patient counts once.
-        means = of_study.groupby(["patient", "algorithm", "metric"], as_index=False)[
-            "value"
-        ].mean()
+    study_keys = _KEYS[:3]
+    largest = table.groupby([*study_keys, "patient"])["n_train"].transform("max")
+    # Repeats of one patient are not independent: each patient counts once.
+    by = [*study_keys, "patient", "algorithm", "metric"]
+    means = table[table["n_train"] == largest].groupby(by, as_index=False)["value"].mean()
+    for key, of_study in means.groupby(study_keys, sort=True):
         for name_of_group, group_metrics in groups.items():
             keys = dict(zip(_KEYS, (*key, name_of_group), strict=True))
-            frame = means[means["metric"].isin(group_metrics)]
+            frame = of_study[of_study["metric"].isin(group_metrics)]
             algorithms = _ordered(set(frame["algorithm"]), order)
             group = _Group(frame, algorithms, metric, alpha, margin, n_bootstrap)
             for filled_tables, test in _TESTS.items():
@@ -224,11 +223,9 @@ class _Group:
             return ""
         with_values = set(self.finite["algorithm"])
         empty = [name for name in self.algorithms if name not in with_values]
-        return (
-            f"no value of {', '.join(empty)}"
-            if empty
-            else "no patient has values of all algorithms"
-        )
+        if empty:
+            return f"no value of {', '.join(empty)}"
+        return "no patient has values of all algorithms"
 
     @property
     def too_few(self) -> str:

@@ -416,10 +416,10 @@ def compare(
         "seconds": round(time.time() - started, 3),
         "models": {"trained": len(cells) - n_reused, "reused": n_reused},
     }
-    scores = list(itertools.chain.from_iterable(result["scores"] for result in results))
-    signals = list(itertools.chain.from_iterable(result["signals"] for result in results))
+    scores = itertools.chain.from_iterable(result["scores"] for result in results)
+    signals = itertools.chain.from_iterable(result["signals"] for result in results)
     # Where every contrast is an input, there is none to score, but the table has its columns.
-    signal_table = pd.DataFrame(signals, columns=None if signals else SIGNAL_COLUMNS)
+    signal_table = pd.DataFrame(signals, columns=SIGNAL_COLUMNS)
     predictions = _collect(cells, results, bank)
     evaluation = Evaluation(pd.DataFrame(scores), signal_table, study, predictions)
     if folder is not None:

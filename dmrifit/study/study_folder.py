@@ -28,13 +28,13 @@ class Settings:
 
     cohorts: dict[str, list[str]]  # patients by cohort
     train_on: list[str]
-    train_mask: MaskName
-    score_mask: MaskName
-    n_train: list[int] | None
-    n_repeats: int
-    max_voxels: int | None
-    resynthesize: bool
-    seed: int
+    train_mask: MaskName = "body"
+    score_mask: MaskName = "lesion"
+    n_train: list[int] | None = None
+    n_repeats: int = 1
+    max_voxels: int | None = None
+    resynthesize: bool = False
+    seed: int = 0
 
 
 class StudyFolder:

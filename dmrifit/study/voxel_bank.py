@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
+from dmrifit._utils.checks import errors_about
 from dmrifit._utils.randomness import derived_seed, seed_for
 from dmrifit.cohort.cohort import Cohort
 from dmrifit.cohort.patches import check_reach
@@ -94,12 +95,8 @@ class Stack:
             if entrant.strategy == "m2m":
                 # The reference was fitted for all estimators that share the view.
                 options["reference_maps"] = maps
-            try:
+            with errors_about(f"estimator {entrant.name!r}, patient {patient}"):
                 design = estimator.design(X, Y, **options)
-            except ValueError as error:
-                raise ValueError(
-                    f"estimator {entrant.name!r}, patient {patient}: {error}"
-                ) from None
             stacked.append((design.features, design.targets))
             n_dropped[patient] = design.n_dropped
         features, targets = map(np.concatenate, zip(*stacked, strict=True))
@@ -324,9 +321,5 @@ def _suited(cohort: Cohort, view: View, seed: int) -> Cohort:
 
 
 def _reference(Y: NDArray, view: View, cohort: str, patient: str) -> FitResult:
-    try:
+    with errors_about(f"the reference of patient {patient} (cohort {cohort!r}) cannot be fitted"):
         return fit_voxels(Y, view.target, view.model, method="nlls")
-    except ValueError as error:
-        raise ValueError(
-            f"the reference of patient {patient} (cohort {cohort!r}) cannot be fitted: {error}"
-        ) from None

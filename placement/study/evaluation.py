@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,7 +11,6 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_own_names, check_word, check_words
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
@@ -332,8 +330,6 @@ def _anova_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
             # Tests of differences within cases are undefined where the groups agree in each case.
             if _is_level(values.to_numpy(), axis=1).all():
                 reasons[_REPEATED] = reasons[_FRIEDMAN] = "the groups are alike in every case"
-            elif find_spec("statsmodels") is None:
-                reasons[_REPEATED] = 'needs statsmodels: pip install "dmrifit[stats]"'
             if len(groups) <= 2:
                 reasons[_FRIEDMAN] = "two groups; see the paired tests"
         for test, reason in reasons.items():
@@ -348,18 +344,18 @@ def _anova_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
 def _anova(test: str, values: pd.DataFrame) -> dict[str, float]:
     """Test whether methods (columns) differ over cases (rows)."""
     n_cases, n_methods = values.shape
+    x = values.to_numpy()
     df1, df2 = n_methods - 1.0, np.nan
     if test == _REPEATED:
-        anova = import_optional("statsmodels.stats.anova")
-        long = values.melt(ignore_index=False, value_name="value").reset_index()
-        fit = anova.AnovaRM(long, "value", "case", within=["method"]).fit()
-        columns = ["F Value", "Num DF", "Den DF", "Pr > F"]
-        statistic, df1, df2, p = fit.anova_table[columns].iloc[0]
+        df2 = df1 * (n_cases - 1)
+        residuals = x - x.mean(axis=0) - x.mean(axis=1, keepdims=True) + x.mean()
+        statistic = n_cases * x.mean(axis=0).var(ddof=1) / ((residuals**2).sum() / df2)
+        p = stats.f.sf(statistic, df1, df2)
     elif test == _ONE_WAY:
-        statistic, p = stats.f_oneway(*values.to_numpy().T)
+        statistic, p = stats.f_oneway(*x.T)
         df2 = n_methods * (n_cases - 1)
     else:
-        statistic, p = stats.friedmanchisquare(*values.to_numpy().T)
+        statistic, p = stats.friedmanchisquare(*x.T)
     return {"statistic": float(statistic), "df1": float(df1), "df2": float(df2), "p": float(p)}
 
 

@@ -33,8 +33,7 @@ from placement.cli.placement_commands import ShiftOptions
 CUBE = np.zeros((40, 40, 40), bool)
 CUBE[8:32, 8:32, 8:32] = True
 BALLS = np.random.default_rng(0).normal(100, 5, (6, 16, 15, 14)).astype(np.float32)
-SPLITS = {"train_on": ["same"], "cohorts": {"A": ["a1", "a2", "a3", "a4"], "B": ["b1", "b2", "b3"]}, "n_train": None,
-          "train_mask": "body", "score_mask": "lesion", "n_repeats": 1, "max_voxels": None, "resynthesize": False, "seed": 0}
+SPLITS = {"train_on": ["same"], "cohorts": {"A": ["a1", "a2", "a3", "a4"], "B": ["b1", "b2", "b3"]}}
 NETWORK = {"widths": (2, 2), "dense": (2,), "low_resolution": (3,), "segment_size": 7, "segments_per_epoch": 4,
            "epochs": 1, "batch_size": 2, "device": "cpu"}  # fmt: skip
 

@@ -211,7 +211,8 @@ def test_mismatches_are_counted_by_grade_and_folds_are_told():
     stable = overlap_with_followup(region, lesion, lesion)
     quiet = overlap_with_followup(lesion, lesion, lesion)
     rows = [("f", "IV", hit), ("f", "III", miss), ("g", "IV", miss), ("f", "II", stable), ("f", "II", quiet)]
-    table = followup_summary(table_of("fold", "grade", "overlap", rows=rows)).set_index("grade")
+    table = pd.DataFrame([{**KEY, "fold": fold, "grade": grade, **vars(overlap)} for fold, grade, overlap in rows])
+    table = followup_summary(table).set_index("grade")
     # Without growth there is no share of it, and without regions no mismatch is expected.
     assert table.loc["II", ["n_patients", "n_grown", "n_mismatch", "n_colocated", "expected"]].tolist() == [2, 0, 1, 0, 0]
     assert table.loc["II", ["share_flagged", "share_expected"]].isna().all()

@@ -14,7 +14,6 @@ from dmrifit.study.study_folder import Settings
 
 FULL = Protocol([0, 100, 300, 500, 900, 1500])
 VIEW = View(FULL.take([0, 1]), FULL, None, MODELS["adc"])
-MASKS = {"train_mask": "body", "score_mask": "lesion", "max_voxels": None, "resynthesize": False}
 PATIENTS = {"A": ["a1", "a2", "a3", "a4"], "B": ["b1", "b2", "b3"]}
 
 
@@ -40,7 +39,7 @@ def cells_of(
 ):  # fmt: skip
     entrants = entrants or [make_entrant()]
     views = {(entrant.name, cohort): view for entrant in entrants for cohort in PATIENTS}
-    settings = Settings(cohorts=PATIENTS, train_on=regimes, n_train=sizes, n_repeats=n_repeats, seed=seed, **MASKS)
+    settings = Settings(cohorts=PATIENTS, train_on=regimes, n_train=sizes, n_repeats=n_repeats, seed=seed)
     return plan(entrants, settings, views, bank or Voxels(), keep=keep)
 
 

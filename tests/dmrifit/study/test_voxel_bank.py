@@ -41,9 +41,7 @@ def make_scan(patient, seed, *, gain=100.0, protocol=FULL, spoil=None, with_lesi
 def make_bank(cohorts, *, views=(VIEW,), seen=None, lent=None, **options):
     named = {cohort.name: cohort for cohort in cohorts}
     everywhere = dict.fromkeys(named, views)
-    settings = {"train_mask": "body", "score_mask": "lesion", "max_voxels": None, "n_repeats": 1, "seed": 0} | options
-    settings = Settings(cohorts={}, train_on=[], n_train=None, resynthesize=False, **settings)
-    return Bank(named, seen or everywhere, lent or everywhere, settings)
+    return Bank(named, seen or everywhere, lent or everywhere, Settings(cohorts={}, train_on=[], **options))
 
 
 def entrant(estimator, name="x s2s"):
