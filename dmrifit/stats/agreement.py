@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,27 +13,19 @@ from dmrifit._utils.counts import counted
 ICC_FORMS = ("ICC(1,1)", "ICC(2,1)", "ICC(3,1)")
 
 _TAIL = 0.025  # outside each end of an interval
+_CORRELATION = ("value", "low", "high", "statistic", "df1", "df2", "p")
+_LIMITS = (
+    *("sd", "lower", "upper", "bias_low", "bias_high"),
+    *("lower_low", "lower_high", "upper_low", "upper_high"),
+)
 
 
-@dataclass(frozen=True)
-class ICCResult:
-    """An intraclass correlation, its confidence interval, and an F test of no correlation."""
-
-    form: str
-    value: float = np.nan
-    low: float = np.nan
-    high: float = np.nan
-    statistic: float = np.nan
-    df1: float = np.nan
-    df2: float = np.nan
-    p: float = np.nan
-    n: int = 0  # targets
-    reason: str = ""  # why numbers are NaN
-
-
-def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> ICCResult:
+def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> dict[str, Any]:
     """
     Compute an intraclass correlation of single ratings, with an interval of 95%.
+
+    Gives ``form``, ``value``, ``low`` and ``high``, an F test of no correlation (``statistic``,
+    ``df1``, ``df2``, ``p``), ``n`` (targets) and ``reason``, why numbers are NaN.
 
     Shapes: `ratings` (n_targets, n_raters).
 
@@ -45,6 +37,7 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> ICCResult:
     x = x[~np.isnan(x).any(axis=1)]
     n, k = x.shape
     scale = np.abs(x).max(initial=0)
+    row: dict[str, Any] = {"form": form, **dict.fromkeys(_CORRELATION, np.nan), "n": n}
     reason = ""
     if n < 2 or k < 2:
         reason = (
@@ -54,7 +47,7 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> ICCResult:
     elif np.ptp(x) <= 1e-12 * scale or scale == 0:
         reason = "all ratings are equal"
     if reason:
-        return ICCResult(form, n=n, reason=reason)
+        return row | {"reason": reason}
     # Correlations do not change by it, and squares of large ratings lose no digits.
     x = (x - x.mean()) / scale
     between = k * x.mean(axis=1).var(ddof=1)
@@ -74,7 +67,7 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> ICCResult:
     elif whole == 0:
         reason = "targets do not vary"
     if reason:
-        return ICCResult(form, n=n, reason=reason)
+        return row | {"reason": reason}
     value = (between - error) / whole
     df1 = n - 1
     # An infinite statistic has p = 0.
@@ -91,8 +84,8 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> ICCResult:
         upper = statistic * stats.f.ppf(1 - _TAIL, df2, df1)
         low, high = (lower - 1) / (lower + k - 1), (upper - 1) / (upper + k - 1)
     p = stats.f.sf(statistic, df1, df2)
-    value, low, high, statistic, p = map(float, (value, low, high, statistic, p))
-    return ICCResult(form, value, low, high, statistic, float(df1), float(df2), p, n)
+    numbers = map(float, (value, low, high, statistic, df1, df2, p))
+    return row | dict(zip(_CORRELATION, numbers, strict=True)) | {"reason": ""}
 
 
 def finite_pairs(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -128,27 +121,13 @@ def _icc2_interval(
     return low, n * (f_high * between - error) / (spread + n * f_high * between)
 
 
-@dataclass(frozen=True)
-class LimitsOfAgreement:
-    """Bland and Altman's bias and limits of agreement, in the unit of the measurements."""
-
-    n: int
-    bias: float = np.nan
-    sd: float = np.nan  # of the differences
-    lower: float = np.nan
-    upper: float = np.nan
-    bias_low: float = np.nan
-    bias_high: float = np.nan
-    lower_low: float = np.nan
-    lower_high: float = np.nan
-    upper_low: float = np.nan
-    upper_high: float = np.nan
-    reason: str = ""  # why numbers are NaN
-
-
-def bland_altman(a: ArrayLike, b: ArrayLike) -> LimitsOfAgreement:
+def bland_altman(a: ArrayLike, b: ArrayLike) -> dict[str, Any]:
     """
     Compute bias and limits of agreement of a − b, paired by target, with intervals of 95%.
+
+    Gives ``n``, ``bias``, ``sd`` (of the differences), ``lower`` and ``upper``, all in the unit of
+    the measurements, then bias and limits with ``…_low`` and ``…_high``, and ``reason``, why
+    numbers are NaN.
 
     References
     ----------
@@ -156,15 +135,15 @@ def bland_altman(a: ArrayLike, b: ArrayLike) -> LimitsOfAgreement:
     """
     a, b = finite_pairs(a, b)
     n, difference = len(a), a - b
-    bias = float(difference.mean()) if n else np.nan
+    row: dict[str, Any] = {"n": n, "bias": float(difference.mean()) if n else np.nan}
+    row |= dict.fromkeys(_LIMITS, np.nan)
     if n < 2:
-        return LimitsOfAgreement(n, bias, reason=f"{counted(n, 'pair')}; two are needed")
-    sd = float(difference.std(ddof=1))
+        return row | {"reason": f"{counted(n, 'pair')}; two are needed"}
+    row["sd"] = sd = float(difference.std(ddof=1))
+    row["lower"], row["upper"] = row["bias"] - 1.96 * sd, row["bias"] + 1.96 * sd
     t = stats.t.ppf(1 - _TAIL, n - 1)
-    limits = {"bias": bias, "lower": bias - 1.96 * sd, "upper": bias + 1.96 * sd}
-    intervals = {}
-    for name, value in limits.items():
+    for name in ("bias", "lower", "upper"):
         further = 0 if name == "bias" else 1.96**2 / (2 * (n - 1))
         width = t * sd * np.sqrt(1 / n + further)
-        intervals |= {f"{name}_low": float(value - width), f"{name}_high": float(value + width)}
-    return LimitsOfAgreement(n, sd=sd, **limits, **intervals)
+        row[f"{name}_low"], row[f"{name}_high"] = row[name] - width, row[name] + width
+    return row | {"reason": ""}

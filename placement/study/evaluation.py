@@ -289,7 +289,7 @@ def _icc_table(pairs: Iterable[_Pair]) -> pd.DataFrame:
     rows = []
     for (name, a), (against, b) in pairs:
         for form in ICC_FORMS:
-            result = vars(icc(np.stack([a, b], axis=1), form))
+            result = icc(np.stack([a, b], axis=1), form)
             rows.append({"method": name, "against": against, "measure": "volume", **result})
     return pd.DataFrame(rows)
 
@@ -297,7 +297,7 @@ def _icc_table(pairs: Iterable[_Pair]) -> pd.DataFrame:
 def _agreement_table(pairs: Iterable[_Pair]) -> pd.DataFrame:
     rows = []
     for (name, a), (against, b) in pairs:
-        row = {"method": name, "against": against, "measure": "volume", **vars(bland_altman(a, b))}
+        row = {"method": name, "against": against, "measure": "volume", **bland_altman(a, b)}
         usable = ~np.isnan(a + b)
         # The slope tells whether methods differ more in large lesions, which limits alone do not.
         x, y = (a + b)[usable] / 2, (a - b)[usable]
