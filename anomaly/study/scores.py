@@ -277,7 +277,7 @@ def coverage_curve(
         coverages.append(shares.mean(axis=0))
         sensitivities.append(is_above.mean(axis=0))
         hits.append(shares > 0)
-    columns = {"rate": steps, "realized": realized, "threshold": limits}
+    columns: dict[str, Any] = {"rate": steps, "realized": realized, "threshold": limits}
     columns |= dict.fromkeys(("coverage", "sensitivity", "lesion_sensitivity"), np.nan)
     if coverages:
         columns["coverage"] = np.mean(coverages, axis=0)

@@ -107,10 +107,7 @@ def plan(
 ) -> list[Cell]:
     """List all trainings; a model that is the same for several patients is trained once."""
     code_digest = digest([software(), _sources()])
-    view_digests = {}
-    for view in views.values():
-        patch_shape = list(view.patch_shape or ())
-        view_digests[view] = digest([view.source, view.target, patch_shape, view.model])
+    view_digests = {view: digest(view) for view in views.values()}
     entrant_digests = {
         entrant.name: digest([entrant.description, entrant.code]) for entrant in entrants
     }

@@ -206,13 +206,10 @@ def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> 
     summary = tables["summary"]
     check_word("part", part, summary["part"].unique())
     rows = summary[summary["part"] == part]
-    moments = rows[["mean", "sd"]]
-    # Rounding errors of a mean or SD of zero are shown as zero.
-    smallest = LEVEL * moments.abs().max(axis=1).clip(lower=1)
-    shown = moments.where(moments.abs().gt(smallest, axis=0), 0.0)
-    sds = shown["sd"].where(rows["sd"].notna())
+    # Rounding errors of a mean or SD of zero are shown as zero, which has no sign.
+    shown = rows[["mean", "sd"]].round(12) + 0.0
     cells = []
-    for mean, sd, n in zip(shown["mean"], sds, rows["n"], strict=True):
+    for mean, sd, n in zip(shown["mean"], shown["sd"], rows["n"], strict=True):
         cells.append(f"{mean:.3g} ± {sd:.2g}" if n else "–")
     text = rows.assign(text=cells)
     wide = text.pivot_table(
