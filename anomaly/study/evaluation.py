@@ -19,7 +19,7 @@ from anomaly.study.contestants import (
     control_entries,
     method_entries,
 )
-from anomaly.study.scores import RATES, curve_areas, score_method
+from anomaly.study.scores import RATES, score_method
 from dmrifit._utils.checks import check_number, check_own_names, check_word
 from dmrifit._utils.randomness import RandomState, seed_from
 from dmrifit._utils.threads import check_jobs
@@ -163,7 +163,7 @@ def evaluate_detectors(
     tables["summary"] = scan_summary(tables["scans"], tables["healthy"])
     tables["lesion_scores"] = lesion_summary(tables.pop("counts"))
     tables["strata"] = strata_summary(tables["strata"])
-    tables["areas"] = area_summary(tables["curves"])
+    tables["areas"] = area_summary(tables.pop("areas"))
     tables["followup"] = followup_summary(tables["followup"])
     return tables
 
@@ -208,15 +208,10 @@ def strata_summary(strata: pd.DataFrame) -> pd.DataFrame:
     return table.assign(n_patients=n_patients).reset_index(drop=True)
 
 
-def area_summary(curves: pd.DataFrame) -> pd.DataFrame:
-    """Compute areas under curves, and average them over folds."""
-    keys = ["method", "control", "fold"]
-    curves_by_fold = curves.groupby(keys, sort=False) if len(curves) else ()
-    rows = [
-        dict(zip(keys, key, strict=True)) | curve_areas(curve) for key, curve in curves_by_fold
-    ]
-    areas = summarize(pd.DataFrame(rows), keys[:2], ["area", "area_low"], unit="fold")
-    return areas[["method", "control", "area", "area_low"]]
+def area_summary(areas: pd.DataFrame) -> pd.DataFrame:
+    """Average areas under curves over folds."""
+    means = summarize(areas, ["method", "control"], ["area", "area_low"], unit="fold")
+    return means[["method", "control", "area", "area_low"]]
 
 
 def followup_summary(overlaps: pd.DataFrame) -> pd.DataFrame:

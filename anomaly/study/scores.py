@@ -113,7 +113,7 @@ def score_method(
     tables = {key: pd.DataFrame(values) for key, values in rows.items()}
     filled = [table for table in lesion_tables if len(table)]
     tables["lesions"] = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
-    tables["curves"] = pd.DataFrame()
+    tables["curves"] = tables["areas"] = pd.DataFrame()
     if entry.healthy and not entry.is_mask:
         masks = zip(entry.healthy, bench.healthy_scored, strict=True)
         curve = coverage_curve(
@@ -124,6 +124,7 @@ def score_method(
             connectivity=bench.connectivity,
         )
         tables["curves"] = curve.assign(**keys)
+        tables["areas"] = pd.DataFrame([keys | curve_areas(curve)])
     return tables
 
 

@@ -19,7 +19,7 @@ from anomaly.study.evaluation import (
     scan_summary,
     strata_summary,
 )
-from anomaly.study.scores import RATES, overlap_with_followup
+from anomaly.study.scores import RATES, curve_areas, overlap_with_followup
 from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
 
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
@@ -194,10 +194,9 @@ def test_kinds_are_parts_where_there_are_several_and_strata_are_those_of_patient
 
 def test_areas_are_means_over_folds():
     rates = np.array([0.001, 0.01, 0.3])
-    curves = []
-    for fold, level in (("f", 0.2), ("g", 0.6)):
-        curves.append(pd.DataFrame({"rate": rates, "coverage": level, "fold": fold, "method": "a", "control": False}))
-    (row,) = area_summary(pd.concat(curves)).to_dict("records")
+    curves = {fold: pd.DataFrame({"rate": rates, "coverage": level}) for fold, level in (("f", 0.2), ("g", 0.6))}
+    rows = [{"fold": fold, "method": "a", "control": False, **curve_areas(curve)} for fold, curve in curves.items()]
+    (row,) = area_summary(pd.DataFrame(rows)).to_dict("records")
     # From 0 at the rate 0 to the level at 0.001, then the same up to 0.3.
     share = (0.3 - 0.001 / 2) / 0.3
     assert row == {"method": "a", "control": False, "area": pytest.approx(0.4 * share), "area_low": pytest.approx(0.4)}
