@@ -12,6 +12,7 @@ from scipy.ndimage import distance_transform_edt
 
 from anomaly.detectors.thresholds import RULES, MeanPoolThreshold, ThresholdRule, open_map
 from anomaly.scans.cases import Case
+from dmrifit._utils.checks import check_words
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.io.case_tables import volumes_of_cases
 
@@ -214,11 +215,7 @@ def checked_rules(
     for name, common in rules.items():
         # A rule for each method, such as a fixed threshold in the units of its scores.
         by_method = common if isinstance(common, Mapping) else dict.fromkeys(checked, common)
-        unknown = [method for method in by_method if method not in checked]
-        if unknown:
-            raise ValueError(
-                f"rule {name!r} names {unknown}, which are not among the methods {list(methods)}"
-            )
+        check_words(f"the methods of rule {name!r}", by_method, checked)
         for method, rule in by_method.items():
             if not isinstance(rule, ThresholdRule):
                 raise ValueError(

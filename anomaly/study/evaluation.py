@@ -19,7 +19,8 @@ from anomaly.study.contestants import (
     control_entries,
     method_entries,
 )
-from anomaly.study.scores import RATES, curve_areas, score_method
+from anomaly.study.scores import RATES, score_method
+from dmrifit._utils.checks import check_number, check_own_names, check_word
 from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit._utils.threads import check_jobs
 from dmrifit.report.numerals import fixed
@@ -140,8 +141,7 @@ def evaluate_detectors(
     check_jobs(n_jobs)
     bench = Bench(cases, healthy, opening, connectivity, min_overlap, lesion_wise)
     names = ["all"] if folds is None else [str(fold) for fold in folds]
-    if not names or len(set(names)) != len(names):
-        raise ValueError(f"folds need names of their own, not {names}")
+    check_own_names("folds", names)
     checked = checked_rules(
         rules, list(maps), bench.spacing, has_healthy=bool(len(healthy)) or validation is not None
     )
@@ -149,12 +149,7 @@ def evaluate_detectors(
         bench, maps, healthy_maps, validation, validation_maps, names, single=folds is None
     )
     if controls:
-        clashes = [name for name in maps if name in CONTROLS]
-        if clashes:
-            raise ValueError(
-                f"maps need names of their own, not {clashes}; controls=False leaves the controls "
-                "out"
-            )
+        check_own_names("maps", maps, CONTROLS)
         # Controls do not depend on a training, so one fold is enough.
         entries += control_entries(bench, names[0])
     jobs = [delayed(score_method)(bench, entry, checked[entry.method]) for entry in entries]
@@ -168,7 +163,7 @@ def evaluate_detectors(
     tables["summary"] = scan_summary(tables["scans"], tables["healthy"])
     tables["lesion_scores"] = lesion_summary(tables.pop("counts"))
     tables["strata"] = strata_summary(tables["strata"])
-    tables["areas"] = area_summary(tables["curves"])
+    tables["areas"] = area_summary(tables.pop("areas"))
     tables["followup"] = followup_summary(tables["followup"])
     return tables
 
@@ -213,15 +208,10 @@ def strata_summary(strata: pd.DataFrame) -> pd.DataFrame:
     return table.assign(n_patients=n_patients).reset_index(drop=True)
 
 
-def area_summary(curves: pd.DataFrame) -> pd.DataFrame:
-    """Compute areas under curves, and average them over folds."""
-    keys = ["method", "control", "fold"]
-    curves_by_fold = curves.groupby(keys, sort=False) if len(curves) else ()
-    rows = [
-        dict(zip(keys, key, strict=True)) | curve_areas(curve) for key, curve in curves_by_fold
-    ]
-    areas = summarize(pd.DataFrame(rows), keys[:2], ["area", "area_low"], unit="fold")
-    return areas[["method", "control", "area", "area_low"]]
+def area_summary(areas: pd.DataFrame) -> pd.DataFrame:
+    """Average areas under curves over folds."""
+    means = summarize(areas, ["method", "control"], ["area", "area_low"], unit="fold")
+    return means[["method", "control", "area", "area_low"]]
 
 
 def followup_summary(overlaps: pd.DataFrame) -> pd.DataFrame:
@@ -229,12 +219,11 @@ def followup_summary(overlaps: pd.DataFrame) -> pd.DataFrame:
     keys = [*KEYS, "grade"]
     if not len(overlaps):
         return pd.DataFrame(columns=[*keys, "n_patients", "n_mismatch", "n_colocated"])
-    fields = pd.DataFrame([vars(overlap) for overlap in overlaps["overlap"]], overlaps.index)
-    # Without growth, its flagged share and the expected one are undefined; without a mismatch, no
-    # colocated one is expected by chance.
-    fields["share_expected"] = fields["share_expected"].where(fields["grown"])
-    fields["chance"] = fields["chance"].where(fields["mismatch"], 0)
-    table = pd.concat([overlaps[[*keys, "fold"]], fields], axis=1)
+    # Where nothing grew, there is no growth to share; without a mismatch, nothing is expected.
+    table = overlaps.assign(
+        share_expected=overlaps["share_expected"].where(overlaps["grown"]),
+        chance=overlaps["chance"].where(overlaps["mismatch"], 0),
+    )
     counts = table.groupby(keys, sort=False).agg(
         n_patients=("mismatch", "size"),
         n_grown=("grown", "sum"),
@@ -253,11 +242,8 @@ def format_summary(
 ) -> pd.DataFrame:
     """Format the summary like the study's tables: mean ± sd of AUC and Dice over patients."""
     summary = tables["summary"]
-    for name, value in (("part", part), ("rule", rule)):
-        if value is not None and value not in set(summary[name]):
-            raise ValueError(
-                f"{name} must be one of {', '.join(summary[name].unique())}, not {value!r}"
-            )
+    check_word("part", part, summary["part"].unique())
+    check_word("rule", rule, [None, *summary["rule"].unique()])
     rows: dict[str, dict[str, str]] = {}
     for _, line in summary[summary["part"] == part].iterrows():
         row = rows.setdefault(line["method"], {"AUC": _text(line, "auc")})
@@ -303,11 +289,7 @@ def healthy_folds(
     from sklearn.model_selection import GroupKFold
 
     patients = [case.patient for case in cases]
-    if not 2 <= n_folds <= len(set(patients)):
-        raise ValueError(
-            f"n_folds must be 2 or more and at most the number of patients, {len(set(patients))}, "
-            f"not {n_folds!r}"
-        )
+    check_number("n_folds", n_folds, least=2, most=len(set(patients)), whole=True)
     # scikit-learn takes seeds of 32 bits.
     splitter = GroupKFold(n_folds, shuffle=True, random_state=Seed(random_state) % 2**32)
     folds = []

@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from anomaly.detectors.thresholds import ThresholdRule, limits_left_out, open_map, rate_limits
 from anomaly.study.contestants import AS_GIVEN, Bench, Entry
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
+from dmrifit._utils.checks import check_number
 from dmrifit.io.case_tables import checked_mask
 from dmrifit.io.components import check_affine, label_components
 from dmrifit.stats.lesion_matching import lesion_counts, lesion_table, ratio
@@ -34,7 +35,6 @@ CURVE_RATES = (
 )
 
 _ROW_KINDS = ("scans", "healthy", "thresholds", "counts", "strata", "followup")
-_IN_STRATA = ("dice_opened", "sensitivity", "sensitivity_opened")
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +95,13 @@ def score_method(
                 row = {**patient_keys, "stratum": name, "healthy": False}
                 row["auc"] = stratum_aucs[i][name]
                 overlaps = _overlaps(raw & stratum, opened & stratum, lesion & stratum)
-                rows["strata"].append(row | {key: overlaps[key] for key in _IN_STRATA})
+                rows["strata"].append(row | overlaps)
             # Masks that used the truth say nothing about lesions found or followed up.
             if decision.needs_truth:
                 continue
             if bench.lesion_wise:
                 table = _lesions(bench, i, opened, rule_keys)
-                (counts,) = lesion_counts(table).to_dict("records")
-                rows["counts"].append({**patient_keys, **counts})
+                rows["counts"].append(patient_keys | lesion_counts(table))
                 lesion_tables.append(table)
             if case.followup is not None and case.lesion is not None:
                 overlap = overlap_with_followup(
@@ -113,13 +112,13 @@ def score_method(
                     affine=case.affine,
                     connectivity=bench.connectivity,
                 )
-                rows["followup"].append({**rule_keys, "grade": case.grade, "overlap": overlap})
+                rows["followup"].append({**rule_keys, "grade": case.grade, **vars(overlap)})
         for i, marked in enumerate(decision.healthy or ()):
             _add_healthy_rows(rows, bench, i, marked, rule_keys)
     tables = {key: pd.DataFrame(values) for key, values in rows.items()}
     filled = [table for table in lesion_tables if len(table)]
     tables["lesions"] = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
-    tables["curves"] = pd.DataFrame()
+    tables["curves"] = tables["areas"] = pd.DataFrame()
     if entry.healthy and not entry.is_mask:
         masks = zip(entry.healthy, bench.healthy_scored, strict=True)
         curve = coverage_curve(
@@ -130,6 +129,7 @@ def score_method(
             connectivity=bench.connectivity,
         )
         tables["curves"] = curve.assign(**keys)
+        tables["areas"] = pd.DataFrame([keys | curve_areas(curve)])
     return tables
 
 
@@ -162,24 +162,29 @@ def _add_healthy_rows(
     """Add rows of the false positives of a healthy scan: of all of it, and of each stratum."""
     case = bench.healthy[i]
     scored = bench.healthy_scored[i]
-    n_scored = int(np.count_nonzero(scored))
     opened = open_map(marked, bench.opening) & scored
     scan = {**rule_keys, "case": i, "name": case.name, "patient": case.patient}
-    scan["n_scored"] = n_scored
-    for ending, false_positives in (("", marked & scored), ("_opened", opened)):
-        n_found = int(np.count_nonzero(false_positives))
-        scan[f"n_found{ending}"] = n_found
-        scan[f"false_positive_rate{ending}"] = n_found / n_scored
-        scan[f"empty{ending}"] = not n_found
+    scan |= _false_positives(marked, opened, scored)
     components = label_components(opened, connectivity=bench.connectivity)
     scan["n_components_opened"] = int(components.max())
     rows["healthy"].append(scan)
     for name, stratum in bench.healthy_strata[i].items():
         row = {**rule_keys, "patient": case.patient, "stratum": name, "healthy": True}
-        for rate, false_positives in zip(RATES, (marked, opened), strict=True):
-            # An empty stratum has no rate.
-            row[rate] = float(false_positives[stratum].mean()) if stratum.any() else np.nan
-        rows["strata"].append(row)
+        rows["strata"].append(row | _false_positives(marked, opened, stratum))
+
+
+def _false_positives(
+    raw: NDArray[np.bool_], opened: NDArray[np.bool_], region: NDArray[np.bool_]
+) -> dict[str, float]:
+    """Count what is marked in a region of a healthy scan, before and after opening."""
+    counts: dict[str, float] = {"n_scored": int(np.count_nonzero(region))}
+    for ending, marked in (("", raw), ("_opened", opened)):
+        n_found = int(np.count_nonzero(marked & region))
+        counts[f"n_found{ending}"] = n_found
+        # An empty stratum has no rate.
+        counts[f"false_positive_rate{ending}"] = float(ratio(n_found, counts["n_scored"]))
+        counts[f"empty{ending}"] = not n_found
+    return counts
 
 
 def _decisions(
@@ -278,10 +283,8 @@ def coverage_curve(
         coverages.append(shares.mean(axis=0))
         sensitivities.append(is_above.mean(axis=0))
         hits.append(shares > 0)
-    columns = {"rate": steps, "realized": realized, "threshold": limits}
-    columns |= dict.fromkeys(
-        ("coverage", "sensitivity", "lesion_sensitivity"), np.full(len(steps), np.nan)
-    )
+    columns: dict[str, Any] = {"rate": steps, "realized": realized, "threshold": limits}
+    columns |= dict.fromkeys(("coverage", "sensitivity", "lesion_sensitivity"), np.nan)
     if coverages:
         columns["coverage"] = np.mean(coverages, axis=0)
         columns["sensitivity"] = np.mean(sensitivities, axis=0)
@@ -294,16 +297,14 @@ def curve_areas(curve: pd.DataFrame) -> dict[str, float]:
     rate = curve["rate"].to_numpy()
     coverage = curve["coverage"].to_numpy()
     is_counted = rate <= FULL_RATE
-    counted_rate = np.concatenate([[0.0], rate[is_counted]])
-    counted_coverage = np.concatenate([[0.0], coverage[is_counted]])
+    from_origin = np.append(0.0, coverage[is_counted]), np.append(0.0, rate[is_counted])
     area_low = float("nan")
     is_low = (rate >= LOW_RATES[0]) & (rate <= LOW_RATES[1])
     if is_low.sum() > 1:
         # On a linear axis the highest rates would decide the area.
         logarithms = np.log(rate[is_low])
         area_low = float(np.trapezoid(coverage[is_low], logarithms) / np.ptp(logarithms))
-    area = float(np.trapezoid(counted_coverage, counted_rate) / FULL_RATE)
-    return {"area": area, "area_low": area_low}
+    return {"area": float(np.trapezoid(*from_origin) / FULL_RATE), "area_low": area_low}
 
 
 @dataclass(frozen=True, eq=False)
@@ -409,11 +410,9 @@ def overlap_with_followup(
     for name, values in (("anomaly", anomaly), ("followup", followup), ("brain", brain)):
         if values is not None:
             masks[name] = checked_mask(values, name, lesion.shape)
-    if not margin_mm >= 0 or min_voxels < 1 or min_overlap < 1:
-        raise ValueError(
-            "margin_mm must be 0 or more, min_voxels and min_overlap 1 or more, not "
-            f"{margin_mm!r}, {min_voxels!r} and {min_overlap!r}"
-        )
+    check_number("margin_mm", margin_mm)
+    check_number("min_voxels", min_voxels, least=1)
+    check_number("min_overlap", min_overlap, least=1)
     matrix = check_affine(affine)
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     excluded = lesion

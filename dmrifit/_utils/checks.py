@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Hashable, Iterable
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypeGuard, Union, get_args, get_origin
@@ -126,6 +128,33 @@ def check_word(name: str, value: Any, known: Iterable[Any]) -> None:
     comparable = [word for word in words if isinstance(word, bool) == is_bool]
     if not isinstance(value, Hashable) or value not in comparable:
         raise ValueError(f"{name} must be one of {', '.join(map(str, words))}, not {value!r}")
+
+
+def check_words(
+    name: str, values: Collection[Any], known: Collection[Any], *, least: int = 0
+) -> None:
+    """Refuse a list of words with one that is not among the known ones, or with too few."""
+    unknown = [value for value in values if value not in known]
+    if unknown or len(values) < least:
+        words = ", ".join(map(str, unknown)) or "nothing"
+        raise ValueError(f"{name} must be some of {', '.join(map(str, known))}, not {words}")
+
+
+def check_own_names(what: str, names: Iterable[str], reserved: Collection[str] = ()) -> None:
+    """Refuse no name at all, a name that stands twice, and names of other rows of a table."""
+    counts = Counter(list(names))
+    conflicts = [name for name, count in counts.items() if count > 1 or name in reserved]
+    if not counts or conflicts:
+        raise ValueError(f"{what} need names of their own, not {conflicts or 'none at all'}")
+
+
+@contextmanager
+def errors_about(subject: str, remedy: str = "") -> Iterator[None]:
+    """Say in errors of the block what they are about, and what to do."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{subject}: {error}{remedy}") from None
 
 
 def real_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:

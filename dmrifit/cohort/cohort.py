@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit._utils.checks import real_numbers
+from dmrifit._utils.checks import errors_about, real_numbers
 from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import html_summary
 from dmrifit._utils.randomness import RandomState, Seed
@@ -571,14 +571,9 @@ def in_order(cohort: Cohort) -> Cohort:
     return ordered
 
 
-@contextmanager
-def _errors_named(scan: Scan, remedy: str = "") -> Iterator[None]:
+def _errors_named(scan: Scan, remedy: str = "") -> AbstractContextManager[None]:
     """Name the patient in errors of the block."""
-    try:
-        yield
-    except ValueError as error:
-        name = f"patient {scan.patient} (cohort {scan.cohort!r})"
-        raise ValueError(f"{name}: {error}{remedy}") from None
+    return errors_about(f"patient {scan.patient} (cohort {scan.cohort!r})", remedy)
 
 
 def _check_order(scan: Scan, body: NDArray) -> None:

@@ -210,32 +210,20 @@ def lesion_scores(
     ValueError
         If there is no table.
     """
-    counts = lesion_counts(tables, small=small, ignore_below=ignore_below)
-    return {key: value.item() for key, value in scores_from_counts(counts.sum()).items()}
-
-
-def lesion_counts(
-    tables: pd.DataFrame | Iterable[pd.DataFrame],
-    *,
-    small: float = SMALL_ML,
-    ignore_below: int = 2,
-) -> pd.DataFrame:
-    """Count lesions, findings and false positives of each scan: the parts of all scores."""
     listed = [tables] if isinstance(tables, pd.DataFrame) else list(tables)
     if not listed:
         raise ValueError("there is no table of lesions; give one of lesion_table for each scan")
-    return pd.DataFrame([_counts(table, small, ignore_below) for table in listed])
+    counts = pd.DataFrame([lesion_counts(table, small, ignore_below) for table in listed])
+    return {key: value.item() for key, value in scores_from_counts(counts.sum()).items()}
 
 
 def scores_from_counts(counts: Any) -> dict[str, NDArray[np.float64]]:
     """Compute the scores from sums of `lesion_counts` over scans, a mapping or a Series."""
-    # Iteration over a Series would give its values.
-    names = list(counts.keys())
-    c = {name: np.asarray(counts[name], dtype=np.float64) for name in names}
+    c = {name: np.asarray(count, dtype=np.float64) for name, count in counts.items()}
     scores = {}
-    for name in names:
+    for name, count in c.items():
         if name.startswith("n_") and not name.startswith("n_found_"):
-            scores[name] = c[name]
+            scores[name] = count
     scores |= _rates(c["n_found"], c["n_lesions"], c["n_false_positives"])
     scores["false_positives_per_scan"] = ratio(c["n_false_positives"], c["n_scans"])
     scores["mDSC"] = ratio(c["dice_sum"], c["n_found"])
@@ -256,8 +244,10 @@ def scores_from_counts(counts: Any) -> dict[str, NDArray[np.float64]]:
 # Counting ----------------------------------------------------------------------------------------
 
 
-def _counts(table: pd.DataFrame, small: float, ignore_below: int) -> dict[str, float]:
-    """Count lesions, findings and false positives of one scan."""
+def lesion_counts(
+    table: pd.DataFrame, small: float = SMALL_ML, ignore_below: int = 2
+) -> dict[str, float]:
+    """Count lesions, findings and false positives of one scan: the parts of all scores."""
     is_lesion = (table["kind"] == _KINDS[0]).to_numpy()
     lesions, false_positives = table[is_lesion], table[~is_lesion]
     detected = lesions["found"].to_numpy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -15,10 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import friedmanchisquare, rankdata, studentized_range, wilcoxon
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.checks import check_number, check_words
 from dmrifit._utils.counts import counted
 from dmrifit.stats.metrics import AT_BOUND, NO_TISSUE, RANKING_METRIC, MapMetric, metric_of
 from dmrifit.stats.mixed_model import mixed_model
-from dmrifit.stats.patient_summary import method_pairs, patient_draws
+from dmrifit.stats.patient_summary import patient_draws
 
 #: Equivalence margin without a given one, as a share of the median magnitude of the index.
 MARGIN_SHARE = 0.1
@@ -68,35 +69,26 @@ def study_statistics(
     Pharmacokinet Biopharm 15:657–680, 1987 (two one-sided tests); Wiesenfarth et al., Sci Rep
     11:2369, 2021 (stability of ranks).
     """
-    if margin is not None and not margin > 0:
-        raise ValueError(
-            f"margin must be above 0, not {margin}: no two algorithms are equal to the last bit"
-        )
-    if not 0 < alpha < 0.5:
-        raise ValueError(f"alpha must lie between 0 and 0.5, not {alpha}")
-    if n_bootstrap < 1:
-        raise ValueError(f"n_bootstrap must be at least 1, not {n_bootstrap}")
+    # No two algorithms are equal to the last bit.
+    check_number("margin", 1.0 if margin is None else margin, above=0)
+    check_number("alpha", alpha, above=0, below=0.5)
+    check_number("n_bootstrap", n_bootstrap, least=1, whole=True)
     names_of_tables = list(_COLUMNS) if tables is None else list(tables)
-    unknown = [name for name in names_of_tables if name not in _COLUMNS]
-    if unknown:
-        raise ValueError(
-            f"tables must be some of {', '.join(_COLUMNS)}, not {', '.join(map(str, unknown))}"
-        )
+    check_words("tables", names_of_tables, _COLUMNS)
     table = _indexed(scores, index)
     # Magnitudes ("abs_…") are of no metric: lower is better and none is negative.
     metric = metric_of(index)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names_of_tables}
     groups = _metric_groups(table, metrics, by_metric)
-    for key, of_study in table.groupby(_KEYS[:3], sort=True):
-        largest = of_study.groupby("patient")["n_train"].transform("max")
-        of_study = of_study[of_study["n_train"] == largest]
-        # Repeats of one patient are not independent: each patient counts once.
-        means = of_study.groupby(["patient", "algorithm", "metric"], as_index=False)[
-            "value"
-        ].mean()
+    study_keys = _KEYS[:3]
+    largest = table.groupby([*study_keys, "patient"])["n_train"].transform("max")
+    # Repeats of one patient are not independent: each patient counts once.
+    by = [*study_keys, "patient", "algorithm", "metric"]
+    means = table[table["n_train"] == largest].groupby(by, as_index=False)["value"].mean()
+    for key, of_study in means.groupby(study_keys, sort=True):
         for name_of_group, group_metrics in groups.items():
             keys = dict(zip(_KEYS, (*key, name_of_group), strict=True))
-            frame = means[means["metric"].isin(group_metrics)]
+            frame = of_study[of_study["metric"].isin(group_metrics)]
             algorithms = _ordered(set(frame["algorithm"]), order)
             group = _Group(frame, algorithms, metric, alpha, margin, n_bootstrap)
             for filled_tables, test in _TESTS.items():
@@ -180,12 +172,7 @@ def _metric_groups(
     names = list(dict.fromkeys(table["metric"]))
     if metrics is not None:
         metrics = [metrics] if isinstance(metrics, str) else list(metrics)
-        unknown = [name for name in metrics if name not in names]
-        if unknown or not metrics:
-            raise ValueError(
-                f"metrics must name some of {', '.join(names) or 'none'}, not "
-                f"{', '.join(unknown) or 'nothing'}"
-            )
+        check_words("metrics", metrics, names, least=1)
         groups = {", ".join(metrics): metrics}
     else:
         metrics = [name for name in names if name not in NO_TISSUE] or names
@@ -242,11 +229,9 @@ class _Group:
             return ""
         with_values = set(self.finite["algorithm"])
         empty = [name for name in self.algorithms if name not in with_values]
-        return (
-            f"no value of {', '.join(empty)}"
-            if empty
-            else "no patient has values of all algorithms"
-        )
+        if empty:
+            return f"no value of {', '.join(empty)}"
+        return "no patient has values of all algorithms"
 
     @property
     def too_few(self) -> str:
@@ -290,12 +275,30 @@ def _friedman(group: _Group) -> _Rows:
     yield "friedman", row
 
 
-def _pairs(group: _Group) -> _Rows:
+def pair_tests(
+    wide: pd.DataFrame,
+    test: Callable[[NDArray[np.float64], NDArray[np.float64]], dict[str, Any]],
+    p: str = "p",
+    corrected: str = "p_holm",
+) -> list[dict[str, Any]]:
+    """
+    Test each two methods (columns) with the scores of the patients (rows) that have both.
+
+    `test` gives a row with a p value, which is corrected for all pairs by Holm's steps.
+    """
     rows = []
-    for a, b, x, y in method_pairs(group.wide):
+    for a, b in itertools.combinations(wide.columns, 2):
+        x, y = wide[[a, b]].dropna().to_numpy(np.float64).T
+        rows.append({"a": a, "b": b, **test(x, y)})
+    p_values = holm([row[p] for row in rows])
+    return [row | {corrected: value} for row, value in zip(rows, p_values, strict=True)]
+
+
+def _pairs(group: _Group) -> _Rows:
+    def test(x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[str, Any]:
         effect = rank_biserial(x, y, confidence=1 - group.alpha, n_bootstrap=group.n_bootstrap)
         row: dict[str, Any] = dict(zip(("rank_biserial", "low", "high"), effect, strict=True))
-        row |= {"a": a, "b": b, "n_patients": len(x), "p": np.nan, "reason": group.too_few}
+        row |= {"n_patients": len(x), "p": np.nan, "reason": group.too_few}
         if len(x):
             row |= {"mean_a": x.mean(), "mean_b": y.mean(), "difference": np.median(x - y)}
         if not row["reason"] and (x == y).all():
@@ -305,9 +308,10 @@ def _pairs(group: _Group) -> _Rows:
                 # Few pairs with ties: the p value is approximate, which is what can be had.
                 warnings.simplefilter("ignore")
                 row["statistic"], row["p"] = map(float, wilcoxon(x, y))
-        rows.append(row)
-    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        yield "pairs", row | {"p_holm": p}
+        return row
+
+    for row in pair_tests(group.wide, test):
+        yield "pairs", row
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -333,33 +337,32 @@ def _equivalence(group: _Group) -> _Rows:
     if not reason and not margin > 0:
         reason = "the index is zero, and so is a margin relative to it; state a margin"
     reason = reason or group.too_few
-    rows = []
-    for a, b, x, y in method_pairs(group.wide):
+
+    def test(x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[str, Any]:
         difference = x - y
         mean = difference.mean() if len(x) else np.nan
-        row: dict[str, Any] = {"a": a, "b": b, "n_patients": len(x), "difference": mean}
-        row |= {"margin": margin, "p": np.nan, "p_different": np.nan}
-        row |= {"verdict": "undecided", "reason": reason}
-        rows.append(row)
+        row: dict[str, Any] = {"n_patients": len(x), "difference": mean, "margin": margin}
+        row |= {"p": np.nan, "p_different": np.nan, "verdict": "undecided", "reason": reason}
         if reason:
-            continue
+            return row
         # A t test divides by the spread of the differences.
         if np.ptp(difference) <= 1e-12 * max(np.abs(x).max(), np.abs(y).max()):
             row |= {"low": mean, "high": mean}
             row["verdict"] = "equivalent" if abs(mean) < margin else "different"
             row["reason"] = "all differences are equal: decided without a test"
-            continue
+            return row
         tests = weightstats.DescrStatsW(difference)
         row["p"], (_, row["p_lower"], _), (_, row["p_upper"], _) = tests.ttost_mean(
             -margin, margin
         )
         row["low"], row["high"] = tests.tconfint_mean(2 * group.alpha)
         row["p_different"] = tests.ttest_mean(0)[1]
-    for row, p in zip(rows, holm([row["p_different"] for row in rows]), strict=True):
-        row["p_different"] = p
+        return row
+
+    for row in pair_tests(group.wide, test, "p_different", "p_different"):
         if row["p"] <= group.alpha:
             row["verdict"] = "equivalent"
-        elif p <= group.alpha:
+        elif row["p_different"] <= group.alpha:
             row["verdict"] = "different"
         yield "equivalence", row
 

@@ -51,7 +51,7 @@ def bias_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[n
     ----------
     Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
     """
-    return _over_voxels(np.nanquantile, _errors(prediction, reference), 0.5)
+    return _over_voxels(np.nanquantile, _errors(prediction, reference), q=0.5)
 
 
 def dispersion_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[np.float64]:
@@ -80,8 +80,7 @@ def dispersion_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDA
     ----------
     Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
     """
-    errors = _errors(prediction, reference)
-    low, high = (_over_voxels(np.nanquantile, errors, share) for share in (0.25, 0.75))
+    low, high = _over_voxels(np.nanquantile, _errors(prediction, reference), q=[0.25, 0.75])
     return high - low
 
 
@@ -253,14 +252,11 @@ def _errors(prediction: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
     return _relative_errors(*_columns(prediction, reference))
 
 
-def _over_voxels(
-    statistic: Callable[..., Any], errors: NDArray[np.float64], *share: float
-) -> float | NDArray[np.float64]:
+def _over_voxels(statistic: Callable[..., Any], errors: NDArray[np.float64], **q: Any) -> Any:
     """Compute a statistic of each column; NaN of a column without any error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        values: float | NDArray[np.float64] = statistic(errors, *share, axis=0)
-    return values
+        return statistic(errors, axis=0, **q)
 
 
 def _pair(

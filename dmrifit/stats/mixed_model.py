@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted
@@ -22,10 +21,11 @@ def mixed_model(
     frame: pd.DataFrame, algorithms: Sequence[str], *, positive: bool, alpha: float
 ) -> list[dict[str, Any]]:
     """Fit value ~ algorithm * metric with a random intercept of the patient."""
-    usable = frame[np.isfinite(frame["value"])]
+    usable = frame[np.isfinite(frame["value"])].reset_index(drop=True)
     if positive:
-        usable = usable[usable["value"] > 0]
-    values = usable["value"].to_numpy()
+        # Errors vary by factors between parameters; logarithms give residuals of one spread.
+        usable = usable[usable["value"] > 0].reset_index(drop=True)
+        usable["value"] = np.log(usable["value"])
     notes = []
     if len(usable) < len(frame):
         n_dropped = len(frame) - len(usable)
@@ -33,22 +33,15 @@ def mixed_model(
     algorithms_with_values = set(usable["algorithm"])
     algorithms = [name for name in algorithms if name in algorithms_with_values]
     metrics = sorted(usable["metric"].unique())
-    empty = {"kind": "test", "term": "", "scale": "raw", "n": 0, "converged": False}
-    if positive:
-        empty["scale"] = "log"
-        # Errors vary by factors between parameters; logarithms give residuals of one spread.
-        values = np.log(values)
-    problem = _problem(usable, values, algorithms, metrics)
+    scale = "log" if positive else "raw"
+    empty = {"kind": "test", "term": "", "scale": scale, "n": 0, "converged": False}
+    problem = _problem(usable, algorithms, metrics)
     if problem:
         return [empty | {"reason": "; ".join([*notes, problem])}]
     # Names of users stay in the columns: the formula holds none of them.
-    table = pd.DataFrame(
-        {
-            "value": values,
-            "patient": usable["patient"].to_numpy(),
-            "algorithm": pd.Categorical(usable["algorithm"], algorithms),
-            "metric": pd.Categorical(usable["metric"], metrics),
-        }
+    table = usable.assign(
+        algorithm=pd.Categorical(usable["algorithm"], algorithms),
+        metric=pd.Categorical(usable["metric"], metrics),
     )
     # Sum coding, so that coefficients are deviations from the grand mean.
     formula = "value ~ C(algorithm, Sum)"
@@ -57,7 +50,7 @@ def mixed_model(
     result, problems = _fit(formula, table)
     notes += problems
     if result is None:
-        return [empty | {"n": len(values), "reason": "; ".join(notes)}]
+        return [empty | {"n": len(table), "reason": "; ".join(notes)}]
     between = float(np.asarray(result.cov_re)[0, 0])
     rows = [
         *_term_tests(result),
@@ -65,14 +58,13 @@ def mixed_model(
         {"kind": "variance", "term": "patient", "estimate": between},
         {"kind": "variance", "term": "residual", "estimate": float(result.scale)},
     ]
-    shared = {"n": len(values), "converged": bool(result.converged), "reason": "; ".join(notes)}
-    return [row | {"scale": empty["scale"]} | shared for row in rows]
+    shared = {"scale": scale, "n": len(table), "converged": bool(result.converged)}
+    return [row | shared | {"reason": "; ".join(notes)} for row in rows]
 
 
-def _problem(
-    usable: pd.DataFrame, values: NDArray, algorithms: Sequence[str], metrics: Sequence[str]
-) -> str:
+def _problem(usable: pd.DataFrame, algorithms: Sequence[str], metrics: Sequence[str]) -> str:
     """Say why no model can be fitted; empty if one can."""
+    values = usable["value"].to_numpy()
     n_patients = usable["patient"].nunique()
     if n_patients < 3:
         return f"{counted(n_patients, 'patient')} with all values; 3 are needed"

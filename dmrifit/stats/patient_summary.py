@@ -7,8 +7,7 @@ counts in columns, and the patient, who is the unit of all spread.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,15 +41,6 @@ def percentile_interval(samples: NDArray[np.float64], level: float = 0.95) -> tu
 def in_parts(table: pd.DataFrame, parts: Mapping[str, Any], name: str = "part") -> pd.DataFrame:
     """Repeat the rows of a table for each part that they belong to; parts are masks of rows."""
     return pd.concat([table[mask].assign(**{name: part}) for part, mask in parts.items()])
-
-
-def method_pairs(
-    wide: pd.DataFrame,
-) -> Iterator[tuple[str, str, NDArray[np.float64], NDArray[np.float64]]]:
-    """Yield each two methods (columns) with the scores of the patients (rows) that have both."""
-    for a, b in itertools.combinations(wide.columns, 2):
-        x, y = wide[[a, b]].dropna().to_numpy(np.float64).T
-        yield a, b, x, y
 
 
 def summarize(

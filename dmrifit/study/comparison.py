@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed, parallel_config
 
+from dmrifit._utils.checks import check_words
 from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import html_summary
 from dmrifit._utils.progress import step_bar
@@ -29,7 +30,7 @@ from dmrifit.predict.controls import CONTROLS
 from dmrifit.study import contestants
 from dmrifit.study.predictions import FolderPredictions, PatientPredictions
 from dmrifit.study.splits import Cell, check_settings, plan, software, views_by_cohort
-from dmrifit.study.study_folder import StudyFolder
+from dmrifit.study.study_folder import Settings, StudyFolder
 from dmrifit.study.summaries import headline, headline_notes, summary_of
 from dmrifit.study.training_runs import SIGNAL_COLUMNS, run_trial
 from dmrifit.study.voxel_bank import Bank
@@ -349,11 +350,22 @@ def compare(
     """
     check_jobs(n_jobs)
     cohorts = contestants.named_cohorts(cohorts)
-    regimes = (train_on,) if isinstance(train_on, str) else tuple(train_on or ())
-    sizes = None if n_train is None else tuple(np.atleast_1d(n_train).tolist())
-    patients = {name: cohort.patients for name, cohort in cohorts.items()}
-    check_settings(regimes, patients, sizes, n_repeats, max_voxels, (train_mask, score_mask))
     folder = None if out is None else StudyFolder(out)
+    # Resuming without a seed goes on with the earlier one: a new one would train all again.
+    if random_state is None and folder is not None:
+        random_state = folder.settings().get("seed")
+    settings = Settings(
+        cohorts={name: list(cohort.patients) for name, cohort in cohorts.items()},
+        train_on=[train_on] if isinstance(train_on, str) else list(train_on or ()),
+        train_mask=train_mask,
+        score_mask=score_mask,
+        n_train=None if n_train is None else np.atleast_1d(n_train).tolist(),
+        n_repeats=n_repeats,
+        max_voxels=max_voxels,
+        resynthesize=resynthesize,
+        seed=int(Seed(random_state)),
+    )
+    check_settings(settings)
     # Results in a folder are recognized by plain values that describe the estimator.
     options: dict[str, Any] = {"kept": folder is not None}
     options["example"] = next(iter(cohorts.values())).scans[0].protocol
@@ -365,32 +377,12 @@ def compare(
     if controls:
         has_noise_free = any(cohort.has_noise_free for cohort in cohorts.values())
         entrants += contestants.controls_of(entrants, noise_free=has_noise_free, **options)
-    # Resuming without a seed goes on with the earlier one: a new one would train all again.
-    if random_state is None and folder is not None:
-        random_state = folder.settings().get("seed")
-    seed = int(Seed(random_state))
-    settings = {
-        "cohorts": {name: list(names) for name, names in patients.items()},
-        "train_on": list(regimes),
-        "train_mask": train_mask,
-        "score_mask": score_mask,
-        "n_train": None if sizes is None else list(sizes),
-        "n_repeats": n_repeats,
-        "max_voxels": max_voxels,
-        "resynthesize": resynthesize,
-        "seed": seed,
-    }
+    regimes = settings.train_on
     views = contestants.choose_views(entrants, cohorts, regimes, resynthesize=resynthesize)
     if folder is not None:
-        folder.check(settings)
-    bank = Bank(
-        cohorts, *views_by_cohort(views, regimes), train_mask=train_mask, score_mask=score_mask,
-        max_voxels=max_voxels, n_repeats=n_repeats, seed=seed,
-    )  # fmt: skip
-    cells = plan(
-        entrants, list(cohorts), regimes, views, bank, sizes, n_repeats, seed,
-        keep=keep_predictions,
-    )  # fmt: skip
+        folder.check(vars(settings))
+    bank = Bank(cohorts, *views_by_cohort(views, regimes), settings)
+    cells = plan(entrants, settings, views, bank, keep=keep_predictions)
     descriptions = {}
     for name, cohort in cohorts.items():
         skipped = dict(cohort.skipped)
@@ -409,11 +401,11 @@ def compare(
             "skipped": skipped,
         }
     if folder is not None:
-        folder.claim(settings)
+        folder.claim(vars(settings))
     started = time.time()
     results, n_reused = _run(cells, bank, folder, n_jobs)
     study = {
-        "settings": describe(settings),
+        "settings": describe(vars(settings)),
         "cohorts": descriptions,
         "estimators": {entrant.name: entrant.description for entrant in entrants},
         "model": {entrant.name: entrant.model.name for entrant in entrants},
@@ -424,10 +416,10 @@ def compare(
         "seconds": round(time.time() - started, 3),
         "models": {"trained": len(cells) - n_reused, "reused": n_reused},
     }
-    scores = list(itertools.chain.from_iterable(result["scores"] for result in results))
-    signals = list(itertools.chain.from_iterable(result["signals"] for result in results))
+    scores = itertools.chain.from_iterable(result["scores"] for result in results)
+    signals = itertools.chain.from_iterable(result["signals"] for result in results)
     # Where every contrast is an input, there is none to score, but the table has its columns.
-    signal_table = pd.DataFrame(signals, columns=None if signals else SIGNAL_COLUMNS)
+    signal_table = pd.DataFrame(signals, columns=SIGNAL_COLUMNS)
     predictions = _collect(cells, results, bank)
     evaluation = Evaluation(pd.DataFrame(scores), signal_table, study, predictions)
     if folder is not None:
@@ -477,12 +469,7 @@ def leave_one_patient_out(
     """
     strategies = (strategies,) if isinstance(strategies, str) else strategies
     algorithms = (algorithms,) if isinstance(algorithms, str) else algorithms
-    unknown = [name for name in strategies if name not in contestants.STRATEGIES]
-    if unknown or not strategies or not algorithms:
-        raise ValueError(
-            f"name at least one of the strategies {', '.join(contestants.STRATEGIES)} and one "
-            f"algorithm, not {strategies!r} and {algorithms!r}"
-        )
+    check_words("strategies", strategies, contestants.STRATEGIES, least=1)
     estimators = {}
     for strategy in strategies:
         for algorithm in algorithms:
@@ -646,7 +633,8 @@ def _collect(
     collected: dict[tuple[str, str], PatientPredictions] = {}
     for cell, content in zip(cells, results, strict=True):
         target, model = cell.view.target, cell.entrant.model
-        for patient, predicted in content.get("predictions", {}).items():
+        for name, values in content.get("predictions", {}).items():
+            kind, _, patient = name.partition("/")
             key = cell.cohort, patient
             if key not in collected:
                 (test,) = bank.tests(cell.view, [patient])
@@ -674,6 +662,5 @@ def _collect(
             predictions = collected[key]
             # Figures lay predictions of one patient over each other, which needs one set of maps.
             if (predictions.names, predictions.labels) == (model.names, tuple(target.labels)):
-                predictions.maps[cell.entrant.name] = predicted["maps"]
-                predictions.signals[cell.entrant.name] = predicted["signals"]
+                getattr(predictions, kind)[cell.entrant.name] = values
     return collected

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
+from dmrifit._utils.checks import errors_about
 from dmrifit._utils.counts import counted
 from dmrifit.cohort.cohort import Cohort, in_order
 from dmrifit.cohort.scaling import contrast_order
@@ -197,18 +198,12 @@ def choose_views(
             target = full if target is None else target
             patch_shape = resolve_patch_shape(entrant.estimator)
             if type(entrant.estimator) is MapsToMaps:
-                try:
+                remedy = "; compare signals to signals alone: --strategies s2s"
+                with errors_about(f"estimator {entrant.name!r} learns from clinical maps", remedy):
                     clinical_columns(source)
-                except ValueError as error:
-                    raise ValueError(
-                        f"estimator {entrant.name!r} learns from clinical maps: {error}; compare "
-                        "signals to signals alone: --strategies s2s"
-                    ) from None
             view = View(source, target, patch_shape, entrant.model)
-            try:
+            with errors_about(f"estimator {entrant.name!r}, cohort {name!r}"):
                 check_unseen(source, target)
-            except ValueError as error:
-                raise ValueError(f"estimator {entrant.name!r}, cohort {name!r}: {error}") from None
             views[entrant.name, name] = view
             # Where all train within their cohort, none needs the contrasts of another one.
             is_crossed = not resynthesize and any(regime != "same" for regime in regimes)
@@ -298,10 +293,8 @@ def _recipe(estimator: Any) -> str:
 def clinical_inputs(cohort: Cohort) -> Protocol:
     """Take the five lowest b-values at the shortest echo time of a cohort, or say what to name."""
     full = _full_protocol(cohort)
-    try:
+    with errors_about(f"cohort {cohort.name!r}", _fewer_inputs(full)):
         return full.take(full.clinical())
-    except ValueError as error:
-        raise ValueError(f"cohort {cohort.name!r}: {error}{_fewer_inputs(full)}") from None
 
 
 def _full_protocol(cohort: Cohort) -> Protocol:
@@ -311,16 +304,13 @@ def _full_protocol(cohort: Cohort) -> Protocol:
 
 
 def _check_contrasts(view: View, scan: Scan, cohort: str, *, tested: str) -> None:
-    for protocol in (view.source, view.target):
-        try:
-            protocol.indices_in(scan.protocol)
-        except ValueError as error:
-            message = f"patient {scan.patient} of cohort {cohort!r}: {error}"
-            if tested != cohort:
-                message += (
-                    ". Training in one cohort and testing in another needs the protocol of "
-                    f"{tested!r} in both: use train_on='same', give the estimators a source and "
-                    "a target that both have, or resynthesize=True to compute what is missing "
-                    "through the fitted model"
-                )
-            raise ValueError(message) from None
+    remedy = ""
+    if tested != cohort:
+        remedy = (
+            f". Training in one cohort and testing in another needs the protocol of {tested!r} in "
+            "both: use train_on='same', give the estimators a source and a target that both have, "
+            "or resynthesize=True to compute what is missing through the fitted model"
+        )
+    with errors_about(f"patient {scan.patient} of cohort {cohort!r}", remedy):
+        view.source.indices_in(scan.protocol)
+        view.target.indices_in(scan.protocol)

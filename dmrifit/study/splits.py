@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.counts import counted
@@ -19,9 +18,11 @@ from dmrifit.io.bids_derivatives import versions
 from dmrifit.io.digests import digest
 from dmrifit.predict.controls import OF_NOISE_FREE
 from dmrifit.study.contestants import Entrant, View
+from dmrifit.study.study_folder import Settings
 from dmrifit.study.voxel_bank import Bank
 
 TRAIN_ON = ("same", "other", "pooled")
+MASKS = ("body", "lesion")
 
 #: Distributions whose version may change a number.
 VERSIONS = ("dmrifit", "numpy", "scipy", "scikit-learn", "numba")
@@ -54,34 +55,28 @@ def software() -> dict[str, str]:
     return versions(*VERSIONS, *installed)
 
 
-def check_settings(
-    regimes: Sequence[str],
-    cohorts: Mapping[str, Sequence[str]],
-    sizes: Sequence[int] | None,
-    n_repeats: int,
-    max_voxels: int | None,
-    masks: Sequence[str],
-) -> None:
+def check_settings(settings: Settings) -> None:
     """Refuse settings that no comparison of these cohorts can have."""
+    regimes, sizes = settings.train_on, settings.n_train
     for regime in regimes:
         check_word("train_on", regime, TRAIN_ON)
     if not regimes or len(set(regimes)) != len(regimes):
         raise ValueError(f"train_on must name each way once, not {tuple(regimes)}")
-    for mask in masks:
-        if mask not in ("body", "lesion"):
-            raise ValueError(f"a mask is 'body' or 'lesion', not {mask!r}")
+    check_word("train_mask", settings.train_mask, MASKS)
+    check_word("score_mask", settings.score_mask, MASKS)
     if sizes is not None and (not sizes or len(set(sizes)) != len(sizes)):
         raise ValueError(f"n_train must name each number of patients once, not {tuple(sizes)}")
-    counts: list[tuple[str, Any]] = [("n_train", size) for size in sizes or ()]
-    for label, value in (*counts, ("n_repeats", n_repeats), ("max_voxels", max_voxels)):
-        if value is not None:
-            check_number(label, value, least=1, whole=True)
-    if "other" in regimes and len(cohorts) < 2:
+    for size in sizes or ():
+        check_number("n_train", size, least=1, whole=True)
+    check_number("n_repeats", settings.n_repeats, least=1, whole=True)
+    if settings.max_voxels is not None:
+        check_number("max_voxels", settings.max_voxels, least=1, whole=True)
+    if "other" in regimes and len(settings.cohorts) < 2:
         raise ValueError("train_on 'other' needs at least two cohorts")
     # Counted before any image is read; patients without a usable voxel fail later, by name.
     for regime in regimes:
-        for name in cohorts:
-            _available(regime, name, cohorts, sizes)
+        for name in settings.cohorts:
+            _available(regime, name, settings.cohorts, sizes)
 
 
 def views_by_cohort(
@@ -102,27 +97,21 @@ def views_by_cohort(
 
 def plan(
     entrants: Sequence[Entrant],
-    cohorts: Sequence[str],
-    regimes: Sequence[str],
+    settings: Settings,
     views: Mapping[tuple[str, str], View],
     bank: Bank,
-    sizes: Sequence[int] | None,
-    n_repeats: int,
-    seed: int,
     *,
     keep: bool,
 ) -> list[Cell]:
     """List all trainings; a model that is the same for several patients is trained once."""
     code_digest = digest([software(), _sources()])
-    view_digests = {}
-    for view in views.values():
-        patch_shape = list(view.patch_shape or ())
-        view_digests[view] = digest([view.source, view.target, patch_shape, view.model])
+    view_digests = {view: digest(view) for view in views.values()}
     entrant_digests = {
         entrant.name: digest([entrant.description, entrant.code]) for entrant in entrants
     }
+    sizes = settings.n_train
     cells = []
-    for train_on, cohort in itertools.product(regimes, cohorts):
+    for train_on, cohort in itertools.product(settings.train_on, settings.cohorts):
         testable = bank.testable[cohort]
         if not testable:
             raise ValueError(
@@ -131,13 +120,13 @@ def plan(
             )
         # A model of other cohorts is the same for all patients.
         tests = [testable] if train_on == "other" else [[patient] for patient in testable]
-        for test, repeat in itertools.product(tests, range(n_repeats)):
+        for test, repeat in itertools.product(tests, range(settings.n_repeats)):
             available = _available(train_on, cohort, bank.trainable, sizes, test)
             # Seeds depend on the purpose alone, not on what else is compared.
             purpose = train_on, cohort, test[0] if len(test) == 1 else "all", repeat
-            generator = Seed(seed).rng("patients", *purpose)
+            generator = Seed(settings.seed).rng("patients", *purpose)
             order = generator.permutation(len(available))
-            estimator_seed = Seed(seed).derived("estimator", *purpose)
+            estimator_seed = Seed(settings.seed).derived("estimator", *purpose)
             for size, entrant in itertools.product(sizes or (len(available),), entrants):
                 at_largest = sizes is None or size == max(sizes)
                 # Controls are compared at the largest size; curves of them would tell nothing.
@@ -157,7 +146,7 @@ def plan(
                     code_digest,
                 ]
                 # Pictures show one prediction of a voxel, the one with most patients.
-                first = repeat == 0 and train_on == regimes[0] and at_largest
+                first = repeat == 0 and train_on == settings.train_on[0] and at_largest
                 cell = Cell(
                     train_on=train_on, cohort=cohort, train=tuple(train), test=tuple(test),
                     repeat=repeat, seed=estimator_seed, entrant=entrant, view=view,

@@ -1,15 +1,17 @@
-"""Folder of a study: its settings, the results of finished trainings, and its tables."""
+"""Settings of a study, and its folder with the results of finished trainings and its tables."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dmrifit.cohort.scan import MaskName
 from dmrifit.io.atomic_files import remove_abandoned_parts, whole_file, write_text
 from dmrifit.io.digests import describe
 
@@ -18,6 +20,21 @@ _FORMAT = 2
 _CELLS = "cells"
 _PREDICTIONS = "predictions"
 _FINISHED = "finished"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a comparison was asked for."""
+
+    cohorts: dict[str, list[str]]  # patients by cohort
+    train_on: list[str]
+    train_mask: MaskName = "body"
+    score_mask: MaskName = "lesion"
+    n_train: list[int] | None = None
+    n_repeats: int = 1
+    max_voxels: int | None = None
+    resynthesize: bool = False
+    seed: int = 0
 
 
 class StudyFolder:
@@ -34,6 +51,10 @@ class StudyFolder:
 
     def settings(self) -> dict[str, Any]:
         """Read the settings of the study in the folder; empty without a study."""
+        return self._description().get("settings", {})
+
+    def _description(self) -> dict[str, Any]:
+        """Read study.json; empty without a study."""
         path = self.path / _STUDY
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file; name a folder for the results")
@@ -41,7 +62,8 @@ class StudyFolder:
             return {}
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            settings, file_format = dict(content["settings"]), content.get("format")
+            content["settings"] = dict(content["settings"])
+            file_format = content.pop("format", None)
         except (ValueError, KeyError, RecursionError, TypeError) as error:
             problem = f"{type(error).__name__}: {error}"
             raise ValueError(
@@ -53,7 +75,7 @@ class StudyFolder:
                 f"{path} was written by another version: train again, in another folder or after "
                 "removing this one"
             )
-        return settings
+        return dict(content)
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Raise ValueError if the folder has a study of other settings."""
@@ -92,15 +114,12 @@ class StudyFolder:
     def read_study(self) -> tuple[dict[str, Any], dict[str, str]]:
         """Read study.json and the tables of a finished study, by their file names."""
         path = self.path / _STUDY
-        if not path.is_file():
+        content = self._description()
+        if not content:
             raise FileNotFoundError(
                 f"{path} does not exist; name a folder that dmrifit benchmark or compare(..., "
                 "out=folder) has made"
             )
-        # For its errors: the file may describe no study.
-        self.settings()
-        content = json.loads(path.read_text(encoding="utf-8"))
-        del content["format"]
         digests = content.pop(_FINISHED, None)
         if digests is None:
             raise FileNotFoundError(
@@ -135,15 +154,8 @@ class StudyFolder:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if arrays:
-                content[_PREDICTIONS] = {}
-                with (
-                    path.with_suffix(".npz").open("rb") as file,
-                    np.load(file, allow_pickle=False) as stored,
-                ):
-                    for array_name in stored:
-                        parameter, _, patient = array_name.partition("/")
-                        patient_predictions = content[_PREDICTIONS].setdefault(patient, {})
-                        patient_predictions[parameter] = stored[array_name]
+                with path.with_suffix(".npz").open("rb") as file:
+                    content[_PREDICTIONS] = dict(np.load(file, allow_pickle=False))
         # A damaged file, as after a power cut, counts as missing: the training is run again.
         except Exception:
             return None
@@ -156,14 +168,10 @@ class StudyFolder:
         path = self.path / _CELLS / f"{key}.json"
         plain = {name: value for name, value in content.items() if name != _PREDICTIONS}
         if _PREDICTIONS in content:
-            arrays = {}
-            for patient, patient_predictions in content[_PREDICTIONS].items():
-                for parameter, values in patient_predictions.items():
-                    arrays[f"{parameter}/{patient}"] = values
             # Arrays first: the JSON file, written last, marks the training as finished.
             arrays_path = path.with_suffix(".npz")
             with whole_file(arrays_path, lasting=False) as part, part.open("wb") as file:
-                np.savez(file, **arrays)
+                np.savez(file, **content[_PREDICTIONS])
         with whole_file(path, lasting=False) as part:
             part.write_text(json.dumps(plain), encoding="utf-8")
 

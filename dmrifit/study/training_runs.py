@@ -89,10 +89,9 @@ def run_trial(
                 for row in _score_signals(signals, test, cell, constants):
                     content["signals"].append(keys | row)
                 if cell.keep:
-                    content["predictions"][test.patient] = {
-                        "maps": maps[test.shown].astype(np.float32),
-                        "signals": signals[test.shown].astype(np.float32),
-                    }
+                    for kind, values in (("maps", maps), ("signals", signals)):
+                        shown = values[test.shown].astype(np.float32)
+                        content["predictions"][f"{kind}/{test.patient}"] = shown
         # Estimators may be anyone's: whatever they raise gets the patient and cohort it happened
         # at.
         except Exception as error:

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
+from dmrifit._utils.checks import errors_about
 from dmrifit._utils.randomness import Seed
 from dmrifit.cohort.cohort import Cohort
 from dmrifit.cohort.patches import check_reach
 from dmrifit.cohort.scaling import contrast_order, echo_times
-from dmrifit.cohort.scan import MaskName, Scan
+from dmrifit.cohort.scan import Scan
 from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitResult, FitStatus
@@ -22,6 +23,7 @@ from dmrifit.engine.resynthesis import missing_contrasts, resynthesize
 from dmrifit.io.digests import digest
 from dmrifit.stats.metrics import best_constants
 from dmrifit.study.contestants import Entrant, View
+from dmrifit.study.study_folder import Settings
 
 _BRIGHTEST = 99.5  # percentile of the body that is white where maps are drawn on it
 
@@ -93,12 +95,8 @@ class Stack:
             if entrant.strategy == "m2m":
                 # The reference was fitted for all estimators that share the view.
                 options["reference_maps"] = maps
-            try:
+            with errors_about(f"estimator {entrant.name!r}, patient {patient}"):
                 design = estimator.design(X, Y, **options)
-            except ValueError as error:
-                raise ValueError(
-                    f"estimator {entrant.name!r}, patient {patient}: {error}"
-                ) from None
             stacked.append((design.features, design.targets))
             n_dropped[patient] = design.n_dropped
         features, targets = map(np.concatenate, zip(*stacked, strict=True))
@@ -115,12 +113,7 @@ class Bank:
         cohorts: Mapping[str, Cohort],
         seen: Mapping[str, Iterable[View]],
         lent: Mapping[str, Iterable[View]],
-        *,
-        train_mask: MaskName,
-        score_mask: MaskName,
-        max_voxels: int | None,
-        n_repeats: int,
-        seed: int,
+        settings: Settings,
     ) -> None:
         self.patients: dict[str, dict[str, dict[str, int]]] = {}
         self.trainable: dict[str, list[str]] = {}
@@ -132,9 +125,8 @@ class Bank:
         self._digests: dict[Any, str] = {}
         self._voxels: dict[Any, dict[str, tuple[NDArray, NDArray, NDArray]]] = {}
         self._stacks: dict[Any, Stack] = {}
-        self._one_draw = max_voxels is None
-        self._max_voxels = max_voxels
-        self._seed = Seed(seed)
+        self._settings = settings
+        n_draws = 1 if settings.max_voxels is None else settings.n_repeats
         owners: dict[str, str] = {}
         for name, cohort in cohorts.items():
             for view in (*lent[name], *seen[name]):
@@ -158,32 +150,30 @@ class Bank:
                 patient_cohort = Cohort(scans, name)
                 counts = {mask: patient_cohort.count(mask) for mask in ("body", "lesion")}
                 self.patients[name][patient] = counts
-                if counts[train_mask]:
+                if counts[settings.train_mask]:
                     usable = True
                     for view in lent[name]:
-                        suited = _suited(patient_cohort, view, seed)
-                        for repeat in range(1 if self._one_draw else n_repeats):
-                            usable &= self._add_training(suited, view, repeat, patient, train_mask)
+                        suited = _suited(patient_cohort, view, settings.seed)
+                        for repeat in range(n_draws):
+                            usable &= self._add_training(suited, view, repeat, patient)
                     if usable:
                         self.trainable[name].append(patient)
-                if counts[score_mask]:
+                if counts[settings.score_mask]:
                     self.testable[name].append(patient)
                     for view in seen[name]:
-                        self._add_test(patient_cohort, view, patient, score_mask, first)
+                        self._add_test(patient_cohort, view, patient, first)
             tested = self.testable[name]
             self.repeated[name] = all(self.is_repeated(view, tested) for view in seen[name])
 
-    def _add_training(
-        self, cohort: Cohort, view: View, repeat: int, patient: str, mask: MaskName
-    ) -> bool:
+    def _add_training(self, cohort: Cohort, view: View, repeat: int, patient: str) -> bool:
         """Add the usable voxels of a patient, and say whether there are any."""
         table = cohort.arrays(
             view.source,
             view.target,
-            mask=mask,
+            mask=self._settings.train_mask,
             patch_shape=view.patch_shape,
-            max_voxels=self._max_voxels,
-            random_state=self._seed.derived("voxels", repeat),
+            max_voxels=self._settings.max_voxels,
+            random_state=Seed(self._settings.seed).derived("voxels", repeat),
         )
         usable = np.isfinite(table.X).all(axis=1) & np.isfinite(table.Y).all(axis=1)
         if not usable.any():
@@ -196,10 +186,9 @@ class Bank:
         self._digests["train", view, repeat, patient] = digest([X, Y])
         return True
 
-    def _add_test(
-        self, cohort: Cohort, view: View, patient: str, mask: MaskName, first: Scan
-    ) -> None:
+    def _add_test(self, cohort: Cohort, view: View, patient: str, first: Scan) -> None:
         """Fit the reference of a patient's scored voxels, and look up their truth."""
+        mask = self._settings.score_mask
         table = cohort.arrays(view.source, view.target, mask=mask, patch_shape=view.patch_shape)
         fit = _reference(table.Y, view, cohort.name, patient)
         at_bound = np.full(len(fit.names), np.nan)
@@ -219,7 +208,7 @@ class Bank:
         noise_free = cohort.noise_free_at(table.index, view.target)
         if noise_free is not None and table.sigma is not None:
             noise_free /= table.scale[:, None]
-            rng = self._seed.rng("repeat", patient)
+            rng = Seed(self._settings.seed).rng("repeat", patient)
             real, imaginary = rng.standard_normal((2, *noise_free.shape)) * table.sigma[:, None]
             signals = np.hypot(noise_free + real, imaginary)
             reference = _reference(signals, view, cohort.name, patient).parameters
@@ -274,7 +263,8 @@ class Bank:
         ]
 
     def _draw(self, repeat: int) -> int:
-        return 0 if self._one_draw else repeat
+        """Give the draw of training voxels of a repeat; all repeats share one of all voxels."""
+        return 0 if self._settings.max_voxels is None else repeat
 
 
 def _anatomy(scan: Scan) -> NDArray[np.uint8]:
@@ -331,9 +321,5 @@ def _suited(cohort: Cohort, view: View, seed: int) -> Cohort:
 
 
 def _reference(Y: NDArray, view: View, cohort: str, patient: str) -> FitResult:
-    try:
+    with errors_about(f"the reference of patient {patient} (cohort {cohort!r}) cannot be fitted"):
         return fit_voxels(Y, view.target, view.model, method="nlls")
-    except ValueError as error:
-        raise ValueError(
-            f"the reference of patient {patient} (cohort {cohort!r}) cannot be fitted: {error}"
-        ) from None

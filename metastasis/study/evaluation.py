@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import distance_transform_edt
 
-from dmrifit._utils.checks import check_number
+from dmrifit._utils.checks import check_number, check_own_names, check_word, check_words
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.io.case_tables import volumes_of_cases
@@ -162,9 +162,8 @@ def evaluate_segmentations(
         for name, values in predictions.items()
     }
     reserved = CONTROLS if controls else ()
-    clashes = [name for name in methods if name in reserved or name.endswith(OF_BOTH)]
-    if not methods or clashes:
-        raise ValueError(f"predictions need names of their own, not {clashes or 'none at all'}")
+    of_both = [name for name in methods if name.endswith(OF_BOTH)]
+    check_own_names("predictions", methods, [*reserved, *of_both])
     # Controls are no methods, so that limits by method have none for them.
     min_control_voxels = 1 if isinstance(min_voxels, Mapping) else min_voxels
     if controls:
@@ -193,10 +192,10 @@ def evaluate_segmentations(
         for name, method_masks in masks.items():
             mask = method_masks[i]
             table = lesion_table(truths[i], mask, case.affine)
-            (counts,) = lesion_counts(table, small=small).to_dict("records")
-            row = {**keys, "method": name, **counts}
+            row = {**keys, "method": name, **lesion_counts(table, small)}
             row["voxel_dice"] = dice(mask, truths[i])
-            scans.append(row | segment_counts(truths[i], mask, segment, case.brain))
+            counts = segment_counts(truths[i], mask, segment, case.brain)
+            scans.append(row | {f"segment_{key}": n for key, n in counts.items()})
             row = reader_scores.scan_scores(truths[i], numbers, distance, mask, case.affine)
             further.append({**keys, "method": name, **row})
             status: Any = [statuses[i].get(number, "") for number in table["number"]]
@@ -289,11 +288,8 @@ def candidate_scores(
 def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> pd.DataFrame:
     """Format the scores that marking everything cannot win, then those of the study's table 2."""
     summary = tables["summary"]
+    check_word("part", part, summary["part"].unique())
     scores = summary[summary["part"] == part].set_index("method")
-    if not len(scores):
-        raise ValueError(
-            f"part must be one of {', '.join(summary['part'].unique())}, not {part!r}"
-        )
     published = ("sensitivity", "precision", "n_false_positives", "mDSC")
     columns = [*HEADLINES[:3], *published, "lesion_dice", "lesion_f1"]
     text = scores[columns].map(lambda value: "–" if np.isnan(value) else f"{value:.3f}")
@@ -325,10 +321,7 @@ def _checked_method(
     threshold: float,
     min_voxels: int,
 ) -> _Method:
-    if not 0 < threshold <= 1:
-        raise ValueError(
-            f"the threshold of {name} must be above 0 and at most 1, not {threshold!r}"
-        )
+    check_number(f"the threshold of {name}", threshold, above=0, most=1)
     arrays = volumes_of_cases(values, cases, f"predictions of {name}")
     kinds = {"probabilities" if array.dtype.kind == "f" else "masks" for array in arrays}
     lowest, highest = min(array.min() for array in arrays), max(array.max() for array in arrays)
@@ -355,11 +348,7 @@ def option_by_method(
 ) -> dict[str, Any]:
     """Give the setting of an option for each method; a mapping may hold one for some of them."""
     values = setting if isinstance(setting, Mapping) else dict.fromkeys(methods, setting)
-    unknown = [name for name in values if name not in methods]
-    if unknown:
-        raise ValueError(
-            f"{option} name {unknown}, which are not among the predictions {list(methods)}"
-        )
+    check_words(f"the methods of {option}", values, methods)
     return dict.fromkeys(methods, default) | dict(values)
 
 
@@ -500,7 +489,7 @@ def segment_scores(
             f"{counted(len(labels), 'label')} and {counted(len(probabilities), 'prediction')} "
             "(and masks); give each for each scan"
         )
-    sums = dict.fromkeys(SEGMENT_COUNTS, 0)
+    rows = []
     for i, (label, probability) in enumerate(zip(labels, probabilities, strict=True)):
         truth = np.asarray(label) > 0
         prediction = np.asarray(probability) >= threshold
@@ -510,18 +499,15 @@ def segment_scores(
                 f"{prediction.shape}"
             )
         mask = None if masks is None else masks[i]
-        counts = segment_counts(truth, prediction, segment, mask)
-        for key in SEGMENT_COUNTS:
-            sums[key] += counts[f"segment_{key}"]
-    return {key: value.item() for key, value in segment_rates(sums).items()}
+        rows.append(segment_counts(truth, prediction, segment, mask))
+    return {key: value.item() for key, value in segment_rates(pd.DataFrame(rows).sum()).items()}
 
 
 def segment_counts(
     truth: NDArray[np.bool_], prediction: NDArray[np.bool_], segment: int, mask: ArrayLike | None
 ) -> dict[str, int]:
     """Count the segments of a scan (x, y, z), those with a voxel in a mask if there is one."""
-    if isinstance(segment, bool) or not isinstance(segment, int | np.integer) or segment < 1:
-        raise ValueError(f"segments need an edge of 1 voxel or more, not {segment!r}")
+    check_number("segment", segment, least=1, whole=True)
     positive = _any_in_segments(truth, segment)
     predicted = _any_in_segments(prediction, segment)
     if mask is not None:
@@ -530,20 +516,18 @@ def segment_counts(
         counted = inside | positive
         positive, predicted = positive[counted], predicted[counted]
     counts = (positive, ~positive, positive & predicted, ~positive & ~predicted)
-    names = (f"segment_{key}" for key in SEGMENT_COUNTS)
-    return dict(zip(names, (int(count.sum()) for count in counts), strict=True))
+    return dict(zip(SEGMENT_COUNTS, (int(count.sum()) for count in counts), strict=True))
 
 
 def segment_rates(counts: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     """Compute scores from sums of counts."""
-    n_positive, n_negative, true_positives, true_negatives = (
-        counts[key] for key in SEGMENT_COUNTS
-    )
+    n = {key: np.asarray(counts[key], dtype=np.intp) for key in SEGMENT_COUNTS}
+    n_predicted = n["true_positives"] + n["n_negative"] - n["true_negatives"]
     return {
-        "sensitivity": ratio(true_positives, n_positive),
-        "specificity": ratio(true_negatives, n_negative),
-        "precision": ratio(true_positives, true_positives + n_negative - true_negatives),
-        **{key: np.asarray(counts[key], dtype=np.intp) for key in SEGMENT_COUNTS},
+        "sensitivity": ratio(n["true_positives"], n["n_positive"]),
+        "specificity": ratio(n["true_negatives"], n["n_negative"]),
+        "precision": ratio(n["true_positives"], n_predicted),
+        **n,
     }
 
 

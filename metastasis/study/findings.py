@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from dmrifit._utils.checks import is_number
+from dmrifit._utils.checks import check_number, is_number
 from metastasis.study.lesion_sizes import CLOSED_GAP_MM
 
 _KEYS = ("sensitivity", "sensitivity_small")
@@ -34,8 +34,7 @@ def model_figures(path: Path) -> dict[str, Any]:
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{card} is no card of a model ({error}); remove it") from None
     for key, value in shares.items():
-        if not is_number(value) or not 0 <= value <= 1:
-            raise ValueError(f"{card}: {key} must be a share from 0 to 1, not {value!r}")
+        check_number(f"{card}: {key}", value, most=1)
     counts = figures.get(_FALSE, [])
     if not isinstance(counts, list) or not all(is_number(n, whole=True) for n in counts):
         raise ValueError(f"{card}: {_FALSE} must be a list of whole numbers, not {counts!r}")

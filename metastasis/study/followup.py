@@ -175,13 +175,12 @@ def follow_up(
     ValueError
         If there is no case, or as `reader_table`.
     """
-    n_labels = "no" if prior_labels is None else len(prior_labels)
     if prior_labels is None:
         prior_labels = [None] * len(cases)
     if not len(cases) or len(prior_labels) != len(cases):
         raise ValueError(
-            f"{len(cases)} cases and {n_labels} prior labels; give a case at least, and labels "
-            "for each or none"
+            f"{len(cases)} cases and {len(prior_labels)} prior labels; give a case at least, and "
+            "labels for each or none"
         )
     tables = []
     for i, (case, prior) in enumerate(zip(cases, prior_labels, strict=True)):

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from dmrifit._utils.checks import check_words
 from dmrifit.io.components import match_components
 from dmrifit.stats.lesion_matching import ratio
 from dmrifit.stats.patient_summary import patient_draws, percentile_interval
@@ -162,19 +163,13 @@ def family_table(summary: pd.DataFrame, families: Mapping[str, Sequence[str]]) -
     """Trace curves over settings: one point for each model of a family."""
     keys = [*_PLAIN, *_STRICT, "false_positives_per_scan"]
     by_method = summary.set_index("method")[keys]
-    tables = [pd.DataFrame(columns=["family", "order", "method", *keys])]
+    rows = []
     for family, methods in families.items():
-        unknown = [method for method in methods if method not in by_method.index]
-        if unknown:
-            raise ValueError(
-                f"family {family!r} names {unknown[0]!r}, which is not among "
-                f"{list(by_method.index)}"
-            )
-        members = by_method.loc[list(methods)].reset_index()
-        members.insert(0, "family", family)
-        members.insert(1, "order", range(len(members)))
-        tables.append(members)
-    return pd.concat(tables[1:] or tables, ignore_index=True)
+        check_words(f"the methods of family {family!r}", methods, by_method.index)
+        for order, method in enumerate(methods):
+            point = {"family": family, "order": order, "method": method}
+            rows.append(point | by_method.loc[method].to_dict())
+    return pd.DataFrame(rows, columns=["family", "order", "method", *keys])
 
 
 def area_table(curves: Mapping[str, pd.DataFrame], kind: str) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,29 +13,19 @@ from dmrifit._utils.counts import counted
 ICC_FORMS = ("ICC(1,1)", "ICC(2,1)", "ICC(3,1)")
 
 _TAIL = 0.025  # outside each end of an interval
-
-_UNDEFINED = dict.fromkeys(("value", "low", "high", "statistic", "df1", "df2", "p"), np.nan)
-
-
-@dataclass(frozen=True)
-class ICCResult:
-    """An intraclass correlation, its confidence interval, and an F test of no correlation."""
-
-    form: str
-    value: float
-    low: float
-    high: float
-    statistic: float
-    df1: float
-    df2: float
-    p: float
-    n_targets: int
-    reason: str = ""  # why numbers are NaN
+_CORRELATION = ("value", "low", "high", "statistic", "df1", "df2", "p")
+_LIMITS = (
+    *("sd", "lower", "upper", "bias_low", "bias_high"),
+    *("lower_low", "lower_high", "upper_low", "upper_high"),
+)
 
 
-def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> ICCResult:
+def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> dict[str, Any]:
     """
     Compute an intraclass correlation of single ratings, with an interval of 95%.
+
+    Gives ``form``, ``value``, ``low`` and ``high``, an F test of no correlation (``statistic``,
+    ``df1``, ``df2``, ``p``), ``n`` (targets) and ``reason``, why numbers are NaN.
 
     Shapes: `ratings` (n_targets, n_raters).
 
@@ -47,6 +37,7 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> ICCResult:
     x = x[~np.isnan(x).any(axis=1)]
     n, k = x.shape
     scale = np.abs(x).max(initial=0)
+    row: dict[str, Any] = {"form": form, **dict.fromkeys(_CORRELATION, np.nan), "n": n}
     reason = ""
     if n < 2 or k < 2:
         reason = (
@@ -56,7 +47,7 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> ICCResult:
     elif np.ptp(x) <= 1e-12 * scale or scale == 0:
         reason = "all ratings are equal"
     if reason:
-        return ICCResult(form, n_targets=n, reason=reason, **_UNDEFINED)
+        return row | {"reason": reason}
     # Correlations do not change by it, and squares of large ratings lose no digits.
     x = (x - x.mean()) / scale
     between = k * x.mean(axis=1).var(ddof=1)
@@ -76,7 +67,7 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> ICCResult:
     elif whole == 0:
         reason = "targets do not vary"
     if reason:
-        return ICCResult(form, n_targets=n, reason=reason, **_UNDEFINED)
+        return row | {"reason": reason}
     value = (between - error) / whole
     df1 = n - 1
     # An infinite statistic has p = 0.
@@ -93,8 +84,8 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> ICCResult:
         upper = statistic * stats.f.ppf(1 - _TAIL, df2, df1)
         low, high = (lower - 1) / (lower + k - 1), (upper - 1) / (upper + k - 1)
     p = stats.f.sf(statistic, df1, df2)
-    value, low, high, statistic, p = map(float, (value, low, high, statistic, p))
-    return ICCResult(form, value, low, high, statistic, float(df1), float(df2), p, n)
+    numbers = map(float, (value, low, high, statistic, df1, df2, p))
+    return row | dict(zip(_CORRELATION, numbers, strict=True)) | {"reason": ""}
 
 
 def _icc2_interval(
@@ -123,24 +114,13 @@ def _icc2_interval(
     return low, n * (f_high * between - error) / (spread + n * f_high * between)
 
 
-@dataclass(frozen=True)
-class LimitsOfAgreement:
-    """Bland and Altman's bias and limits of agreement, in the unit of the measurements."""
-
-    bias: float
-    sd: float  # of the differences
-    lower: float
-    upper: float
-    bias_interval: tuple[float, float]
-    lower_interval: tuple[float, float]
-    upper_interval: tuple[float, float]
-    n: int
-    reason: str = ""  # why numbers are NaN
-
-
-def bland_altman(a: ArrayLike, b: ArrayLike) -> LimitsOfAgreement:
+def bland_altman(a: ArrayLike, b: ArrayLike) -> dict[str, Any]:
     """
     Compute bias and limits of agreement of a − b, paired by target, with intervals of 95%.
+
+    Gives ``n``, ``bias``, ``sd`` (of the differences), ``lower`` and ``upper``, all in the unit of
+    the measurements, then bias and limits with ``…_low`` and ``…_high``, and ``reason``, why
+    numbers are NaN.
 
     References
     ----------
@@ -149,15 +129,15 @@ def bland_altman(a: ArrayLike, b: ArrayLike) -> LimitsOfAgreement:
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     difference = (first - second)[~(np.isnan(first) | np.isnan(second))]
     n = len(difference)
+    row: dict[str, Any] = {"n": n, "bias": float(difference.mean()) if n else np.nan}
+    row |= dict.fromkeys(_LIMITS, np.nan)
     if n < 2:
-        bias = float(difference.mean()) if n else np.nan
-        none, reason = (np.nan, np.nan), f"{counted(n, 'pair')}; two are needed"
-        return LimitsOfAgreement(bias, np.nan, np.nan, np.nan, none, none, none, n, reason)
-    bias, sd = float(difference.mean()), float(difference.std(ddof=1))
+        return row | {"reason": f"{counted(n, 'pair')}; two are needed"}
+    row["sd"] = sd = float(difference.std(ddof=1))
+    row["lower"], row["upper"] = row["bias"] - 1.96 * sd, row["bias"] + 1.96 * sd
     t = stats.t.ppf(1 - _TAIL, n - 1)
-    bias_width = t * sd * np.sqrt(1 / n)
-    limit_width = t * sd * np.sqrt(1 / n + 1.96**2 / (2 * (n - 1)))
-    lower, upper = bias - 1.96 * sd, bias + 1.96 * sd
-    pairs = zip((bias, lower, upper), (bias_width, limit_width, limit_width), strict=True)
-    of_bias, of_lower, of_upper = [(float(x - width), float(x + width)) for x, width in pairs]
-    return LimitsOfAgreement(bias, sd, lower, upper, of_bias, of_lower, of_upper, n)
+    for name in ("bias", "lower", "upper"):
+        further = 0 if name == "bias" else 1.96**2 / (2 * (n - 1))
+        width = t * sd * np.sqrt(1 / n + further)
+        row[f"{name}_low"], row[f"{name}_high"] = row[name] - width, row[name] + width
+    return row | {"reason": ""}

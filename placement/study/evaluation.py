@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,11 +11,11 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from dmrifit._optional import import_optional
+from dmrifit._utils.checks import check_own_names, check_word, check_words
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, Seed
-from dmrifit.stats.method_tests import holm, rank_biserial
-from dmrifit.stats.patient_summary import in_parts, method_pairs
+from dmrifit.stats.method_tests import pair_tests, rank_biserial
+from dmrifit.stats.patient_summary import in_parts
 from placement.box.voxel import MM3_PER_ML, Voxel
 from placement.search.objective import tumor_fraction
 from placement.search.scene import Scene
@@ -44,6 +42,7 @@ _ANOVA_TESTS = ("one-way ANOVA", "repeated-measures ANOVA", "Friedman")
 _ONE_WAY, _REPEATED, _FRIEDMAN = _ANOVA_TESTS
 #: Names of two raters and their volumes in mL of all cases.
 _Pair: TypeAlias = tuple[tuple[str, NDArray[np.float64]], tuple[str, NDArray[np.float64]]]
+_PAIR_COLUMNS = ("t", "t_p", "wilcoxon", "wilcoxon_p", "rank_biserial", "low", "high")
 _COMPARED = ("dice_closest", "dice_mean", "dice_fair", "difference")
 
 
@@ -124,9 +123,7 @@ def evaluate_placements(
             f"{counted(len(scenes), 'scene')}"
         )
     reserved = (EXPERTS, _SINGLE, *(CONTROLS if controls else ()))
-    conflicts = [name for name in placements if name in reserved]
-    if not placements or conflicts:
-        raise ValueError(f"placements need names of their own, not {conflicts or 'none at all'}")
+    check_own_names("placements", placements, reserved)
     methods = {name: _boxes(value, len(scenes), name) for name, value in placements.items()}
     if controls:
         control_boxes = control_placements(scenes, experts, random_state=random_state)
@@ -134,11 +131,7 @@ def evaluate_placements(
             methods[name] = _boxes(value, len(scenes), name)
     held_out = _fold_numbers(folds, len(scenes))
     times = {name: _times(value, len(scenes), name) for name, value in (seconds or {}).items()}
-    unknown = [name for name in times if name not in methods]
-    if unknown:
-        raise ValueError(
-            f"seconds name {unknown}, which are not among the placements {list(methods)}"
-        )
+    check_words("the methods of seconds", times, methods)
     rows = []
     single_rows = []
     for i, scene in enumerate(scenes):
@@ -165,9 +158,7 @@ def evaluate_placements(
         *itertools.combinations(by_expert.items(), 2),
         *itertools.product(by_method.items(), by_expert.items()),
     ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a case without experts has no mean
-        mean = np.nanmean(list(by_expert.values()), axis=0)
+    mean = pd.DataFrame(by_expert).mean(axis=1).to_numpy()
     with_mean = [(method, ("mean of experts", mean)) for method in by_method.items()]
     # Controls differ from everything, which would decide each test of all groups.
     groups = [EXPERTS, *(name for name in methods if name not in CONTROLS)]
@@ -213,18 +204,12 @@ def control_placements(
 def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> pd.DataFrame:
     """Format the summary as the study's table 1, with a row for each method."""
     summary = tables["summary"]
+    check_word("part", part, summary["part"].unique())
     rows = summary[summary["part"] == part]
-    if not len(rows):
-        raise ValueError(
-            f"part must be one of {', '.join(summary['part'].unique())}, not {part!r}"
-        )
-    moments = rows[["mean", "sd"]]
-    # Rounding errors of a mean or SD of zero are shown as zero.
-    smallest = LEVEL * moments.abs().max(axis=1).clip(lower=1)
-    shown = moments.where(moments.abs().gt(smallest, axis=0), 0.0)
-    sds = shown["sd"].where(rows["sd"].notna())
+    # Rounding errors of a mean or SD of zero are shown as zero, which has no sign.
+    shown = rows[["mean", "sd"]].round(12) + 0.0
     cells = []
-    for mean, sd, n in zip(shown["mean"], sds, rows["n"], strict=True):
+    for mean, sd, n in zip(shown["mean"], shown["sd"], rows["n"], strict=True):
         cells.append(f"{mean:.3g} ± {sd:.2g}" if n else "–")
     text = rows.assign(text=cells)
     wide = text.pivot_table(
@@ -250,8 +235,7 @@ def _measures(box: Voxel | None, experts: list[Voxel], scene: Scene) -> dict[str
     """Measure a box of a method against the experts of its case; NaN where there is no box."""
     if box is None:
         return dict.fromkeys(MEASURES, float("nan"))
-    measures = _box_measures(box, scene)
-    measures |= dict.fromkeys(_COMPARED, np.nan)
+    measures = _box_measures(box, scene) | dict.fromkeys(_COMPARED, np.nan)
     dice = [box.dice(expert) for expert in experts]
     if dice:
         measures["dice_closest"] = max(dice)
@@ -302,24 +286,19 @@ def _icc_table(pairs: Iterable[_Pair]) -> pd.DataFrame:
     rows = []
     for (name, a), (against, b) in pairs:
         for form in ICC_FORMS:
-            result = vars(icc(np.stack([a, b], axis=1), form))
-            row = {"method": name, "against": against, "measure": "volume", **result}
-            rows.append(row | {"n": result["n_targets"], "reason": row.pop("reason")})
-    return pd.DataFrame(rows).drop(columns="n_targets")
+            result = icc(np.stack([a, b], axis=1), form)
+            rows.append({"method": name, "against": against, "measure": "volume", **result})
+    return pd.DataFrame(rows)
 
 
 def _agreement_table(pairs: Iterable[_Pair]) -> pd.DataFrame:
     rows = []
     for (name, a), (against, b) in pairs:
-        agreement = vars(bland_altman(a, b))
-        row = {"method": name, "against": against, "measure": "volume", "n": agreement["n"]}
-        row |= {key: agreement[key] for key in ("bias", "sd", "lower", "upper")}
-        for key in ("bias", "lower", "upper"):
-            row[f"{key}_low"], row[f"{key}_high"] = agreement[f"{key}_interval"]
+        row = {"method": name, "against": against, "measure": "volume", **bland_altman(a, b)}
         usable = ~np.isnan(a + b)
         # The slope tells whether methods differ more in large lesions, which limits alone do not.
         x, y = (a + b)[usable] / 2, (a - b)[usable]
-        row |= {"slope": np.nan, "slope_p": np.nan, "reason": agreement["reason"]}
+        row |= {"slope": np.nan, "slope_p": np.nan, "reason": row.pop("reason")}
         if len(x) > 2 and np.ptp(x) > 0:
             line = stats.linregress(x, y)
             row |= {"slope": float(line.slope), "slope_p": float(line.pvalue)}
@@ -348,8 +327,6 @@ def _anova_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
             # Tests of differences within cases are undefined where the groups agree in each case.
             if _is_level(values.to_numpy(), axis=1).all():
                 reasons[_REPEATED] = reasons[_FRIEDMAN] = "the groups are alike in every case"
-            elif find_spec("statsmodels") is None:
-                reasons[_REPEATED] = 'needs statsmodels: pip install "dmrifit[stats]"'
             if len(groups) <= 2:
                 reasons[_FRIEDMAN] = "two groups; see the paired tests"
         for test, reason in reasons.items():
@@ -364,18 +341,18 @@ def _anova_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
 def _anova(test: str, values: pd.DataFrame) -> dict[str, float]:
     """Test whether methods (columns) differ over cases (rows)."""
     n_cases, n_methods = values.shape
+    x = values.to_numpy()
     df1, df2 = n_methods - 1.0, np.nan
     if test == _REPEATED:
-        anova = import_optional("statsmodels.stats.anova")
-        long = values.melt(ignore_index=False, value_name="value").reset_index()
-        fit = anova.AnovaRM(long, "value", "case", within=["method"]).fit()
-        columns = ["F Value", "Num DF", "Den DF", "Pr > F"]
-        statistic, df1, df2, p = fit.anova_table[columns].iloc[0]
+        df2 = df1 * (n_cases - 1)
+        residuals = x - x.mean(axis=0) - x.mean(axis=1, keepdims=True) + x.mean()
+        statistic = n_cases * x.mean(axis=0).var(ddof=1) / ((residuals**2).sum() / df2)
+        p = stats.f.sf(statistic, df1, df2)
     elif test == _ONE_WAY:
-        statistic, p = stats.f_oneway(*values.to_numpy().T)
+        statistic, p = stats.f_oneway(*x.T)
         df2 = n_methods * (n_cases - 1)
     else:
-        statistic, p = stats.friedmanchisquare(*values.to_numpy().T)
+        statistic, p = stats.friedmanchisquare(*x.T)
     return {"statistic": float(statistic), "df1": float(df1), "df2": float(df2), "p": float(p)}
 
 
@@ -385,28 +362,26 @@ def _is_level(values: NDArray[np.float64], axis: int | None = None) -> NDArray[n
 
 
 def _paired_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
-    rows: list[dict[str, Any]] = []
+    tables = []
     for measure in ("dice_closest", *_TESTED, "dice_fair"):
-        family = []
-        for a, b, x, y in method_pairs(_wide(cases, measure, groups)):
-            row: dict[str, Any] = {"measure": measure, "a": a, "b": b, "n": len(x)}
-            row["difference"] = float(np.mean(x - y)) if len(x) else np.nan
-            row |= dict.fromkeys(
-                ("t", "t_p", "wilcoxon", "wilcoxon_p", "rank_biserial", "low", "high"), np.nan
-            )
-            row["reason"] = f"{counted(len(x), 'case')} whose differences vary; three are needed"
-            if len(x) > 2 and np.ptp(x - y) > 1e-12:
-                row["t"], row["t_p"] = map(float, stats.ttest_rel(x, y))
-                test = stats.wilcoxon(x, y, method="approx")
-                row["wilcoxon"], row["wilcoxon_p"] = float(test.statistic), float(test.pvalue)
-                effect = rank_biserial(x, y, n_bootstrap=500)
-                row["rank_biserial"], row["low"], row["high"] = effect
-                row["reason"] = ""
-            family.append(row)
         # The pairs of groups in one measure are a family of tests.
-        corrected = holm([row["wilcoxon_p"] for row in family])
-        rows += [row | {"holm_p": p} for row, p in zip(family, corrected, strict=True)]
-    return pd.DataFrame(rows)
+        family = pair_tests(_wide(cases, measure, groups), _paired, "wilcoxon_p", "holm_p")
+        tables += [{"measure": measure, **row} for row in family]
+    return pd.DataFrame(tables)
+
+
+def _paired(x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[str, Any]:
+    """Test whether the values of two groups differ in the same cases."""
+    row: dict[str, Any] = {"n": len(x), "difference": float(np.mean(x - y)) if len(x) else np.nan}
+    row |= dict.fromkeys(_PAIR_COLUMNS, np.nan)
+    row["reason"] = f"{counted(len(x), 'case')} whose differences vary; three are needed"
+    if len(x) > 2 and np.ptp(x - y) > 1e-12:
+        row["t"], row["t_p"] = map(float, stats.ttest_rel(x, y))
+        test = stats.wilcoxon(x, y, method="approx")
+        row["wilcoxon"], row["wilcoxon_p"] = float(test.statistic), float(test.pvalue)
+        row["rank_biserial"], row["low"], row["high"] = rank_biserial(x, y, n_bootstrap=500)
+        row["reason"] = ""
+    return row
 
 
 def _correlation_table(cases: pd.DataFrame) -> pd.DataFrame:
@@ -477,14 +452,10 @@ def _fold_numbers(folds: ArrayLike | None, n: int) -> NDArray[np.intp]:
     if folds is None:
         return np.zeros(n, dtype=np.intp)
     numbers = np.asarray(folds)
-    if numbers.shape == (n,) and numbers.dtype.kind in "iu" and (numbers < 1).any():
+    if numbers.shape != (n,) or numbers.dtype.kind not in "iu" or (numbers < 1).any():
         raise ValueError(
-            f"folds count from 1, for the first is reported apart; the smallest is {numbers.min()}"
-        )
-    if numbers.shape != (n,) or numbers.dtype.kind not in "iu":
-        raise ValueError(
-            f"folds need one whole number for each of {counted(n, 'scene')}, not {numbers.dtype} "
-            f"of shape {numbers.shape}"
+            f"folds need one whole number from 1 on for each of {counted(n, 'scene')}, not "
+            f"{numbers.tolist()!r:.80}"
         )
     return numbers.astype(np.intp)
 

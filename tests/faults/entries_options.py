@@ -27,13 +27,13 @@ from dmrifit.predict.intervals import IntervalEnds
 from dmrifit.simulate.tissues import tissue_table
 from dmrifit.stats.method_tests import study_statistics
 from dmrifit.study.splits import check_settings
+from dmrifit.study.study_folder import Settings
 from placement.cli.placement_commands import ShiftOptions
 
 CUBE = np.zeros((40, 40, 40), bool)
 CUBE[8:32, 8:32, 8:32] = True
 BALLS = np.random.default_rng(0).normal(100, 5, (6, 16, 15, 14)).astype(np.float32)
-SPLITS = {"regimes": ["same"], "cohorts": {"A": ["a1", "a2", "a3", "a4"], "B": ["b1", "b2", "b3"]}, "sizes": None,
-          "n_repeats": 1, "max_voxels": None, "masks": ["body", "lesion"]}  # fmt: skip
+SPLITS = {"train_on": ["same"], "cohorts": {"A": ["a1", "a2", "a3", "a4"], "B": ["b1", "b2", "b3"]}}
 NETWORK = {"widths": (2, 2), "dense": (2,), "low_resolution": (3,), "segment_size": 7, "segments_per_epoch": 4,
            "epochs": 1, "batch_size": 2, "device": "cpu"}  # fmt: skip
 
@@ -105,7 +105,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "simulate_cohort": lambda **options: dmrifit.simulate_cohort(
         **{"n_patients": 1, "shape": (16, 16, 3), "random_state": 0} | options
     ),
-    "check_settings": lambda **options: check_settings(*(SPLITS | options).values()),
+    "check_settings": lambda **options: check_settings(Settings(**SPLITS | options)),
     "simulate_dmri": lambda **options: anomaly.simulate_dmri(
         **{"n_healthy": 1, "n_lesions": 0, "n_directions": 6, "shape": (20, 24, 16), "spacing": 8.0} | options
     ),

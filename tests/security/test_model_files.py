@@ -315,7 +315,7 @@ def test_pickles_in_the_folder_of_a_comparison_are_not_read(trap, tmp_path):
     from dmrifit.study.predictions import FolderPredictions
 
     folder, cell, path = StudyFolder(tmp_path), tmp_path / "cells" / "one.npz", tmp_path / "predictions" / "c@p.npz"
-    folder.put("one", {"scores": [], "signals": [], "predictions": {"p": {"k": np.zeros(3)}}})
+    folder.put("one", {"scores": [], "signals": [], "predictions": {"k/p": np.zeros(3)}})
     assert folder.get("one", arrays=True) is not None
     path.parent.mkdir()
     archives = (packed({"k/p.npy": array_of(trap)}), packed({"index.npy": array_of(trap)}))

@@ -19,7 +19,7 @@ from anomaly.study.evaluation import (
     scan_summary,
     strata_summary,
 )
-from anomaly.study.scores import RATES, overlap_with_followup
+from anomaly.study.scores import RATES, curve_areas, overlap_with_followup
 from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
 
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
@@ -100,7 +100,7 @@ def test_healthy_folds_keep_patients_together_and_use_every_scan_once(cohort):
     assert healthy_folds(cases, 7, random_state=3) == folds
     assert healthy_folds(cases, 7, random_state=4) != folds
     for wrong in (1, 10):
-        with pytest.raises(ValueError, match="at most the number of patients, 9"):
+        with pytest.raises(ValueError, match="a whole number from 2 to 9"):
             healthy_folds(cases, wrong)
 
 
@@ -194,10 +194,9 @@ def test_kinds_are_parts_where_there_are_several_and_strata_are_those_of_patient
 
 def test_areas_are_means_over_folds():
     rates = np.array([0.001, 0.01, 0.3])
-    curves = []
-    for fold, level in (("f", 0.2), ("g", 0.6)):
-        curves.append(pd.DataFrame({"rate": rates, "coverage": level, "fold": fold, "method": "a", "control": False}))
-    (row,) = area_summary(pd.concat(curves)).to_dict("records")
+    curves = {fold: pd.DataFrame({"rate": rates, "coverage": level}) for fold, level in (("f", 0.2), ("g", 0.6))}
+    rows = [{"fold": fold, "method": "a", "control": False, **curve_areas(curve)} for fold, curve in curves.items()]
+    (row,) = area_summary(pd.DataFrame(rows)).to_dict("records")
     # From 0 at the rate 0 to the level at 0.001, then the same up to 0.3.
     share = (0.3 - 0.001 / 2) / 0.3
     assert row == {"method": "a", "control": False, "area": pytest.approx(0.4 * share), "area_low": pytest.approx(0.4)}
@@ -211,7 +210,8 @@ def test_mismatches_are_counted_by_grade_and_folds_are_told():
     stable = overlap_with_followup(region, lesion, lesion)
     quiet = overlap_with_followup(lesion, lesion, lesion)
     rows = [("f", "IV", hit), ("f", "III", miss), ("g", "IV", miss), ("f", "II", stable), ("f", "II", quiet)]
-    table = followup_summary(table_of("fold", "grade", "overlap", rows=rows)).set_index("grade")
+    table = pd.DataFrame([{**KEY, "fold": fold, "grade": grade, **vars(overlap)} for fold, grade, overlap in rows])
+    table = followup_summary(table).set_index("grade")
     # Without growth there is no share of it, and without regions no mismatch is expected.
     assert table.loc["II", ["n_patients", "n_grown", "n_mismatch", "n_colocated", "expected"]].tolist() == [2, 0, 1, 0, 0]
     assert table.loc["II", ["share_flagged", "share_expected"]].isna().all()

@@ -67,8 +67,8 @@ def test_later_growth_is_compared_with_what_was_opened():
     tables = score_method(bench, entry, {"fixed": FixedThreshold(1.0)})
     (row,) = tables["followup"].to_dict("records")
     assert row["grade"] == "IV"
-    assert row["overlap"].share_flagged == pytest.approx(3 / 4)
-    assert row["overlap"].regions["n_voxels"].tolist() == [27]
+    assert row["share_flagged"] == pytest.approx(3 / 4)
+    assert row["regions"]["n_voxels"].tolist() == [27]
     assert not len(tables["counts"])
     assert not len(tables["healthy"])
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from benchmarks.metastasis import _scorer_pairs
@@ -279,8 +280,7 @@ def test_small_and_large_lesions_are_counted_apart():
     for start in (12, 20, 28):  # 100 voxels, on no lesion
         box(prediction, (34, 39), (0, 5), (start, start + 4))
     table = lesion_table(reference, prediction)
-    counts = lesion_counts(table).iloc[0]
-    by_size = {name: int(counts[name]) for name in counts.index if name.endswith(("_small", "_large"))}
+    by_size = {name: n for name, n in lesion_counts(table).items() if name.endswith(("_small", "_large"))}
     expected = {"n_small": 3, "n_found_small": 2, "false_positives_small": 1}
     expected |= {"n_large": 2, "n_found_large": 1, "false_positives_large": 3}
     assert by_size == expected
@@ -292,7 +292,7 @@ def test_small_and_large_lesions_are_counted_apart():
 
 def test_scores_of_all_scans_are_those_of_summed_counts(study):
     tables = [lesion_table(*pair) for pair in zip(*study, strict=True)]
-    counts = lesion_counts(tables)
+    counts = pd.DataFrame(map(lesion_counts, tables))
     assert list(counts["n_lesions"]) == [3, 1, 0]
     twice = scores_from_counts({name: np.array([column.sum(), 2 * column.sum()]) for name, column in counts.items()})
     whole = lesion_scores(tables)

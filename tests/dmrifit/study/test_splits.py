@@ -10,6 +10,7 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.study import splits
 from dmrifit.study.contestants import Entrant, View
 from dmrifit.study.splits import plan, views_by_cohort
+from dmrifit.study.study_folder import Settings
 
 FULL = Protocol([0, 100, 300, 500, 900, 1500])
 VIEW = View(FULL.take([0, 1]), FULL, None, MODELS["adc"])
@@ -38,9 +39,8 @@ def cells_of(
 ):  # fmt: skip
     entrants = entrants or [make_entrant()]
     views = {(entrant.name, cohort): view for entrant in entrants for cohort in PATIENTS}
-    return plan(
-        entrants, list(PATIENTS), regimes, views, bank or Voxels(), sizes, n_repeats, seed, keep=keep
-    )  # fmt: skip
+    settings = Settings(cohorts=PATIENTS, train_on=regimes, n_train=sizes, n_repeats=n_repeats, seed=seed)
+    return plan(entrants, settings, views, bank or Voxels(), keep=keep)
 
 
 def test_models_of_others_are_trained_once_and_smaller_trainings_are_among_larger_ones():

@@ -105,7 +105,7 @@ def test_voxels_without_a_source_signal_are_not_predicted():
     content = run_answers(REFERENCE[usable], MEASURED[usable], held_out(X=source), keep=True)
     row = content["scores"][1]
     assert (row["n_failed"], row["n_voxels"], row["bias"]) == (1, 4, 0)
-    maps = content["predictions"]["p"]["maps"]
+    maps = content["predictions"]["maps/p"]
     assert np.isnan(maps[1]).all()
     np.testing.assert_array_equal(maps[usable], REFERENCE[usable])
     nothing = held_out(X=np.full((4, 2), np.nan))
@@ -187,11 +187,11 @@ def test_a_copy_answers_the_nearest_source_contrast_clinical_metrics_and_a_const
     assert nearest_contrasts(source, target).tolist() == [0, 0, 1, 1, 2]
     cell = make_cell(SignalToSignal("LR", model="adc"), control="copy", keep=True)
     content = run_trial(cell, None, None, [], None, [held_out()], CONSTANTS)
-    copied = content["predictions"]["p"]
+    copied = content["predictions"]
     expected = MEASURED[:, nearest_contrasts(SOURCE, FULL)]
-    np.testing.assert_array_equal(copied["signals"], expected.astype(np.float32))
+    np.testing.assert_array_equal(copied["signals/p"], expected.astype(np.float32))
     fit = fit_voxels(expected, FULL, "adc").parameters
-    np.testing.assert_array_equal(copied["maps"], fit.astype(np.float32))
+    np.testing.assert_array_equal(copied["maps/p"], fit.astype(np.float32))
     model = MODELS["t2-ivim-kurtosis"]
     features = np.array([[20.0, 1.5, 0.2], [30.0, 1.0, -0.1]])
     clinical = Clinical(features, np.array([0.9, 1.1]), np.array([1.0, 1.0]))
@@ -201,7 +201,7 @@ def test_a_copy_answers_the_nearest_source_contrast_clinical_metrics_and_a_const
     cell = make_cell(MapsToMaps("LR"), control="copy", keep=True, model=model, view=view)
     monkeypatch.setattr(MapsToMaps, "clinical", lambda *_: clinical)
     content = run_trial(cell, None, None, [], None, [test], constants)
-    maps = content["predictions"]["p"]["maps"]
+    maps = content["predictions"]["maps/p"]
     # A negative fraction is no fraction.
     np.testing.assert_allclose(maps[:, 1], [0.2, 0])
     np.testing.assert_allclose(maps[:, [2, 4]], features[:, :2])
@@ -213,10 +213,10 @@ def test_predictions_are_kept_on_request_in_single_precision_for_the_first_scan(
     index = held_out().index.copy()
     index[2:, 0] = 1
     content = run_answers(REFERENCE, MEASURED, held_out(index=index), keep=True)
-    predictions = content["predictions"]["p"]
-    np.testing.assert_array_equal(predictions["maps"], REFERENCE[:2])
-    assert predictions["signals"].dtype == np.float32
-    assert len(predictions["signals"]) == 2
+    predictions = content["predictions"]
+    np.testing.assert_array_equal(predictions["maps/p"], REFERENCE[:2])
+    assert predictions["signals/p"].dtype == np.float32
+    assert len(predictions["signals/p"]) == 2
 
 
 @pytest.mark.parametrize(("test", "who"), [(("p",), "p"), (("p", "o"), "the 2 patients")])

@@ -11,6 +11,7 @@ from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.predict.strategies import SignalToSignal
 from dmrifit.study.contestants import Entrant, View
+from dmrifit.study.study_folder import Settings
 from dmrifit.study.voxel_bank import Bank, Stack, _anatomy
 
 ADC = MODELS["adc"]
@@ -40,9 +41,7 @@ def make_scan(patient, seed, *, gain=100.0, protocol=FULL, spoil=None, with_lesi
 def make_bank(cohorts, *, views=(VIEW,), seen=None, lent=None, **options):
     named = {cohort.name: cohort for cohort in cohorts}
     everywhere = dict.fromkeys(named, views)
-    settings = {"train_mask": "body", "score_mask": "lesion", "max_voxels": None}
-    settings |= {"n_repeats": 1, "seed": 0} | options
-    return Bank(named, seen or everywhere, lent or everywhere, **settings)
+    return Bank(named, seen or everywhere, lent or everywhere, Settings(cohorts={}, train_on=[], **options))
 
 
 def entrant(estimator, name="x s2s"):

@@ -95,7 +95,7 @@ def test_simulated_experts_have_about_the_published_moments(kind):
     assert turned.mean() == pytest.approx(1.2, abs=0.25)
     assert turned.std() == pytest.approx(1.0, abs=0.2)
     assert np.mean([a.dice(b) for a, b in boxes]) == pytest.approx(0.46, abs=0.07)
-    assert icc(volumes, "ICC(1,1)").value == pytest.approx(0.30, abs=0.2)
+    assert icc(volumes, "ICC(1,1)")["value"] == pytest.approx(0.30, abs=0.2)
     assert np.corrcoef(volumes.mean(1), tumors)[0, 1] == pytest.approx(0.5, abs=0.15)
 
 
