@@ -105,7 +105,7 @@ def test_predictions_are_not_kept_when_not_asked_for(two, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"strategies": ("s2m",)}, "strategies s2s, m2m"),
+        ({"strategies": ("s2m",)}, "strategies must be some of s2s, m2m"),
         ({"strategies": ()}, "at least one"),
     ],
 )
