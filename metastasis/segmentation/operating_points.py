@@ -13,8 +13,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted
-from dmrifit.io.components import drop_small, label_components, match_to_lesions
+from dmrifit.io.components import drop_small, label_components
 from dmrifit.networks.volume_cases import VolumeList, naming
+from dmrifit.stats.lesion_matching import match_to_lesions
 from metastasis.scans.network_inputs import binary_label, joined_cases, paired_labels
 
 __all__ = ["operating_point"]

@@ -11,8 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from dmrifit._utils.checks import check_words
-from dmrifit.io.components import match_components
-from dmrifit.stats.lesion_matching import ratio
+from dmrifit.stats.lesion_matching import match_components, ratio
 from dmrifit.stats.patient_summary import patient_draws, percentile_interval
 from metastasis.segmentation.operating_points import COUNTS, paired_volumes
 

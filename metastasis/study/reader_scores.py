@@ -13,14 +13,13 @@ from scipy.optimize import linear_sum_assignment
 
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.randomness import Seed
-from dmrifit.io.components import (
+from dmrifit.io.components import check_affine, label_components
+from dmrifit.stats.lesion_matching import (
     Matching,
-    check_affine,
-    label_components,
     match_components,
     match_to_lesions,
+    ratio,
 )
-from dmrifit.stats.lesion_matching import ratio
 from dmrifit.stats.patient_summary import summarize
 from metastasis.segmentation.operating_points import summed_curve, threshold_curve
 from metastasis.study.operating_curves import precision_at_sensitivity
