@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from metastasis.networks.architectures import DeepMedic
-from metastasis.networks.sizes import PRIOR_REACH
+from metastasis.scans.network_inputs import PRIOR_REACH
 from metastasis.segmentation.inference import Case
 from metastasis.segmentation.sampling import take_cells, take_window
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from dmrifit._optional import import_optional
-from metastasis.networks.sizes import PRIOR_REACH
+from metastasis.scans.network_inputs import PRIOR_REACH
 
 #: Slope of the rectifier below zero.
 SLOPE = 0.01

@@ -1,4 +1,4 @@
-"""Scans, priors, masks and labels on the grid of the network, and results on that of the scan."""
+"""Scans, priors, masks and labels as a network takes them, and results on the scan's grid."""
 
 from __future__ import annotations
 
@@ -10,12 +10,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.affines import voxel_volume
+from dmrifit._utils.counts import counted
 from dmrifit.io.grids import Volume, as_stored, at_voxels
 from dmrifit.io.masks import MASK_THRESHOLD, binarize, check_same_grid
 from dmrifit.networks.volume_cases import listed, naming, volume_inputs
 
 #: A volume, its prior or None, its mask or None.
 Scan: TypeAlias = tuple[Any, Any, Any]
+
+#: Voxels to either side in which a shared path looks for what is there now in the prior scan.
+PRIOR_REACH = 2
+
+
+def output_size(size: int, n_layers: int = 9) -> int:
+    """Give the edge of the output of a segment after convolutions of 3³ without padding."""
+    n_lost = 2 * n_layers
+    if size <= n_lost:
+        raise ValueError(
+            f"convolutions without padding ({n_layers}) leave nothing of "
+            f"{counted(size, 'voxel')}; give at least {1 + n_lost}"
+        )
+    return size - n_lost
 
 
 def joined_cases(volumes: Any, priors: Any, masks: Any) -> list[Scan]:

@@ -15,7 +15,7 @@ from scipy.ndimage import find_objects
 from torch.nn import functional
 
 from metastasis.networks import architectures
-from metastasis.networks.sizes import PRIOR_REACH
+from metastasis.scans.network_inputs import PRIOR_REACH
 from metastasis.segmentation.sampling import take_cells, take_window
 
 #: Numbers that the widest layer of a slab holds, about 128 MiB of single precision.

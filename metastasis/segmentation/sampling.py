@@ -12,9 +12,8 @@ from scipy import ndimage
 
 from dmrifit._utils.counts import counted
 from dmrifit.networks.volume_cases import volume_inputs
-from metastasis.networks.sizes import PRIOR_REACH, output_size
 from metastasis.scans.local_level import local_level
-from metastasis.scans.network_inputs import Scan
+from metastasis.scans.network_inputs import PRIOR_REACH, Scan, output_size
 
 #: Value of a label where an earlier network took background for a lesion, for the loss "lesion",
 #: and share of the background segments that lie there.

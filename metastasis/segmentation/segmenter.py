@@ -20,7 +20,6 @@ from dmrifit.networks.training import Training
 from dmrifit.networks.volume_cases import naming
 from dmrifit.networks.volume_estimator import VolumeEstimator
 from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
-from metastasis.networks.sizes import output_size
 from metastasis.scans import network_inputs
 from metastasis.scans.scan_checks import MAX_EDGE_RATIO, checked_range, seen_range
 from metastasis.segmentation.operating_points import OperatingPointMixin
@@ -503,7 +502,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
 
     def _learn(self, inputs: Sequence[Any], targets: Sequence[Any]) -> None:
         self.n_channels_ = len(inputs[0]["image"])
-        out = output_size(self._size, self._n_layers)
+        out = network_inputs.output_size(self._size, self._n_layers)
         values = set()
         for number in range(len(inputs)):
             shape = inputs[number]["image"].shape[1:]
@@ -572,7 +571,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
                 f"cells of an even width have no voxel in their middle: {self.low_resolution!r}; "
                 "average them"
             )
-        output_size(self._size, self._n_layers)
+        network_inputs.output_size(self._size, self._n_layers)
 
     # Model files --------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from metastasis.networks.architectures import (  # noqa: E402
     change_features,
     repeated,
 )
-from metastasis.networks.sizes import PRIOR_REACH, output_size  # noqa: E402
+from metastasis.scans.network_inputs import PRIOR_REACH, output_size  # noqa: E402
 
 pytestmark = [pytest.mark.deep, pytest.mark.usefixtures("one_thread")]
 

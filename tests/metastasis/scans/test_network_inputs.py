@@ -16,6 +16,7 @@ from metastasis.scans.network_inputs import (
     network_grid,
     on_network_grid,
     on_scan_grid,
+    output_size,
 )
 
 TURNED = Rotation.from_euler("xyz", [20, 10, 30], degrees=True).as_matrix()
@@ -187,3 +188,10 @@ def test_any_storage_of_a_scan_is_seen_alike_and_answered_on_its_own_grid(spacin
             stored_answer = on_scan_grid(case[0], stored, spacing)
             expected = nib.Nifti1Image(answer, affine).as_reoriented(order)
             np.testing.assert_allclose(stored_answer, np.asarray(expected.dataobj), atol=1e-5)
+
+
+def test_sizes_are_those_published_and_too_small_ones_are_refused():
+    assert (output_size(37), output_size(45)) == (19, 27)
+    assert output_size(19) == 1
+    with pytest.raises(ValueError, match="leave nothing of 18 voxels; give at least 19"):
+        output_size(18)
