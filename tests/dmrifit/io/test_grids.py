@@ -100,7 +100,7 @@ def test_larger_voxels_are_means_of_smaller_ones_smoothed_along_the_axes_that_be
     assert 0.08 < coarse.values.std() < 0.17
     rng = np.random.default_rng(0)
     values = rng.standard_normal((80, 40, 40)).astype(np.float32)
-    fine = image(values, np.diag([0.5, 1.0, 1.0, 1.0]))
+    fine = Volume.of(values, np.diag([0.5, 1.0, 1.0, 1.0]))
     # The same voxels of 1 × 1 × 2 mm, their axes in this order and in another one.
     turned = np.array([[0, 0, 1.0, 0], [1.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 0, 1]])
     target = image(np.zeros((40, 20, 40), np.float32), turned)
