@@ -292,10 +292,8 @@ def healthy_folds(
     check_number("n_folds", n_folds, least=2, most=len(set(patients)), whole=True)
     # scikit-learn takes seeds of 32 bits.
     splitter = GroupKFold(n_folds, shuffle=True, random_state=Seed(random_state) % 2**32)
-    folds = []
-    for train, validation in splitter.split(patients, groups=patients):
-        folds.append((train.tolist(), validation.tolist()))
-    return folds
+    splits = splitter.split(patients, groups=patients)
+    return [(train.tolist(), validation.tolist()) for train, validation in splits]
 
 
 def _text(line: Any, name: str) -> str:

@@ -483,14 +483,15 @@ def segment_scores(
     ----------
     Huang et al., Med Phys 49:5773–5786, 2022, table 1 (the grid is not stated there).
     """
-    n_masks = len(labels) if masks is None else len(masks)
-    if not len(labels) or not len(labels) == len(probabilities) == n_masks:
+    masks = [None] * len(labels) if masks is None else masks
+    if not len(labels) or not len(labels) == len(probabilities) == len(masks):
         raise ValueError(
             f"{counted(len(labels), 'label')} and {counted(len(probabilities), 'prediction')} "
             "(and masks); give each for each scan"
         )
     rows = []
-    for i, (label, probability) in enumerate(zip(labels, probabilities, strict=True)):
+    scans = zip(labels, probabilities, masks, strict=True)
+    for i, (label, probability, mask) in enumerate(scans):
         truth = np.asarray(label) > 0
         prediction = np.asarray(probability) >= threshold
         if truth.shape != prediction.shape or truth.ndim != 3:
@@ -498,7 +499,6 @@ def segment_scores(
                 f"scan {i}: a label of shape {truth.shape} and a prediction of shape "
                 f"{prediction.shape}"
             )
-        mask = None if masks is None else masks[i]
         rows.append(segment_counts(truth, prediction, segment, mask))
     return {key: value.item() for key, value in segment_rates(pd.DataFrame(rows).sum()).items()}
 

@@ -127,8 +127,7 @@ def calibration_curve(
     pairs = paired_volumes(labels, probabilities)
     # By level: numbers, probabilities, and how many came true, in each bin.
     sums = {level: np.zeros((3, n_bins)) for level in ("voxel", "component")}
-    for i, (label, probability) in enumerate(pairs):
-        mask = None if masks is None else masks[i]
+    for (label, probability), mask in zip(pairs, masks or [None] * len(pairs), strict=True):
         inside = np.ones(label.shape, bool) if mask is None else np.asarray(mask) > 0
         sums["voxel"] += _binned(probability[inside], label[inside] > 0, n_bins)
         matching = match_components(label, probability >= threshold, min_voxels=min_voxels)
