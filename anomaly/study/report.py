@@ -20,9 +20,8 @@ from anomaly.study import plotting
 from anomaly.study.contestants import CONTROLS
 from anomaly.study.evaluation import AS_GIVEN, evaluate_detectors
 from dmrifit._utils.counts import counted
-from dmrifit.report import page, style
+from dmrifit.report import page, style, viewer
 from dmrifit.report.numerals import fixed, significant, wording
-from dmrifit.report.viewer import Layer, html_viewer
 
 __all__ = ["write_evaluation"]
 
@@ -353,9 +352,7 @@ def _panels(comparison: _Comparison, figures: int) -> Iterator[Any]:
             points = []
             if case.lesion is not None:
                 lesions = lesions_of(case.lesion, case.signal.mean(axis=-1), case.affine)
-                for lesion in lesions.to_dict("records"):
-                    text = f"lesion of {lesion['volume_mL']:.2f} mL"
-                    points.append((text, [lesion[axis] for axis in "xyz"]))
+                points = viewer.places_of("lesion of {volume_mL:.2f} mL", lesions)
             instead = page.Note("The pictures below show the same scan.")
             yield scan_planes(case, maps, thresholds, points, instead)
         shown, *folded = [
@@ -379,23 +376,25 @@ def scan_planes(
     hidden: Sequence[str] = (),
 ) -> Any:
     """Show a scan with maps and masks, some hidden at first, to move through and to points."""
-    layers = [Layer("mean signal", case.signal.mean(axis=-1))]
+    layers = [viewer.Layer("mean signal", case.signal.mean(axis=-1))]
     # Masks of further methods have colors of their own.
     colors: tuple[str, ...] = (style.FOUND,)
     for name, values in maps.items():
         if values.dtype == bool:
-            layers.append(Layer(name, values, "mask", shown=name not in hidden, colors=colors))
+            layers.append(
+                viewer.Layer(name, values, "mask", shown=name not in hidden, colors=colors)
+            )
             colors = ()
             continue
         threshold = thresholds.get(name)
         # Anomalous is what lies above; the viewer marks what reaches its threshold.
         if threshold is not None:
             threshold = float(np.nextafter(threshold, np.inf))
-        layers.append(Layer(name, values, "score", threshold=threshold))
+        layers.append(viewer.Layer(name, values, "score", threshold=threshold))
     # The lesion of the table of scans, which the detector has not seen.
     if case.lesion is not None and case.lesion.any():
-        layers.append(Layer("known lesion", case.lesion, "mask", colors=(style.REFERENCE,)))
-    return html_viewer(
+        layers.append(viewer.Layer("known lesion", case.lesion, "mask", colors=(style.REFERENCE,)))
+    return viewer.html_viewer(
         layers,
         case.affine,
         points=points,

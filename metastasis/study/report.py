@@ -14,9 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState
 from dmrifit.io.components import drop_small
-from dmrifit.report import page, style
+from dmrifit.report import page, style, viewer
 from dmrifit.report.numerals import percent, wording
-from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.stats.lesion_matching import lesion_table
 from dmrifit.stats.patient_summary import FEWEST_PATIENTS
 from metastasis.scans.cases import Case
@@ -157,19 +156,19 @@ def scan_page(
     # Only an ensemble has no single threshold.
     names = ("candidate", "marked by both models") if threshold is None else ("found",)
     layers = [
-        Layer("probability", probability, "score", window=(0.0, 1.0), threshold=threshold),
-        Layer("segmentation", labels, "mask", names=names, colors=_COLORS[-len(names) :]),
+        viewer.Layer("probability", probability, "score", window=(0.0, 1.0), threshold=threshold),
+        viewer.Layer("segmentation", labels, "mask", names=names, colors=_COLORS[-len(names) :]),
     ]
     if case.label is not None:
         # Hidden at first, so that a reader judges before the answer is seen.
         layers.append(
-            Layer("reference", case.label, "mask", shown=False, colors=(style.REFERENCE,))
+            viewer.Layer("reference", case.label, "mask", shown=False, colors=(style.REFERENCE,))
         )
     located = lesions.dropna(subset=["x", "y", "z"])
     planes = _viewer(
         case,
         layers,
-        points=_points("{number}: {volume_mL:.3f} mL enhancing", located),
+        points=viewer.places_of("{number}: {volume_mL:.3f} mL enhancing", located),
         overlay=None if threshold is not None else "",
         label="Lesions over the scan",
         instead=page.Picture(picture, f"Lesions of {case.name} in three planes", width=1000),
@@ -179,19 +178,13 @@ def scan_page(
     return page.Page(case.name, [page.Section("", planes), findings], lead).html()
 
 
-def _viewer(case: Case, layers: Sequence[Layer], **options: Any) -> Any:
+def _viewer(case: Case, layers: Sequence[viewer.Layer], **options: Any) -> Any:
     """Make the viewer of a scan, its prior scan and what lies over them."""
-    scans = [Layer("scan", case.image)]
+    scans = [viewer.Layer("scan", case.image)]
     if case.prior is not None:
-        scans.append(Layer("prior scan", case.prior))
+        scans.append(viewer.Layer("prior scan", case.prior))
     options |= {"region": case.brain, "image": "scan"}
-    return html_viewer([*scans, *layers], case.affine, **options)
-
-
-def _points(text: str, lesions: pd.DataFrame) -> list[tuple[str, list[float]]]:
-    """Give the places of lesions to go to, each under a text with values of its row."""
-    rows = lesions.to_dict("records")
-    return [(text.format(**row), [row[axis] for axis in "xyz"]) for row in rows]
+    return viewer.html_viewer([*scans, *layers], case.affine, **options)
 
 
 def _lesion_lines(lesions: pd.DataFrame, remarks: Sequence[str] = ()) -> Iterator[Any]:
@@ -424,25 +417,24 @@ def _planes(
 ) -> Any:
     """Make the viewer of one scan with the results of each method, and the lesions to look at."""
     assert case.label is not None
-    scores, masks = [], [Layer("reference", case.label, "mask", colors=(style.REFERENCE,))]
+    scores, masks = [], [viewer.Layer("reference", case.label, "mask", colors=(style.REFERENCE,))]
     points: list[tuple[str, list[float]]] = []
     for name, values in predictions.items():
         if values.dtype.kind == "f":
             look: dict[str, Any] = {"window": (0.0, 1.0), "threshold": limits[name][0]}
-            scores.append(Layer(name, values, "score", **look))
+            scores.append(viewer.Layer(name, values, "score", **look))
         labels = _labels(values, *limits[name])
         names = ("candidate", MARKED_BY_BOTH) if labels.max(initial=0) == 2 else ()
         # Further methods are hidden, and have colors of their own.
         look = {"shown": not points, "colors": () if points else _COLORS[-max(len(names), 1) :]}
-        masks.append(Layer(name, labels, "mask", names=names, **look))
+        masks.append(viewer.Layer(name, labels, "mask", names=names, **look))
         if not points:
             center, words = plotting.place_to_show(case, labels)
             table = lesion_table(case.label, labels > 0, case.affine).query("kind == 'lesion'")
             states = table["found"].map({True: "found", False: "missed"})
+            text = "lesion {number}: {volume_mL:.3f} mL, {state}"
             points = [(f"{words} ({name})", center.tolist())]
-            points += _points(
-                "lesion {number}: {volume_mL:.3f} mL, {state}", table.assign(state=states)
-            )
+            points += viewer.places_of(text, table.assign(state=states))
     instead = page.Note("The pictures below show the same scan.")
     return _viewer(case, [*scores, *masks], points=points, label=title, instead=instead)
 

@@ -136,7 +136,7 @@ def _page(
 ) -> str:
     """Make the page of a repeated box: the answer, both scans, its numbers."""
     from dmrifit.report import page as pages
-    from dmrifit.report.viewer import Box, Layer, html_viewer
+    from dmrifit.report import viewer
 
     figures = []
     viewers = []
@@ -150,10 +150,14 @@ def _page(
         moved = image_of(array_of(scan), affine)
         # Two scans of full size would make a page of many megabytes.
         small = resampled(moved, _VIEWER_MM)
-        layers = [Layer(title, array_of(small))]
-        boxes = [Box("voxel", voxel.affine)]
-        viewer = html_viewer(layers, small.affine, boxes=boxes, start=voxel.center, label=title)
-        viewers.append(pages.Section(title, viewer))
+        planes = viewer.html_viewer(
+            [viewer.Layer(title, array_of(small))],
+            small.affine,
+            boxes=[viewer.Box("voxel", voxel.affine)],
+            start=voxel.center,
+            label=title,
+        )
+        viewers.append(pages.Section(title, planes))
     numbers = [
         ["agreement of the heads (median local correlation)", f"{record['agreement']:.2f}"],
         ["changed in the box and 10 mm around it", f"{record['changed_share']:.0%}"],
