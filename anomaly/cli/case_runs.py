@@ -27,6 +27,7 @@ from dmrifit.io.bids_derivatives import file_record
 from dmrifit.io.grids import upright
 from dmrifit.report import page
 from dmrifit.report.numerals import percent, significant
+from dmrifit.report.viewer import places_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -278,17 +279,13 @@ def _view(detection: Detection, picture: bytes, count: str) -> str:
     thresholds = {}
     if np.isfinite(detection.threshold):
         thresholds["anomaly map"] = detection.threshold
-    lesions = detection.lesions.to_dict("records")
-    points = [
-        (f"{lesion['number']}: {lesion['volume_mL']:.2f} mL", [lesion[axis] for axis in "xyz"])
-        for lesion in lesions
-    ]
+    points = places_of("{number}: {volume_mL:.2f} mL", detection.lesions)
     instead = page.Picture(picture, f"Anomalies of {case.name}", width=900)
     planes = scan_planes(case, maps, thresholds, points, instead, hidden=("before opening",))
     sections = [
         page.Section("", page.Note(page.sentence(DIFFERENT) if detection.differs else "")),
         page.Section("", planes),
-        page.Section("Anomalies", page.sentence(count), page.Table(lesions, _FOUND)),
+        page.Section("Anomalies", page.sentence(count), page.Table(detection.lesions, _FOUND)),
     ]
     return page.Page(case.name, sections, page.notice_lead([case.synthetic])).html()
 

@@ -30,7 +30,6 @@ _COLORS = {
     "lesions, cellular": "#cc79a7",
 }
 _OTHER_KIND = "#e69f00"
-_CONTROL_MARKS = dict(zip(CONTROLS, ("s", "o", "^", "D", "P"), strict=True))
 _RANGE = (1.0, 99.9)  # percentiles of all scored voxels, for scales
 _EXAMPLE_RANGE = (5.0, 99.8)
 _DENSITY_RANGE = (0.1, 99.9)
@@ -97,10 +96,7 @@ class _Slice:
 
 def _short(name: str) -> str:
     """Cut off lines that are wider than a panel, which would have no room left for its map."""
-    lines = name.split("\n")
-    return "\n".join(
-        line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…" for line in lines
-    )
+    return "\n".join(style.shortened(line, _LONGEST) for line in name.split("\n"))
 
 
 def _aspect(case: Case) -> float:
@@ -121,10 +117,9 @@ def plot_panels(
 ) -> Figure:
     """Draw maps (x, y, z) of a case, and their masks above the thresholds and after opening."""
     mask_colors = import_optional("matplotlib.colors").ListedColormap(_MASK)
-    height = 0.9 + len(maps) * (_SLICE * _aspect(case) + 0.35)
-    with style.shared_style(style.FRAMED | {"font.size": 9}):
-        figure = style.new_figure(4 * _SLICE + 1.2, height, "constrained")
-        rows = figure.subplots(len(maps), 4, squeeze=False)
+    size = 4 * _SLICE + 1.2, 0.9 + len(maps) * (_SLICE * _aspect(case) + 0.35)
+    changes = style.FRAMED | {"font.size": 9}
+    with style.drawing(size, (len(maps), 4), changes) as (figure, rows):
         for axes, (name, volume) in zip(rows, maps.items(), strict=True):
             values = np.asarray(volume)
             mask_title = "mask"
@@ -147,11 +142,9 @@ def plot_panels(
                 drawing.outline(case.lesion)
                 ax.set_title(_short(heading), fontsize=9, fontweight="normal")
             figure.colorbar(images[1], ax=axes[1], shrink=0.84).outline.set_visible(False)
-        notice = style.figure_notice(case.synthetic)
-        figure.supxlabel(notice, x=0.995, ha="right", fontsize=8, color=style.FAINT)
+        style.note_below(figure, style.figure_notice(case.synthetic), 8)
         if case.lesion is not None and not case.healthy:
-            entry = style.handle("lesion", color=style.REFERENCE, linewidth=1.5)
-            style.legend_below(figure, [entry])
+            style.legend_below(figure, {"lesion": {"color": style.REFERENCE}}, linewidth=1.5)
         grade = f"grade {case.grade}" if case.grade else ""
         kinds = [title or case.name, grade, case.kind]
         if not title and case.healthy:
@@ -177,9 +170,8 @@ def plot_examples(
     if scored:
         low, high = np.percentile(np.concatenate(scored), _EXAMPLE_RANGE).tolist()
     height = min(_EXAMPLE * _aspect(next(iter(examples.values()))[0]), 4.4)
-    with style.shared_style(style.FRAMED):
-        figure = style.new_figure(3 * _EXAMPLE + 1.5, height + 1.05, "constrained")
-        axes = figure.subplots(1, len(examples), squeeze=False)[0]
+    size, shape = (3 * _EXAMPLE + 1.5, height + 1.05), (1, len(examples))
+    with style.drawing(size, shape, style.FRAMED) as (figure, [axes]):
         for ax, (heading, (case, values, marked)) in zip(axes, examples.items(), strict=True):
             drawing = _Slice(ax, case)
             drawing.draw(case.signal.mean(axis=-1), _SIGNAL, "gray")
@@ -197,14 +189,15 @@ def plot_examples(
                 lines.set(path_effects=shadow)
             drawing.outline(case.lesion, linewidths=1.8)
             ax.set_title(_short(heading), fontsize=10)
-        entries = [
-            style.handle("reference lesion", color=style.REFERENCE, linewidth=2),
-            style.handle(f"marked by {method}", color=style.FOUND, linewidth=2, linestyle="--"),
-        ]
-        entries[1].set_path_effects(shadow)
-        style.legend_below(figure, entries)
-        notice = style.figure_notice(any(case.synthetic for case, _, _ in examples.values()))
-        figure.supxlabel(notice, x=0.995, ha="right", fontsize=9, color=style.FAINT)
+        looks: dict[str, dict[str, Any]] = {
+            "reference lesion": {"color": style.REFERENCE},
+            f"marked by {method}": {
+                "color": style.FOUND, "linestyle": "--", "path_effects": shadow
+            },
+        }  # fmt: skip
+        style.legend_below(figure, looks, linewidth=2)
+        is_synthetic = any(case.synthetic for case, _, _ in examples.values())
+        style.note_below(figure, style.figure_notice(is_synthetic))
     return figure
 
 
@@ -248,11 +241,10 @@ def plot_densities(
                 ax.set_xlabel("score (higher is less like healthy)")
             if i % _PER_ROW == 0:
                 ax.set_ylabel("density of voxels")
-        entries = [
-            style.handle(label, color=color, lw=2, ls=":" if label == "threshold" else "-")
-            for label, color in shown.items()
-        ]
-        style.legend_below(figure, entries)
+        looks = {name: {"color": color, "linestyle": "-"} for name, color in shown.items()}
+        if "threshold" in looks:
+            looks["threshold"]["linestyle"] = ":"
+        style.legend_below(figure, looks, linewidth=2)
     return figure
 
 
@@ -260,22 +252,19 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw the coverage of lesions over the false-positive rate in healthy persons."""
     curves = tables["curves"].pivot_table("coverage", "rate", "method", dropna=False)
     looks = _method_looks(tables, curves.columns)
-    label = "share of healthy voxels above the threshold"
-    settings: dict[str, Any] = {"xlabel": label, "ylabel": "share of lesions covered"}
-    with style.shared_style({}):
-        figure, panels = style.panel_row(2, len(looks))
-        for ax, title in zip(panels, ("Few false positives", "All that count"), strict=True):
-            for name, look in looks.items():
-                ax.plot(curves.index, curves[name], color=look["color"], linewidth=1.6)
-            ax.set(xlim=(0, 0.3), ylim=(0, 1), **settings)
-            ax.grid(True)
+    colors = {name: {"color": look["color"]} for name, look in looks.items()}
+    size = style.pair_size(len(looks))
+    with style.drawing(size, (1, 2), style.GRID) as (figure, [[few, all_rates]]):
+        for ax, title in ((few, "Few false positives"), (all_rates, "All that count")):
+            for name, color in colors.items():
+                ax.plot(curves.index, curves[name], linewidth=1.6, **color)
+            ax.set(xlim=(0, 0.3), ylim=(0, 1), ylabel="share of lesions covered")
+            ax.set_xlabel("share of healthy voxels above the threshold")
             style.head(ax, title)
-        few, all_rates = panels
         few.set(xscale="log", xlim=(1e-4, 0.3))
         style.plain_ticks(few.xaxis, (1,))
         all_rates.plot([0, 1], [0, 1], color=style.PALE, linewidth=1, linestyle=":")
-        entries = [style.handle(name, color=look["color"], lw=2) for name, look in looks.items()]
-        style.legend_below(figure, entries)
+        style.legend_below(figure, colors, linewidth=2)
     return figure
 
 
@@ -306,14 +295,10 @@ def plot_strata(tables: Mapping[str, pd.DataFrame], *, rule: str) -> Figure:
     table = table.assign(row=table["stratum"], series=table["method"])
     order = (*STRATA, ELSEWHERE).index
     table = table.sort_values("row", key=lambda names: names.map(order), kind="stable")
+    title = f"Sensitivity by {rule}"
     panels = [
         Panel("auc", "AUC", ends=(0.4, 1), title="AUC"),
-        Panel(
-            "sensitivity_opened",
-            "sensitivity, opened",
-            ends=(0, 1),
-            title=f"Sensitivity by {rule}",
-        ),
+        Panel("sensitivity_opened", "sensitivity, opened", ends=(0, 1), title=title),
     ]
     looks = _method_looks(tables, table["method"])
     return plot_dots(table, panels, looks, width=2 * style.PANEL[0])
@@ -324,15 +309,8 @@ def _method_looks(
 ) -> dict[str, dict[str, str]]:
     """Give color and mark of methods, controls apart, in the order of the summary."""
     names = list(dict.fromkeys(tables["summary"]["method"]))
-    detectors = [name for name in names if name not in CONTROLS]
-    return {
-        name: {
-            "color": style.method_color(name, detectors),
-            "marker": _CONTROL_MARKS.get(name, "o"),
-        }
-        for name in names
-        if name in set(methods)
-    }
+    looks = style.method_looks(names, CONTROLS)
+    return {name: look for name, look in looks.items() if name in set(methods)}
 
 
 def _scores(values: Sequence[ArrayLike], cases: Sequence[Case]) -> list[NDArray]:

@@ -22,7 +22,7 @@ from anomaly.study.evaluation import AS_GIVEN, evaluate_detectors
 from dmrifit._utils.counts import counted
 from dmrifit.report import page, style
 from dmrifit.report.numerals import fixed, significant, wording
-from dmrifit.report.viewer import Layer, html_viewer
+from dmrifit.report.viewer import Layer, html_viewer, places_of
 
 __all__ = ["write_evaluation"]
 
@@ -354,9 +354,7 @@ def _panels(comparison: _Comparison, figures: int) -> Iterator[Any]:
             points = []
             if case.lesion is not None:
                 lesions = lesions_of(case.lesion, case.signal.mean(axis=-1), case.affine)
-                for lesion in lesions.to_dict("records"):
-                    text = f"lesion of {lesion['volume_mL']:.2f} mL"
-                    points.append((text, [lesion[axis] for axis in "xyz"]))
+                points = places_of("lesion of {volume_mL:.2f} mL", lesions)
             instead = page.Note("The pictures below show the same scan.")
             yield scan_planes(case, maps, thresholds, points, instead)
         main_map = {main: maps.pop(main)}

@@ -111,10 +111,10 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
 
     def _repr_html_(self) -> str:
         """Show verdict, table and slices in notebooks."""
-        from dmrifit.report.quicklook import map_summary
+        from dmrifit.report.quicklook import ShownMaps, map_summary
 
-        maps, affine = self.upright()
-        return map_summary(maps, affine, self.sidecar, title=self._heading, advice=self.advice())
+        shown = ShownMaps(*self.upright(), self.sidecar)
+        return map_summary(shown, title=self._heading, advice=self.advice())
 
     def advice(self) -> list[str]:
         """
@@ -155,17 +155,11 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         ValueError
             If there are no maps of parameters.
         """
-        from dmrifit.report.quicklook import map_viewer
+        from dmrifit.report.quicklook import ShownMaps, map_viewer
 
-        maps, affine = self.upright()
-        return map_viewer(
-            maps,
-            affine,
-            self.sidecar,
-            title=self._heading,
-            background=self._upright_background(),
-            signals=self._upright_signals(),
-        )
+        shown = ShownMaps(*self.upright(), self.sidecar)
+        background, signals = self._upright_background(), self._upright_signals()
+        return map_viewer(shown, self._heading, background, signals)
 
     def to_dataframe(self) -> pd.DataFrame:
         """
@@ -309,9 +303,11 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         file_set.write_json(self._files["sidecar"], sidecar)
 
     def _write_page(self, file_set: FileSet, sidecar: Mapping[str, Any]) -> None:
-        from dmrifit.report.quicklook import write_prediction_page, write_quicklook
+        from dmrifit.report.quicklook import ShownMaps, write_prediction_page, write_quicklook
 
         maps, affine = self.upright()
+        maps.pop("signals", None)
+        shown = ShownMaps(maps, affine, sidecar)
         common: dict[str, Any] = {
             "title": self._title,
             "html": file_set.path(self._files["html"]),
@@ -320,11 +316,10 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         if "Status" in sidecar:
             picture = file_set.path(self._files["png"])
             signals = self._upright_signals()
-            write_quicklook(maps, affine, sidecar, png=picture, signals=signals, **common)
+            write_quicklook(shown, png=picture, signals=signals, **common)
             return
-        maps.pop("signals", None)
         windows = self._fit_windows(file_set.folder)
-        write_prediction_page(maps, affine, sidecar, windows=windows, **common)
+        write_prediction_page(shown, windows=windows, **common)
 
     def _fit_windows(self, folder: Path) -> dict[str, tuple[float, float]]:
         """Read the ends of the color scales of a fit of the same scan and model in a folder."""

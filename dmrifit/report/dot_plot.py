@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dmrifit.report import style
 from dmrifit.report.numerals import fixed
-from dmrifit.report.style import (
-    FAINT,
-    INK,
-    handle,
-    head,
-    legend_below,
-    new_figure,
-    shared_style,
-)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,36 +57,24 @@ def plot_dots(
     n_legend_lines = -(-len(styles) // per_line) if len(styles) > 1 else 0
     has_numbers = any(panel.digits is not None for panel in panels)
     height = max(_ROW, (_NUMBER if has_numbers else _DOT) * len(styles)) * len(rows)
-    with shared_style({"font.size": 9}):
-        height += _MARGINS + _LEGEND_LINE * n_legend_lines
-        figure = new_figure(width, height, layout="constrained")
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    height += _MARGINS + _LEGEND_LINE * n_legend_lines
+    shape, changes = (1, len(panels)), {"font.size": 9}
+    with style.drawing((width, height), shape, changes) as (figure, [axes]):
         for i, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
             # Rows run from top to bottom, with a pale line between them.
             ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=panel.label)
-            names = [_shortened(row) if i == 0 else "" for row in rows]
-            ax.set_yticks(range(len(rows)), names)
-            ax.tick_params(axis="y", length=0)
-            ax.spines["left"].set_visible(False)
-            ax.grid(axis="x")
+            names = [style.shortened(row, _LONGEST_NAME) if i == 0 else "" for row in rows]
+            style.name_rows(ax, range(len(rows)), names)
             for place in range(1, len(rows)):
                 ax.axhline(place - 0.5, color="#eef1f4", linewidth=0.8, zorder=0)
             _draw(ax, table if panel.table is None else panel.table, rows, panel, styles)
             if panel.title or i == 0:
-                head(ax, panel.title or title)
+                style.head(ax, panel.title or title)
         if n_legend_lines:
-            dot: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 6}
-            entries = [
-                handle(_shortened(name, _LONGEST_ENTRY), **{**dot, **look})
-                for name, look in styles.items()
-            ]
-            legend_below(figure, entries, per_line)
+            dot = {"linestyle": "", "marker": "o", "markersize": 6}
+            looks = {name: {**dot, **look} for name, look in styles.items()}
+            style.legend_below(figure, looks, per_line, longest=_LONGEST_ENTRY)
     return figure
-
-
-def _shortened(name: str, longest: int = _LONGEST_NAME) -> str:
-    """Cut a name to `longest` letters, the last one an ellipsis; a user may choose any name."""
-    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def _draw(
@@ -112,7 +92,7 @@ def _draw(
         y = np.array([place_of[row] + offset for row in values["row"]], dtype=float)
         middle, low, high = _values(values, panel)
         ends = np.clip(low, low_end, high_end), np.clip(high, low_end, high_end)
-        color = look.get("color", INK)
+        color = look.get("color", style.INK)
         ax.hlines(y, *ends, color=color, linewidth=1.0, alpha=0.6, zorder=2)
         tip: dict[str, Any] = {"markersize": 4, "color": color, "zorder": 5, "clip_on": False}
         for marker, end, is_cut in (
@@ -138,7 +118,7 @@ def _draw(
     margin = 0.03 * (high_end - low_end)
     ax.set_xlim(low_end - margin, high_end + margin)
     if low_end <= 0 <= high_end:
-        ax.axvline(0, color=FAINT, linewidth=1.0, zorder=1)
+        ax.axvline(0, color=style.FAINT, linewidth=1.0, zorder=1)
 
 
 def _values(table: pd.DataFrame, panel: Panel) -> tuple[Any, Any, Any]:

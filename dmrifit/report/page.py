@@ -282,9 +282,10 @@ class Texts:
         return str(self[name].format(**values))
 
     def picture(self, name: str, figure: Figure, /, **values: Any) -> Picture:
-        """Make a figure a file of this name, described by its texts ``alt`` and ``caption``."""
-        alt, caption = (self[name].get(key, "").format(**values) for key in ("alt", "caption"))
-        return Picture(figure, alt, caption, name=name)
+        """Make a figure a file, described by the texts ``alt``, ``caption`` and ``file``."""
+        texts = {"caption": "", "file": name} | self[name]
+        alt, caption, file = (texts[key].format(**values) for key in ("alt", "caption", "file"))
+        return Picture(figure, alt, caption, name=file)
 
 
 def write_report(
@@ -369,10 +370,15 @@ def origin(command: str, rows: Iterable[Sequence[Any]] = ()) -> Table:
     return Table([*lines, *rows, *([f"version of {name}", numbers[name]] for name in numbers)])
 
 
+def capital(text: str) -> str:
+    """Begin with a capital letter; `str.capitalize` would make the others small."""
+    return text[:1].upper() + text[1:]
+
+
 def sentence(text: str) -> str:
     """Begin a text with a capital letter, unless with the name of a scan, and end it."""
-    first = text[:1] if text.split(" ", 1)[0].endswith(":") else text[:1].upper()
-    return f"{first}{text[1:].rstrip('.?')}{'?' if text.endswith('?') else '.'}"
+    begun = text if text.split(" ", 1)[0].endswith(":") else capital(text)
+    return f"{begun.rstrip('.?')}{'?' if text.endswith('?') else '.'}"
 
 
 def few_note(n_patients: int) -> str:

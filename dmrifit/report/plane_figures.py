@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.report.numerals import fixed
-from dmrifit.report.style import FAINT, FRAMED, handle, legend_below, new_figure, shared_style
+from dmrifit.report.style import FAINT, FRAMED, legend_below, new_figure, shared_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,11 +129,11 @@ def plot_planes(
             title = f"{name}, {'xyz'[normal]} = {fixed(center[normal], 1)} mm"
             ax.set_title(title, fontsize=9.5, color=FAINT)
             _name_ends(ax, across, up, flipped=name != "sagittal")
-        entries = [
-            handle(name, color=outline.color, linewidth=2, linestyle=outline.dash)
+        looks = {
+            name: {"color": outline.color, "linestyle": outline.dash}
             for name, outline in outlines.items()
-        ]
-        legend_below(figure, entries, len(entries), fontsize=9)
+        }
+        legend_below(figure, looks, len(looks), linewidth=2, fontsize=9)
         figure.text(0.97, 0.035, notice, ha="right", fontsize=9, color=FAINT)
         figure.text(0.03, 0.95, heading, fontsize=11, fontweight="bold", va="center")
     return figure

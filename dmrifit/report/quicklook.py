@@ -27,7 +27,7 @@ from dmrifit.io.bids_derivatives import MONOTONIC
 from dmrifit.io.nifti import load_image
 from dmrifit.report import page, slice_figures, style, verdict
 from dmrifit.report.numerals import significant
-from dmrifit.report.slice_figures import COUNT_COLORS, MapPanel, Slices, plot_codes, plot_maps
+from dmrifit.report.slice_figures import MapPanel, Slices, plot_codes, plot_maps
 from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.report.voxel_records import VoxelRecords, VoxelSignals, short_unit
 
@@ -119,18 +119,17 @@ class ShownMaps:
         for panel in panels:
             values = np.where(region, panel.values, np.nan)
             layers.append(Layer(panel.layer, values, "map", panel.unit, panel.window))
+        # An amplitude looks like the scan, so that the reader sees where the colors lie.
+        images = [layer.name for layer in layers if layer.unit == AMPLITUDE_UNIT]
+        names = [panel.layer for panel in panels if panel.unit != AMPLITUDE_UNIT]
+        overlay = ""
+        if images and names:
+            faint = [panel.layer for panel in panels if panel.faint]
+            determined = [name for name in names if name not in faint]
+            overlay = verdict.least_doubted(determined or names, self.sidecar)
         for panel in panels:
             if panel.doubted is not None and panel.doubted.any():
                 layers.append(Layer(panel.layer, panel.doubted, "doubt"))
-        # An amplitude looks like the scan, so that the reader sees where the colors lie.
-        images = [scan] if background is not None else []
-        images += [panel.layer for panel in panels if panel.unit == AMPLITUDE_UNIT]
-        parameters = [panel for panel in panels if panel.unit != AMPLITUDE_UNIT]
-        names = [panel.layer for panel in parameters]
-        overlay = ""
-        if images and parameters:
-            determined = [panel.layer for panel in parameters if not panel.faint]
-            overlay = verdict.least_doubted(determined or names, self.sidecar)
         records, start = None, None
         if signals is not None:
             records = VoxelRecords(self.maps, self.sidecar, signals)
@@ -211,9 +210,7 @@ def _panel(
 
 
 def write_quicklook(
-    maps: Mapping[str, NDArray],
-    affine: NDArray[np.float64],
-    sidecar: Mapping[str, Any],
+    shown: ShownMaps,
     *,
     title: str,
     png: Path,
@@ -221,11 +218,11 @@ def write_quicklook(
     background: NDArray | None = None,
     signals: VoxelSignals | None = None,
 ) -> None:
-    """Write the quick-look page of a fit, from maps (x, y, z), and its picture."""
-    shown = ShownMaps(maps, affine, sidecar)
-    slices = Slices(shown.region, affine)
+    """Write the quick-look page of a fit and its picture; `background` (x, y, z)."""
+    sidecar = shown.sidecar
+    slices = Slices(shown.region, shown.affine)
     heading = f"{title}, model {sidecar['Model']['Name']}"
-    figure = slice_figures.plot_maps(slices, shown.free_panels, title=heading)
+    figure = plot_maps(slices, shown.free_panels, title=heading)
     picture = page.png_bytes(figure, dpi=150)
     png.write_bytes(picture)
     labels = ", ".join(panel.label for panel in shown.free_panels)
@@ -315,8 +312,7 @@ def value_lines(sidecar: Mapping[str, Any]) -> Iterator[str]:
 
 def map_figure(slices: Slices, panel: MapPanel) -> page.Picture:
     """Draw slices and histogram of a map."""
-    figure = slice_figures.plot_maps(slices, [panel])
-    return page.Picture(figure, f"Slices and histogram of {panel.label}")
+    return page.Picture(plot_maps(slices, [panel]), f"Slices and histogram of {panel.label}")
 
 
 def _codes(shown: ShownMaps, slices: Slices) -> page.Grid:
@@ -324,17 +320,16 @@ def _codes(shown: ShownMaps, slices: Slices) -> page.Grid:
     codes = {int(code): text for code, text in shown.sidecar["Status"]["Codes"].items()}
     # Voxels outside the mask are left white.
     codes.pop(OUTSIDE, None)
-    status = slice_figures.plot_codes(slices, shown.maps["status"], codes, "Status")
+    status = plot_codes(slices, shown.maps["status"], codes, "Status")
     figures = [page.Picture(status, "Status of each voxel")]
     if shown.maps["doubt"].any():
         n_doubts = unpack_bits(shown.maps["doubt"], len(shown.entries)).sum(axis=-1)
-        most = len(COUNT_COLORS) - 1
+        colors = slice_figures.COUNT_COLORS
+        most = len(colors) - 1
         counts = {n: counted(n, "parameter") for n in range(most)}
         counts[most] = f"{most} parameters or more"
         n_doubts = np.minimum(n_doubts, most).astype(np.uint8)
-        figure = slice_figures.plot_codes(
-            slices, n_doubts, counts, "In doubt", colors=COUNT_COLORS
-        )
+        figure = plot_codes(slices, n_doubts, counts, "In doubt", colors=colors)
         figures.append(page.Picture(figure, "Number of parameters in doubt"))
     return page.Grid(*figures)
 
@@ -353,30 +348,23 @@ def _contrasts(protocol: Mapping[str, Any]) -> str:
     return text
 
 
-def map_summary(
-    maps: Mapping[str, NDArray],
-    affine: NDArray[np.float64],
-    sidecar: Mapping[str, Any],
-    *,
-    title: str,
-    advice: Sequence[str] = (),
-) -> str:
-    """Write verdict, table and slices of maps (x, y, z) as HTML; no slices without matplotlib."""
-    shown = ShownMaps(maps, affine, sidecar)
+def map_summary(shown: ShownMaps, *, title: str, advice: Sequence[str] = ()) -> str:
+    """Write verdict, table and slices of maps as HTML; no slices without matplotlib."""
     header = _HEADER
-    rows: list[list[str | None]] = [[*shown.value_cells(panel)] for panel in shown.panels]
-    if "Doubt" in sidecar:
+    rows = [shown.value_cells(panel) for panel in shown.panels]
+    if "Doubt" in shown.sidecar:
         header = [*_HEADER, "95 % interval", "in doubt"]
+        shares = shown.sidecar["Doubt"]["Share"]
         for (name, entry), row in zip(shown.entries.items(), rows, strict=True):
-            cells = [entry.get("Interval", "–"), verdict.percent(sidecar["Doubt"]["Share"][name])]
-            row += ["fixed", None] if "Fixed" in entry else cells
-    heading = f"{title}: {verdict.map_verdict(sidecar)}"
+            cells = [entry.get("Interval", "–"), verdict.percent(shares[name])]
+            row += ["fixed", "–"] if "Fixed" in entry else cells
+    heading = f"{title}: {verdict.map_verdict(shown.sidecar)}"
     summary = html_summary(heading, header, rows, note=" ".join(advice))
     panels = shown.free_panels
     if not (panels and shown.region.any()) or find_spec("matplotlib") is None:
         return summary
-    slices = Slices(shown.region, affine, n_slices=3)
-    figure = slice_figures.plot_maps(slices, panels, histograms=False)
+    slices = Slices(shown.region, shown.affine, n_slices=3)
+    figure = plot_maps(slices, panels, histograms=False)
     # As many pixels as the room for the picture allows: noise does not compress.
     for resolution in _RESOLUTIONS:
         picture = page.png_bytes(figure, dpi=resolution)
@@ -436,66 +424,58 @@ def thumbnail(sidecar: Path) -> tuple[str, bytes]:
 
 
 def map_viewer(
-    maps: Mapping[str, NDArray],
-    affine: NDArray[np.float64],
-    sidecar: Mapping[str, Any],
-    *,
+    shown: ShownMaps,
     title: str,
     background: NDArray | None = None,
     signals: VoxelSignals | None = None,
 ) -> InlinePage:
     """Make the page of the viewer that goes through maps (x, y, z) in three planes."""
-    shown = ShownMaps(maps, affine, sidecar)
     if not shown.free_panels:
         raise ValueError("there is no map to view: no parameter was fitted or predicted")
-    if "Status" in sidecar:
+    if "Status" in shown.sidecar:
         screen = list(shown.first_screen(background, signals))
     else:
         viewer = shown.planes(shown.free_panels, background=background)
-        screen = [page.Lead(verdict.map_verdict(sidecar)), viewer]
+        screen = [page.Lead(verdict.map_verdict(shown.sidecar)), viewer]
     return InlinePage(page.Page(title, [page.Section("", *screen)]).html())
 
 
 def write_prediction_page(
-    maps: Mapping[str, NDArray],
-    affine: NDArray[np.float64],
-    sidecar: Mapping[str, Any],
+    shown: ShownMaps,
     *,
     title: str,
     html: Path,
     background: NDArray | None = None,
     windows: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
-    """Write the page of predicted maps (x, y, z); `windows` are color scales of a fit, by name."""
-    shown = ShownMaps(maps, affine, sidecar)
-    region = shown.region
+    """Write the page of predicted maps; `windows` are color scales of a fit, by name."""
+    sidecar, maps, region = shown.sidecar, shown.maps, shown.region
     # Slices of an empty mask could not be chosen.
     if not region.any():
         region = np.ones_like(region)
-    intervals = sidecar.get("Intervals")
-    panels, widths = [], []
-    for panel in shown.panels:
-        panel = replace(panel, window=(windows or {}).get(panel.name))
-        if intervals is not None:
-            # Both are dim where nothing is determined.
-            is_faint = not intervals["Parameters"][panel.name]["Determined"]
-            panel = replace(panel, faint=is_faint)
-            width = maps[f"{panel.name}_high"] - maps[f"{panel.name}_low"]
-            name = f"{panel.name}, width of the {100 * intervals['Coverage']:.3g} % interval"
-            widths.append(MapPanel(name, panel.unit, width, faint=is_faint))
-        panels.append(panel)
-    outlines = []
-    if intervals is not None and "Verdict" in intervals["Typicality"]:
-        # Missing values compare as false.
-        unlike = shown.region & (maps[TYPICALITY] < intervals["Typicality"]["UnlikeBelow"])
-        outline = unlike.astype(np.uint8)
-        outlines.append(Layer("unlike the training voxels", outline, "mask", shown=False))
+    panels = [replace(panel, window=(windows or {}).get(panel.name)) for panel in shown.panels]
     layers, certainty = panels, _TEXTS["no_intervals"]
+    widths: list[MapPanel] = []
+    outlines: list[Layer] = []
+    intervals = sidecar.get("Intervals")
     if intervals is not None:
-        layers = [panel for pair in zip(panels, widths, strict=True) for panel in pair]
+        coverage, layers = f"{100 * intervals['Coverage']:.3g} %", []
+        # Both are dim where nothing is determined.
+        determined = {name: entry["Determined"] for name, entry in intervals["Parameters"].items()}
+        panels = [replace(panel, faint=not determined[panel.name]) for panel in panels]
+        for panel in panels:
+            width = maps[f"{panel.name}_high"] - maps[f"{panel.name}_low"]
+            name = f"{panel.name}, width of the {coverage} interval"
+            widths.append(MapPanel(name, panel.unit, width, faint=panel.faint))
+            layers += [panel, widths[-1]]
         wide = ", ".join(panel.name for panel in panels if panel.faint)
-        certainty = f"{100 * intervals['Coverage']:.3g} % intervals stand beside the maps"
+        certainty = f"{coverage} intervals stand beside the maps"
         certainty += f"; not determined: {wide}." if wide else "."
+        if "Verdict" in intervals["Typicality"]:
+            # Missing values compare as false.
+            unlike = shown.region & (maps[TYPICALITY] < intervals["Typicality"]["UnlikeBelow"])
+            outline = unlike.astype(np.uint8)
+            outlines.append(Layer("unlike the training voxels", outline, "mask", shown=False))
     options: dict[str, Any] = {"background": background, "outlines": outlines, "scan": "input"}
     first_screen = [
         page.Lead(f"{verdict.map_verdict(sidecar)}. {certainty}"),
@@ -505,7 +485,7 @@ def write_prediction_page(
     ]
     figures: Any = ()
     if shown.region.any():
-        figures = _maps(panels, widths, outlines, Slices(region, affine), intervals)
+        figures = _maps(panels, widths, outlines, Slices(region, shown.affine), intervals)
     estimator = ["estimator", sidecar["Estimator"]["Class"]]
     scale = ["signals divided by", f"{sidecar['Scale']:.6g}"]
     sections = [
@@ -539,11 +519,12 @@ def _parameters(
 ) -> Iterator[Any]:
     """Tabulate the values of each parameter and what its intervals are worth."""
     intervals = shown.sidecar.get("Intervals")
-    header = ["", "unit", "median", "quartiles"]
+    header = _HEADER
     rows = [shown.value_cells(panel) for panel in panels]
     if intervals is not None:
         yield page.Note(" ".join(interval_advice(intervals)))
-        header += ["interval: median width", "held in training patients", "worst patient", ""]
+        header = [*_HEADER, "interval: median width", "held in training patients"]
+        header += ["worst patient", ""]
         for row, width in zip(rows, widths, strict=True):
             entry = intervals["Parameters"][row[0]]
             row.append(shown.value_cells(width)[2])

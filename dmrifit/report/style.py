@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dmrifit._optional import import_optional
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
+    from numpy.typing import NDArray
 
 
 class Tint(NamedTuple):
@@ -56,12 +56,14 @@ UNSURE, FOUND, REFERENCE = OUTLINES[:3]
 #: What every figure of patients says, and what those of simulated ones say.
 NOT_CLINICAL, SYNTHETIC = "Not for clinical use", "Synthetic, no person was scanned"
 
-#: Changes of the style for images: the frame tells where a dark one ends.
-FRAMED = {"axes.spines.top": True, "axes.spines.right": True}
+#: Changes of the style: for curves, and for images, where the frame tells where a dark one ends.
+GRID: dict[str, Any] = {"axes.grid": True}
+FRAMED: dict[str, Any] = {"axes.spines.top": True, "axes.spines.right": True}
 
 # Distinct with every form of color blindness (Okabe and Ito).
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4b9a", "#8c6d1f")
 _MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*", "<", ">")
+_CONTROL_MARKS = ("s", "o", "^", "D", "P")
 _DASHES = ("-", (0, (4, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _STYLE = {
     "font.size": 10,
@@ -103,6 +105,16 @@ def shared_style(changes: Mapping[str, Any]) -> AbstractContextManager[None]:
     return import_optional("matplotlib").rc_context(_STYLE | dict(changes))
 
 
+@contextmanager
+def drawing(
+    size: tuple[float, float], shape: tuple[int, int], changes: Mapping[str, Any], **options: Any
+) -> Iterator[tuple[Figure, NDArray]]:
+    """Draw into a new figure of a size in inches, with axes (n_rows, n_columns) in it."""
+    with shared_style(changes):
+        figure = new_figure(*size, "constrained")
+        yield figure, figure.subplots(*shape, squeeze=False, **options)
+
+
 def new_figure(width: float, height: float, layout: str | None = None) -> Figure:
     """Make an empty figure without opening a window or touching global state."""
     return import_optional("matplotlib.figure").Figure(figsize=(width, height), layout=layout)
@@ -117,6 +129,11 @@ def add_axes(figure: Figure, left: float, bottom: float, width: float, height: f
 def figure_notice(synthetic: bool) -> str:
     """Write what every figure of patients says, and that simulated ones show nobody."""
     return f"{SYNTHETIC}; {NOT_CLINICAL.lower()}" if synthetic else NOT_CLINICAL
+
+
+def note_below(figure: Figure, notice: str, size: float = 9) -> None:
+    """Write a notice at the lower right of a figure."""
+    figure.supxlabel(notice, x=0.995, ha="right", fontsize=size, color=FAINT)
 
 
 def head(ax: Axes, title: str, *, lift: float = 0.0) -> None:
@@ -134,6 +151,14 @@ def head(ax: Axes, title: str, *, lift: float = 0.0) -> None:
     text.set_in_layout(False)
 
 
+def name_rows(ax: Axes, places: Sequence[float] | NDArray, names: Sequence[str]) -> None:
+    """Name the rows of a table that is drawn, without a vertical axis."""
+    ax.set_yticks(places, names)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.grid(axis="x")
+
+
 def plain_ticks(axis: Axis, steps: Sequence[int]) -> None:
     """Write 1, 2, 5, 10 … at a logarithmic axis instead of powers."""
     ticker = import_optional("matplotlib.ticker")
@@ -142,7 +167,12 @@ def plain_ticks(axis: Axis, steps: Sequence[int]) -> None:
     axis.set_minor_locator(ticker.NullLocator())
 
 
-def color_of(name: str, names: Sequence[str]) -> str:
+def shortened(name: str, longest: int) -> str:
+    """Cut a name to `longest` letters, the last one an ellipsis; a user may choose any name."""
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+
+
+def color_of(name: object, names: Sequence[object]) -> str:
     """Choose the color of one of several names; the colors repeat after eight."""
     return _COLORS[list(names).index(name) % len(_COLORS)]
 
@@ -150,6 +180,16 @@ def color_of(name: str, names: Sequence[str]) -> str:
 def method_color(name: str, methods: Sequence[str]) -> str:
     """Choose the color of a method; those that are not listed are controls, which are pale."""
     return color_of(name, methods) if name in methods else PALE
+
+
+def method_looks(methods: Sequence[str], controls: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Give each method its color and mark; controls are pale, of a mark each."""
+    marks = dict(zip(controls, _CONTROL_MARKS, strict=False))
+    others = [name for name in methods if name not in controls]
+    return {
+        name: {"color": method_color(name, others), "marker": marks.get(name, "o")}
+        for name in methods
+    }
 
 
 def marker_of(name: str, names: Sequence[str]) -> str:
@@ -162,15 +202,23 @@ def dash_of(name: str, names: Sequence[str]) -> Any:
     return _DASHES[names.index(name) % len(_DASHES)]
 
 
-def handle(label: str, **look: Any) -> Line2D:
-    """Make an entry of a legend."""
-    return import_optional("matplotlib.lines").Line2D([], [], label=label, **look)
-
-
-def legend_below(figure: Figure, entries: Sequence[Any], n_columns: int = 3, **look: Any) -> None:
-    """Draw the legend of all panels at the lower left of a figure."""
-    look = {"fontsize": 8.5, "borderaxespad": 0.2, **look}
-    figure.legend(handles=list(entries), loc="outside lower left", ncols=n_columns, **look)
+def legend_below(
+    figure: Figure,
+    looks: Mapping[str, Mapping[str, Any]],
+    n_columns: int = 3,
+    *,
+    linewidth: float | None = None,
+    longest: int = 1000,
+    **options: Any,
+) -> None:
+    """Draw the legend of all panels at the lower left of a figure: names beside their lines."""
+    line = import_optional("matplotlib.lines").Line2D
+    handles = [
+        line([], [], label=shortened(name, longest), **{"linewidth": linewidth, **look})
+        for name, look in looks.items()
+    ]
+    options = {"fontsize": 8.5, "borderaxespad": 0.2, **options}
+    figure.legend(handles=handles, loc="outside lower left", ncols=n_columns, **options)
 
 
 def color_bar(
@@ -187,8 +235,7 @@ def color_bar(
     return bar
 
 
-def panel_row(n_panels: int, n_entries: int) -> tuple[Figure, list[Axes]]:
-    """Make a figure of panels side by side, with room for a legend of three columns below."""
+def pair_size(n_entries: int) -> tuple[float, float]:
+    """Give the size of two panels side by side over a legend of three columns."""
     width, height = PANEL
-    figure = new_figure(n_panels * width, height + 0.22 * -(-n_entries // 3), layout="constrained")
-    return figure, list(figure.subplots(1, n_panels))
+    return 2 * width, height + 0.22 * -(-n_entries // 3)

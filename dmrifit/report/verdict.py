@@ -13,7 +13,7 @@ from dmrifit.engine.design.precision import UNDETERMINED_CV
 from dmrifit.engine.models import read_table
 from dmrifit.io.bids_derivatives import ALL_VOXELS
 from dmrifit.report.numerals import significant
-from dmrifit.report.page import Lights
+from dmrifit.report.page import Lights, capital
 from dmrifit.report.slice_figures import MapPanel
 
 _MOST_DOUBTED = 0.5  # share of voxels in doubt above which a parameter is not determined
@@ -153,10 +153,9 @@ def prose(sentences: Iterable[str], sidecar: Mapping[str, Any]) -> list[str]:
     """Begin sentences with a capital, unless with the name of a parameter, and end each."""
     texts = []
     for text in sentences:
-        begin = text[0]
-        if text.split()[0] not in sidecar["Parameters"]:
-            begin = begin.upper()
-        texts.append(f"{begin}{text[1:].rstrip('.')}.")
+        is_name = text.split()[0] in sidecar["Parameters"]
+        begun = text if is_name else capital(text)
+        texts.append(f"{begun.rstrip('.')}.")
     return texts
 
 

@@ -172,6 +172,12 @@ def html_viewer(
     )
 
 
+def places_of(text: str, table: Any) -> list[tuple[str, list[float]]]:
+    """List points to go to: x, y, z of each row of a DataFrame, under a text with its values."""
+    rows = table.to_dict("records")
+    return [(text.format(**row), [row[axis] for axis in "xyz"]) for row in rows]
+
+
 def pack_volumes(
     layers: Sequence[Layer], affine: ArrayLike, *, max_bytes: int = MAX_BYTES
 ) -> dict[str, Any]:

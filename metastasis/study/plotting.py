@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_CONTROL_MARKS = dict(zip(CONTROLS, ("s", "o", "^", "D"), strict=True))
 _WINDOW = (1.0, 99.8)  # percentiles of the brain
 _FOUND_LABEL = "share of lesions found (strict)"
 _FROC_TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -161,10 +160,10 @@ def plot_strip(
     n_false = -marks.loc[marks["method"].isin(methods), "x"].min() if len(marks) else 0
     # Enough room for the words above the line.
     room = max(4, min(_FALSE + 1, n_false)) + 0.6
-    with style.shared_style({"axes.spines.left": False, "axes.spines.bottom": False}):
-        figure = style.new_figure(12.4, 1.35 + 0.26 * len(rows), "constrained")
-        axes = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
-        labels = [name if len(name) <= _NAME else f"{name[: _NAME - 1]}…" for name in rows]
+    size, shape = (12.4, 1.35 + 0.26 * len(rows)), (1, len(methods))
+    changes = {"axes.spines.left": False, "axes.spines.bottom": False}
+    with style.drawing(size, shape, changes, sharey=True) as (figure, [axes]):
+        labels = [style.shortened(name, _NAME) for name in rows]
         for ax, method in zip(axes, methods, strict=True):
             of_method = marks[marks["method"] == method]
             for i in range(len(rows)):
@@ -181,13 +180,12 @@ def plot_strip(
             ax.text(-0.4, 0.62, "← false findings", ha="right", fontsize=8.5, color=style.FAINT)
             ax.text(0.4, 0.62, "lesions, the largest first →", fontsize=8.5, color=style.FAINT)
             ax.set_title(method, pad=20)
-        looks: dict[str, Any] = {f"small mark: below {small_ml:g} mL": {"color": style.FAINT}}
-        sizes = {name: _DOT for name in _FINDINGS} | dict.fromkeys(looks, _SMALL_DOT)
-        entries = [
-            axes[0].scatter([], [], s=sizes[name], label=name, linewidths=1.6, **look)
-            for name, look in {**_FINDINGS, **looks}.items()
-        ]
-        style.legend_below(figure, entries, len(entries))
+        looks = {name: look | {"s": _DOT} for name, look in _FINDINGS.items()}
+        looks[f"small mark: below {small_ml:g} mL"] = {"color": style.FAINT, "s": _SMALL_DOT}
+        for name, look in looks.items():
+            axes[0].scatter([], [], label=name, linewidths=1.6, **look)
+        look = {"fontsize": 8.5, "borderaxespad": 0.2}
+        figure.legend(loc="outside lower left", ncols=len(looks), **look)
     return figure
 
 
@@ -198,14 +196,13 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
     summary = tables["summary"]
     scores = summary[summary["part"] == "all"].set_index("method")
     wrong_per_scan = (scores["n_false_positives"] + scores["n_flagged"]) / scores["n_scans"]
-    methods = list(scores.index[~scores["control"].astype(bool)])
+    looks = style.method_looks(list(scores.index), CONTROLS)
     is_few = scores["n_lesions"].max() < _FEW_LESIONS
-    with style.shared_style({"axes.grid": True}):
-        figure, (froc, precision) = style.panel_row(2, len(scores))
-        entries = []
-        for number, (name, row) in enumerate(scores.iterrows()):
-            look: dict[str, Any] = {"color": style.method_color(str(name), methods)}
-            look["marker"] = _CONTROL_MARKS.get(str(name), "o")
+    entries = {}
+    size = style.pair_size(len(scores))
+    with style.drawing(size, (1, 2), style.GRID) as (figure, [[froc, precision]]):
+        for number, (name, look) in enumerate(looks.items()):
+            row, color = scores.loc[name], look["color"]
             point = {**look, "markersize": 6, "ls": "none", "clip_on": False, "zorder": 3}
             froc.plot(wrong_per_scan[name], row["strict_sensitivity"], **point)
             precision.plot(row["strict_sensitivity"], row["strict_precision"], **point)
@@ -213,11 +210,11 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
             # The marks of controls and masks are points without a curve.
             has_curve = len(curve) > 1
             dash = "-" if has_curve and not is_few else "none"
-            entries.append(style.handle(str(name), linestyle=dash, **look))
+            entries[name] = {"linestyle": dash, **look}
             if not has_curve:
                 continue
             wrong = curve["false_positives_per_scan"] + curve["flagged_per_scan"]
-            sensitivity, color = curve["strict_sensitivity"], look["color"]
+            sensitivity = curve["strict_sensitivity"]
             _draw_hull(froc, wrong, sensitivity, color, is_few)
             _draw_hull(precision, -sensitivity, curve["strict_precision"], color, is_few)
             # Bars beyond the curve would only stretch the axis, and those of two methods stand
@@ -261,14 +258,13 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame]) -> Figure:
     table = tables["calibration"]
     methods = list(dict.fromkeys(table["method"]))
     axis_labels = {"voxel": "share that is lesion", "component": "share that hits a lesion"}
-    with style.shared_style({}):
-        figure, panels = style.panel_row(2, len(methods) + 1)
+    colors = {name: style.color_of(name, methods) for name in methods}
+    with style.drawing(style.pair_size(len(methods) + 1), (1, 2), {}) as (figure, [panels]):
         for ax, (level, axis_label) in zip(panels, axis_labels.items(), strict=True):
             ax.plot([0, 1], [0, 1], color=style.PALE, linewidth=1)
             filled_bins = table[(table["level"] == level) & (table["n"] > 0)]
             for name, bins in filled_bins.groupby("method", sort=False):
-                x, y = bins["probability"], bins["observed"]
-                color = style.color_of(str(name), methods)
+                x, y, color = bins["probability"], bins["observed"], colors[str(name)]
                 ax.plot(x, y, color=color, linewidth=1.2)
                 # Numbers of voxels span six powers of ten.
                 sizes = 12 + 10 * np.log10(bins["n"].to_numpy(np.float64))
@@ -276,10 +272,9 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame]) -> Figure:
             ax.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"mean probability of a {level}")
             ax.set_ylabel(axis_label)
             style.head(ax, f"{level}s".capitalize())
-        colors = {name: style.color_of(name, methods) for name in methods}
-        entries = [style.handle(name, color=color, marker="o") for name, color in colors.items()]
-        entries.append(style.handle("perfectly calibrated", color=style.PALE))
-        style.legend_below(figure, entries)
+        looks = {name: {"color": color, "marker": "o"} for name, color in colors.items()}
+        looks["perfectly calibrated"] = {"color": style.PALE}
+        style.legend_below(figure, looks)
     return figure
 
 

@@ -16,7 +16,7 @@ from dmrifit._utils.randomness import RandomState
 from dmrifit.io.components import drop_small
 from dmrifit.report import page, style
 from dmrifit.report.numerals import percent, wording
-from dmrifit.report.viewer import Layer, html_viewer
+from dmrifit.report.viewer import Layer, html_viewer, places_of
 from dmrifit.stats.lesion_matching import lesion_table
 from dmrifit.stats.patient_summary import FEWEST_PATIENTS
 from metastasis.scans.cases import Case
@@ -169,7 +169,7 @@ def scan_page(
     planes = _viewer(
         case,
         layers,
-        points=_points("{number}: {volume_mL:.3f} mL enhancing", located),
+        points=places_of("{number}: {volume_mL:.3f} mL enhancing", located),
         overlay=None if threshold is not None else "",
         label="Lesions over the scan",
         instead=page.Picture(picture, f"Lesions of {case.name} in three planes", width=1000),
@@ -186,12 +186,6 @@ def _viewer(case: Case, layers: Sequence[Layer], **options: Any) -> Any:
         scans.append(Layer("prior scan", case.prior))
     options |= {"region": case.brain, "image": "scan"}
     return html_viewer([*scans, *layers], case.affine, **options)
-
-
-def _points(text: str, lesions: pd.DataFrame) -> list[tuple[str, list[float]]]:
-    """Give the places of lesions to go to, each under a text with values of its row."""
-    rows = lesions.to_dict("records")
-    return [(text.format(**row), [row[axis] for axis in "xyz"]) for row in rows]
 
 
 def _lesion_lines(lesions: pd.DataFrame, remarks: Sequence[str] = ()) -> Iterator[Any]:
@@ -439,10 +433,9 @@ def _planes(
             center, words = plotting.place_to_show(case, labels)
             table = lesion_table(case.label, labels > 0, case.affine).query("kind == 'lesion'")
             states = table["found"].map({True: "found", False: "missed"})
+            text = "lesion {number}: {volume_mL:.3f} mL, {state}"
             points = [(f"{words} ({name})", center.tolist())]
-            points += _points(
-                "lesion {number}: {volume_mL:.3f} mL, {state}", table.assign(state=states)
-            )
+            points += places_of(text, table.assign(state=states))
     instead = page.Note("The pictures below show the same scan.")
     return _viewer(case, [*scores, *masks], points=points, label=title, instead=instead)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dmrifit._utils.counts import counted
 from dmrifit.report import page
+from dmrifit.report.viewer import Layer, html_viewer
 from placement.box.voxel import Voxel
 from placement.exchange.vendor_texts import NOTICE, UNVERIFIED_PLANES
 from placement.search import tissue_labels as tissues
@@ -42,12 +43,8 @@ def box_assets() -> dict[str, Any]:
 
 def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: bytes) -> str:
     """Make the page of a voxel: what it holds, planes to move through, and its numbers."""
-    from dmrifit.report.viewer import Layer, html_viewer
-
-    layers = [Layer(scene.target_name, scene.tumor > 0.5, "mask")]
+    layers = scene_layers(scene, scene.target_name)
     layers += [Layer(name, scene.region(name), "mask") for name in scene.outlined]
-    if scene.image is not None:
-        layers.insert(0, Layer("image", scene.image.reshape(*scene.shape, -1)[..., 0]))
     planes = html_viewer(
         layers,
         scene.affine,
@@ -64,6 +61,14 @@ def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: 
     ]
     lead = page.notice_lead([scene.synthetic], "case", f"{NOTICE}.")
     return page.Page(scene.name or "Voxel", sections, lead, **box_assets()).html()
+
+
+def scene_layers(scene: Scene, target: str) -> list[Layer]:
+    """Give what the viewer shows of a scene: the image, if there is one, and the target."""
+    layers = [Layer(target, scene.tumor > 0.5, "mask")]
+    if scene.image is not None:
+        layers.insert(0, Layer("image", scene.image.reshape(*scene.shape, -1)[..., 0]))
+    return layers
 
 
 def case_summary(content: Mapping[str, Any]) -> Markup:
@@ -114,16 +119,13 @@ def angles_words(content: Mapping[str, Any]) -> str:
 
 def _shares(content: Mapping[str, float | None]) -> list[tuple[str, float]]:
     """List the shares of a box that add up to 1."""
-    shares = dict(content)
-    outside_brain = shares.get("outside_brain") or 0.0
-    if NORMAL not in shares:
-        target, outside = shares["target"] or 0.0, shares["outside"] or 0.0
-        pairs = [("tumor", target), ("outside the target", outside - outside_brain)]
-    else:
-        pairs = [(name, shares.get(name) or 0.0) for name in _BAR]
+    outside, outside_brain = content["outside"] or 0.0, content.get("outside_brain") or 0.0
+    shares = {name: content.get(name) or 0.0 for name in _BAR}
+    if NORMAL not in content:
+        shares = {"tumor": content["target"] or 0.0, "outside the target": outside - outside_brain}
     # What a mask of the brain leaves out of labeled tissue is drawn as that tissue.
-    pairs.append((OUTSIDE_BRAIN, min(outside_brain, shares["outside"] or 0.0)))
-    return [(name, share) for name, share in pairs if share > 0]
+    shares[OUTSIDE_BRAIN] = min(outside_brain, outside)
+    return [(name, share) for name, share in shares.items() if share > 0]
 
 
 def _outside_brain_words(content: Mapping[str, float | None]) -> str:
@@ -181,6 +183,6 @@ def console_numbers(content: Mapping[str, Any]) -> Markup:
         forced=console["forced"],
         reason=console["reason"],
         texts=[(vendor, text) for vendor, text in texts if text],
-        valid=content["valid"][:1].upper() + content["valid"][1:],
+        valid=page.capital(content["valid"]),
         note=f"Siemens: {UNVERIFIED_PLANES}.",
     )

@@ -148,10 +148,14 @@ def _page(
         moved = Volume.of(scan.values, affine)
         # Two scans of full size would make a page of many megabytes.
         small = moved.resampled(_VIEWER_MM)
-        layers = [Layer(title, small.values)]
-        boxes = {"voxel": voxel.affine}
-        viewer = html_viewer(layers, small.affine, boxes=boxes, start=voxel.center, label=title)
-        viewers.append(pages.Section(title, viewer))
+        planes = html_viewer(
+            [Layer(title, small.values)],
+            small.affine,
+            boxes={"voxel": voxel.affine},
+            start=voxel.center,
+            label=title,
+        )
+        viewers.append(pages.Section(title, planes))
     numbers = [
         ["agreement of the heads (median local correlation)", f"{record['agreement']:.2f}"],
         ["changed in the box and 10 mm around it", f"{record['changed_share']:.0%}"],

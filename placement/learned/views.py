@@ -51,6 +51,7 @@ def view_of(
     frame = np.array([*center, step])
     to_blocks = np.linalg.inv(matrix)
     grid_corner = center - 0.5 * (n - 1) * step
+    first, shape = _window(scene, center, n, step)
 
     def on_grid(block_means: NDArray, first_voxel: Any) -> NDArray[np.float32]:
         """Interpolate the block means of a crop, which begins at an image voxel, on the grid."""
@@ -76,18 +77,16 @@ def view_of(
     if "exclude" in named:
         named["exclude"][:] = 0.0
         if scene.excluded:
-            origin, shape = _window(scene, center, n, step)
-            region = scene.forbidden_in(
-                origin.tolist(), shape.tolist(), names=scene.excluded
-            ).astype(np.float32)
-            named["exclude"][:] = on_grid(_block_means(region, blocks), origin)
+            window = first.tolist(), shape.tolist()
+            region = scene.forbidden_in(*window, names=scene.excluded).astype(np.float32)
+            named["exclude"][:] = on_grid(_block_means(region, blocks), first)
             allowed = fraction * (1 - named["exclude"])
     if "distance" in named:
         # Probabilities may all be below one half.
         inside = allowed > min(0.5, 0.5 * float(allowed.max()))
         named["distance"][:] = _signed_distance(inside) * np.float32(step / DISTANCE_MM)
     if "image" in named:
-        named["image"][:] = _contrast(scene, on_grid, center, n, step, blocks)
+        named["image"][:] = _contrast(scene, first, shape, blocks, on_grid)
     return volume, frame
 
 
@@ -149,13 +148,9 @@ def _window(
 
 
 def _contrast(
-    scene: Scene,
-    on_grid: Callable[..., NDArray[np.float32]],
-    center: NDArray,
-    n: int,
-    step: float,
-    blocks: NDArray,
+    scene: Scene, low: NDArray, shape: NDArray, blocks: NDArray, on_grid: Callable[..., NDArray]
 ) -> NDArray[np.float32]:
+    """Standardize the block means of the image in a window, on the grid."""
     title = scene.name or "the scene"
     image = scene.image
     if image is None or (image.ndim != 3 and image.shape[3:] != (1,)):
@@ -164,13 +159,9 @@ def _contrast(
             f'{title} has {content}; the network was made for channels with "image": '
             "give a volume (x, y, z)"
         )
-    low, shape = _window(scene, center, n, step)
     first = np.maximum(low, 0)
-    last = np.minimum(low + shape, scene.shape)
-    crop = np.asarray(image).reshape(scene.shape)[
-        tuple(slice(a, b) for a, b in zip(first, last, strict=True))
-    ]
-    crop = np.ascontiguousarray(crop, dtype=np.float32)
+    window = tuple(map(slice, first, np.minimum(low + shape, scene.shape)))
+    crop = np.ascontiguousarray(np.asarray(image).reshape(scene.shape)[window], np.float32)
     if not np.isfinite(crop).all():
         raise ValueError(f"{title}: the image holds values that are not finite; set them to 0")
     # Interpolated like the image, the ones tell how much of each point lies inside it.

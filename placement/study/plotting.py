@@ -10,8 +10,9 @@ import numpy as np
 
 from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.report import page, style
-from dmrifit.report.viewer import Layer, pack_volumes, page_json
+from dmrifit.report.viewer import pack_volumes, page_json
 from placement.box.voxel import Voxel
+from placement.exchange.pages import scene_layers
 from placement.exchange.tables import BOX
 from placement.exchange.vendor_texts import NOTICE
 from placement.search.scene import Scene
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _POINTS: dict[str, Any] = {"marker": "o", "linestyle": "none", "markeredgewidth": 0}
-
+_MEASURES = {
+    **{"dice_fair": "Dice (all but one expert)", "f_tumor": "part that is tumor"},
+    **{"dice_mean": "mean Dice", "volume": "volume, mL"},
+}
+_BY_METHOD = ("dice_fair", "f_tumor")  # measures in columns of methods, not over the tumor
 
 #: What readers are told, as the experts of the study were.
 RULES = (
@@ -49,21 +54,17 @@ def plot_evaluation(tables: Mapping[str, pd.DataFrame], *, synthetic: bool = Fal
     with style.shared_style({}):
         figure = style.new_figure(3.3 * n_columns, 7.0, "constrained")
         grid = figure.add_gridspec(2, n_columns)
-        panels = [figure.add_subplot(grid[0, column]) for column in range(4)]
-        _draw_scores(panels[0], cases, "dice_fair", colors)
-        panels[0].set_title("Dice (all but one expert)")
-        _draw_scores(panels[1], cases, "f_tumor", colors)
-        panels[1].set_title("part that is tumor")
-        for ax, measure, title in (
-            (panels[2], "dice_mean", "mean Dice"),
-            (panels[3], "volume", "volume, mL"),
-        ):
+        for column, (measure, title) in enumerate(_MEASURES.items()):
+            ax = figure.add_subplot(grid[0, column])
+            ax.set_title(title)
+            if measure in _BY_METHOD:
+                _draw_scores(ax, cases, measure, colors)
+                continue
             for name in (experts, *placers):
                 rows = cases[cases["method"] == name]
                 x, y = rows["tumor_volume"], rows[measure]
                 ax.plot(x, y, markersize=3, alpha=0.6, color=colors[name], **_POINTS)
             ax.set(xlabel="tumor, mL")
-            ax.set_title(title)
         # One range in all panels, so that methods can be compared.
         reach = cases["difference"].abs().max() * 1.05
         for column, name in enumerate(raters):
@@ -76,7 +77,7 @@ def plot_evaluation(tables: Mapping[str, pd.DataFrame], *, synthetic: bool = Fal
         notice = style.NOT_CLINICAL
         if synthetic:
             notice = f"{style.SYNTHETIC}. {style.NOT_CLINICAL}"
-        figure.supxlabel(notice, x=0.995, ha="right", fontsize=9, color=style.FAINT)
+        style.note_below(figure, notice)
     return figure
 
 
@@ -146,16 +147,9 @@ def reader_page(
 
 def _case(scene: Scene, proposal: Voxel | None, max_bytes: int) -> dict[str, Any]:
     """Pack the image and the outline of the tumor, and the box that is proposed."""
-    layers = [Layer("tumor", scene.tumor > 0.5, "mask")]
-    if scene.image is not None:
-        layers.insert(0, Layer("image", scene.image.reshape(*scene.shape, -1)[..., 0]))
     box = None
     if proposal is not None:
-        box = {
-            "center": proposal.center.tolist(),
-            "size": proposal.size.tolist(),
-            "angles": proposal.angles.tolist(),
-        }
+        box = {name: getattr(proposal, name).tolist() for name in ("center", "size", "angles")}
     start = [float(x) for x in scene.centroid]
-    packed = pack_volumes(layers, scene.affine, max_bytes=max_bytes)
+    packed = pack_volumes(scene_layers(scene, "tumor"), scene.affine, max_bytes=max_bytes)
     return {"name": scene.name, "start": start, "box": box, **packed}

@@ -139,7 +139,7 @@ def planted(value):
 @pytest.mark.slow
 def test_the_page_of_a_fit_shows_names_of_files_and_settings_as_text(tmp_path):
     from dmrifit import MODELS, Protocol, fit_image
-    from dmrifit.report.quicklook import write_quicklook
+    from dmrifit.report.quicklook import ShownMaps, write_quicklook
 
     protocol = Protocol([0, 200, 500, 1000], te=80, name=PLANT)
     signals = MODELS["adc"].signal(np.random.default_rng(0).uniform([100, 0.3], [900, 2], (24, 2)), protocol)
@@ -152,7 +152,7 @@ def test_the_page_of_a_fit_shows_names_of_files_and_settings_as_text(tmp_path):
     described = json.loads(sidecar.read_text(encoding="utf-8"))
     values = {name: np.asarray(image.dataobj) for name, image in maps.items()}
     files = {"png": tmp_path / "x.png", "html": tmp_path / "x.html"}
-    write_quicklook(values, np.diag([2.0, 2, 4, 1]), planted(described), title=PLANT, **files)
+    write_quicklook(ShownMaps(values, np.diag([2.0, 2, 4, 1]), planted(described)), title=PLANT, **files)
     assert_harmless((tmp_path / "x.html").read_text(encoding="utf-8"))
 
 

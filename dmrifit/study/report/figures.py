@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,17 +48,12 @@ def plot_signal_errors(
     strategies = list(dict.fromkeys(table["strategy"]))
     contrasts = table[["te", "b"]].drop_duplicates().sort_values(["te", "b"], ignore_index=True)
     table = table.merge(contrasts.reset_index(names="x")).sort_values("x", kind="stable")
-    looks = {}
-    with style.shared_style({"axes.grid": True}):
-        figure = style.new_figure(style.PANEL[0], style.PANEL[1] + 0.6, layout="constrained")
-        ax = figure.subplots()
-        for (algorithm, strategy), rows in table.groupby(["algorithm", "strategy"], sort=False):
-            look = {
-                "color": algorithm_color(algorithm, algorithms),
-                "linestyle": style.dash_of(strategy, strategies),
-            }
-            looks[f"{algorithm} {strategy}"] = look
-            for _, shell in rows.groupby("te", dropna=False):
+    table = table.assign(series=table["algorithm"] + " " + table["strategy"])
+    looks = series_looks(table, algorithms, strategies, "linestyle")
+    width, height = style.PANEL
+    with style.drawing((width, height + 0.6), (1, 1), style.GRID) as (figure, [[ax]]):
+        for name, look in looks.items():
+            for _, shell in table[table["series"] == name].groupby("te", dropna=False):
                 ax.plot(shell["x"], _PERCENT * shell["relative_error"], marker=".", lw=1.4, **look)
         labels = [f"{b:g}" for b in contrasts["b"]]
         ax.set_xticks(range(len(contrasts)), labels, rotation=90, fontsize=8.5)
@@ -74,8 +68,7 @@ def plot_signal_errors(
         ax.set(xlabel="b (s/mm²)", ylabel="mean |E| of the signal (%)", yscale="log")
         style.plain_ticks(ax.yaxis, (1, 2, 5))
         style.head(ax, title, lift=13)
-        entries = [style.handle(name, lw=1.6, **look) for name, look in looks.items()]
-        style.legend_below(figure, entries)
+        style.legend_below(figure, looks, linewidth=1.6)
     return figure
 
 
@@ -94,31 +87,24 @@ def plot_sizes(
     """
     cohorts = list(dict.fromkeys(table["cohort"]))
     places = [(cohort, panel) for cohort in cohorts for panel in panels]
-    with style.shared_style({"axes.grid": True, "font.size": 9}):
-        figure = style.new_figure(width, 2.2 + 0.04 * len(looks), layout="constrained")
-        axes = figure.subplots(1, len(places), squeeze=False)[0]
+    size, changes = (width, 2.2 + 0.04 * len(looks)), style.GRID | {"font.size": 9}
+    with style.drawing(size, (1, len(places)), changes) as (figure, [axes]):
         for ax, (cohort, panel) in zip(axes, places, strict=True):
             for name, look in looks.items():
                 rows = table[(table["cohort"] == cohort) & (table["series"] == name)]
                 y = panel.scale * rows[panel.column]
                 ax.plot(rows["n_train"], y, **{"marker": ".", "lw": 1.5, **look})
                 if len(looks) == 1:
-                    low, high = (
-                        panel.scale * rows[f"{panel.column}_{x}"] for x in ("low", "high")
-                    )
-                    ax.fill_between(rows["n_train"], low, high, color=_BAND, linewidth=0)
+                    ends = [panel.scale * rows[f"{panel.column}_{x}"] for x in ("low", "high")]
+                    ax.fill_between(rows["n_train"], *ends, color=_BAND, linewidth=0)
             if panel.ends:
                 ax.set_ylim(*panel.ends)
-            ax.set(
-                xlim=(0, table["n_train"].max() * 1.04),
-                xlabel="training patients",
-                ylabel=panel.label,
-            )
+            ax.set(xlabel="training patients", ylabel=panel.label)
+            ax.set_xlim(0, table["n_train"].max() * 1.04)
             ax.locator_params(axis="x", integer=True)
             style.head(ax, cohort)
         if len(looks) > 1:
-            entries = [style.handle(name, lw=1.6, **look) for name, look in looks.items()]
-            style.legend_below(figure, entries, max(int(width / 1.2), 1))
+            style.legend_below(figure, looks, max(int(width / 1.2), 1), linewidth=1.6)
     return figure
 
 
@@ -127,13 +113,15 @@ def plot_decays(decays: pd.DataFrame, title: str) -> Figure:
     measured = decays[decays["kind"] == "measured"]
     strategies = [label for label in dict.fromkeys(decays["kind"]) if label != "measured"]
     echoes = sorted(decays["te"].dropna().unique()) or [np.nan]
-    with style.shared_style({"axes.grid": True}):
-        figure = style.new_figure(style.PANEL[0], style.PANEL[1] + 0.2, layout="constrained")
-        ax = figure.subplots()
-        names = [f"{te:g}" for te in echoes]
-        for te, name in zip(echoes, names, strict=True):
-            color = style.color_of(name, names)
-            at = decays["te"].isna() if np.isnan(te) else decays["te"] == te
+    looks: dict[str, dict[str, Any]] = {}
+    width, height = style.PANEL
+    with style.drawing((width, height + 0.2), (1, 1), style.GRID) as (figure, [[ax]]):
+        for te in echoes:
+            color = style.color_of(te, echoes)
+            at, name = decays["te"] == te, f"TE {te:g} ms"
+            if np.isnan(te):
+                at, name = decays["te"].isna(), "one TE"
+            looks[name] = {"color": color, "linewidth": 3}
             for strategy in strategies:
                 rows = decays[at & (decays["kind"] == strategy)].sort_values("b")
                 dash = style.dash_of(strategy, strategies)
@@ -145,27 +133,35 @@ def plot_decays(decays: pd.DataFrame, title: str) -> Figure:
         ax.set(xlabel="b (s/mm²)", ylabel="signal / patient's scale", yscale="log")
         style.plain_ticks(ax.yaxis, (1, 2, 3, 5))
         style.head(ax, title)
-        colors = [
-            style.handle(
-                "one TE" if np.isnan(te) else f"TE {te:g} ms",
-                color=style.color_of(name, names),
-                lw=3,
-            )
-            for te, name in zip(echoes, names, strict=True)
-        ]
-        dot = partial(style.handle, linestyle="", marker="o", color=style.INK, markersize=5.5)
-        points = [dot("input"), dot("measured", markerfacecolor="white")]
-        lines = [
-            style.handle(name, color=style.INK, linestyle=style.dash_of(name, strategies), lw=1.5)
-            for name in strategies
-        ]
-        style.legend_below(figure, [*colors, *points, *lines], 4, columnspacing=1.0)
+        dot = {"color": style.INK, "linestyle": "", "marker": "o", "markersize": 5.5}
+        looks |= {"input": dot, "measured": dot | {"markerfacecolor": "white"}}
+        for name in strategies:
+            dash = style.dash_of(name, strategies)
+            looks[name] = {"color": style.INK, "linestyle": dash, "linewidth": 1.5}
+        style.legend_below(figure, looks, 4, columnspacing=1.0)
     return figure
 
 
 def algorithm_color(name: str, algorithms: Sequence[str]) -> str:
     """Choose the color of an algorithm; controls are pale."""
     return style.method_color(name, [word for word in algorithms if not is_control(word)])
+
+
+def series_looks(
+    table: pd.DataFrame,
+    algorithms: Sequence[str],
+    strategies: Sequence[str],
+    kind: Literal["linestyle", "marker"],
+) -> dict[str, dict[str, Any]]:
+    """Give each series of a table a color by algorithm, and dashes or a shape by strategy."""
+    choose = {"linestyle": style.dash_of, "marker": style.marker_of}[kind]
+    return {
+        row.series: {
+            "color": algorithm_color(row.algorithm, algorithms),
+            kind: choose(row.strategy, strategies),
+        }
+        for row in table.drop_duplicates("series").itertuples()
+    }
 
 
 @dataclass(frozen=True)
@@ -209,13 +205,12 @@ def plot_lesion(
     # Inches: for each column of parameters two color bars and room between pictures.
     edge = (width / n_columns - 1.7) / n_pictures
     height = n_lines * (edge * min(slices.aspect, 1.3) + 0.5) + 0.4
-    with style.shared_style({"font.size": 8.5}):
-        figure = style.new_figure(width, height, layout="constrained")
+    shape = n_lines, n_columns
+    with style.drawing((width, height), shape, {"font.size": 8.5}) as (figure, axes):
         figure.suptitle(f"{title}\n{slices.labels[0]}".strip(), **_TITLE)
-        axes = figure.subplots(n_lines, n_columns, squeeze=False).ravel()
-        for ax in axes:
+        for ax in axes.flat:
             ax.set_axis_off()
-        for ax, row in zip(axes, rows, strict=False):
+        for ax, row in zip(axes.flat, rows, strict=False):
             _draw_row(ax, patient, slices, row)
     return figure
 
@@ -270,11 +265,10 @@ def plot_joint_histograms(
         counts[key] = np.histogram2d(inside[:, 0], inside[:, 1], bins=[edges, edges])[0]
     norm = colors.LogNorm(1, max((count.max() for count in counts.values()), default=2) + 1)
     label = f" ({unit})" if unit else ""
-    with style.shared_style({"font.size": 9}):
-        size = style.PANEL[0], 0.9 + 1.6 * len(rows)
-        figure = style.new_figure(*size, layout="constrained")
+    size, shape = (style.PANEL[0], 0.9 + 1.6 * len(rows)), (len(rows), len(columns))
+    shared = {"sharex": True, "sharey": True}
+    with style.drawing(size, shape, {"font.size": 9}, **shared) as (figure, axes):
         figure.suptitle(title, **_TITLE)
-        axes = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey=True)
         mesh = None
         for ax, key in zip(axes.ravel(), itertools.product(rows, columns), strict=True):
             ax.set(xlim=(low, high), ylim=(low, high), aspect="equal")

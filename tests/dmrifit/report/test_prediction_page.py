@@ -12,7 +12,7 @@ import typer
 
 import dmrifit.study.report
 from dmrifit.cli import program
-from dmrifit.report.quicklook import interval_advice, write_prediction_page
+from dmrifit.report.quicklook import ShownMaps, interval_advice, write_prediction_page
 
 GRID = (6, 5, 3)
 SIDECAR = {
@@ -50,7 +50,7 @@ def maps():
 
 def page(maps, sidecar, tmp_path, **options):
     path = tmp_path / "page.html"
-    write_prediction_page(maps, np.eye(4), sidecar, title="sub-01", html=path, **options)
+    write_prediction_page(ShownMaps(maps, np.eye(4), sidecar), title="sub-01", html=path, **options)
     return path.read_text(encoding="utf-8")
 
 

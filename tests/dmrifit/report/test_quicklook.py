@@ -23,7 +23,7 @@ from dmrifit.imaging import fit_predict, image_maps
 from dmrifit.imaging.fit_predict import fit_image, predict_image
 from dmrifit.predict.strategies import SignalToSignal
 from dmrifit.report import quicklook as module
-from dmrifit.report.quicklook import map_summary
+from dmrifit.report.quicklook import ShownMaps, map_summary
 from dmrifit.report.slice_figures import COUNT_COLORS
 
 PROTOCOL = Protocol([0, 200, 500, 1000])
@@ -430,7 +430,7 @@ def test_noise_in_seven_fine_maps_stays_below_300_kb():
         "Parameters": dict.fromkeys(names, entry),
         "Voxels": {"InMask": 262144, "WithSignal": 262144, "NegativeSignal": 0},
     }
-    page = map_summary(arrays, np.eye(4), sidecar, title="noise")
+    page = map_summary(ShownMaps(arrays, np.eye(4), sidecar), title="noise")
     assert 50_000 < len(page.encode()) <= MOST_BYTES
 
 

@@ -10,37 +10,14 @@ import pandas as pd
 
 from dmrifit._utils.counts import counted
 from dmrifit.predict.controls import is_control
+from dmrifit.report import page, style
 from dmrifit.report.dot_plot import Panel, plot_dots
 from dmrifit.report.numerals import fixed, percent, wording
-from dmrifit.report.page import (
-    Block,
-    Columns,
-    Fold,
-    Grid,
-    Heading,
-    Lead,
-    Link,
-    Note,
-    Numbers,
-    Picture,
-    Table,
-    Texts,
-)
-from dmrifit.report.style import INK, PALE, PALETTE, PANEL, dash_of, head, new_figure, shared_style
 from dmrifit.stats.metrics import AT_BOUND, METRICS, RANKING_METRIC, MapMetric
-from dmrifit.study.report.figures import algorithm_color, plot_lesion, plot_sizes
+from dmrifit.study.report.figures import algorithm_color, plot_lesion, plot_sizes, series_looks
+from dmrifit.study.report.sections import scores
 from dmrifit.study.report.sections.patients import best_maps, has_picture, typical_patient
-from dmrifit.study.report.sections.scores import (
-    SIGNALS,
-    SKILL_ENDS,
-    TRAINED,
-    WHOM,
-    capital,
-    independent,
-    metric_format,
-    metric_text,
-    predictor_panels,
-)
+from dmrifit.study.report.sections.scores import SKILL_ENDS, TRAINED, WHOM
 from dmrifit.study.summaries import Board, averaged, matching, size_summary, unique
 
 if TYPE_CHECKING:
@@ -56,7 +33,7 @@ _NAMES = {"s2s": "signals to signals", "m2m": "maps to maps"}
 _REGIME_LOOKS = {"same": ("link", "o"), "other": ("warn", "s"), "pooled": ("faint", "^")}
 
 
-_TEXTS = Texts(__file__)
+_TEXTS = page.Texts(__file__)
 #: Tables of tests by name.
 _Tests: TypeAlias = "dict[str, pd.DataFrame]"
 ALPHA = 0.05
@@ -69,10 +46,10 @@ _ALL, _WITHOUT = "all", f"without {AT_BOUND}"
 def answer(board: Board) -> Iterator[Any]:
     """Say in one screen which predictor is best, how good it is, where, and for how many."""
     first, *others = verdict(board)
-    yield Lead(first, " ".join(others))
+    yield page.Lead(first, " ".join(others))
     if board.best is not None:
         cells = (_skill(board), _example(board), _sites(board), _sizes(board))
-        yield Columns(*(Block(*cell) for cell in cells))
+        yield page.Columns(*(page.Block(*cell) for cell in cells))
 
 
 def verdict(board: Board) -> list[str]:
@@ -88,8 +65,9 @@ def verdict(board: Board) -> list[str]:
     skill = f"skill of its maps over the best constant{reference}: {'; '.join(numbers)}"
     if board.undecided:
         reason = f"Whether algorithms differ cannot be told from {board.undecided}."
-        return [f"Highest mean here: {name}.", f"{capital(skill)}.", reason]
-    return [f"Best predictor: {name}.", f"{capital(skill)}.", _parameters_in_words(board, rows)]
+        return [f"Highest mean here: {name}.", f"{page.capital(skill)}.", reason]
+    words = _parameters_in_words(board, rows)
+    return [f"Best predictor: {name}.", f"{page.capital(skill)}.", words]
 
 
 def predictor_words(strategy: str, algorithm: str) -> str:
@@ -122,7 +100,7 @@ def _parameters_in_words(board: Board, rows: pd.DataFrame) -> str:
             verdict = "worse in"
         texts[verdict].append(parameter)
     listed = [f"{verdict} {', '.join(names)}" for verdict, names in texts.items() if names]
-    return f"{capital('; '.join(listed))}." if listed else ""
+    return f"{page.capital('; '.join(listed))}." if listed else ""
 
 
 def _interval(row: dict[Any, Any], measure: str) -> str:
@@ -141,43 +119,42 @@ def skill_bars(board: Board) -> pd.DataFrame:
     if board.skill_column == "skill_independent":
         # Unseen images share no noise with the inputs: theirs is one skill, shown with the first.
         is_map = rows["parameters"] != "signals"
-        leading = pd.concat([rows[~is_map], independent(rows[is_map])])
+        leading = pd.concat([rows[~is_map], scores.independent(rows[is_map])])
         leading = leading.assign(series=_INDEPENDENT)
         table = pd.concat([leading, table[is_map]])
     # By the skill that the verdict names.
     by_parameter = leading.groupby("parameters")["skill"].mean().reindex(board.metrics)
     order = ["signals", "tissue", *by_parameter.sort_values(ascending=False).index]
-    names = {"signals": SIGNALS, "tissue": "mean of maps"}
+    names = {"signals": scores.SIGNALS, "tissue": "mean of maps"}
     table = table.assign(row=table["parameters"].replace(names))
     return table.sort_values("parameters", key=lambda p: p.map(order.index), kind="stable")
 
 
 def _skill(board: Board) -> Iterator[Any]:
-    yield Heading("How much better than a constant?")
+    yield page.Heading("How much better than a constant?")
     table = skill_bars(board)
     shown = board.cohorts[:_MOST_COHORTS]
-    styles = {_SHARED: {"color": PALETTE["link"].light}}
+    styles = {_SHARED: {"color": style.PALETTE["link"].light}}
     if board.skill_column == "skill_independent":
-        styles = {_SHARED: {"color": PALE}, _INDEPENDENT: styles[_SHARED]}
+        styles = {_SHARED: {"color": style.PALE}, _INDEPENDENT: styles[_SHARED]}
     panels = [
         Panel("skill", "skill", 1.0, SKILL_ENDS, cohort, 2, matching(table, cohort=cohort))
         for cohort in shown
     ]
     figure = plot_dots(matching(table, cohort=shown[0]), panels, styles, width=_WIDTH)
     name = predictor_words(*(board.best or ("", "")))
-    alt = f"Skill of {name}, by parameter and cohort"
-    yield Picture(figure, alt, name="answer_skill")
+    yield _TEXTS.picture("answer_skill", figure, name=name)
     note = "0 is the best constant, 1 perfect; lines are 95 % intervals over patients."
     ends = table.loc[table["cohort"].isin(shown), ["skill_low", "skill_high"]]
     if (ends["skill_low"] < SKILL_ENDS[0]).any() or (ends["skill_high"] > SKILL_ENDS[1]).any():
         note += " Arrows: the interval goes on beyond the axis."
     if len(board.cohorts) > len(shown):
         note += f" In the tables below: {counted(len(board.cohorts) - len(shown), 'more cohort')}."
-    yield Note(note)
+    yield page.Note(note)
 
 
 def _example(board: Board) -> Iterator[Any]:
-    yield Heading("What does it look like?")
+    yield page.Heading("What does it look like?")
     patient = typical_patient(board, board.cohorts[0])
     if patient is None:
         yield "No predictions of single voxels were kept: compare(…, keep_predictions=True)."
@@ -194,16 +171,16 @@ def _example(board: Board) -> Iterator[Any]:
     label = " and ".join(row.name for row in maps)
     is_lesion = board.setting("score_mask", "lesion") == "lesion"
     region = "largest lesion" if is_lesion else "body"
-    alt = f"{label} in the {region} of {patient.patient}: reference, prediction and error"
-    note = f"{capital(region)} of {patient.cohort}'s median patient, {patient.patient}"
+    note = f"{page.capital(region)} of {patient.cohort}'s median patient, {patient.patient}"
     if len(maps) > 1:
         note += f": {best}, which is predicted best, and {worst}, worst"
-    yield Picture(figure, alt, name="answer_maps")
-    yield Note(f"{note}.")
+    values = {"label": label, "region": region, "patient": patient.patient}
+    yield _TEXTS.picture("answer_maps", figure, **values)
+    yield page.Note(f"{note}.")
 
 
 def _sites(board: Board) -> Iterator[Any]:
-    yield Heading("Does it work at the other site?")
+    yield page.Heading("Does it work at the other site?")
     rows = _of_best(board, board.summary)
     measure, regimes = board.skill_column, board.regimes
     if len(board.cohorts) < 2:
@@ -220,8 +197,7 @@ def _sites(board: Board) -> Iterator[Any]:
         return
     panel = Panel(measure, "skill of maps, mean over parameters", digits=2)
     figure = _plot_regimes(rows.assign(row=rows["cohort"]), [panel], width=_WIDTH)
-    alt = "Skill of the best predictor by tested cohort and cohorts trained on"
-    yield Picture(figure, alt, name="answer_sites")
+    yield _TEXTS.picture("answer_sites", figure)
 
 
 def _plot_regimes(
@@ -231,7 +207,7 @@ def _plot_regimes(
     styles = {}
     for train_on in unique(table["train_on"]):
         color, marker = _REGIME_LOOKS.get(train_on, ("ink", "o"))
-        styles[_trained_on(train_on)] = {"color": PALETTE[color].light, "marker": marker}
+        styles[_trained_on(train_on)] = {"color": style.PALETTE[color].light, "marker": marker}
     table = table.assign(series=table["train_on"].map(_trained_on))
     return plot_dots(table, panels, styles, title, width=width)
 
@@ -241,7 +217,7 @@ def _trained_on(train_on: str) -> str:
 
 
 def _sizes(board: Board) -> Iterator[Any]:
-    yield Heading("How many patients are enough?")
+    yield page.Heading("How many patients are enough?")
     table = _of_best(board, sizes_of(board))
     if not len(table) or table["n_train"].nunique() < 2:
         text = "One number was compared. To see more: dmrifit benchmark --sizes 1,2,3,5."
@@ -250,14 +226,13 @@ def _sizes(board: Board) -> Iterator[Any]:
     measure = board.skill_column
     table = table[table["cohort"].isin(board.cohorts[:_MOST_COHORTS])].assign(series="best")
     panel = Panel(measure, "skill of maps")
-    figure = plot_sizes(table, [panel], {"best": {"color": INK}}, width=_WIDTH)
-    alt = "Skill of the best predictor over the number of training patients"
+    figure = plot_sizes(table, [panel], {"best": {"color": style.INK}}, width=_WIDTH)
     texts = [
         f"{cohort}: {enough_in_words(rows.set_index('n_train')[measure])}"
         for cohort, rows in table.groupby("cohort", sort=False)
     ]
-    yield Picture(figure, alt, name="answer_sizes")
-    yield Note(f"{'; '.join(texts)}.")
+    yield _TEXTS.picture("answer_sizes", figure)
+    yield page.Note(f"{'; '.join(texts)}.")
 
 
 def enough_in_words(skill: pd.Series) -> str:
@@ -279,27 +254,23 @@ def other_sites(board: Board) -> Iterator[Any]:
     rows = board.summary[~board.summary["algorithm"].map(is_control)]
     names = rows["cohort"] + ": " + rows["algorithm"] + " " + rows["strategy"]
     table = rows.assign(row=names).sort_values("row", kind="stable")
-    panels = predictor_panels(board, board.skill_column)
+    panels = scores.predictor_panels(board, board.skill_column)
     figure = _plot_regimes(table, panels, "Tested cohort: predictor", width=12.4)
-    alt = "Scores of every predictor by tested cohort and cohorts trained on"
-    yield Picture(figure, alt, name="other_sites")
+    yield _TEXTS.picture("other_sites", figure)
     if board.setting("resynthesize"):
-        yield Note(
-            "Protocols differ, so training images of other cohorts were computed for the "
-            "tested protocol from the model fitted to theirs."
-        )
-    sizes = [
-        f"{WHOM.get(train_on, train_on)} {board.size(matching(board.scores, train_on=train_on))}"
-        for train_on in board.regimes
-    ]
-    yield Note(f"Training patients: {', '.join(sizes)}. Parameter by parameter:")
-    yield Link("tables/parameters.csv", "All numbers: parameters.csv")
+        yield page.Note(_TEXTS["resynthesized"])
+    sizes = []
+    for train_on in board.regimes:
+        size = board.size(matching(board.scores, train_on=train_on))
+        sizes.append(f"{WHOM.get(train_on, train_on)} {size}")
+    yield page.Note(f"Training patients: {', '.join(sizes)}. Parameter by parameter:")
+    yield page.Link("tables/parameters.csv", "All numbers: parameters.csv")
 
 
 def sizes_of(board: Board) -> pd.DataFrame:
     """Summarize the learners by number of training patients, first way of training."""
-    scores = averaged(matching(board.evaluation.scores, train_on=board.regimes[0]))
-    return size_summary(scores[~scores["algorithm"].map(is_control)])
+    rows = averaged(matching(board.evaluation.scores, train_on=board.regimes[0]))
+    return size_summary(rows[~rows["algorithm"].map(is_control)])
 
 
 def curves(board: Board) -> Iterator[Any]:
@@ -312,18 +283,12 @@ def curves(board: Board) -> Iterator[Any]:
         Panel(measure, "skill of maps", ends=_ends(table[measure].dropna())),
         Panel("dispersion", "DI (%)", 100),
     ]
-    looks = {
-        row.series: {
-            "color": algorithm_color(row.algorithm, board.algorithms),
-            "linestyle": dash_of(row.strategy, board.strategies),
-        }
-        for row in table.drop_duplicates("series").itertuples()
-    }
+    looks = series_looks(table, board.algorithms, board.strategies, "linestyle")
     shown = board.cohorts[:2]
     yield (f"Means over patients, draws and the parameters {', '.join(board.averaged_metrics)}.")
     figure = plot_sizes(table[table["cohort"].isin(shown)], panels, looks, width=12.4)
-    yield Picture(figure, "Skill and dispersion over training patients", name="learning")
-    yield Numbers("learning", learning)
+    yield _TEXTS.picture("learning", figure)
+    yield page.Numbers("learning", learning)
 
 
 def _ends(skill: pd.Series) -> tuple[float, float]:
@@ -349,15 +314,14 @@ def statistics_tables(board: Board) -> tuple[list[Any], dict[str, pd.DataFrame]]
     except ImportError as error:
         return [f"No tests between algorithms: {error}."], {}
     if board.undecided:
-        text = _TEXTS("undecided", undecided=board.undecided)
-        return [text], tables
+        return [_TEXTS("undecided", undecided=board.undecided)], tables
     for shown in tests.values():
         # Of one way of training; no mean over parameters includes T2v.
         for name, table in shown.items():
             rows = matching(table, train_on=board.regimes[0])
-            shown[name] = (
-                rows[rows["metrics"] != _ALL] if (rows["metrics"] == _WITHOUT).any() else rows
-            )
+            if (rows["metrics"] == _WITHOUT).any():
+                rows = rows[rows["metrics"] != _ALL]
+            shown[name] = rows
     return list(_conclusions(board, metrics, tests)), tables
 
 
@@ -368,28 +332,26 @@ def _conclusions(
     yield _TEXTS("explained", metrics=", ".join(board.averaged_metrics))
     first = board.regimes[0]
     conditions = board.conditions(matching(board.scores, train_on=first))
-    yield Heading(f"Trained on {WHOM.get(first, first)}; {conditions}")
+    yield page.Heading(f"Trained on {WHOM.get(first, first)}; {conditions}")
     overview = [row for metric in metrics for row in _overview(tests[metric.name], metric)]
     unit = " (%)" if all(metric.unit == "%" for metric in metrics) else ""
-    yield Table(overview, f"{_TEXTS['overview']}{unit} {{margin:}}")
-    for reason in unique(row["reason"] for row in overview if row["reason"]):
-        names = [
-            wording("{index} of {cohort} {strategy}", row)
-            for row in overview
-            if row["reason"] == reason
-        ]
-        yield Note(f"{reason} ({', '.join(unique(names))}).")
+    yield page.Table(overview, f"{_TEXTS['overview']}{unit} {{margin:}}")
+    reasons: dict[str, list[str]] = {}
+    for row in overview:
+        name = wording("{index} of {cohort} {strategy}", row)
+        reasons.setdefault(row["reason"], []).append(name)
+    for reason, names in reasons.items():
+        if reason:
+            yield page.Note(f"{reason} ({', '.join(unique(names))}).")
     for metric in metrics:
         yield from _ranks(board, tests[metric.name], metric)
     for metric in metrics:
-        yield Fold(f"All pairs, {metric.label}", _pair_table(tests[metric.name], metric))
+        yield page.Fold(f"All pairs, {metric.label}", _pair_table(tests[metric.name], metric))
         mixed = matching(tests[metric.name]["mixed"], kind="test")
         title = f"Mixed model of {metric.label}, patients as random intercepts"
-        yield Fold(title, Table(mixed, _TEXTS["mixed"]))
+        yield page.Fold(title, page.Table(mixed, _TEXTS["mixed"]))
     if len(board.regimes) > 1:
-        yield Note(
-            "The tests of other ways of training are in the folder tables beside this page."
-        )
+        yield page.Note(_TEXTS["other_regimes"])
 
 
 def _overview(tests: _Tests, metric: MapMetric) -> Iterator[dict[str, Any]]:
@@ -407,7 +369,7 @@ def _overview(tests: _Tests, metric: MapMetric) -> Iterator[dict[str, Any]]:
             equivalent = f"{n_equivalent} of {len(equivalence)}"
             margin = equivalence["margin"].iloc[0]
         counts = {"differing": differing, "equivalent": equivalent}
-        yield row | counts | {"index": metric.label, "margin": metric_text(metric, margin)}
+        yield row | counts | {"index": metric.label, "margin": scores.metric_text(metric, margin)}
 
 
 def _ranks(board: Board, tests: _Tests, metric: MapMetric) -> Iterator[Any]:
@@ -421,26 +383,24 @@ def _ranks(board: Board, tests: _Tests, metric: MapMetric) -> Iterator[Any]:
             continue
         group = dict(zip(_GROUP, keys, strict=True))
         cohort, strategy = group["cohort"], group["strategy"]
-        scores = matching(board.scores, train_on=board.regimes[0], cohort=cohort)
+        rows = matching(board.scores, train_on=board.regimes[0], cohort=cohort)
         n_patients = counted(int(ranks["n_patients"].iloc[0]), "patient")
-        title = f"{metric.label}: {cohort}, {strategy}\n{n_patients}; {board.conditions(scores)}"
+        title = f"{metric.label}: {cohort}, {strategy}\n{n_patients}; {board.conditions(rows)}"
         cliques = matching(tests["cliques"], **group)
         figure = plot_critical_difference(ranks, cliques, title, algorithms=board.algorithms)
-        name = f"ranks_{metric.column}_{cohort}_{strategy}"
-        diagrams.append(Picture(figure, f"Average ranks, {title}", name=name))
+        values = {"column": metric.column, "title": title, **group}
+        diagrams.append(_TEXTS.picture("ranks", figure, **values))
         words = ranks_in_words(ranks, matching(tests["nemenyi"], **group))
         sentences.append(f"{cohort}, {strategy}: {words}")
         places += ranks.to_dict("records")
     if diagrams:
         extreme = "largest" if metric.better == "higher" else "smallest"
-        yield Heading(f"Average ranks by {metric.label} over these parameters, 1 = {extreme}")
-        yield Grid(*diagrams)
-        yield Note(
-            f"A bar joins algorithms that Nemenyi's test does not tell apart (α = {ALPHA:g})."
-        )
+        yield page.Heading(f"Average ranks by {metric.label} over these parameters, 1 = {extreme}")
+        yield page.Grid(*diagrams)
+        yield page.Note(_TEXTS("bars", alpha=ALPHA))
         yield from sentences
         title = f"Stability of ranks by {metric.label}, patients drawn again"
-        yield Fold(title, Table(places, _TEXTS["places"]))
+        yield page.Fold(title, page.Table(places, _TEXTS["places"]))
 
 
 def ranks_in_words(ranks: pd.DataFrame, pairs: pd.DataFrame) -> str:
@@ -451,20 +411,17 @@ def ranks_in_words(ranks: pd.DataFrame, pairs: pd.DataFrame) -> str:
     alike = beside[~(beside["p"] <= ALPHA)]
     others = set(alike["a"]) | set(alike["b"])
     names = [other for other in ranks["algorithm"] if other in others - {name}]
-    text = _TEXTS(
-        "first",
-        name=name,
-        share=percent(first["share_first"]),
-        patients=counted(int(first["n_patients"]), "patient"),
-    )
+    patients = counted(int(first["n_patients"]), "patient")
+    share = percent(first["share_first"])
+    text = _TEXTS("first", name=name, share=share, patients=patients)
     if names:
         return f"{text}; not told apart from {', '.join(names)} (Nemenyi's test)."
     return f"{text}; Nemenyi's test tells it apart from all others."
 
 
-def _pair_table(tests: _Tests, metric: MapMetric) -> Table:
+def _pair_table(tests: _Tests, metric: MapMetric) -> page.Table:
     """Tabulate difference, effect size and equivalence of every pair of algorithms."""
-    number = metric_format(metric)
+    number = scores.metric_format(metric)
     unit = " (%)" if metric.unit == "%" else ""
     keys, columns = [*_GROUP, "a", "b"], ["low", "high", "verdict"]
     equivalence = tests["equivalence"].set_index(keys)[columns].add_suffix("_test")
@@ -472,7 +429,7 @@ def _pair_table(tests: _Tests, metric: MapMetric) -> Table:
     for row in rows:
         row["interval"] = wording(f"{{low_test:{number}}} … {{high_test:{number}}}", row)
         row["verdict"] = row["verdict_test"] or "–"
-    return Table(rows, _TEXTS("pairs", unit=unit, number=number))
+    return page.Table(rows, _TEXTS("pairs", unit=unit, number=number))
 
 
 def plot_critical_difference(
@@ -487,20 +444,14 @@ def plot_critical_difference(
     """
     lines = np.arange(len(ranks))
     bars = -1 - np.arange(len(cliques))
-    with shared_style({"font.size": 9}):
-        height = 1.1 + 0.22 * len(ranks) + 0.15 * len(cliques)
-        figure = new_figure(PANEL[0], height, layout="constrained")
-        ax = figure.subplots()
+    size = style.PANEL[0], 1.1 + 0.22 * len(ranks) + 0.15 * len(cliques)
+    with style.drawing(size, (1, 1), {"font.size": 9}) as (figure, [[ax]]):
         colors = [algorithm_color(name, algorithms) for name in ranks["algorithm"]]
         ax.scatter(ranks["average_rank"], lines, c=colors, s=34, zorder=3)
         ax.vlines(ranks["average_rank"], -len(cliques) - 0.7, lines, colors, linewidth=0.8)
-        ax.hlines(bars, cliques["low"], cliques["high"], INK, linewidth=2.5)
-        ax.set_yticks(
-            lines, list(map("{} {:.1f}".format, ranks["algorithm"], ranks["average_rank"]))
-        )
+        ax.hlines(bars, cliques["low"], cliques["high"], style.INK, linewidth=2.5)
+        names = map("{} {:.1f}".format, ranks["algorithm"], ranks["average_rank"])
+        style.name_rows(ax, lines, list(names))
         ax.set(ylim=(len(ranks) - 0.5, -len(cliques) - 0.7), xlabel="average rank")
-        ax.grid(axis="x")
-        ax.tick_params(axis="y", length=0)
-        ax.spines["left"].set_visible(False)
-        head(ax, title)
+        style.head(ax, title)
     return figure

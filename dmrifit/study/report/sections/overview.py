@@ -10,19 +10,11 @@ import numpy as np
 
 from dmrifit._utils.counts import counted
 from dmrifit.predict.controls import CONTROLS, is_control
-from dmrifit.report.page import Code, Fold, Heading, Note, Table, Texts
+from dmrifit.report.page import Code, Fold, Heading, Note, Table, Texts, capital
+from dmrifit.study import summaries
 from dmrifit.study.comparison import Evaluation
-from dmrifit.study.report.sections.scores import TRAINED, capital, metric_text
-from dmrifit.study.summaries import (
-    KEYS,
-    Board,
-    headline,
-    headline_notes,
-    largest,
-    matching,
-    summary_metrics,
-    unique,
-)
+from dmrifit.study.report.sections.scores import TRAINED, metric_text
+from dmrifit.study.summaries import KEYS, Board, matching, summary_metrics, unique
 
 _TEXTS = Texts(__file__)
 
@@ -63,14 +55,14 @@ def introduction(board: Board) -> Iterator[Any]:
 
 def headline_table(board: Board) -> Iterator[Any]:
     """Tabulate what to read first: skill over the best constant, with intervals."""
-    table = headline(board.evaluation.summary())
+    table = summaries.headline(board.evaluation.summary())
     yield Table(
         table.itertuples(index=False),
         list(table),
         numbers=range(5, len(table.columns)),
         faint=table["algorithm"].map(is_control),
     )
-    for note in headline_notes(board.study, table):
+    for note in summaries.headline_notes(board.study, table):
         yield Note(f"{capital(note)}.")
 
 
@@ -102,36 +94,28 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Any]:
 
 def cohort_tables(board: Board) -> Iterator[Any]:
     """Tabulate the cohorts: patients, lesions, protocols, simulation, patients not scored."""
-    cells, texts, simulations = [], [], {}
+    rows, texts, simulations = [], [], {}
     for name, cohort in board.study.get("cohorts", {}).items():
-        protocol, patients = cohort["protocol"], cohort["patients"].values()
-        b, te = _shells(protocol)
-        inputs = "–"
+        row = {"name": name, "data": "synthetic" if cohort.get("synthetic") else "measured"}
+        row["patients"] = len(cohort["patients"])
+        for mask in ("lesion", "body"):
+            row[mask] = _spread([counts[mask] for counts in cohort["patients"].values()])
+        row["b"], te = _shells(cohort["protocol"])
+        row |= {"te": te or "–", "contrasts": len(cohort["protocol"]["b"]), "inputs": "–"}
         if "inputs" in cohort:
-            inputs = "b {} at TE {}".format(*_shells(cohort["inputs"])).removesuffix(" at TE ")
-        cells.append([
-            name,
-            "synthetic" if cohort.get("synthetic") else "measured",
-            len(cohort["patients"]),
-            *(_spread([counts[mask] for counts in patients]) for mask in ("lesion", "body")),
-            b,
-            te or "–",
-            len(protocol["b"]),
-            inputs,
-        ])  # fmt: skip
+            inputs = "b {} at TE {}".format(*_shells(cohort["inputs"]))
+            row["inputs"] = inputs.removesuffix(" at TE ")
+        rows.append(row)
         if cohort.get("simulation"):
             simulations[name] = cohort["simulation"]
         # Patients that were left out are named, so that nobody has to count them.
         skipped = [f"{patient}: {why}" for patient, why in (cohort.get("skipped") or {}).items()]
         if skipped:
             texts.append(f"Not scored in {name}: {'; '.join(skipped)}.")
-    if not cells:
+    if not rows:
         yield "The comparison does not say which cohorts it was made from."
         return
-    header = ["cohort", "data", "patients", "lesion voxels,\nmedian (range)"]
-    header += ["body voxels,\nmedian (range)", "b (s/mm²)", "TE (ms)"]
-    header += ["contrasts", "clinical input"]
-    yield Table(cells, header, numbers=(2, 3, 4, 7), words=(5, 8))
+    yield Table(rows, _TEXTS["cohorts"])
     yield from texts
     if simulations:
         yield from _simulations(simulations)
@@ -144,21 +128,17 @@ def _simulations(simulations: dict[str, dict[str, Any]]) -> Iterator[Any]:
         texts = [_plain(simulation.get(key)) for simulation in simulations.values()]
         if key != "patients" and any(texts):
             rows.append([_TEXTS["simulation"].get(key, key.replace("_", " ")), *texts])
+    yield Fold("How the synthetic patients were made", Table(rows, ["", *simulations]))
     patients = [
-        (cohort, name, patient)
+        {"cohort": cohort, "patient": name, **patient}
         for cohort, simulation in simulations.items()
         for name, patient in simulation.get("patients", {}).items()
         if isinstance(patient, dict)
     ]
-    keys = unique(itertools.chain(*(patient for *_, patient in patients)))
-    patient_rows = [
-        [*names, *(_plain(patient.get(key)) for key in keys)] for *names, patient in patients
-    ]
-    table = Table(rows, ["", *simulations])
-    yield Fold("How the synthetic patients were made", table)
-    if patient_rows:
-        header = ["cohort", "patient", *(str(key).replace("_", " ") for key in keys)]
-        yield Fold("Each patient", Table(patient_rows, header))
+    if patients:
+        keys = unique(itertools.chain(*patients))
+        cells = [[_plain(patient.get(key)) for key in keys] for patient in patients]
+        yield Fold("Each patient", Table(cells, [key.replace("_", " ") for key in keys]))
 
 
 def _plain(value: Any) -> str:
@@ -192,18 +172,18 @@ def times(board: Board) -> Iterator[Any]:
     once = board.evaluation.scores.drop_duplicates(keys)
     names = ["strategy", "algorithm"]
     table = once.groupby(names, sort=False)["seconds"].sum().to_frame("total")
-    table["mean"] = largest(once).groupby(names, sort=False)["seconds"].mean()
+    table["mean"] = summaries.largest(once).groupby(names, sort=False)["seconds"].mean()
     table = table.reset_index()
-    table["control"] = table["algorithm"].map(is_control)
+    table = table.assign(control=table["algorithm"].map(is_control))
     table = table.sort_values("control", kind="stable")
     yield Table(table, _TEXTS("times", size=board.size(board.scores)))
     text = "Training, prediction and the fit of the prediction, one thread for linear algebra."
     whole = board.study.get("seconds")
     if whole is not None:
         text += f" The last run took {whole:.0f} s in all"
-        models = board.study.get("models", {"trained": 0, "reused": 0})
-        if models["reused"]:
-            text += f", without {counted(models['reused'], 'model')} kept from earlier ones"
+        n_reused = board.study.get("models", {}).get("reused", 0)
+        if n_reused:
+            text += f", without {counted(n_reused, 'model')} kept from earlier ones"
         text += "."
     yield text
 

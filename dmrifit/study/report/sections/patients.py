@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.protocol import Protocol
-from dmrifit.report.page import Grid, Heading, Note, Picture, Table, Texts
+from dmrifit.report.page import Grid, Heading, Note, Picture, Table, Texts, capital
 from dmrifit.report.slice_figures import robust_limits
 from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.stats.metrics import spearman
@@ -19,7 +19,6 @@ from dmrifit.stats.patient_summary import patient_draws, percentile_interval
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.predictions import PatientPredictions
 from dmrifit.study.report.figures import MapRow, plot_decays, plot_joint_histograms, plot_lesion
-from dmrifit.study.report.sections.scores import capital
 from dmrifit.study.summaries import Board, averaged, matching
 
 #: Fewer lesions have no order worth a table.
@@ -58,8 +57,8 @@ def example_patients(board: Board) -> Iterator[Any]:
         if rows and has_picture(patient):
             title = f"{algorithm}; {conditions}"
             figure = plot_lesion(patient, rows, title, width=12.4, n_columns=2)
-            alt = f"Maps of {patient.patient}: reference, predictions and relative errors"
-            yield Picture(figure, alt, name=f"maps_{patient.cohort}")
+            values = {"patient": patient.patient, "cohort": patient.cohort}
+            yield _TEXTS.picture("maps", figure, **values)
             if patient is shown[0]:
                 yield _planes(patient, rows)
         yield Grid(*_decays(patient, names, f"{algorithm}; {conditions}"))
@@ -129,9 +128,8 @@ def joint_histograms(board: Board) -> Iterator[Any]:
                 signals = patient.signals[estimator][:, unseen]
                 columns[""] = patient.measured[:, unseen].ravel(), signals.ravel()
             for name, (reference, predicted) in columns.items():
-                rows = pd.DataFrame({"reference": reference, "predicted": predicted})
-                rows = rows.assign(cohort=cohort, strategy=strategy)
-                pairs.setdefault(name, []).append(rows)
+                values = {"reference": reference, "predicted": predicted, "cohort": cohort}
+                pairs.setdefault(name, []).append(pd.DataFrame(values | {"strategy": strategy}))
     if not pairs:
         yield _TEXTS["not_kept"]
         return
@@ -145,8 +143,8 @@ def joint_histograms(board: Board) -> Iterator[Any]:
             continue
         title = name or "Unseen signals"
         figure = plot_joint_histograms(rows, f"{title}\n{note}", unit=units[name], log=not name)
-        alt = f"Predicted against reference, {title}"
-        grid.append(Picture(figure, alt, name=f"joint_{name or 'signals'}"))
+        values = {"title": title, "name": name or "signals"}
+        grid.append(_TEXTS.picture("histogram", figure, **values))
     yield Grid(*grid)
 
 

@@ -11,10 +11,10 @@ import pandas as pd
 from dmrifit.predict.controls import CONSTANT, PERFECT, is_control
 from dmrifit.report.dot_plot import Panel, plot_dots
 from dmrifit.report.numerals import percent, wording
-from dmrifit.report.page import Grid, Note, Numbers, Picture, Table, Texts
-from dmrifit.report.style import FAINT, PALE, PALETTE, marker_of
+from dmrifit.report.page import Grid, Note, Numbers, Table, Texts
+from dmrifit.report.style import FAINT, PALE, PALETTE
 from dmrifit.stats.metrics import AT_BOUND, METRICS, MapMetric
-from dmrifit.study.report.figures import algorithm_color, plot_signal_errors
+from dmrifit.study.report.figures import plot_signal_errors, series_looks
 from dmrifit.study.summaries import KEYS, Board, matching, summary_metrics, unique
 
 #: Name of the images that are not among the inputs.
@@ -48,11 +48,6 @@ def metric_format(metric: MapMetric) -> str:
 def metric_text(metric: MapMetric, value: float) -> str:
     """Write a score in the unit and with the digits of its metric."""
     return wording(f"{{score:{metric_format(metric)}}}", {"score": value})
-
-
-def capital(text: str) -> str:
-    """Begin with a capital letter; `str.capitalize` would make the others small."""
-    return text[:1].upper() + text[1:]
 
 
 def independent(rows: pd.DataFrame) -> pd.DataFrame:
@@ -91,9 +86,13 @@ def predictor_scores(board: Board) -> Iterator[Any]:
         shown = shown.sort_values(["control", "skill"], ascending=[True, False])
         title = f"{cohort}, {TRAINED.get(board.regimes[0], '')}"
         figure = plot_dots(shown, panels, styles, title)
-        yield Picture(figure, f"Scores of every predictor, {cohort}", name=f"predictors_{cohort}")
+        yield _TEXTS.picture("by_predictor", figure, cohort=cohort)
     yield Note(_TEXTS("predictors", metrics=", ".join(board.averaged_metrics)))
     yield Numbers("skill", board.evaluation.summary())
+
+
+def _metric_panel(metric: MapMetric) -> Panel:
+    return Panel(metric.column, metric.heading, 100 if metric.unit == "%" else 1)
 
 
 def parameter_table(board: Board) -> pd.DataFrame:
@@ -117,25 +116,16 @@ def parameter_scores(board: Board) -> Iterator[Any]:
         control=shown["algorithm"].map(is_control),
     )
     panels = [Panel(board.skill_column, "skill", ends=SKILL_ENDS)]
-    for metric in METRICS.values():
-        panels.append(Panel(metric.column, metric.heading, 100 if metric.unit == "%" else 1))
+    panels += map(_metric_panel, METRICS.values())
     for cohort in board.cohorts:
         rows = matching(shown, cohort=cohort)
         title = f"{cohort}, {TRAINED.get(board.regimes[0], '')}"
         # A color for each algorithm and a shape for each strategy.
-        styles = {
-            row.series: {
-                "color": algorithm_color(row.algorithm, board.algorithms),
-                "marker": marker_of(row.strategy, board.strategies),
-            }
-            for row in rows.drop_duplicates("series").itertuples()
-        }
+        styles = series_looks(rows, board.algorithms, board.strategies, "marker")
         figure = plot_dots(rows, panels, styles, title)
-        yield Picture(figure, f"Scores by parameter, {cohort}", name=f"parameters_{cohort}")
+        yield _TEXTS.picture("by_parameter", figure, cohort=cohort)
     if AT_BOUND in set(board.metrics).difference(board.averaged_metrics):
-        yield Note(
-            "The reference of T2v mostly sits at a bound of the fit, so no mean includes it."
-        )
+        yield Note(_TEXTS["at_bound"])
     yield Numbers("parameters", table)
 
 
@@ -151,14 +141,14 @@ def truth_scores(board: Board) -> Iterator[Any]:
         values = {m.column: summary[f"{m.column}{suffix}"] for m in metrics}
         parts.append(summary[["algorithm"]].assign(row=names, series=series, **values))
     table = pd.concat(parts).assign(control=lambda rows: rows["algorithm"].map(is_control))
-    panels = [Panel(m.column, m.heading, 100 if m.unit == "%" else 1) for m in metrics]
+    panels = list(map(_metric_panel, metrics))
     styles = {
         "against the reference": {"color": FAINT},
         "against the truth": {"color": PALETTE["good"].light, "marker": "D"},
     }
     figure = plot_dots(table, panels, styles, "Synthetic patients: truth and reference")
-    yield _TEXTS["truth"]
-    yield Picture(figure, "Scores against the truth and against the reference", name="truth")
+    yield _TEXTS["truth_explained"]
+    yield _TEXTS.picture("truth", figure)
 
 
 def reference_table(board: Board) -> Iterator[Any]:
@@ -210,8 +200,7 @@ def signal_scores(board: Board) -> Iterator[Any]:
             continue
         title = f"{cohort}\ntrained on {WHOM.get(regime, regime)}; {board.conditions(shown)}"
         figure = plot_signal_errors(shown, title, algorithms=board.algorithms)
-        alt = f"Relative error of predicted signals by contrast, {cohort}"
-        grid.append(Picture(figure, alt, name=f"signal_errors_{cohort}"))
+        grid.append(_TEXTS.picture("signal_errors", figure, cohort=cohort))
     if grid:
         yield Grid(*grid)
     yield Numbers("signals_by_contrast", by_contrast.reset_index())
