@@ -358,7 +358,7 @@ def fit_image(
             notes.warn(doubt)
         if region_text == FOREGROUND_RULE:
             has_signal = above_air_or_noise(scan.values.ravel(), tally.noise_level())
-            share = np.mean(maps["status"].ravel()[has_signal] == OUTSIDE)
+            share = float(np.mean(maps["status"].ravel()[has_signal] == OUTSIDE))
             if share > MOST_OUTSIDE:
                 notes.warn(
                     f"mask auto leaves out {share:.0%} of the voxels with signal above the noise, "
