@@ -208,7 +208,8 @@ def _relative(
 
 def _strides(shape: tuple[int, ...], steps: NDArray[np.float64]) -> NDArray[np.int64]:
     """Give the voxels (3,) between neighbors of the places that are moved, two or more an axis."""
-    return np.clip(np.round(_GRID / steps), 1, np.array(shape) // 2).astype(np.int64)
+    most = np.maximum(np.array(shape) // 2, 1)
+    return np.clip(np.round(_GRID / steps), 1, most).astype(np.int64)
 
 
 def _moves(
@@ -226,7 +227,8 @@ def _moves(
     coarse = tuple(slice(None, None, int(stride)) for stride in strides)
     inside = inside[coarse]
     moves = np.zeros((3, *inside.shape))
-    if not inside.any():
+    # A single slice has no gradient across it, and stays where it is.
+    if not inside.any() or 1 in image.shape:
         return moves
     places = np.indices(inside.shape) * strides[:, None, None, None]
     for blur, window in _ROUNDS:

@@ -199,3 +199,8 @@ def test_edges_of_voxels_are_lengths(head):
     deep = ndimage.distance_transform_edt(brain, sampling=(1, 1, 2)) > 4
     before, after = (np.abs(100 * thick - values)[deep].mean() for values in (100 * shifted, back))
     assert after < 0.35 * before
+
+
+def test_a_prior_of_a_single_slice_stays_where_it_is(head):
+    image, brain = 100 * head[:, :, 10:11], ODD_BRAIN[:, :, 10:11]
+    np.testing.assert_allclose(aligned_prior(image, image, brain, np.ones(3)), image * brain, rtol=1e-4)
