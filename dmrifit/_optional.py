@@ -32,7 +32,7 @@ def import_optional(module: str, *others: str) -> ModuleType:
     """Import a module of an optional library, or say how to install it and others it needs."""
     library = module.partition(".")[0]
     try:
-        imported = sys.modules.get(module) or _quietly_imported(module)
+        imported = _quietly_imported(module)
     except ModuleNotFoundError as error:
         # A library that is there but lacks something of its own speaks for itself.
         if error.name is None or error.name.partition(".")[0] != library:
@@ -46,6 +46,8 @@ def import_optional(module: str, *others: str) -> ModuleType:
 
 
 def _quietly_imported(module: str) -> ModuleType:
+    if module in sys.modules:
+        return import_module(module)
     with warnings.catch_warnings():
         # Wrapper classes of SimpleITK have none, which later Pythons tell at import.
         warnings.filterwarnings("ignore", "builtin type .* has no __module__", DeprecationWarning)

@@ -47,6 +47,9 @@ _FOUND = (
     "{number:} | volume, mL {volume_mL:.2f} | diameter, mm {diameter_mm:.1f} | "
     "at x, y, z, mm {x:.0f}, {y:.0f}, {z:.0f} | largest score {score:.3s}"
 )
+#: Share of the voxels above the threshold, from which a scan is flagged that cannot be judged:
+#: gliomas fill 5 to 20 % of a brain.
+_MOST_MARKED = 0.5
 _AS_A_WHOLE = {True: "differs", False: "as healthy ones", None: "not judged"}
 _WORDS = {True: "true", False: "false", None: None}
 
@@ -74,6 +77,7 @@ def detect_scan(
         size = significant(detection.smallest_mL, 2)
         cube = f"a cube of {detection.opening} voxels"
         notes.append(f": the opening by {cube} can remove compact anomalies below {size} mL")
+    is_mostly_marked = detection.differs is None and detection.figures.share > _MOST_MARKED
     if detection.differs is None:
         reason = "the healthy scans of the model have too few voxels in a hemisphere"
         if not np.isfinite(detection.figures.bulk).all():
@@ -82,6 +86,8 @@ def detect_scan(
             scans = counted(n_healthy, "healthy scan")
             reason = f"the model has {scans} to compare with, {FEWEST_SCANS} are needed"
         notes.append(f" not judged as a whole: {reason}")
+    if is_mostly_marked:
+        notes.append(": most of its voxels lie above the threshold")
     record: dict[str, Any] = {
         "name": case.name,
         "patient": case.patient,
@@ -91,6 +97,7 @@ def detect_scan(
         "volume_mL": float(table["volume_mL"].sum()),
         "share_found": detection.figures.share,
         "differs": detection.differs,
+        "flagged": bool(detection.differs or is_mostly_marked),
         "whole_scan": {
             # JSON has no NaN, which stands for a hemisphere of few voxels.
             "bulk": [value if np.isfinite(value) else None for value in detection.figures.bulk],
@@ -298,6 +305,6 @@ RUN = CaseRun(
     lesions="lesions.csv",
     files=(*_FILES.values(), "lesions.csv", _PANELS, _VIEW),
     digits=10,
-    flag="differs",
+    flag="flagged",
     noun="scan",
 )

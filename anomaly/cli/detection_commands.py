@@ -44,7 +44,8 @@ def detect(
     Writes a folder for each scan with map.nii.gz, binary.nii.gz and opened.nii.gz on its grid,
     lesions.csv and detection.json; for all scans detections.tsv, lesions.csv and, with figures, a
     page. A scan whose scores are shifted in both hemispheres, not in a part, is reported as
-    differing as a whole, and flagged. Scans that are missing or cannot be read or prepared are
+    differing as a whole, and flagged, as is one that cannot be judged so and of which most voxels
+    lie above the threshold. Scans that are missing or cannot be read or prepared are
     listed in failed.tsv. An interrupted run resumes when started again with the same options.
 
     Options:

@@ -39,9 +39,6 @@ DIFFERENT = (
     "this scan differs from the training scans as a whole (protocol, noise, age?), and anomalies "
     "cannot be distinguished from that"
 )
-#: Share of the voxels above the threshold, from which a scan differs that cannot be compared with
-#: healthy ones: gliomas fill 5 to 20 % of a brain.
-_MOST_MARKED = 0.5
 
 _QUANTILES = (0.5, 0.75)
 #: Two-sided, of one quantile in one hemisphere; both hemispheres have to lie beyond it.
@@ -102,9 +99,8 @@ class HealthyScans:
         image. A detector that divides the scores of a scan by its level divides those of a large
         lesion by up to `largest_division`: a bulk that is lower by no more than that tells
         nothing. A scan also differs by noise of more than 2.5 times that of the median healthy
-        scan, which scores that are means over directions and neighbors hardly show. Where there
-        are fewer than three healthy scans, or too few voxels, a scan differs that has most of its
-        voxels above the threshold; others are not judged (None).
+        scan, which scores that are means over directions and neighbors hardly show. None where
+        there are fewer than three healthy scans, or too few voxels.
         """
         from scipy.special import stdtrit
 
@@ -113,7 +109,7 @@ class HealthyScans:
         values = values[np.isfinite(values).all(axis=1)]
         n = len(values)
         if n < FEWEST_SCANS or not np.isfinite(figures.bulk).all():
-            return True if figures.share > _MOST_MARKED else None
+            return None
         sd = np.maximum(values.std(axis=0, ddof=1), _LEAST_SD) * np.sqrt(1 + 1 / n)
         limit = stdtrit(n - 1, 1 - _LEVEL / 2)
         center, bulk = values.mean(axis=0), np.asarray(figures.bulk)
