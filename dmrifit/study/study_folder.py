@@ -58,7 +58,7 @@ class StudyFolder:
         path = self.path / _STUDY
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file; name a folder for the results")
-        if not path.exists():
+        if not path.is_file():
             return {}
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
