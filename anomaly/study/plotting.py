@@ -184,10 +184,11 @@ def plot_examples(
                 if ax is axes[0]:
                     bar = figure.colorbar(image, ax=axes, shrink=0.84, label="score")
                     bar.outline.set_visible(False)
+            drawing.outline(case.lesion, linewidths=1.8)
+            # Above the reference, which would hide it where both agree.
             lines = drawing.outline(marked, colors=[style.FOUND], linestyles="dashed")
             if lines is not None:
                 lines.set(path_effects=shadow)
-            drawing.outline(case.lesion, linewidths=1.8)
             ax.set_title(_short(heading), fontsize=10)
         looks: dict[str, dict[str, Any]] = {
             "reference lesion": {"color": style.REFERENCE},
@@ -198,6 +199,8 @@ def plot_examples(
         style.legend_below(figure, looks, linewidth=2)
         is_synthetic = any(case.synthetic for case, _, _ in examples.values())
         style.note_below(figure, style.figure_notice(is_synthetic))
+        # Titles of two lines take their room once they have been drawn.
+        figure.draw_without_rendering()
     return figure
 
 
