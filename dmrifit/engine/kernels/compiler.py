@@ -63,6 +63,9 @@ def _module_name(model: ModelFormula | None) -> str:
     import llvmlite.binding
     import numba
 
+    # Workers of joblib have a number of threads, which kernels do not depend on.
+    settings = {key: value for key, value in os.environ.items() if key.startswith("NUMBA_")}
+    settings.pop("NUMBA_NUM_THREADS", None)
     facts = [
         *(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))),
         b""
@@ -71,9 +74,7 @@ def _module_name(model: ModelFormula | None) -> str:
         repr((sys.version, numba.__version__, llvmlite.__version__, platform.machine())).encode(),
         llvmlite.binding.get_host_cpu_name().encode(),
         llvmlite.binding.get_host_cpu_features().flatten().encode(),
-        repr(
-            [(key, value) for key, value in sorted(os.environ.items()) if key.startswith("NUMBA_")]
-        ).encode(),
+        repr(sorted(settings.items())).encode(),
     ]
     digest = hashlib.sha256(b"\0".join(facts)).hexdigest()[:20]
     safe = "".join(c if c.isalnum() else "_" for c in _title(model))

@@ -65,6 +65,14 @@ def test_settings_of_numba_that_stop_it_are_named_before_a_fit(monkeypatch):
         compiler.load(None)
 
 
+def test_workers_with_a_number_of_threads_find_what_is_compiled(monkeypatch):
+    names = [compiler._module_name.__wrapped__(None)]
+    for name, value in (("NUMBA_NUM_THREADS", "1"), ("NUMBA_OPT", "1")):
+        monkeypatch.setenv(name, value)
+        names.append(compiler._module_name.__wrapped__(None))
+    assert names[0] == names[1] != names[2]
+
+
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="file owners are POSIX")
 def test_a_cache_folder_of_someone_else_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setenv("DMRIFIT_CACHE", str(tmp_path))
