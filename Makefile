@@ -124,9 +124,9 @@ date > .venv/unfinished
     rm .venv/unfinished
     exit $$status
 }
-[ "$$level" = test ] || .venv/bin/python -c "$$COMPILE"
 rm -f .venv/made-for-*
 mv .venv/unfinished ".venv/made-for-$$level-$$key"
+[ "$$level" = test ] || .venv/bin/python -c "$$COMPILE" || true
 endef
 export ENVIRONMENT
 

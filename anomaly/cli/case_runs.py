@@ -86,8 +86,6 @@ def detect_scan(
             scans = counted(n_healthy, "healthy scan")
             reason = f"the model has {scans} to compare with, {FEWEST_SCANS} are needed"
         notes.append(f" not judged as a whole: {reason}")
-    if is_mostly_marked:
-        notes.append(": most of its voxels lie above the threshold")
     record: dict[str, Any] = {
         "name": case.name,
         "patient": case.patient,
@@ -120,7 +118,8 @@ def detect_scan(
 
 def is_current(scan: SeriesFiles, record: dict[str, Any]) -> bool:
     """Tell whether the record of a scan is of the same files and covariates."""
-    return _inputs(scan).items() <= record.items()
+    # Records of before were not flagged where most voxels lie above the threshold.
+    return "flagged" in record and _inputs(scan).items() <= record.items()
 
 
 def _inputs(scan: SeriesFiles) -> dict[str, Any]:
@@ -182,7 +181,10 @@ def scan_sentences(contents: Sequence[Mapping[str, Any]]) -> list[str]:
     # Each note once, with the number of its scans.
     for note, n in Counter(note for content in contents for note in content["notes"]).items():
         sentences.append(f"{counted(n, 'scan')}{note}")
-    sentences += [f"{content['name']}: {DIFFERENT}" for content in contents if content["differs"]]
+    for content in contents:
+        if content["flagged"]:
+            why = DIFFERENT if content["differs"] else "most of its voxels lie above the threshold"
+            sentences.append(f"{content['name']}: {why}")
     return sentences
 
 

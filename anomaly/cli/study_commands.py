@@ -17,7 +17,7 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import SimulationRun
-from dmrifit.cli.options import given
+from dmrifit.cli.options import given, numbers
 from dmrifit.cli.training_files import TrainingFiles
 from dmrifit.io.tables import TABLE
 
@@ -180,7 +180,8 @@ def train(
         options |= {"threshold": HealthyScanThreshold(guarantee), "calibration": 0.25}
     if calibration is not None:
         # A share of subjects has a decimal point, a number of folds has none.
-        options |= parameters_of({"calibration": calibration})
+        kind = float if "." in calibration else int
+        (options["calibration"],) = numbers("--calibration", calibration, 1, kind=kind)
     with files.training() as fields:
         # Detectors without randomness have no seed, those without epochs no checkpoint.
         fields["random_state"] = files.seed

@@ -215,7 +215,7 @@ class CaseRun:
         self, records: Collection[Mapping[str, Any]], *, fail: bool, n_failed: int = 0
     ) -> None:
         """Say how many cases are flagged; with `fail`, end with a code of its own for problems."""
-        n_flagged = sum(bool(record.get(self.flag)) for record in records)
+        n_flagged = sum(bool(record[self.flag]) for record in records)
         # Failures are told as they occur, which may be pages above.
         failures = f"; failed: {n_failed}" if n_failed else ""
         typer.echo(f"flagged: {n_flagged} of {len(records)}{failures}")

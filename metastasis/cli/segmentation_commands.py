@@ -12,7 +12,7 @@ import typer
 
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.case_runs import RunOptions
-from dmrifit.cli.options import named_cases, say, trained_model
+from dmrifit.cli.options import is_pattern, named_cases, say, trained_model
 
 _SCAN_ENDINGS = (".nii", ".nii.gz", ".img", ".hdr", ".tsv", ".csv")
 
@@ -136,7 +136,7 @@ def _model_and_scans(paths: list[Path]) -> tuple[Path, list[Path]]:
     """Separate the model file from the scans; without a model file give the included model."""
     first = paths[0]
     is_model = first.suffix == ".dmrifit"
-    is_scan = not first.is_file() or first.name.lower().endswith(_SCAN_ENDINGS)
+    is_scan = first.is_dir() or is_pattern(first) or first.name.lower().endswith(_SCAN_ENDINGS)
     if len(paths) > 1 and (is_model or not is_scan):
         return first, paths[1:]
     # A model file alone means that the scans were forgotten.

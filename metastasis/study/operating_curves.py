@@ -127,7 +127,8 @@ def calibration_curve(
     pairs = paired_volumes(labels, probabilities)
     # By level: numbers, probabilities, and how many came true, in each bin.
     sums = {level: np.zeros((3, n_bins)) for level in ("voxel", "component")}
-    for (label, probability), mask in zip(pairs, masks or [None] * len(pairs), strict=True):
+    masks = [None] * len(pairs) if masks is None else masks
+    for (label, probability), mask in zip(pairs, masks, strict=True):
         inside = np.ones(label.shape, bool) if mask is None else np.asarray(mask) > 0
         sums["voxel"] += _binned(probability[inside], label[inside] > 0, n_bins)
         matching = match_components(label, probability >= threshold, min_voxels=min_voxels)
