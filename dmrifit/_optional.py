@@ -46,10 +46,11 @@ def import_optional(module: str, *others: str) -> ModuleType:
 
 
 def _quietly_imported(module: str) -> ModuleType:
-    if module in sys.modules:
+    # What other libraries set for their warnings when they are imported is to stay.
+    if module in sys.modules or module.partition(".")[0] != "SimpleITK":
         return import_module(module)
     with warnings.catch_warnings():
-        # Wrapper classes of SimpleITK have none, which later Pythons tell at import.
+        # Its wrapper classes have none, which later Pythons tell at import.
         warnings.filterwarnings("ignore", "builtin type .* has no __module__", DeprecationWarning)
         return import_module(module)
 

@@ -237,8 +237,9 @@ def fit_image(
         noise itself or has no floor; the protocol does not determine the model, such as relaxation
         times at one echo time, more than a fifth of the voxels could not be fitted, more than a
         fifth of the fitted values are negative, a parameter is beyond 3e38 and so NaN in its map,
-        or groups of volumes differ
-        in gain: their signal rises where it must fall (`dmrifit.engine.gain_steps`).
+        the mask ``"auto"`` leaves out more than a quarter of the voxels with signal, or groups of
+        volumes differ in gain: their signal rises where it must fall
+        (`dmrifit.engine.gain_steps`).
     """
     check_protocol(protocol)
     model = resolve_model(model)
@@ -362,7 +363,8 @@ def fit_image(
             if share > MOST_OUTSIDE:
                 notes.warn(
                     f"mask auto leaves out {share:.0%} of the voxels with signal above the noise, "
-                    "because they are much darker than the others; name a mask (--mask FILE)"
+                    "which are much darker than the others or lie in small pieces; name a mask "
+                    "(--mask FILE)"
                 )
         lower_b_max = None
         doubts.lower_b = ""

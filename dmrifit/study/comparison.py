@@ -470,6 +470,8 @@ def leave_one_patient_out(
     strategies = (strategies,) if isinstance(strategies, str) else strategies
     algorithms = (algorithms,) if isinstance(algorithms, str) else algorithms
     check_words("strategies", strategies, contestants.STRATEGIES, least=1)
+    if not algorithms:
+        raise ValueError("algorithms must name at least one")
     estimators = {}
     for strategy in strategies:
         for algorithm in algorithms:

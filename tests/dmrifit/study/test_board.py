@@ -107,6 +107,7 @@ def test_predictions_are_not_kept_when_not_asked_for(two, tmp_path):
     [
         ({"strategies": ("s2m",)}, "strategies must be some of s2s, m2m"),
         ({"strategies": ()}, "not nothing"),
+        ({"algorithms": ()}, "algorithms must name at least one"),
     ],
 )
 def test_boards_without_meaning_are_refused(two, arguments, message):
