@@ -5,7 +5,7 @@ Public names load their module on first use, so that importing the package stays
 """
 
 from anomaly.detectors.detector_table import CLASS_MODULES
-from dmrifit._lazy import lazy_names
+from dmrifit._optional import lazy_names
 
 # Public name -> module of this package that defines it.
 _MODULES = {

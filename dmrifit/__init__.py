@@ -4,7 +4,7 @@ Diffusion MRI of tumors: fit signal models, predict protocols, score by patient.
 Public names load their module on first use, so that importing the package stays quick.
 """
 
-from dmrifit._lazy import lazy_names
+from dmrifit._optional import lazy_names
 
 __version__ = "0.2.0"
 

@@ -1,12 +1,17 @@
-"""Libraries of the extras, asked for by name when missing, and plug-ins of other packages."""
+"""Imports on demand: public names at first use, libraries of the extras, and plug-ins."""
+
+from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import EntryPoint
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 # Import name of each optional library -> the extra of setup.cfg that installs it.
 EXTRAS = {
@@ -26,6 +31,24 @@ EXTRAS = {
     "torch": "deep",
     "xgboost": "boost",
 }
+
+
+def lazy_names(
+    package: str, modules: Mapping[str, str]
+) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """Make the `__getattr__` and `__dir__` of a package (PEP 562)."""
+
+    def getter(name: str) -> object:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{package}.{modules[name]}"), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    def lister() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *modules})
+
+    return getter, lister
 
 
 def import_optional(module: str, *others: str) -> ModuleType:

@@ -4,7 +4,7 @@ Segment brain metastases with losses that weigh sensitivity against specificity.
 Public names load their module on first use, so that importing the package stays quick.
 """
 
-from dmrifit._lazy import lazy_names
+from dmrifit._optional import lazy_names
 
 # Public name -> module of this package that defines it.
 _MODULES = {

@@ -4,7 +4,7 @@ Place magnetic resonance spectroscopy voxels in brain tumors.
 Public names load their module on first use, so that importing the package stays quick.
 """
 
-from dmrifit._lazy import lazy_names
+from dmrifit._optional import lazy_names
 
 # Public name -> module of this package that defines it.
 _MODULES = {

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted, size_text
 from dmrifit._utils.text_files import read_text
-from dmrifit.engine.protocol import Protocol, read_echo_times, read_gradients
+from dmrifit.engine.gradient_files import read_echo_times, read_gradients
+from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.nifti import read_grid
 from dmrifit.io.tables import named_file, number_in, read_rows
