@@ -380,7 +380,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             The coverage to expect of new patients of the same kind, n/(n + 1) of what the n
             exchangeable ones showed; before it, where it applies, that there is no guarantee with
             so few patients, and how many it needs. Of rows in random groups, that patients were
-            not told apart.
+            not distinguished.
         """
         check_is_fitted(self)
         n = self.calibration_["patient"].nunique()

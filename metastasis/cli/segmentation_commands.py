@@ -75,7 +75,7 @@ def ensemble(
     run: RunOptions,
 ) -> None:
     """
-    Find metastases by two models: those marked by both are told apart. Not for clinical use.
+    Find metastases by two models; those marked by both get label 2. Not for clinical use.
 
     Writes the files of segment, with labels 0 for background, 1 for candidates (to review) and 2
     for what both mark. Prior scans are segmented too, and lesions.tsv says which metastases

@@ -132,7 +132,7 @@ def missing_for(protocol: Protocol, model: SignalModel, fixed: Collection[str] =
         return ""
     undetermined = expected.loc[np.isinf(expected["cv"]), "parameter"]
     if len(undetermined):
-        return f"measurements that tell {' and '.join(undetermined)} apart"
+        return f"measurements that distinguish {' from '.join(undetermined)}"
     return ""
 
 

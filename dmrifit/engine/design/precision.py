@@ -215,7 +215,7 @@ def rank_contrasts(
         How many contrasts to take; all by default.
     prior : float, mapping of str to float or array_like of shape (n_parameters,), optional
         What is known before: one number, as a share of each parameter's value, or standard
-        deviations in their units. By default 1: weak, and enough to tell contrasts apart while
+        deviations in their units. By default 1: weak, and enough to rank contrasts while
         there are fewer than parameters. With a much weaker one (a hundred times), `start` has to
         determine the parameters.
     fixed : sequence of str, default=()

@@ -79,7 +79,7 @@ pd.DataFrame(
 # What each parameter does
 # ------------------------
 # The signal of an invented tumor, and of the same with one parameter changed by half. Curves that stay
-# on each other cannot be told apart by a fit either.
+# on each other cannot be distinguished by a fit either.
 
 from dmrifit.simulate.tissues import tissue_table
 

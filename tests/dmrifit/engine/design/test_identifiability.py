@@ -66,13 +66,13 @@ def test_fixed_parameters_lower_what_a_model_needs():
     assert missing_for(protocol, model, fixed=("T2v", "T2t")) == ""
 
 
-def test_parameters_that_only_enter_as_a_product_are_not_told_apart():
+def test_parameters_that_only_enter_as_a_product_are_not_distinguished():
     model = SignalModel.from_expression(
         "S0*exp(-b*D*q)",
         [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0, 5), Parameter("q", "", 0, 2)],
         name="product",
     )
-    assert missing_for(Protocol([0, 500, 1000, 2000]), model) == "measurements that tell D and q apart"
+    assert missing_for(Protocol([0, 500, 1000, 2000]), model) == "measurements that distinguish D from q"
 
 
 def test_names_of_models_in_any_case():
