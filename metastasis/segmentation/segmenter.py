@@ -14,7 +14,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.checks import Count, NotNegative, Within, check_number
-from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
 from dmrifit.networks.training import Training
 from dmrifit.networks.volume_cases import naming
@@ -608,15 +607,12 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
 
     def _check_restored(self) -> None:
         super()._check_restored()
-        try:
-            check_number("threshold_", self.threshold_, most=1)
-            for name in ("false_positives_", "edge_"):
-                if getattr(self, name) is not None:
-                    check_number(name, getattr(self, name))
-        except ValueError as error:
-            raise RefusedError(str(error)) from None
+        check_number("threshold_", self.threshold_, most=1)
+        for name in ("false_positives_", "edge_"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name))
         if self.prior_ not in (self.prior, None):
-            raise RefusedError(f"prior_ is {self.prior_!r} where prior is {self.prior!r}")
+            raise ValueError(f"prior_ is {self.prior_!r} where prior is {self.prior!r}")
 
     def _plain(self) -> dict[str, Any]:
         parameters = super()._plain()
