@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from inspect import signature
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any, ClassVar
 
 import nibabel as nib
@@ -23,7 +22,6 @@ from dmrifit._utils.checks import Count, Within, check_fields, check_number, che
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.io.parameter_json import refuse_keys
-from dmrifit.model_files.model_file import save_model
 from dmrifit.model_files.registry import register
 from dmrifit.networks.training import Training
 from dmrifit.networks.volume_cases import naming
@@ -355,12 +353,9 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
                 scan = training_cases[i], training_labels[i]
                 marked_labels[i] = _mark_mistakes_of(segmenters[-1], *scan, mark_seed)
             following = clone(segmenter)
-            with TemporaryDirectory() as folder:
-                first_weights = Path(folder) / "first.dmrifit"
-                save_model(segmenters[-1], first_weights)
-                following.set_params(warm_start_from=first_weights)
-                following.fit(list(volumes), marked_labels, **options)
-            # The folder is gone.
+            following.set_params(warm_start_from=segmenters[-1])
+            following.fit(list(volumes), marked_labels, **options)
+            # Earlier networks need not be kept.
             segmenters.append(following.set_params(warm_start_from=segmenter.warm_start_from))
         return segmenters
 
