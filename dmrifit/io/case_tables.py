@@ -255,7 +255,19 @@ class CaseGrid:
         return float(x), float(y), float(z)
 
     def upright(self, values: NDArray) -> NDArray:
-        """Turn a volume (x, y, z, ...) on the grid of the case to RAS order."""
+        """
+        Turn a volume from the order of the axes of the case to RAS order.
+
+        Parameters
+        ----------
+        values : ndarray of shape (x, y, z) or (x, y, z, n)
+            Values on the grid of the case.
+
+        Returns
+        -------
+        ndarray
+            The same values, with axes from left to right, back to front and bottom to top.
+        """
         return upright(values, self.affine)
 
     def _store(self, checked: Mapping[str, Any]) -> None:
