@@ -24,9 +24,9 @@ from dmrifit._utils.counts import counted
 from dmrifit._utils.progress import progress
 from dmrifit.cli.case_runs import CaseRun, ResultTable, RunPage
 from dmrifit.io.bids_derivatives import file_record
-from dmrifit.io.grids import upright
+from dmrifit.io.grids import Volume
 from dmrifit.report import page
-from dmrifit.report.numerals import percent, significant
+from dmrifit.report.numerals import wording
 from dmrifit.report.viewer import places_of
 
 if TYPE_CHECKING:
@@ -71,12 +71,12 @@ def detect_scan(
     if detection.no_guarantee:
         notes.append(f": the guarantee of the model does not hold: {detection.no_guarantee}")
     if detection.opening == 1:
-        size = significant(smallest_ball(2, case.spacing), 2)
-        notes.append(f": no opening, single voxels count; it needs lesions of {size} mL or more")
+        note = ": no opening, single voxels count; it needs lesions of {mL:.2s} mL or more"
+        notes.append(wording(note, {"mL": smallest_ball(2, case.spacing)}))
     else:
-        size = significant(detection.smallest_mL, 2)
         cube = f"a cube of {detection.opening} voxels"
-        notes.append(f": the opening by {cube} can remove compact anomalies below {size} mL")
+        note = f": the opening by {cube} can remove compact anomalies below {{mL:.2s}} mL"
+        notes.append(wording(note, {"mL": detection.smallest_mL}))
     is_mostly_marked = detection.differs is None and detection.figures.share > _MOST_MARKED
     if detection.differs is None:
         reason = "the healthy scans of the model have too few voxels in a hemisphere"
@@ -147,13 +147,13 @@ def count_sentence(contents: Sequence[Mapping[str, Any]]) -> str:
     healthy = contents[0]["healthy"]  # all scans of a run have one model
     reference = "unknown in healthy scans by this model, threshold and opening"
     if healthy["anomalies_per_scan"] is not None:
-        reference = (
-            f"{significant(healthy['anomalies_per_scan'], 2)} a scan in "
-            f"{counted(healthy['n_scans'], 'healthy scan')} of the {healthy['origin']}"
-        )
+        scans = counted(healthy["n_scans"], "healthy scan")
+        text = f"{{anomalies_per_scan:.2s}} a scan in {scans} of the {{origin}}"
+        reference = wording(text, healthy)
+    per_scan = wording("{mean:.2s} a scan", {"mean": float(np.mean(counts))})
     return (
         f"{counted(len(counts), 'scan')}, {counted(sum(counts), 'anomaly', 'anomalies')} found, "
-        f"{counts.count(0)} without ({significant(float(np.mean(counts)), 2)} a scan; {reference})"
+        f"{counts.count(0)} without ({per_scan}; {reference})"
     )
 
 
@@ -163,17 +163,18 @@ def above_in_words(
     """Describe what lies above a threshold in scans: means, with intervals over the scans."""
     share, low, high = mean_over_scans(shares)
     n_mean, fewest, most = mean_over_scans(n_components)
+    ends = {"share": share, "low": low, "high": high, "highest": max(shares)}
+    interval = wording("({low:.1%} to {high:.1%}, highest {highest:.1%})", ends)
     return (
-        f"{percent(share)} % of the voxels above {threshold} ({percent(low)} to {percent(high)}, "
-        f"highest {percent(max(shares))}), {n_mean:.1f} components after opening ({fewest:.1f} to "
-        f"{most:.1f})"
+        f"{wording('{share:.1%}', ends)} % of the voxels above {threshold} {interval}, "
+        f"{n_mean:.1f} components after opening ({fewest:.1f} to {most:.1f})"
     )
 
 
 def scan_sentences(contents: Sequence[Mapping[str, Any]]) -> list[str]:
     """Tell the share above the threshold over scans, and which scans differ as a whole."""
     shares = [content["share_found"] for content in contents]
-    text = f"{percent(shares[0])} % of the voxels above the threshold"
+    text = wording("{share_found:.1%} % of the voxels above the threshold", contents[0])
     if len(contents) > 1:
         counts = [content["n_lesions"] for content in contents]
         text = f"means and intervals over scans: {above_in_words(shares, counts)}"
@@ -234,7 +235,10 @@ def read_detections(
         volumes: dict[str, list[NDArray[Any]]] = {}
         for column in ("map", "binary"):
             pairs = zip(scans, results.volumes(column, scans), strict=True)
-            volumes[column] = [upright(v, scan.affine).astype(np.float32) for scan, v in pairs]
+            volumes[column] = [
+                Volume.upright(values.astype(np.float32), scan.affine).values
+                for scan, values in pairs
+            ]
         maps[method] = volumes["map"]
         # A method of its own, because its threshold was set before these scans were seen.
         maps[f"{method}{STORED}"] = [values > MASK_THRESHOLD for values in volumes["binary"]]

@@ -23,7 +23,6 @@ from anomaly.detectors.features import (
 from anomaly.generators.implants import Look
 from dmrifit._utils.checks import NotNegative, Within
 from dmrifit._utils.counts import counted
-from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
 
 __all__ = ["AlignedMahalanobis"]
@@ -312,9 +311,9 @@ class AlignedMahalanobis(AlignedDetector):
         super()._check_restored()
         self._check_shapes({"covariance_": (2, 2), "levels_": (2,)})
         if not np.linalg.eigvalsh(self.covariance_).min() > 0:
-            raise RefusedError("its covariance_ is none of two features")
+            raise ValueError("its covariance_ is none of two features")
         if self.levels_[1] < 0:
-            raise RefusedError(f"the standard deviation of its levels_ is {self.levels_[1]:g}")
+            raise ValueError(f"the standard deviation of its levels_ is {self.levels_[1]:g}")
 
 
 def _stacked(looks: list[Look], positions: list[NDArray]) -> NDArray[np.float32]:

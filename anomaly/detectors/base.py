@@ -28,8 +28,7 @@ from anomaly.detectors.thresholds import (
 from dmrifit._utils.checks import NotNegative, check_fields, is_number
 from dmrifit._utils.counts import counted, size_text
 from dmrifit.io.case_tables import checked_mask
-from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
-from dmrifit.model_files.regressor_file import dumped, loaded
+from dmrifit.io.parameter_json import refuse_keys
 from dmrifit.networks.volume_cases import listed, naming
 
 #: File of arrays in model files.
@@ -478,7 +477,7 @@ class AnomalyDetector(BaseEstimator):
     # Model files
     # ----------------------------------------------------------------------------------
 
-    def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
+    def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """
         Return the content of a model file.
 
@@ -488,8 +487,8 @@ class AnomalyDetector(BaseEstimator):
             Of the constructor, without the threshold rule and settings of one machine.
         fitted : dict
             The size of scans, the unfitted and the fitted threshold rule, numbers and names.
-        files : dict of bytes
-            The arrays in the format of safetensors.
+        files : dict
+            The arrays in the format of safetensors, and fitted estimators of scikit-learn.
 
         Raises
         ------
@@ -503,15 +502,15 @@ class AnomalyDetector(BaseEstimator):
             if name == "random_state" and isinstance(value, np.random.RandomState):
                 value = None
             if name not in _NOT_STORED:
-                parameters[name] = encoded(value, name)
+                parameters[name] = value
         rules, files = self._stored_parts()
         fitted = {"shape": list(self.shape_), "n_channels": self.n_channels_, **rules}
-        fitted |= {name: encoded(getattr(self, name), name) for name in self._fact_names}
+        fitted |= {name: getattr(self, name) for name in self._fact_names}
         for name, file in self._estimator_files.items():
-            files[file] = dumped(getattr(self, name), {}, [])
+            files[file] = getattr(self, name)
         return parameters, fitted, files
 
-    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, Any]) -> None:
         """
         Restore the content of a model file.
 
@@ -522,7 +521,7 @@ class AnomalyDetector(BaseEstimator):
 
         Raises
         ------
-        RefusedError
+        ValueError
             If an entry is missing or unknown, or entries are inconsistent.
         """
         refuse_keys(fitted, {*_SHARED, *self._fact_names}, "fitted attribute", complete=True)
@@ -530,16 +529,13 @@ class AnomalyDetector(BaseEstimator):
         self._check_size()
         self._restore_parts(fitted, files)
         for name in self._fact_names:
-            setattr(self, name, decoded(fitted[name]))
-        try:
-            self._check_shared()
-        except ValueError as error:
-            raise RefusedError(str(error)) from None
+            setattr(self, name, fitted[name])
+        self._check_shared()
         estimator_files = self._estimator_files
         others = {file: content for file, content in files.items() if file != ARRAYS}
         refuse_keys(others, set(estimator_files.values()), "file", complete=True)
         for name, file in estimator_files.items():
-            setattr(self, name, loaded(files[file], [], {}))
+            setattr(self, name, files[file])
         self._check_restored()
 
     @property
@@ -547,7 +543,7 @@ class AnomalyDetector(BaseEstimator):
         """Files of the fitted estimators by attribute: `forest_` is in forest.skops."""
         return {name: f"{name.removesuffix('_')}.skops" for name in self._estimator_names}
 
-    def _stored_parts(self) -> tuple[dict[str, Any], dict[str, bytes]]:
+    def _stored_parts(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Give the unfitted and the fitted threshold rule, and the file of the arrays."""
         from safetensors.numpy import save
 
@@ -555,14 +551,14 @@ class AnomalyDetector(BaseEstimator):
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in self._array_names}
         return rules, {ARRAYS: save(arrays)} if arrays else {}
 
-    def _restore_parts(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    def _restore_parts(self, fitted: Mapping[str, Any], files: Mapping[str, Any]) -> None:
         """Restore what `_stored_parts` gave."""
         from safetensors.numpy import load
 
         self.threshold = decoded_rule(fitted["rule"])
         self.threshold_ = decoded_rule(fitted["threshold"])
         if (ARRAYS in files) != bool(self._array_names):
-            raise RefusedError(f"it holds the files {sorted(files)}: it is of another version")
+            raise ValueError(f"it holds the files {sorted(files)}: it is of another version")
         # Older files lack some arrays, which take these values.
         arrays = dict(self._later_arrays)
         if self._array_names:
@@ -570,7 +566,7 @@ class AnomalyDetector(BaseEstimator):
         refuse_keys(arrays, set(self._array_names), "array", complete=True)
         for name, values in arrays.items():
             if values.dtype.kind == "f" and not np.isfinite(values).all():
-                raise RefusedError(f"its array {name} has values that are not finite")
+                raise ValueError(f"its array {name} has values that are not finite")
             setattr(self, name, values)
 
     def _check_size(self) -> None:
@@ -578,14 +574,14 @@ class AnomalyDetector(BaseEstimator):
         shape, n_channels = self.shape_, self.n_channels_
         has_three_axes = isinstance(shape, list | tuple) and len(shape) == 3
         if not has_three_axes or not all(type(n) is int and n > 0 for n in (*shape, n_channels)):
-            raise RefusedError(f"its scans have {shape} voxels and {n_channels} directions")
+            raise ValueError(f"its scans have {shape} voxels and {n_channels} directions")
         self.shape_ = tuple(shape)
 
     def _check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Reject restored arrays of another shape than expected."""
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
-                raise RefusedError(
+                raise ValueError(
                     f"its array {name} has the shape {getattr(self, name).shape} instead of "
                     f"{shape}"
                 )

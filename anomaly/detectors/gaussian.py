@@ -20,7 +20,7 @@ from anomaly.detectors.features import (
 )
 from dmrifit._utils.checks import NotNegative
 from dmrifit._utils.counts import counted
-from dmrifit.io.parameter_json import RefusedError, refuse_keys
+from dmrifit.io.parameter_json import refuse_keys
 from dmrifit.model_files.registry import register
 
 __all__ = ["OneMinusMean", "VoxelwiseGaussian"]
@@ -99,7 +99,7 @@ class Design:
     def from_json(cls, columns: Any) -> Design:
         """Read a design from a model file."""
         if not isinstance(columns, list):
-            raise RefusedError(f"its covariates are {columns!r}")
+            raise ValueError(f"its covariates are {columns!r}")
         for column in columns:
             if isinstance(column, dict) and "levels" in column:
                 refuse_keys(column, {"name", "levels"}, "key of a covariate", complete=True)
@@ -108,7 +108,7 @@ class Design:
                 refuse_keys(column, {"name", "mean", "sd"}, "key of a covariate", complete=True)
                 is_valid = all(isinstance(column[key], float | int) for key in ("mean", "sd"))
             if not is_valid or not isinstance(column["name"], str):
-                raise RefusedError(f"one of its covariates is {column!r}")
+                raise ValueError(f"one of its covariates is {column!r}")
         return cls(columns)
 
 
@@ -342,7 +342,7 @@ class VoxelwiseGaussian(AnomalyDetector):
         }
         self._check_shapes(expected)
         if n_features != len(self._features(self.n_channels_)):
-            raise RefusedError(
+            raise ValueError(
                 f"it has learned {n_features} features, and its parameters name others"
             )
 

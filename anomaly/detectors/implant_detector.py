@@ -16,7 +16,6 @@ from anomaly.generators.implants import Look, implant, implant_patch, noise_floo
 from dmrifit._utils.checks import Count, Within
 from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit._utils.threads import one_thread
-from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
 
 __all__ = ["ImplantDetector"]
@@ -173,7 +172,7 @@ class ImplantDetector(AlignedDetector):
         super()._check_restored()
         is_booster = isinstance(self.trees_, HistGradientBoostingRegressor)
         if not is_booster or getattr(self.trees_, "n_features_in_", 0) != _N_COLUMNS:
-            raise RefusedError(f"its trees do not look at {_N_COLUMNS} columns")
+            raise ValueError(f"its trees do not look at {_N_COLUMNS} columns")
 
 
 def _drawn(

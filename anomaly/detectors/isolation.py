@@ -14,7 +14,6 @@ from anomaly.detectors.features import FEATURES, voxel_features
 from dmrifit._utils.checks import Count
 from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit._utils.threads import check_jobs, one_thread
-from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
 
 __all__ = ["IsolationForestDetector"]
@@ -128,4 +127,4 @@ class IsolationForestDetector(AnomalyDetector):
         n_features = len(self.features) + {"world": 3, "depth": 1, None: 0}[self.position]
         is_forest = isinstance(self.forest_, IsolationForest)
         if not is_forest or getattr(self.forest_, "n_features_in_", None) != n_features:
-            raise RefusedError(f"its forest does not take {n_features} features")
+            raise ValueError(f"its forest does not take {n_features} features")

@@ -233,7 +233,7 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         # The rule is stored with the fitted attributes, and changes nothing in a training.
         return {name: value for name, value in super()._plain().items() if name != "threshold"}
 
-    def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
+    def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """
         Return the content of a model file.
 
@@ -250,7 +250,7 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         rules, arrays = self._stored_parts()
         return parameters, fitted | rules, files | arrays
 
-    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, Any]) -> None:
         """
         Restore the content that `stored` returned.
 
@@ -263,7 +263,7 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
 
         Raises
         ------
-        RefusedError
+        ValueError
             If something is missing or unknown, or does not fit.
         """
         attributes = dict(fitted)

@@ -25,7 +25,6 @@ from anomaly.generators.corruptions import (
 )
 from dmrifit._utils.checks import Count, NotNegative
 from dmrifit._utils.randomness import Seed
-from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
 from dmrifit.networks.training import Training
 
@@ -343,7 +342,7 @@ class RecDiscNet(Reconstructor):
         box, sizes = self.box_, self.shape_
         has_six = isinstance(box, tuple) and len(box) == 6 and all(type(n) is int for n in box)
         if not has_six or not all(0 <= box[k] < box[k + 3] <= sizes[k] for k in range(3)):
-            raise RefusedError(f"box_ is {box!r} in scans of {sizes} voxels")
+            raise ValueError(f"box_ is {box!r} in scans of {sizes} voxels")
 
 
 def _bounding_box(mask: NDArray[np.bool_]) -> tuple[int, ...]:

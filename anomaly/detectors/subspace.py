@@ -12,7 +12,6 @@ from sklearn.utils.validation import check_is_fitted
 from anomaly.detectors.base import AnomalyDetector, Scans
 from dmrifit._utils.checks import Count
 from dmrifit._utils.threads import one_thread
-from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
 
 __all__ = ["PCADetector"]
@@ -172,4 +171,4 @@ class PCADetector(AnomalyDetector):
         }
         self._check_shapes(shapes)
         if self.known_.dtype != bool:
-            raise RefusedError(f"its array known_ is of type {self.known_.dtype}, not bool")
+            raise ValueError(f"its array known_ is of type {self.known_.dtype}, not bool")

@@ -19,7 +19,7 @@ from dmrifit._utils.checks import Count, Within, check_fields, check_finite, is_
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import Seed
 from dmrifit.io.case_tables import checked_mask
-from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
+from dmrifit.io.parameter_json import refuse_keys
 from dmrifit.networks.volume_cases import listed
 
 __all__ = ["open_map"]
@@ -744,7 +744,7 @@ def smallest_ball(size: int, spacing: ArrayLike) -> float:
 
 
 def encoded_rule(rule: ThresholdRule | None) -> dict[str, Any] | None:
-    """Give a threshold rule as JSON."""
+    """Describe a threshold rule for a model file."""
     if rule is None:
         return None
     name = type(rule).__name__
@@ -760,37 +760,35 @@ def encoded_rule(rule: ThresholdRule | None) -> dict[str, Any] | None:
             "which belong to no others"
         )
     fitted = {_FITTED: rule.threshold_} if hasattr(rule, _FITTED) else {}
-    content = {"parameters": rule.get_params(deep=False), "fitted": fitted}
-    return {"rule": name} | {key: encoded(value, key) for key, value in content.items()}
+    return {"rule": name, "parameters": rule.get_params(deep=False), "fitted": fitted}
 
 
 def decoded_rule(content: Any) -> ThresholdRule | None:
-    """Build a threshold rule from its JSON."""
+    """Build a threshold rule from its description."""
     if content is None:
         return None
     refuse_keys(content, _KEYS, "key of a threshold", complete=True)
     name = content["rule"]
     if not isinstance(name, str) or name not in RULE_CLASSES:
-        raise RefusedError(f"there is no threshold rule {name!r}")
+        raise ValueError(f"there is no threshold rule {name!r}")
     cls = RULE_CLASSES[name]
     expected = set(cls._get_param_names())
     refuse_keys(content["parameters"], expected, "parameter of a threshold", complete=True)
-    parameters = {key: decoded(value) for key, value in content["parameters"].items()}
-    rule: ThresholdRule = cls(**parameters)
+    rule: ThresholdRule = cls(**content["parameters"])
     try:
         rule._check_parameters()
     except (TypeError, ValueError) as error:
-        raise RefusedError(f"a threshold has an impossible parameter: {error}") from None
+        raise ValueError(f"a threshold has an impossible parameter: {error}") from None
     fitted = content["fitted"]
     refuse_keys(fitted, {_FITTED}, "fitted value of a threshold")
     if not fitted:
         return rule
-    threshold = decoded(fitted[_FITTED])
+    threshold = fitted[_FITTED]
     if not is_number(threshold):
-        raise RefusedError(f"{_FITTED} of a threshold is {threshold!r}, not a number")
+        raise ValueError(f"{_FITTED} of a threshold is {threshold!r}, not a number")
     if np.isnan(threshold) and rule._is_common():
-        raise RefusedError(f"{_FITTED} of a threshold of all maps is missing (NaN)")
+        raise ValueError(f"{_FITTED} of a threshold of all maps is missing (NaN)")
     if rule.needs_truth and not rule._is_common():
-        raise RefusedError(f"{rule!r} has a limit for each scan it was fitted to")
+        raise ValueError(f"{rule!r} has a limit for each scan it was fitted to")
     rule.threshold_ = threshold
     return rule

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from anomaly.generators.implants import ball_radius, tissue_share
 from dmrifit.simulate.gliomas import Glioma, fall
 from dmrifit.simulate.head_shapes import BRAIN
-from dmrifit.simulate.heads import Head, centered_grid
+from dmrifit.simulate.heads import Head
 
 #: Grades by the World Health Organization, and how many of all gliomas have them.
 GRADES = {"II": 0.25, "III": 0.31, "IV": 0.44}
@@ -137,7 +137,7 @@ def head_of_scan(volume: NDArray[np.float32], mask: NDArray[np.bool_]) -> Head:
     edge = float(BRAIN.prod() ** (1 / 3)) / ball_radius(mask)
     steps = np.full(3, edge)
     shape = mask.shape
-    affine, places = centered_grid(shape, [edge] * 3)
+    affine, places = Head.grid(shape, [edge] * 3)
     tissue = tissue_share(volume, mask)
     spread = np.where(mask, volume.std(axis=-1), 0)
     is_white = spread > np.median(spread[mask])

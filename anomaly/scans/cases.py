@@ -12,12 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from anomaly.scans.directions import turned_as_stored
 from dmrifit._utils.counts import counted
-from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.engine.gradient_files import read_gradients
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io import case_tables
 from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import load_image, values_of
+from dmrifit.io.tables import read_synthetic
 
 __all__ = ["Case", "read_cases", "write_cases"]
 

@@ -19,7 +19,7 @@ from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.counts import counted
 from dmrifit.io.bids_derivatives import file_record
 from dmrifit.io.components import label_components
-from dmrifit.io.parameter_json import RefusedError, refuse_keys
+from dmrifit.io.parameter_json import refuse_keys
 from dmrifit.stats.patient_summary import patient_draws, percentile_interval
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class HealthyScans:
             refuse_keys(row, names, "figure of a healthy scan", complete=True)
             bulk = tuple(float(value) for value in row["bulk"])
             if len(bulk) != 2 * len(_QUANTILES):
-                raise RefusedError(f"the bulk of a healthy scan has {counted(len(bulk), 'value')}")
+                raise ValueError(f"the bulk of a healthy scan has {counted(len(bulk), 'value')}")
             numbers = {key: float(row[key]) for key in ("share", "largest_mL", "noise")}
             n_components = int(row["n_components"])
             scans.append(ScanFigures(n_components=n_components, bulk=bulk, **numbers))

@@ -39,7 +39,7 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import upright_edges
 from dmrifit.io.nifti import load_image
-from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
+from dmrifit.io.parameter_json import refuse_keys
 from dmrifit.model_files.registry import register, registered
 from dmrifit.networks.volume_cases import called
 
@@ -540,7 +540,7 @@ class SeriesDetector(BaseEstimator):
         maps = self.detector_.anomaly_map([case.signal], [case.brain], **covariates)
         return np.asarray(maps[0])
 
-    def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
+    def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """
         Return the content of a model file.
 
@@ -550,13 +550,13 @@ class SeriesDetector(BaseEstimator):
             Of the constructor, without the detector.
         fitted : dict
             The fitted detector, and the measurements and the grid of its training scans.
-        files : dict of bytes
+        files : dict
             Those of the detector.
         """
         check_is_fitted(self, "detector_")
         detector_parameters, detector_fitted, files = self.detector_.stored()
-        own = self.get_params(deep=False)
-        parameters = {key: encoded(own[key], key) for key in own if key != "detector"}
+        parameters = self.get_params(deep=False)
+        del parameters["detector"]
         fitted = {
             "detector": {
                 "class": type(self.detector_).__name__,
@@ -571,10 +571,10 @@ class SeriesDetector(BaseEstimator):
             "synthetic": self.synthetic_,
         }
         for key, record in (("healthy", self.healthy_), ("training", self.training_)):
-            fitted[key] = None if record is None else encoded(plain_record(record), key)
+            fitted[key] = None if record is None else plain_record(record)
         return parameters, fitted, files
 
-    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, Any]) -> None:
         """
         Restore the content of a model file.
 
@@ -585,7 +585,7 @@ class SeriesDetector(BaseEstimator):
 
         Raises
         ------
-        RefusedError
+        ValueError
             If an entry is missing or unknown, or entries are inconsistent.
         """
         absent: dict[str, Any] = dict.fromkeys(_LATER_KEYS)
@@ -595,11 +595,11 @@ class SeriesDetector(BaseEstimator):
         refuse_keys(inner, _OF_DETECTOR, "part of a detector", complete=True)
         cls = registered(inner["class"])
         if cls is None or not issubclass(cls, AnomalyDetector):
-            raise RefusedError(f"its detector is a {inner['class']!r}, which finds no anomalies")
+            raise ValueError(f"its detector is a {inner['class']!r}, which finds no anomalies")
         refuse_keys(
             inner["parameters"], set(cls._get_param_names()), f"parameter of {cls.__name__}"
         )
-        detector = cls(**{key: decoded(value) for key, value in inner["parameters"].items()})
+        detector = cls(**inner["parameters"])
         detector.restore(inner["fitted"], files)
         try:
             self.protocol_ = Protocol.from_dict(fitted["protocol"])
@@ -610,14 +610,14 @@ class SeriesDetector(BaseEstimator):
             self.synthetic_ = bool(fitted["synthetic"])
             self.healthy_ = self.training_ = None
             if fitted["healthy"] is not None:
-                self.healthy_ = HealthyScans.from_dict(decoded(fitted["healthy"]))
+                self.healthy_ = HealthyScans.from_dict(fitted["healthy"])
             if fitted["training"] is not None:
-                self.training_ = TrainingScans.from_dict(decoded(fitted["training"]))
+                self.training_ = TrainingScans.from_dict(fitted["training"])
             self._check_parameters()
         except (IndexError, KeyError, TypeError, ValueError) as error:
-            raise RefusedError(f"its entries about training scans are invalid ({error})") from None
+            raise ValueError(f"its entries about training scans are invalid ({error})") from None
         if self.shape_ != detector.shape_ or len(self.protocol_) != detector.n_channels_:
-            raise RefusedError(
+            raise ValueError(
                 f"its detector takes {detector.shape_} voxels, and its scans have {self.shape_}"
             )
         self.detector = clone(detector)

@@ -23,7 +23,7 @@ from anomaly.study.scores import RATES, score_method
 from dmrifit._utils.checks import check_number, check_own_names, check_word
 from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit._utils.threads import check_jobs
-from dmrifit.report.numerals import fixed
+from dmrifit.report.numerals import wording
 from dmrifit.stats.lesion_matching import scores_from_counts
 from dmrifit.stats.patient_summary import in_parts, summarize
 
@@ -248,13 +248,13 @@ def format_summary(
     for _, line in summary[summary["part"] == part].iterrows():
         row = rows.setdefault(line["method"], {"AUC": _text(line, "auc")})
         if rule is None:
-            row[line["rule"]] = f"{fixed(line['dice'], 3)} / {fixed(line['dice_opened'], 3)}"
+            row[line["rule"]] = wording("{dice:.3f} / {dice_opened:.3f}", line)
         # Masks follow no rule, and stand in the table of every rule.
         elif line["rule"] in (rule, AS_GIVEN):
             row["AP"] = _text(line, "average_precision")
             row["Dice"], row["opened"] = _text(line, "dice"), _text(line, "dice_opened")
-            row["false positives"] = fixed(line["false_positive_rate_opened"], 4)
-            row["empty"] = fixed(line["empty_opened"], 2)
+            row["false positives"] = wording("{false_positive_rate_opened:.4f}", line)
+            row["empty"] = wording("{empty_opened:.2f}", line)
     table = pd.DataFrame.from_dict(rows, orient="index").fillna("–")
     table.index.name = "method"
     return table
@@ -297,5 +297,5 @@ def healthy_folds(
 
 
 def _text(line: Any, name: str) -> str:
-    mean, sd = fixed(line[name], 3), line[f"{name}_sd"]
+    mean, sd = wording(f"{{{name}:.3f}}", line), line[f"{name}_sd"]
     return mean if np.isnan(sd) else f"{mean} ± {sd:.2f}"

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from anomaly.detectors.thresholds import open_map
 from anomaly.study.contestants import CONTROLS, ELSEWHERE, STRATA
 from dmrifit._optional import import_optional
-from dmrifit.io.grids import upright, upright_edges
+from dmrifit.io.grids import upright_edges
 from dmrifit.report import style
 from dmrifit.report.dot_plot import Panel, plot_dots
 
@@ -58,7 +58,7 @@ def map_limits(
 def slice_to_show(case: Case) -> int:
     """Choose the axial slice with most lesion, or else with most brain."""
     mask = case.brain if case.lesion is None or case.healthy else case.lesion
-    return int(upright(mask, case.affine).sum(axis=(0, 1)).argmax())
+    return int(case.upright(mask).sum(axis=(0, 1)).argmax())
 
 
 class _Slice:
@@ -72,7 +72,7 @@ class _Slice:
 
     def cut(self, volume: NDArray) -> NDArray:
         """Cut the slice (rows, columns) out of a volume (x, y, z)."""
-        return upright(volume, self.case.affine)[:, :, self.number].T
+        return self.case.upright(volume)[:, :, self.number].T
 
     def draw(self, values: NDArray, limits: tuple[float, float], colors: Any, **look: Any) -> Any:
         """Draw a volume (x, y, z), nothing outside the brain."""
@@ -101,7 +101,7 @@ def _short(name: str) -> str:
 
 def _aspect(case: Case) -> float:
     """Give the height of an axial slice divided by its width."""
-    across, up, _ = upright_edges(case.affine) * upright(case.brain, case.affine).shape
+    across, up, _ = upright_edges(case.affine) * case.upright(case.brain).shape
     return float(up / across)
 
 

@@ -21,7 +21,7 @@ from anomaly.study.contestants import CONTROLS
 from anomaly.study.evaluation import AS_GIVEN, evaluate_detectors
 from dmrifit._utils.counts import counted
 from dmrifit.report import page, style
-from dmrifit.report.numerals import fixed, significant, wording
+from dmrifit.report.numerals import wording
 from dmrifit.report.viewer import Layer, html_viewer, places_of
 
 __all__ = ["write_evaluation"]
@@ -196,7 +196,7 @@ def _answer(comparison: _Comparison) -> Iterator[Any]:
             threshold = f"at its threshold by the rule {comparison.rule}"
         patients = counted(len(dice), "patient")
         values = {"name": name, "threshold": threshold, "patients": patients, "opened": _OPENED}
-        answer = _TEXTS("answer", dice=fixed(dice.mean(), 2), **values)
+        answer = _TEXTS("answer", dice=dice.mean(), **values)
         if len(comparison.healthy):
             rows = comparison.in_use(comparison.tables["healthy"]).query("method == @shown")
             voxel_ml = [np.prod(comparison.healthy[i].spacing) / 1000 for i in rows["case"]]
@@ -204,8 +204,8 @@ def _answer(comparison: _Comparison) -> Iterator[Any]:
             answer += " " + _TEXTS(
                 "false_volume",
                 scans=counted(len(rows), "healthy scan"),
-                median=significant(false_ml.median(), 2),
-                most=significant(false_ml.max(), 2),
+                median=false_ml.median(),
+                most=false_ml.max(),
                 opened=_OPENED,
             )
         yield answer
@@ -242,7 +242,7 @@ def _examples(comparison: _Comparison) -> dict[str, tuple[Case, NDArray | None, 
             marked = marked > row["threshold"]
         opened = open_map(marked & case.scored, _OPENING) & case.scored
         # Names are long, and headings of neighbors must not touch.
-        heading = f"{word}: {case.name}\nDice {fixed(row['dice_opened'], 2)}, opened"
+        heading = f"{word}: {case.name}\n" + wording("Dice {dice_opened:.2f}, opened", row)
         examples[heading] = (case, values, opened)
     return examples
 

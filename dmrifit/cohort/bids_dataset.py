@@ -17,7 +17,6 @@ from dmrifit.cohort.participants_table import (
     COLUMN_NAMES,
     OPTIONAL_COLUMNS,
     REQUIRED_COLUMNS,
-    WORDS,
     participant_rows,
     simulations_of,
 )
@@ -26,7 +25,7 @@ from dmrifit.io.atomic_files import share_a_name, write_text
 from dmrifit.io.bids_derivatives import label as bids_label
 from dmrifit.io.case_tables import check_names
 from dmrifit.io.nifti import write_volume
-from dmrifit.io.tables import table_with
+from dmrifit.io.tables import WORDS, table_with
 
 #: Name of the table that `Cohort.write` makes.
 TABLE = "participants.tsv"

@@ -25,7 +25,7 @@ from dmrifit.cohort.scan import RISING_SHARE, Scan, rising_share
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.case_tables import check_patients
 from dmrifit.io.scan_manifest import manifest_of
-from dmrifit.io.tables import named_file, number_in, read_rows
+from dmrifit.io.tables import named_file, number_in, read_rows, read_synthetic
 
 #: Columns of a table of participants; those of the second group may be absent or "n/a".
 REQUIRED_COLUMNS = ("patient", "cohort", "image", "mask", "bval")
@@ -39,9 +39,6 @@ COLUMN_NAMES = {
     "lesion_mask": "lesion",
     "lesion mask": "lesion",
 }
-
-#: Words of columns that are true or false.
-WORDS = {"true": True, "yes": True, "1": True, "": False, "false": False, "no": False, "0": False}
 
 #: Distance in s/mm² within which b-values count as one where measurements are averaged and no
 #: tolerance is passed.
@@ -291,14 +288,6 @@ def _images_of(
     bval = named_file(folder, row["bval"], f"{where}: bval")
     image = named_file(folder, row["image"], f"{where}: image")
     return image, Protocol.read(bval, te, bvec)
-
-
-def read_synthetic(row: Mapping[str, str]) -> bool:
-    """Read from a row of a table whether its scan was simulated."""
-    word = row.get("synthetic", "")
-    if word.lower() not in WORDS:
-        raise ValueError(f"synthetic must be true or false, not {word!r}")
-    return WORDS[word.lower()]
 
 
 def _rounded(protocol: Protocol, where: str) -> Protocol:

@@ -22,7 +22,7 @@ from dmrifit._utils.checks import check_finite
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.io.atomic_files import FileSet, check_name, share_a_name
 from dmrifit.io.bids_derivatives import stem
-from dmrifit.io.grids import three_axes
+from dmrifit.io.grids import three_axes, upright
 from dmrifit.io.masks import check_same_grid, zeros_and_ones
 from dmrifit.io.nifti import image_of, load_image, save_image, values_of
 from dmrifit.io.tables import NOTHING, TABLE, read_rows, table_text
@@ -254,6 +254,22 @@ class CaseGrid:
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
 
+    def upright(self, values: NDArray) -> NDArray:
+        """
+        Turn a volume from the order of the axes of the case to RAS order.
+
+        Parameters
+        ----------
+        values : ndarray of shape (x, y, z) or (x, y, z, n)
+            Values on the grid of the case.
+
+        Returns
+        -------
+        ndarray
+            The same values, with axes from left to right, back to front and bottom to top.
+        """
+        return upright(values, self.affine)
+
     def _store(self, checked: Mapping[str, Any]) -> None:
         affine = checked_affine(self.affine, f"case {checked['name']}: the affine")
         # A frozen dataclass refuses plain assignment.
@@ -390,6 +406,19 @@ def check_folder_names(names: Sequence[str], place: object) -> None:
             f"{place}: names of cases become names of folders and must differ, such as 'case-01'; "
             f"{fault}"
         )
+
+
+def named_rows(
+    source: Path | Sequence[Path], required: Sequence[str], images: Sequence[str]
+) -> list[tuple[int, dict[str, str]]]:
+    """Give rows by their lines, of images as line 0, whose names can become names of folders."""
+    if isinstance(source, Path) and not source.is_dir():
+        rows = read_rows(source, required=("name", *required))
+    else:
+        rows = [(0, row) for row in folder_rows(source, images)]
+    place = source if isinstance(source, Path) else source[0].parent
+    check_folder_names([row["name"] for _, row in rows], place)
+    return rows
 
 
 def file_stems(names: Iterable[tuple[str, str]]) -> list[str]:

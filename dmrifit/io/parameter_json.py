@@ -12,7 +12,7 @@ from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.protocol import Protocol
 
 
-class RefusedError(Exception):
+class RefusedError(ValueError):
     """A model file that is not read, with the reason."""
 
 

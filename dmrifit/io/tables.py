@@ -22,6 +22,9 @@ TABLE = "cases.tsv"
 #: Cells of missing values.
 NOTHING = ("", "n/a", "N/A", "nan")
 
+#: Words of columns that are true or false.
+WORDS = {"true": True, "yes": True, "1": True, "": False, "false": False, "no": False, "0": False}
+
 # Spreadsheets run cells that begin so, but an apostrophe before them makes them text.
 _FORMULA = re.compile(r"'*\s*[=+\-@＝＋－＠]")
 
@@ -96,6 +99,14 @@ def read_rows(
     if not rows:
         raise ValueError(f"{path}: the table has a header and no row; write one for each item")
     return rows
+
+
+def read_synthetic(row: Mapping[str, str]) -> bool:
+    """Read from a row of a table whether its scan was simulated."""
+    word = row.get("synthetic", "")
+    if word.lower() not in WORDS:
+        raise ValueError(f"synthetic must be true or false, not {word!r}")
+    return WORDS[word.lower()]
 
 
 def csv_text(table: pd.DataFrame, digits: int | None = None, *, missing: str = "") -> str:

@@ -47,6 +47,8 @@ _CLASSES: dict[str, type[BaseEstimator]] = {
 }
 # Prefix of the files that a registered class stores.
 _REGISTERED = "own-"
+# Ending of those that are estimators of scikit-learn, and not bytes, for the class.
+_ESTIMATORS = ".skops"
 _PART = re.compile(
     r"model\.json|(regressor|given)\.skops|estimator\.dmrifit"
     r"|leaf\d{1,3}\.(json|safetensors)|own-[a-z]+\.(json|safetensors|skops)"
@@ -179,15 +181,16 @@ def _contents(estimator: BaseEstimator, scale: PatientScale | str | None) -> dic
     check_is_fitted(estimator)
     if name not in _CLASSES:
         parameters, fitted, files = estimator.stored()
-        parts = {f"{_REGISTERED}{key}": content for key, content in files.items()}
-        for key in files:
+        parts = {}
+        for key, content in files.items():
             if not _PART.fullmatch(f"{_REGISTERED}{key}"):
                 raise ValueError(f"a part of a model file cannot be called {key!r}")
+            is_estimator = key.endswith(_ESTIMATORS)
+            parts[f"{_REGISTERED}{key}"] = dumped(content, {}, []) if is_estimator else content
         # Safetensors of any other name hold arrays that no network has learned.
         versions = {"torch": version("torch")} if "net.safetensors" in files else {}
-        return _with_metadata(
-            {"class": name, "parameters": parameters, "fitted": fitted}, parts, versions
-        )
+        own = {"class": name, "parameters": _encoded(parameters), "fitted": _encoded(fitted)}
+        return _with_metadata(own, parts, versions)
     if scale == "patient":
         scale = getattr(estimator, "patient_scale_", PatientScale())
     if scale is not None and not isinstance(scale, PatientScale):
@@ -219,6 +222,11 @@ def _contents(estimator: BaseEstimator, scale: PatientScale | str | None) -> dic
         "leaves": leaves,
     }
     return _with_metadata(metadata, parts, versions_of(leaves))
+
+
+def _encoded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the parameters or fitted attributes of a registered class as JSON."""
+    return {key: encoded(value, key) for key, value in values.items()}
 
 
 def _class_named(name: str) -> type[BaseEstimator] | None:
@@ -256,8 +264,15 @@ def _rebuilt(
     cls: Any = _class_named(metadata["class"])
     estimator = cls(**parameters)
     if metadata["class"] not in _CLASSES:
-        files = {name.removeprefix(_REGISTERED): content for name, content in parts.items()}
-        estimator.restore(metadata["fitted"], files)
+        files: dict[str, Any] = {}
+        for name, content in parts.items():
+            is_estimator = name.endswith(_ESTIMATORS)
+            key = name.removeprefix(_REGISTERED)
+            files[key] = loaded(content, [], {}) if is_estimator else content
+        try:
+            estimator.restore(decoded(metadata["fitted"]), files)
+        except ValueError as error:
+            raise RefusedError(str(error)) from None
         return estimator
     for name in _FITTED:
         if name in metadata["fitted"]:

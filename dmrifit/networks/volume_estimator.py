@@ -25,7 +25,7 @@ from dmrifit._utils.counts import counted
 from dmrifit._utils.progress import step_bar
 from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.io.atomic_files import remove_abandoned_parts, write_text
-from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
+from dmrifit.io.parameter_json import RefusedError, encoded, refuse_keys
 from dmrifit.networks.training import (
     Training,
     check_training,
@@ -339,13 +339,13 @@ class VolumeEstimator(BaseEstimator, ABC):
     def _fitted_state(self) -> dict[str, Any]:
         """Describe the fitted attributes of a model file."""
         names = (*self._fitted_names, "history_")
-        return {name: encoded(getattr(self, name), name) for name in names}
+        return {name: getattr(self, name) for name in names}
 
     def _restore_fitted(self, fitted: Mapping[str, Any]) -> None:
         """Set the fitted attributes of a model file."""
         refuse_keys(fitted, {*self._fitted_names, "history_"}, "fitted attribute", complete=True)
         for name, value in fitted.items():
-            setattr(self, name, decoded(value))
+            setattr(self, name, value)
 
     def _check_restored(self) -> None:
         """Reject fitted attributes of a model file that are impossible."""
@@ -621,7 +621,6 @@ class VolumeEstimator(BaseEstimator, ABC):
 
         parameters = self._plain()
         parameters["training"] = stored_training(self.training)
-        parameters = {name: encoded(value, name) for name, value in parameters.items()}
         state = self.net_.module_.state_dict()
         return parameters, self._fitted_state(), {_WEIGHTS: packed(state)}
 

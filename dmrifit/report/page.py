@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -279,7 +280,7 @@ class Texts:
 
     def __call__(self, name: str, /, **values: Any) -> str:
         """Write values into a text."""
-        return str(self[name].format(**values))
+        return wording(self[name], values)
 
     def picture(self, name: str, figure: Figure, /, **values: Any) -> Picture:
         """Make a figure a file, described by the texts ``alt``, ``caption`` and ``file``."""
@@ -330,9 +331,11 @@ def render(*blocks: Any) -> Markup:
     return fill(read_data(__file__, "page.html"), blocks=blocks)
 
 
-def fill(template: str, **values: Any) -> Markup:
-    """Fill a template."""
-    return _safe(_compiled(template).render(**values))
+def fill(template: str, *, data: Any = None, **values: Any) -> Markup:
+    """Fill a template, with `data` for a script so that no name in them can end its element."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return _safe(_compiled(template).render(data=_safe(text), **values))
 
 
 @cache

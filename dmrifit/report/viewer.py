@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -168,7 +167,7 @@ def html_viewer(
         whole=whole if is_cropped else (),
         factors=factors,
         edges=edges * factors,
-        data=page_json(data),
+        data=data,
     )
 
 
@@ -186,14 +185,6 @@ def pack_volumes(
     stack.crop()
     packed, _ = stack.fit_size(max_bytes)
     return {**stack.grid, "layers": packed}
-
-
-def page_json(data: Any) -> Markup:
-    """Write data for a script of a page so that no name in it can end the element."""
-    from markupsafe import Markup
-
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 class _Stack:

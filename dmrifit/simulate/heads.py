@@ -163,6 +163,15 @@ class Head:
         """Distance in mm to the tentorium between the cerebrum and the cerebellum."""
         return tentorium_distance(self.local, self.half_axes)
 
+    @staticmethod
+    def grid(
+        shape: tuple[int, int, int], spacing: Sequence[float]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Give the affine of a grid centered at 0, and its voxels' centers (x, y, z, 3) in mm."""
+        affine = np.diag([*spacing, 1.0])
+        affine[:3, 3] = -0.5 * (np.asarray(shape) - 1) * spacing
+        return affine, voxel_centers(shape, affine)
+
     @classmethod
     def draw(
         cls,
@@ -183,7 +192,7 @@ class Head:
         an adult; `scale` multiplies the brain's axes, and `shift` (3,) moves it in mm.
         """
         steps = np.asarray(spacing, dtype=np.float64)
-        affine, places = centered_grid(shape, spacing)
+        affine, places = Head.grid(shape, spacing)
         warp_stream, fold_stream = rng.spawn(2)
         adult = BRAIN if standard is None else standard.half_axes
         available = np.maximum(0.5 * np.asarray(shape) * steps - _RIM, steps)
@@ -272,15 +281,6 @@ def sample_map(values: NDArray, indices: NDArray[np.float32]) -> NDArray[np.floa
     return map_coordinates(values, indices, order=1, output=np.float32)
 
 
-def centered_grid(
-    shape: tuple[int, int, int], spacing: Sequence[float]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the affine of a grid centered at 0, and its voxels' centers (x, y, z, 3) in mm."""
-    affine = np.diag([*spacing, 1.0])
-    affine[:3, 3] = -0.5 * (np.asarray(shape) - 1) * spacing
-    return affine, voxel_centers(shape, affine)
-
-
 def depth_of(brain: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np.float32]:
     """Compute the distance in mm to the outside of a brain (x, y, z)."""
     # The field of view ends in air, also where the brain reaches its border.
@@ -305,7 +305,7 @@ def _standard_head(
     else:
         steps = np.full(3, _STANDARD_SPACING)
         x, y, z = (int(n) for n in np.ceil(2 * (BRAIN + _RIM) / steps))
-        affine, places = centered_grid((x, y, z), steps.tolist())
+        affine, places = Head.grid((x, y, z), steps.tolist())
         half_axes, local = BRAIN, (places / BRAIN).astype(np.float32)
         # One seed: persons differ by warps of the same standard head.
         matter = form_matter(local, BRAIN, steps, np.random.default_rng(0))

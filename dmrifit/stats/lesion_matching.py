@@ -101,7 +101,7 @@ def lesion_table(
     positives components that hit none); Moawad et al., arXiv:2306.00838, 2023 (BraTS-METS).
     """
     options = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
-    matching = match_components(reference, prediction, **options)
+    matching = Matching.of(reference, prediction, **options)
     affine = check_affine(affine)
     voxel_ml = voxel_volume(affine) / MM3_PER_ML
     clusters, touches_cluster = _clusters(matching)
@@ -387,6 +387,50 @@ class Matching:
     lesion_voxels: NDArray[np.intp]
     component_voxels: NDArray[np.intp]
 
+    @classmethod
+    def of(
+        cls, reference: ArrayLike, prediction: ArrayLike, *, connectivity: int = 26, **options: int
+    ) -> Matching:
+        """Find the components of two masks (x, y, z) that match, by the rule of `lesion_table`."""
+        lesions = label_components(_mask(reference, "the reference"), connectivity=connectivity)
+        return cls.to_lesions(lesions, prediction, connectivity=connectivity, **options)
+
+    @classmethod
+    def to_lesions(
+        cls,
+        lesions: NDArray[np.int32],
+        prediction: ArrayLike,
+        *,
+        connectivity: int = 26,
+        min_overlap: int = 1,
+        min_voxels: int = 1,
+    ) -> Matching:
+        """Find the components of a mask (x, y, z) that match lesions (x, y, z) numbered before."""
+        check_number("min_overlap", min_overlap, least=1, whole=True)
+        predicted = _mask(prediction, "the prediction")
+        if predicted.shape != lesions.shape:
+            raise ValueError(
+                f"a reference of shape {lesions.shape} and a prediction of shape "
+                f"{predicted.shape} are on different grids"
+            )
+        predicted = drop_small(predicted, min_voxels, connectivity=connectivity)
+        components = label_components(predicted, connectivity=connectivity)
+        inside = lesions > 0
+        component_voxels = np.bincount(components[predicted], minlength=1)[1:]
+        lesion, component, overlap = meeting_pairs(
+            lesions, components, inside, len(component_voxels)
+        )
+        is_match = overlap >= min_overlap
+        return cls(
+            reference=lesions,
+            prediction=components,
+            lesion=lesion[is_match],
+            component=component[is_match],
+            overlap=overlap[is_match],
+            lesion_voxels=np.bincount(lesions[inside], minlength=1)[1:],
+            component_voxels=component_voxels,
+        )
+
     @property
     def found(self) -> NDArray[np.bool_]:
         """Whether a component matches: shape (n_lesions,)."""
@@ -412,58 +456,6 @@ class Matching:
         """Whether a component matches that is not flagged: shape (n_lesions,)."""
         unflagged = ~self.flagged[self.component]
         return np.bincount(self.lesion[unflagged], minlength=len(self.lesion_voxels)) > 0
-
-
-def match_components(
-    reference: ArrayLike,
-    prediction: ArrayLike,
-    *,
-    connectivity: int = 26,
-    min_overlap: int = 1,
-    min_voxels: int = 1,
-) -> Matching:
-    """Find the components of two masks (x, y, z) that match, by the rule of `lesion_table`."""
-    lesions = label_components(_mask(reference, "the reference"), connectivity=connectivity)
-    return match_to_lesions(
-        lesions,
-        prediction,
-        connectivity=connectivity,
-        min_overlap=min_overlap,
-        min_voxels=min_voxels,
-    )
-
-
-def match_to_lesions(
-    lesions: NDArray[np.int32],
-    prediction: ArrayLike,
-    *,
-    connectivity: int = 26,
-    min_overlap: int = 1,
-    min_voxels: int = 1,
-) -> Matching:
-    """Find the components of a mask (x, y, z) that match lesions (x, y, z) numbered before."""
-    check_number("min_overlap", min_overlap, least=1, whole=True)
-    predicted = _mask(prediction, "the prediction")
-    if predicted.shape != lesions.shape:
-        raise ValueError(
-            f"a reference of shape {lesions.shape} and a prediction of shape {predicted.shape} "
-            "are on different grids"
-        )
-    predicted = drop_small(predicted, min_voxels, connectivity=connectivity)
-    components = label_components(predicted, connectivity=connectivity)
-    inside = lesions > 0
-    component_voxels = np.bincount(components[predicted], minlength=1)[1:]
-    lesion, component, overlap = meeting_pairs(lesions, components, inside, len(component_voxels))
-    is_match = overlap >= min_overlap
-    return Matching(
-        reference=lesions,
-        prediction=components,
-        lesion=lesion[is_match],
-        component=component[is_match],
-        overlap=overlap[is_match],
-        lesion_voxels=np.bincount(lesions[inside], minlength=1)[1:],
-        component_voxels=component_voxels,
-    )
 
 
 def meeting_pairs(

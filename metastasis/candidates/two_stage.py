@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from inspect import signature
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any, ClassVar
 
 import nibabel as nib
@@ -22,10 +21,8 @@ from sklearn.utils.validation import check_is_fitted
 from dmrifit._utils.checks import Count, Within, check_fields, check_number, check_word
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, Seed
-from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
-from dmrifit.model_files.model_file import save_model
+from dmrifit.io.parameter_json import refuse_keys
 from dmrifit.model_files.registry import register
-from dmrifit.model_files.regressor_file import dumped, loaded
 from dmrifit.networks.training import Training
 from dmrifit.networks.volume_cases import naming
 from metastasis.candidates import judgment
@@ -356,12 +353,9 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
                 scan = training_cases[i], training_labels[i]
                 marked_labels[i] = _mark_mistakes_of(segmenters[-1], *scan, mark_seed)
             following = clone(segmenter)
-            with TemporaryDirectory() as folder:
-                first_weights = Path(folder) / "first.dmrifit"
-                save_model(segmenters[-1], first_weights)
-                following.set_params(warm_start_from=first_weights)
-                following.fit(list(volumes), marked_labels, **options)
-            # The folder is gone.
+            following.set_params(warm_start_from=segmenters[-1])
+            following.fit(list(volumes), marked_labels, **options)
+            # Earlier networks need not be kept.
             segmenters.append(following.set_params(warm_start_from=segmenter.warm_start_from))
         return segmenters
 
@@ -412,22 +406,19 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         counts, weights = self.n_candidates_, self.feature_weights_
         refuse_keys(counts, {"metastases", "others"}, "kind of candidates", complete=True)
         refuse_keys(weights, set(judgment.NAMES), "feature", complete=True)
-        try:
-            self._check()
-            check_number("threshold_", self.threshold_, above=0, most=1)
-            check_word("uses_priors_", self.uses_priors_, (False, True))
-            if self.false_positives_ is not None:
-                check_number("false_positives_", self.false_positives_)
-            for name, count in counts.items():
-                check_number(f"the number of {name}", count, least=1, whole=True)
-            for name, weight in weights.items():
-                check_number(f"the weight of {name}", weight, least=-np.inf)
-        except (TypeError, ValueError) as error:
-            raise RefusedError(str(error)) from None
+        self._check()
+        check_number("threshold_", self.threshold_, above=0, most=1)
+        check_word("uses_priors_", self.uses_priors_, (False, True))
+        if self.false_positives_ is not None:
+            check_number("false_positives_", self.false_positives_)
+        for name, count in counts.items():
+            check_number(f"the number of {name}", count, least=1, whole=True)
+        for name, weight in weights.items():
+            check_number(f"the weight of {name}", weight, least=-np.inf)
 
     # Model files --------------------------------------------------------------------------------
 
-    def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
+    def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """
         Return the content of a model file: both stages in one.
 
@@ -437,8 +428,8 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
             Of the constructor, without the segmenter.
         fitted : dict
             Fitted attributes, those of the segmenter among them.
-        files : dict of bytes
-            Weights of the segmenter, and the classifier.
+        files : dict
+            Weights of the segmenter, and the classifiers.
         """
         check_is_fitted(self)
         parameters = self.get_params(deep=False) | {"segmenter": None}
@@ -450,14 +441,14 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         if type(self.segmenter_) is not DeepMedicSegmenter:
             raise TypeError(f"a model file cannot hold a {name} as segmenter")
         inside, inside_fitted, files = self.segmenter_.stored()
-        fitted = {key: encoded(getattr(self, key), key) for key in self._fitted_names}
+        fitted = {key: getattr(self, key) for key in self._fitted_names}
         fitted["segmenter"] = {"class": name, "parameters": inside, "fitted": inside_fitted}
-        files = dict(files) | {_CLASSIFIER: dumped(self.classifier_, {}, [])}
+        files = dict(files) | {_CLASSIFIER: self.classifier_}
         if self.uses_priors_:
-            files[_WITHOUT_PRIOR] = dumped(self.classifier_without_prior_, {}, [])
-        return {key: encoded(value, key) for key, value in parameters.items()}, fitted, files
+            files[_WITHOUT_PRIOR] = self.classifier_without_prior_
+        return parameters, fitted, files
 
-    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, Any]) -> None:
         """
         Restore the content that `stored` returned.
 
@@ -465,12 +456,12 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         ----------
         fitted : mapping
             Fitted attributes.
-        files : mapping of bytes
+        files : mapping
             Weights and classifier.
 
         Raises
         ------
-        RefusedError
+        ValueError
             If something is missing or unknown, or does not fit.
         """
         refuse_keys(
@@ -480,27 +471,25 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         refuse_keys(inside, {"class", "parameters", "fitted"}, "key of a segmenter", complete=True)
         # Other classes of model files do not segment.
         if inside["class"] != "DeepMedicSegmenter":
-            raise RefusedError(f"its segmenter is a {inside['class']!r}")
+            raise ValueError(f"its segmenter is a {inside['class']!r}")
         names = set(signature(DeepMedicSegmenter).parameters)
         refuse_keys(inside["parameters"], names, "parameter")
         weights = {k: v for k, v in files.items() if k not in (_CLASSIFIER, _WITHOUT_PRIOR)}
-        parameters = {key: decoded(value) for key, value in inside["parameters"].items()}
-        self.segmenter_ = DeepMedicSegmenter(**parameters)
+        self.segmenter_ = DeepMedicSegmenter(**inside["parameters"])
         self.segmenter_.restore(inside["fitted"], weights)
         for name in self._fitted_names:
-            setattr(self, name, decoded(fitted[name]))
+            setattr(self, name, fitted[name])
         self._check_fitted()
         if _CLASSIFIER not in files:
-            raise RefusedError("it has no classifier")
+            raise ValueError("it has no classifier")
         # Where no candidate had a prior, there is a single classifier.
-        contents = [files[_CLASSIFIER], files.get(_WITHOUT_PRIOR, files[_CLASSIFIER])]
-        classifiers = [loaded(content, [], {}) for content in dict.fromkeys(contents)]
+        classifiers = [files[_CLASSIFIER], files.get(_WITHOUT_PRIOR, files[_CLASSIFIER])]
         n_columns = len(judgment.NAMES) + 1
         for classifier in classifiers:
             n_features = getattr(classifier, "n_features_in_", 0)
             if n_features != n_columns or not hasattr(classifier, "predict"):
-                raise RefusedError(f"its classifier does not look at {n_columns} columns")
-        self.classifier_, self.classifier_without_prior_ = classifiers[0], classifiers[-1]
+                raise ValueError(f"its classifier does not look at {n_columns} columns")
+        self.classifier_, self.classifier_without_prior_ = classifiers
 
 
 def small_unet(random_state: RandomState, **training: Any) -> Any:

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from dmrifit._utils.checks import check_finite
 from dmrifit._utils.counts import size_text
 from dmrifit._utils.text_files import check_file, read_text
-from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.io import case_tables
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import three_axes
 from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import load_image, values_of
-from dmrifit.io.tables import table_text
+from dmrifit.io.tables import read_synthetic, table_text
 
 __all__ = ["Case", "read_case", "read_cases", "write_cases"]
 

@@ -16,7 +16,6 @@ from dmrifit._utils.counts import counted, size_text
 from dmrifit.io.case_tables import folder_table
 from dmrifit.io.masks import check_same_grid
 from dmrifit.io.nifti import load_image
-from dmrifit.io.parameter_json import RefusedError
 from metastasis.scans.cases import CASES, Case
 from metastasis.scans.network_inputs import Scan, brain_of, values_of
 
@@ -216,11 +215,11 @@ def checked_range(seen: Any) -> dict[str, list[float]] | None:
         return None
     lengths = {"marked": 1, "low": len(_QUANTILES), "high": len(_QUANTILES)}
     if not isinstance(seen, dict) or "marked" not in seen or not set(seen) <= set(lengths):
-        raise RefusedError(f"seen_ is {seen!r}")
+        raise ValueError(f"seen_ is {seen!r}")
     for key, values in seen.items():
         are_numbers = isinstance(values, list) and all(is_number(value) for value in values)
         if not are_numbers or len(values) != lengths[key] or not np.isfinite(values).all():
-            raise RefusedError(f"seen_ has {key} = {values!r}")
+            raise ValueError(f"seen_ has {key} = {values!r}")
     return seen
 
 

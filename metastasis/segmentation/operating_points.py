@@ -15,7 +15,7 @@ from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted
 from dmrifit.io.components import drop_small, label_components
 from dmrifit.networks.volume_cases import VolumeList, naming
-from dmrifit.stats.lesion_matching import match_to_lesions
+from dmrifit.stats.lesion_matching import Matching
 from metastasis.scans.network_inputs import binary_label, joined_cases, paired_labels
 
 __all__ = ["operating_point"]
@@ -52,7 +52,7 @@ def threshold_curve(
         lesions = label_components(label)
         rows = []
         for step in steps.tolist():
-            found = match_to_lesions(lesions, probability >= step, min_voxels=fewest)
+            found = Matching.to_lesions(lesions, probability >= step, min_voxels=fewest)
             marks = (found.found, found.distinct, found.false_positive, found.flagged)
             rows.append([step, len(found.lesion_voxels), *(mark.sum() for mark in marks)])
         scans.append(pd.DataFrame(rows, columns=["threshold", *COUNTS]))

@@ -14,7 +14,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.checks import Count, NotNegative, Within, check_number
-from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
 from dmrifit.networks.training import Training
 from dmrifit.networks.volume_cases import naming
@@ -143,9 +142,9 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         Edge in mm of the voxels that the network sees. Images are resampled to it by cubic
         splines, on the grid of `prepare_scan`; answers come on their own grids. Arrays, which have
         no spacing, are taken as they are; so are images by default.
-    warm_start_from : path, optional
-        Model file of such a segmenter with a network of the same sizes: training begins with its
-        weights.
+    warm_start_from : path or DeepMedicSegmenter, optional
+        Such a segmenter with a network of the same sizes, or its model file: training begins with
+        its weights.
     segments_per_epoch : int, default=200
         Segments in an epoch.
 
@@ -213,7 +212,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
     min_voxels: Count = 1
     flips: bool = False
     spacing: Annotated[float, Within(above=0)] | None = None
-    warm_start_from: str | Path | None = None
+    warm_start_from: str | Path | DeepMedicSegmenter | None = None
     segments_per_epoch: Count = 200
 
     @classmethod
@@ -581,7 +580,9 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
             return None
         from dmrifit.model_files.model_file import load_model
 
-        model = load_model(self.warm_start_from)
+        model: Any = self.warm_start_from
+        if isinstance(model, str | Path):
+            model = load_model(model)
         if not isinstance(model, DeepMedicSegmenter):
             raise ValueError(
                 f"{self.warm_start_from} holds a {type(model).__name__}; training begins with the "
@@ -608,15 +609,12 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
 
     def _check_restored(self) -> None:
         super()._check_restored()
-        try:
-            check_number("threshold_", self.threshold_, most=1)
-            for name in ("false_positives_", "edge_"):
-                if getattr(self, name) is not None:
-                    check_number(name, getattr(self, name))
-        except ValueError as error:
-            raise RefusedError(str(error)) from None
+        check_number("threshold_", self.threshold_, most=1)
+        for name in ("false_positives_", "edge_"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name))
         if self.prior_ not in (self.prior, None):
-            raise RefusedError(f"prior_ is {self.prior_!r} where prior is {self.prior!r}")
+            raise ValueError(f"prior_ is {self.prior_!r} where prior is {self.prior!r}")
 
     def _plain(self) -> dict[str, Any]:
         parameters = super()._plain()

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 
 from dmrifit.simulate.head_shapes import slow_field
-from dmrifit.simulate.heads import Head, centered_grid
+from dmrifit.simulate.heads import Head
 from metastasis.scans.local_level import WHITE_MATTER, local_level
 from metastasis.simulate import enhancement
 
@@ -35,7 +35,7 @@ def head_around(brain: NDArray[np.bool_], steps: NDArray[np.float64]) -> Head:
 
     Shapes: `brain` (x, y, z), its axes in the order of RAS+, `steps` (3,) in mm.
     """
-    affine, centers = centered_grid(brain.shape, steps.tolist())
+    affine, centers = Head.grid(brain.shape, steps.tolist())
     places = centers.astype(np.float32)
     low, high = (end(np.argwhere(brain), axis=0) for end in (np.min, np.max))
     half = (high - low) * steps / 2

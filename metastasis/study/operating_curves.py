@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from dmrifit._utils.checks import check_words
-from dmrifit.stats.lesion_matching import match_components, ratio
+from dmrifit.stats.lesion_matching import Matching, ratio
 from dmrifit.stats.patient_summary import patient_draws, percentile_interval
 from metastasis.segmentation.operating_points import COUNTS, paired_volumes
 
@@ -131,7 +131,7 @@ def calibration_curve(
     for (label, probability), mask in zip(pairs, masks, strict=True):
         inside = np.ones(label.shape, bool) if mask is None else np.asarray(mask) > 0
         sums["voxel"] += _binned(probability[inside], label[inside] > 0, n_bins)
-        matching = match_components(label, probability >= threshold, min_voxels=min_voxels)
+        matching = Matching.of(label, probability >= threshold, min_voxels=min_voxels)
         numbers = np.arange(1, len(matching.component_voxels) + 1)
         if len(numbers):
             means = np.asarray(ndimage.mean(probability, matching.prediction, numbers))

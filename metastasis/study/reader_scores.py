@@ -16,8 +16,6 @@ from dmrifit._utils.randomness import Seed
 from dmrifit.io.components import check_affine, label_components
 from dmrifit.stats.lesion_matching import (
     Matching,
-    match_components,
-    match_to_lesions,
     ratio,
 )
 from dmrifit.stats.patient_summary import summarize
@@ -65,7 +63,7 @@ def distance_counts(
 
     Shapes: `lesions` (numbers), `distance` (to the nearest lesion, mm) and `prediction` (x, y, z).
     """
-    matching = match_to_lesions(lesions, prediction)
+    matching = Matching.to_lesions(lesions, prediction)
     n_components = len(matching.component_voxels)
     near = np.bincount(
         matching.prediction[(distance <= tolerance) & prediction], minlength=n_components + 1
@@ -242,7 +240,7 @@ def mets_scores(
     ----------
     Moawad et al., arXiv:2306.00838, 2023; brats-evaluation 0.0.10, configuration mets.
     """
-    matched = match_components(reference, prediction)
+    matched = Matching.of(reference, prediction)
     volumes = matched.lesion_voxels * voxel_volume(check_affine(affine))
     dice = dice_pairs(matched)
     n_false = len(matched.component_voxels) - int((dice > 0).sum())

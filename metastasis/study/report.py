@@ -15,7 +15,7 @@ from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState
 from dmrifit.io.components import drop_small
 from dmrifit.report import page, style
-from dmrifit.report.numerals import percent, wording
+from dmrifit.report.numerals import wording
 from dmrifit.report.viewer import Layer, html_viewer, places_of
 from dmrifit.stats.lesion_matching import lesion_table
 from dmrifit.stats.patient_summary import FEWEST_PATIENTS
@@ -249,8 +249,8 @@ def _answer(cases: Sequence[Case], tables: _Tables) -> Iterator[Any]:
     interval = ""
     rows = tables["intervals"].query("part == 'all' and method == @best")
     rows = rows[rows["measure"] == "strict_sensitivity"].dropna(subset="low")
-    for row in rows.itertuples():
-        interval = f", 95 % interval {percent(row.low)} to {percent(row.high)} %"
+    for row in rows.to_dict("records"):
+        interval = wording(", 95 % interval {low:.1%} to {high:.1%} %", row)
     n_wrong = int(scores["n_false_positives"] + scores["n_flagged"])
     yield _TEXTS(
         "answer",
@@ -258,7 +258,7 @@ def _answer(cases: Sequence[Case], tables: _Tables) -> Iterator[Any]:
         best=best,
         n_found=scores["n_distinct"],
         lesions=counted(round(scores["n_lesions"]), "lesion"),
-        share=percent(scores["strict_sensitivity"]),
+        share=scores["strict_sensitivity"],
         interval=interval,
         wrong=counted(n_wrong, "wrong finding"),
         scans=counted(len(cases), "scan"),

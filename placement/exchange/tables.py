@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.counts import first_few
 from dmrifit._utils.text_files import check_file
-from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.io.bids_derivatives import stem
-from dmrifit.io.case_tables import check_folder_names, folder_rows, folder_table
+from dmrifit.io.case_tables import folder_table, named_rows
 from dmrifit.io.nifti import describe_sources, load_image, values_of
-from dmrifit.io.tables import read_rows
+from dmrifit.io.tables import read_rows, read_synthetic
 from placement.search.scene import Scene
 from placement.search.tissue_labels import OUTSIDE_BRAIN
 
@@ -100,14 +99,9 @@ def complete_rows(
     folder = Path()
     if isinstance(source, Path):
         folder = source if source.is_dir() else source.parent
-    if source == folder or not isinstance(source, Path):
-        lines = [(0, row) for row in folder_rows(source, columns)]
-    else:
-        lines = read_rows(source, required=("name", *required))
     table = source if isinstance(source, Path) else source[0].parent
-    check_folder_names([row["name"] for _, row in lines], table)
     rows = []
-    for line, texts in lines:
+    for line, texts in named_rows(source, required, columns):
         place = f"{table}, row {line}"
         try:
             row: dict[str, Any] = texts | {"synthetic": read_synthetic(texts)}

@@ -17,9 +17,8 @@ from dmrifit._utils.checks import Count, Within, check_fields
 from dmrifit._utils.progress import progress
 from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit._utils.threads import check_jobs, one_thread
-from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
+from dmrifit.io.parameter_json import refuse_keys
 from dmrifit.model_files.registry import register
-from dmrifit.model_files.regressor_file import dumped, loaded
 from placement.box.voxel import MM3_PER_ML, Voxel, expert_voxels
 from placement.learned.features import (
     FEATURES,
@@ -283,8 +282,8 @@ class VoxelRanker(BaseEstimator):
             Of the constructor, but for the optimizer and for what belongs to one machine.
         fitted : dict
             The optimizer's parameters and the volumes.
-        files : dict of bytes
-            The forest, as skops stores it.
+        files : dict
+            The forest.
 
         Raises
         ------
@@ -298,19 +297,18 @@ class VoxelRanker(BaseEstimator):
         # The state of a generator cannot be stored.
         if isinstance(parameters["random_state"], np.random.RandomState):
             parameters["random_state"] = None
-        parameters = {name: encoded(value, name) for name, value in parameters.items()}
         search = self.optimizer_.get_params(deep=False)
         objective = search.pop("objective")
         search["size_range"] = np.asarray(search["size_range"], dtype=np.float64).tolist()
         fitted = {
-            "optimizer": {name: encoded(value, name) for name, value in search.items()},
+            "optimizer": search,
             "objective": None if objective is None else asdict(objective),
             "volumes": self.volumes_.tolist(),
             "features": list(FEATURES),
         }
-        return parameters, fitted, {_FOREST: dumped(self.forest_, {}, [])}
+        return parameters, fitted, {_FOREST: self.forest_}
 
-    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, Any]) -> None:
         """
         Take what `stored` has given.
 
@@ -321,7 +319,7 @@ class VoxelRanker(BaseEstimator):
 
         Raises
         ------
-        RefusedError
+        ValueError
             If something is missing or unknown, or does not fit.
         """
         refuse_keys(
@@ -332,7 +330,7 @@ class VoxelRanker(BaseEstimator):
         )
         refuse_keys(files, {_FOREST}, "file", complete=True)
         if fitted["features"] != list(FEATURES):
-            raise RefusedError(
+            raise ValueError(
                 f"it ranks by other features than this version: {fitted['features']}; "
                 "train the model again"
             )
@@ -347,21 +345,20 @@ class VoxelRanker(BaseEstimator):
                 complete=True,
             )
             objective = PlacementObjective(**fitted["objective"])
-        search = {name: decoded(value) for name, value in fitted["optimizer"].items()}
-        self.optimizer = VoxelOptimizer(objective, **search)
+        self.optimizer = VoxelOptimizer(objective, **fitted["optimizer"])
         volumes = np.array(fitted["volumes"], dtype=np.float64)
         n_volumes = len(VOLUME_QUANTILES)
         positive = (np.isfinite(volumes) & (volumes > 0)).all()
         if volumes.shape != (n_volumes,) or not positive:
-            raise RefusedError(
+            raise ValueError(
                 f"its volumes are not {n_volumes} positive numbers: {fitted['volumes']}"
             )
         self.optimizer_ = self._checked()
         self.volumes_ = volumes
-        forest = loaded(files[_FOREST], [], files)
+        forest = files[_FOREST]
         n_inputs = getattr(forest, "n_features_in_", None)
         if not isinstance(forest, ExtraTreesRegressor) or n_inputs != len(FEATURES):
-            raise RefusedError(f"its regressor is no forest over {len(FEATURES)} features")
+            raise ValueError(f"its regressor is no forest over {len(FEATURES)} features")
         self.forest_ = forest
 
     def _checked(self) -> VoxelOptimizer:

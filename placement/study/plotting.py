@@ -10,7 +10,7 @@ import numpy as np
 
 from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.report import page, style
-from dmrifit.report.viewer import pack_volumes, page_json
+from dmrifit.report.viewer import pack_volumes
 from placement.box.voxel import Voxel
 from placement.exchange.pages import scene_layers
 from placement.exchange.tables import BOX
@@ -136,7 +136,7 @@ def reader_page(
         page.read_data(__file__, "reader.html"),
         planes=_PLANES,
         numbers=list(_NUMBERS.items()),
-        data=page_json(data),
+        data=data,
     )
     sections = [page.Section("", body), *(page.Section("", page.Note(rule)) for rule in RULES)]
     lead = page.notice_lead([scene.synthetic for scene in scenes], "case", f"{NOTICE}.")

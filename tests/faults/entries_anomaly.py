@@ -22,7 +22,6 @@ from anomaly.scans.preparation import prepare_scan
 from anomaly.simulate.persons import spread_directions
 from anomaly.study.evaluation import evaluate_detectors
 from dmrifit import load_model, save_model
-from dmrifit.io.parameter_json import RefusedError
 
 
 def persons(folder: Path) -> None:
@@ -295,4 +294,4 @@ def pool(size: Any, spacing: Any) -> dict[str, Any]:
 
 OF_ANOMALY = ("detectors.gaussian", "detectors.thresholds", "scans.preparation", "study.evaluation")
 expressions("calls of anomaly", globals(), [f"anomaly.{name}" for name in OF_ANOMALY])
-expressions("contents of detectors", globals(), ["anomaly.detectors.thresholds"], error=RefusedError)
+expressions("contents of detectors", globals(), ["anomaly.detectors.thresholds"], error=ValueError)

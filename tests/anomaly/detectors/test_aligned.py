@@ -10,7 +10,6 @@ from anomaly import AlignedMahalanobis
 from anomaly.detectors.aligned import AlignedScans, Deviations, template_at, template_of
 from anomaly.detectors.features import look_of, masked_smoothing
 from anomaly.generators.implants import Look
-from dmrifit.io.parameter_json import RefusedError
 
 SHAPE = (12, 13, 11)
 MASK = np.linalg.norm(np.indices(SHAPE) - np.reshape(SHAPE, (3, 1, 1, 1)) / 2, axis=0) < 5.4
@@ -105,7 +104,7 @@ def test_models_stored_without_levels_score_undivided_distances(fitted):
     np.testing.assert_array_equal(loaded.anomaly_map([scan], [MASK])[0], fitted._distance(look, z))
     assert not np.array_equal(loaded.anomaly_map([scan], [MASK]), fitted.anomaly_map([scan], [MASK]))
     wrong = {"arrays.safetensors": save(arrays | {"levels_": np.array([0.0, -0.1])})}
-    with pytest.raises(RefusedError, match=r"standard deviation of its levels_ is -0\.1"):
+    with pytest.raises(ValueError, match=r"standard deviation of its levels_ is -0\.1"):
         loaded.restore(facts, wrong)
 
 

@@ -84,7 +84,7 @@ def test_the_network_sees_a_box_around_the_brains(make_scans, small):
     assert (model.residual_map(X, masks)[~masks] == 0).all()
     _, stored, files = model.stored()
     with pytest.raises(Exception, match="box_ is"):
-        small("recdisc").restore(stored | {"box_": {"$tuple": [0, 0, 0, 1, 1, 99]}}, files)
+        small("recdisc").restore(stored | {"box_": (0, 0, 0, 1, 1, 99)}, files)
 
 
 def test_weights_are_those_of_the_code_and_of_the_paper_by_option():

@@ -27,6 +27,7 @@ from anomaly.detectors.thresholds import (
     scored_scans,
     smallest_ball,
 )
+from dmrifit.io.parameter_json import decoded, encoded
 
 SHAPE = (9, 8, 7)
 
@@ -308,7 +309,7 @@ FIXED = {"rule": "FixedThreshold", "parameters": {"value": 2.5}, "fitted": {"thr
 
 
 def through_json(rule):
-    return decoded_rule(json.loads(json.dumps(encoded_rule(rule), allow_nan=False)))
+    return decoded_rule(decoded(json.loads(json.dumps(encoded(encoded_rule(rule), "rule"), allow_nan=False))))
 
 
 def test_a_fitted_rule_is_stored_as_class_parameters_and_threshold_and_rules_of_the_module_alone():

@@ -21,7 +21,6 @@ from anomaly.scans.detection import (
 )
 from anomaly.scans.series import SeriesDetector, SeriesFiles, read_series
 from anomaly.simulate.persons import simulate_dmri
-from dmrifit.io.parameter_json import RefusedError
 
 SIMULATED = {"n_directions": 8, "shape": (24, 28, 20), "spacing": 6.5, "random_state": 5}
 N_TRAINING = 12
@@ -205,9 +204,9 @@ def test_healthy_scans_keep_their_figures_in_a_file():
     first = {key: content[key] for key in ("scans", "spread")}
     assert HealthyScans.from_dict(first) == HealthyScans(measured, (1.0, 2.0))
     assert HealthyScans.from_dict(content | {"spread": None}).spread is None
-    with pytest.raises(RefusedError, match="has 3 values"):
+    with pytest.raises(ValueError, match="has 3 values"):
         HealthyScans.from_dict({"scans": [content["scans"][0] | {"bulk": [1, 2, 3]}], "spread": None})
-    with pytest.raises(RefusedError, match="unknown or missing figure"):
+    with pytest.raises(ValueError, match="unknown or missing figure"):
         HealthyScans.from_dict({"scans": [{"share": 0.1}], "spread": None})
 
 
@@ -254,7 +253,7 @@ def test_scans_patients_and_preparation_of_a_training_are_known_again_and_its_fi
     assert "p1" not in str(content["patients"])
     # Nor does a quick digest of a guessed name, or that of another training.
     assert hashlib.sha256(b"p1").hexdigest() not in content["patients"]
-    with pytest.raises(RefusedError, match="unknown or missing"):
+    with pytest.raises(ValueError, match="unknown or missing"):
         TrainingScans.from_dict(content | {"names": []})
     # Files with plain digests are read.
     content["patients"] = [hashlib.sha256(name.encode()).hexdigest() for name in ("p1", "p2")]

@@ -9,7 +9,6 @@ from dmrifit.simulate.heads import (
     Head,
     StandardHead,
     TissueMaps,
-    centered_grid,
     coarser_maps,
     read_tissues,
 )
@@ -34,7 +33,7 @@ def ball_tissues(spacing=2.0):
     gray |= x**2 + (y - 31) ** 2 + z**2 < 4.5**2
     white = brain & ~gray & (radius >= 10)
     shares = (share.astype(np.float32) for share in (gray, white, brain))
-    return TissueMaps(*shares, centered_grid((n, n, n), (spacing,) * 3)[0], np.full(3, 50.0))
+    return TissueMaps(*shares, Head.grid((n, n, n), (spacing,) * 3)[0], np.full(3, 50.0))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,7 @@ def at(standard, name, x, y, z):
 
 
 def test_the_middle_of_a_centered_grid_is_at_zero():
-    affine, _ = centered_grid((5, 8, 3), (2.0, 1.5, 4.0))
+    affine, _ = Head.grid((5, 8, 3), (2.0, 1.5, 4.0))
     np.testing.assert_array_equal(affine @ [2, 3.5, 1, 1], [0, 0, 0, 1])
     np.testing.assert_array_equal(affine @ [0, 0, 0, 1], [-4, -5.25, -4, 1])
 
@@ -187,7 +186,7 @@ def shells(affine, shape=(40, 48, 36)):
 
 @pytest.mark.parametrize("kind", [np.float32, np.uint8])
 def test_maps_in_files_are_shares_or_bytes_that_stand_for_them(kind, tmp_path):
-    affine, _ = centered_grid((40, 48, 36), SPACING)
+    affine, _ = Head.grid((40, 48, 36), SPACING)
     affine[:3, 3] += [7.0, -11.0, 30.0]
     gray, white = shells(affine)
     scale = 255 if kind is np.uint8 else 1
@@ -205,7 +204,7 @@ def test_maps_in_files_are_shares_or_bytes_that_stand_for_them(kind, tmp_path):
 
 
 def test_maps_are_the_same_however_stored():
-    affine, _ = centered_grid((40, 48, 36), SPACING)
+    affine, _ = Head.grid((40, 48, 36), SPACING)
     images = [nib.Nifti1Image(values, affine) for values in shells(affine)]
     images[0].dataobj[10, 20, 30] = 0.5
     turn = nib.orientations.ornt_transform(*(nib.orientations.axcodes2ornt(codes) for codes in ("RAS", "PIL")))
@@ -215,7 +214,7 @@ def test_maps_are_the_same_however_stored():
 
 
 def test_blocks_of_fine_voxels_are_averaged_in_place():
-    affine, _ = centered_grid((40, 48, 36), SPACING)
+    affine, _ = Head.grid((40, 48, 36), SPACING)
     gray, white = shells(affine)
     maps = read_tissues(*(nib.Nifti1Image(values, affine) for values in (gray, white)))
     coarse = coarser_maps(maps, 8.0)

@@ -13,9 +13,8 @@ from benchmarks.metastasis import _scorer_pairs
 from dmrifit import lesion_scores, lesion_table
 from dmrifit.io.components import drop_small
 from dmrifit.stats.lesion_matching import (
+    Matching,
     lesion_counts,
-    match_components,
-    match_to_lesions,
     meeting_pairs,
     scores_from_counts,
 )
@@ -163,7 +162,7 @@ def test_counts_and_dice_agree_with_panoptica():
         assert row["tp"] + row["fp"] == row["n_predicted"] <= table.attrs["n_predicted"]
         assert scores["n_false_positives"] == row["fp"]
         # There a component counts for one lesion only; here it finds all that it hits, and is flagged.
-        matched = match_components(reference, prediction)
+        matched = Matching.of(reference, prediction)
         if np.bincount(matched.component, minlength=1).max() < 2:
             alone += 1
             assert scores["n_found"] == row["tp"]
@@ -323,7 +322,7 @@ def matching():
 
 
 def test_components_match_lesions_that_they_share_voxels_with(matching):
-    matched = match_components(*matching)
+    matched = Matching.of(*matching)
     assert matched.lesion_voxels.tolist() == [3, 2, 1, 5]
     assert matched.component_voxels.tolist() == [1, 3, 11, 2, 2]
     pairs = np.transpose([matched.lesion, matched.component, matched.overlap])
@@ -335,11 +334,11 @@ def test_components_match_lesions_that_they_share_voxels_with(matching):
 
 
 def test_more_shared_voxels_may_be_asked_for_and_small_components_do_not_take_part(matching):
-    matched = match_components(*matching, min_overlap=2)
+    matched = Matching.of(*matching, min_overlap=2)
     assert matched.lesion.tolist() == [3, 3]
     assert matched.found.tolist() == [False, False, False, True]
     assert matched.false_positive.tolist() == [True, True, True, False, False]
-    matched = match_components(*matching, min_voxels=3)
+    matched = Matching.of(*matching, min_voxels=3)
     assert matched.component_voxels.tolist() == [3, 11]
     assert matched.found.tolist() == [True, True, True, False]
 
@@ -347,17 +346,17 @@ def test_more_shared_voxels_may_be_asked_for_and_small_components_do_not_take_pa
 def test_a_component_of_ten_times_the_lesion_is_not_flagged_yet(matching):
     reference, prediction = matching
     prediction[20, 0, 0] = False
-    assert match_components(reference, prediction).flagged.tolist() == [False, True, False, False, False]
+    assert Matching.of(reference, prediction).flagged.tolist() == [False, True, False, False, False]
 
 
 def test_lesions_that_are_numbered_already_keep_their_numbers(matching):
     reference, prediction = matching
     lesions = ndimage.label(reference)[0].astype(np.int32)
     backward = np.where(lesions > 0, 5 - lesions, 0).astype(np.int32)
-    matched = match_to_lesions(backward, prediction)
+    matched = Matching.to_lesions(backward, prediction)
     assert matched.lesion_voxels.tolist() == [5, 1, 2, 3]
     with pytest.raises(ValueError, match=r"shape \(30, 5, 3\) and a prediction of shape \(30, 5, 2\)"):
-        match_to_lesions(lesions, prediction[..., :2])
+        Matching.to_lesions(lesions, prediction[..., :2])
 
 
 def test_pairs_that_meet_are_those_of_a_search():
@@ -378,4 +377,4 @@ def test_masks_may_be_of_any_type_of_number():
     mask = np.zeros((6, 6, 6), bool)
     mask[1, 1, 1] = mask[4, 4, 4] = True
     for kind in (bool, np.uint8, np.int64, np.float32):
-        assert match_components(mask.astype(kind), mask).overlap.tolist() == [1, 1]
+        assert Matching.of(mask.astype(kind), mask).overlap.tolist() == [1, 1]
