@@ -130,11 +130,11 @@ def reader_table(
     matrix = check_affine(affine)
     if probability is not None:
         probability = np.asarray(probability, dtype=np.float64)
-        check_shape(probability, label_map.shape, "the probability", remedy=_REMEDY)
+        check_shape(probability, label_map.shape, "probability", remedy=_REMEDY)
     filled, rows = _lesions(label_map, matrix, probability)
     if prior is not None:
         prior = _checked_labels(prior, "the prior labels")
-        check_shape(prior, label_map.shape, "the prior labels", remedy=_REMEDY)
+        check_shape(prior, label_map.shape, "prior", remedy=_REMEDY)
         prior_filled, prior_rows = _lesions(prior, matrix, None)
         groups = _groups(filled, prior_filled, matrix, tolerance)
         rows = _changed_rows(rows, prior_rows, groups, limits)
