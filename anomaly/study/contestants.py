@@ -25,6 +25,8 @@ BRIGHTNESS = "1 − mean signal"
 CONTROLS = ("all positive", "empty", "brain mask", "another patient's lesion", BRIGHTNESS)
 #: The study's weak spots. They may overlap.
 STRATA = ("near cortex", "deep nuclei", "basal")
+#: All voxels that count.
+WHOLE = "all"
 #: What is left.
 ELSEWHERE = "elsewhere"
 #: Distance in mm up to which a voxel is near a structure.
@@ -43,7 +45,7 @@ class Bench:
     The scans that all methods are compared on, with the voxels (x, y, z) that count.
 
     `scored` and `lesions` are the voxels of each case that count and those of them in the lesion,
-    `strata` what `strata_masks` gives.
+    `regions` all voxels that count and what `strata_masks` gives.
     """
 
     cases: Sequence[Case]
@@ -81,8 +83,8 @@ class Bench:
         _refuse("healthy scans that are of patients among the cases", shared)
         # Checks the size of the cube.
         open_map(np.zeros((1, 1, 1), dtype=bool), self.opening)
-        self.strata = [strata_masks(case) for case in cases]
-        self.healthy_strata = [strata_masks(case) for case in healthy]
+        self.regions = [{WHOLE: case.scored, **strata_masks(case)} for case in cases]
+        self.healthy_regions = [{WHOLE: case.scored, **strata_masks(case)} for case in healthy]
 
     @property
     def spacing(self) -> tuple[float, float, float] | None:

@@ -25,7 +25,7 @@ from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit._utils.threads import check_jobs
 from dmrifit.report.numerals import wording
 from dmrifit.stats.lesion_matching import scores_from_counts
-from dmrifit.stats.patient_summary import in_parts, summarize
+from dmrifit.stats.patient_summary import in_parts, joined, summarize
 
 __all__ = ["evaluate_detectors", "healthy_folds"]
 
@@ -154,12 +154,7 @@ def evaluate_detectors(
         entries += control_entries(bench, names[0])
     jobs = [delayed(score_method)(bench, entry, checked[entry.method]) for entry in entries]
     results = Parallel(n_jobs=n_jobs)(jobs)
-
-    def joined(key: str) -> pd.DataFrame:
-        filled = [result[key] for result in results if len(result[key])]
-        return pd.concat(filled, ignore_index=True) if filled else results[0][key]
-
-    tables = {key: joined(key) for key in results[0]}
+    tables = {key: joined([result[key] for result in results]) for key in results[0]}
     tables["summary"] = scan_summary(tables["scans"], tables["healthy"])
     tables["lesion_scores"] = lesion_summary(tables.pop("counts"))
     tables["strata"] = strata_summary(tables["strata"])
@@ -199,13 +194,11 @@ def strata_summary(strata: pd.DataFrame) -> pd.DataFrame:
     with_lesion = strata[~is_healthy & strata["sensitivity"].notna()]
     lesions = summarize(with_lesion, keys, _IN_STRATA, within=["fold"])
     rates = summarize(strata[is_healthy], keys, RATES, within=["fold"])
+    table = lesions[[*keys, "n_patients", *_IN_STRATA]]
+    table = table.merge(rates[[*keys, *RATES]], on=keys, how="outer")
     # In the order of methods, rules and strata.
-    table = strata[keys].drop_duplicates()
-    table = table.merge(lesions[[*keys, "n_patients", *_IN_STRATA]], on=keys, how="left")
-    table = table.merge(rates[[*keys, *RATES]], on=keys, how="left", indicator=True)
-    table = table[table["n_patients"].notna() | (table.pop("_merge") == "both")]
-    n_patients = table["n_patients"].fillna(0).astype(int)
-    return table.assign(n_patients=n_patients).reset_index(drop=True)
+    table = strata[keys].drop_duplicates().merge(table, on=keys)
+    return table.assign(n_patients=table["n_patients"].fillna(0).astype(int))
 
 
 def area_summary(areas: pd.DataFrame) -> pd.DataFrame:

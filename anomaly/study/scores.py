@@ -13,13 +13,15 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from anomaly.detectors.thresholds import ThresholdRule, limits_left_out, open_map, rate_limits
-from anomaly.study.contestants import AS_GIVEN, Bench, Entry
+from anomaly.scans.cases import Case
+from anomaly.study.contestants import AS_GIVEN, WHOLE, Bench, Entry
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.checks import check_number
 from dmrifit.io.case_tables import checked_mask
 from dmrifit.io.components import check_affine, label_components
 from dmrifit.stats.lesion_matching import lesion_counts, lesion_table, ratio
 from dmrifit.stats.metrics import dice
+from dmrifit.stats.patient_summary import joined
 
 #: Columns of false-positive rates, raw and opened.
 RATES = ("false_positive_rate", "false_positive_rate_opened")
@@ -59,24 +61,20 @@ def score_method(
     Kinds are those of `_ROW_KINDS`, and "lesions" and "curves".
     """
     keys = {"fold": entry.fold, "method": entry.method, "control": entry.control}
-    # These scores of a scan do not depend on the rule.
-    threshold_free, stratum_aucs = [], []
-    for i, values in enumerate(entry.maps):
-        lesion, mask = bench.lesions[i], bench.scored[i]
-        truth, precision = lesion[mask], np.nan
-        if truth.any():
-            precision = float(average_precision_score(truth, values[mask].astype(float)))
-        threshold_free.append(
-            {
-                "n_scored": truth.size,
-                "n_lesion": int(np.count_nonzero(lesion)),
-                "auc": _auc(values, lesion, mask),
-                "average_precision": precision,
-            }
-        )
-        strata = bench.strata[i].items()
-        stratum_aucs.append({name: _auc(values, lesion, stratum) for name, stratum in strata})
+    # The order of voxels does not depend on the rule.
+    rankings = [
+        {name: _ranking(values, lesion, region) for name, region in regions.items()}
+        for values, lesion, regions in zip(entry.maps, bench.lesions, bench.regions, strict=True)
+    ]
     rows: dict[str, list[Any]] = {key: [] for key in _ROW_KINDS}
+
+    def add(kind: str, region: str, row: dict[str, Any]) -> None:
+        """Add a row of a whole scan to those of its kind, of a stratum to those of strata."""
+        if region == WHOLE:
+            rows[kind].append(row)
+        else:
+            rows["strata"].append(row | {"stratum": region, "healthy": kind == "healthy"})
+
     lesion_tables = []
     for decision in _decisions(bench, entry, rules):
         rule_keys = keys | {"rule": decision.rule, "needs_truth": decision.needs_truth}
@@ -84,18 +82,14 @@ def score_method(
         rows["thresholds"].append(rule_keys | limits)
         for i, marked in enumerate(decision.masks):
             case, lesion = bench.cases[i], bench.lesions[i]
+            patient_keys = {**rule_keys, "patient": case.patient}
             # Opened first: a cube may reach beyond the scored voxels.
             opened = open_map(marked, bench.opening) & bench.scored[i]
-            raw = marked & bench.scored[i]
-            scan = {**rule_keys, **_case_columns(bench, i), **threshold_free[i]}
-            scan["threshold"] = np.nan if decision.limits is None else decision.limits[i]
-            rows["scans"].append(scan | _overlaps(raw, opened, lesion))
-            patient_keys = {**rule_keys, "patient": case.patient}
-            for name, stratum in bench.strata[i].items():
-                row = {**patient_keys, "stratum": name, "healthy": False}
-                row["auc"] = stratum_aucs[i][name]
-                overlaps = _overlaps(raw & stratum, opened & stratum, lesion & stratum)
-                rows["strata"].append(row | overlaps)
+            limit = np.nan if decision.limits is None else decision.limits[i]
+            for name, region in bench.regions[i].items():
+                row = {**rule_keys, **_case_columns(i, case), **rankings[i][name]}
+                overlaps = _overlaps(marked & region, opened & region, lesion & region)
+                add("scans", name, {**row, "threshold": limit, **overlaps})
             # Masks that used the truth say nothing about lesions found or followed up.
             if decision.needs_truth:
                 continue
@@ -114,10 +108,14 @@ def score_method(
                 )
                 rows["followup"].append({**rule_keys, "grade": case.grade, **vars(overlap)})
         for i, marked in enumerate(decision.healthy or ()):
-            _add_healthy_rows(rows, bench, i, marked, rule_keys)
+            opened = open_map(marked, bench.opening) & bench.healthy_scored[i]
+            n_components = label_components(opened, connectivity=bench.connectivity).max()
+            for name, region in bench.healthy_regions[i].items():
+                row = rule_keys | _case_columns(i, bench.healthy[i], ("name", "patient"))
+                row |= _false_positives(marked, opened, region)
+                add("healthy", name, {**row, "n_components_opened": int(n_components)})
     tables = {key: pd.DataFrame(values) for key, values in rows.items()}
-    filled = [table for table in lesion_tables if len(table)]
-    tables["lesions"] = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
+    tables["lesions"] = joined(lesion_tables)
     tables["curves"] = tables["areas"] = pd.DataFrame()
     if entry.healthy and not entry.is_mask:
         masks = zip(entry.healthy, bench.healthy_scored, strict=True)
@@ -133,9 +131,10 @@ def score_method(
     return tables
 
 
-def _case_columns(bench: Bench, i: int) -> dict[str, Any]:
-    columns = ("name", "patient", "kind", "grade")
-    return {"case": i, **{column: getattr(bench.cases[i], column) for column in columns}}
+def _case_columns(
+    i: int, case: Case, columns: Sequence[str] = ("name", "patient", "kind", "grade")
+) -> dict[str, Any]:
+    return {"case": i, **{column: getattr(case, column) for column in columns}}
 
 
 def _lesions(
@@ -148,29 +147,9 @@ def _lesions(
     table.attrs = {}
     # The table has a column "kind" already: lesion or false positive.
     names = {"kind": "lesion_kind"}
-    columns = {names.get(key, key): value for key, value in _case_columns(bench, i).items()}
+    case_columns = _case_columns(i, bench.cases[i])
+    columns = {names.get(key, key): value for key, value in case_columns.items()}
     return table.assign(**rule_keys, **columns)
-
-
-def _add_healthy_rows(
-    rows: dict[str, list[Any]],
-    bench: Bench,
-    i: int,
-    marked: NDArray[np.bool_],
-    rule_keys: Mapping[str, Any],
-) -> None:
-    """Add rows of the false positives of a healthy scan: of all of it, and of each stratum."""
-    case = bench.healthy[i]
-    scored = bench.healthy_scored[i]
-    opened = open_map(marked, bench.opening) & scored
-    scan = {**rule_keys, "case": i, "name": case.name, "patient": case.patient}
-    scan |= _false_positives(marked, opened, scored)
-    components = label_components(opened, connectivity=bench.connectivity)
-    scan["n_components_opened"] = int(components.max())
-    rows["healthy"].append(scan)
-    for name, stratum in bench.healthy_strata[i].items():
-        row = {**rule_keys, "patient": case.patient, "stratum": name, "healthy": True}
-        rows["strata"].append(row | _false_positives(marked, opened, stratum))
 
 
 def _false_positives(
@@ -227,11 +206,18 @@ def _decisions(
         yield _Decision(name, rule.needs_truth, marked, free, threshold, n_fitted, limits)
 
 
-def _auc(values: NDArray[Any], lesion: NDArray[np.bool_], mask: NDArray[np.bool_]) -> float:
-    """Compute the AUC inside a mask; NaN without a voxel of either kind."""
-    truth = lesion[mask]
-    is_defined = truth.any() and not truth.all()
-    return float(roc_auc_score(truth, values[mask].astype(float))) if is_defined else np.nan
+def _ranking(
+    values: NDArray[Any], lesion: NDArray[np.bool_], region: NDArray[np.bool_]
+) -> dict[str, float]:
+    """Score a map as an order of the voxels of a region; NaN where there is nothing to find."""
+    truth, scores = lesion[region], values[region].astype(float)
+    ranking: dict[str, float] = {"n_scored": truth.size, "n_lesion": int(np.count_nonzero(truth))}
+    ranking |= {"auc": np.nan, "average_precision": np.nan}
+    if truth.any():
+        ranking["average_precision"] = float(average_precision_score(truth, scores))
+        if not truth.all():
+            ranking["auc"] = float(roc_auc_score(truth, scores))
+    return ranking
 
 
 def _overlaps(

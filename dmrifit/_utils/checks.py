@@ -31,11 +31,15 @@ Count = Annotated[int, Within(1)]
 NotNegative = Annotated[float, Within()]
 
 
-def check_fields(estimator: Any) -> None:
+def check_fields(instance: Any) -> None:
     """Refuse a parameter that the type hint of its field in a dataclass excludes."""
-    cls: Any = type(estimator)
+    cls: Any = type(instance)
     hints = _field_hints(cls)
-    for name, value in estimator.get_params(deep=False).items():
+    parameters = vars(instance)
+    # A fitted estimator has more attributes than parameters.
+    if hasattr(instance, "get_params"):
+        parameters = instance.get_params(deep=False)
+    for name, value in parameters.items():
         hint = hints.get(name)
         options = [hint]
         if get_origin(hint) in (Union, UnionType):

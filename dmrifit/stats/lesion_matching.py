@@ -250,15 +250,13 @@ def lesion_counts(
     """Count lesions, findings and false positives of one scan: the parts of all scores."""
     is_lesion = (table["kind"] == _KINDS[0]).to_numpy()
     lesions, false_positives = table[is_lesion], table[~is_lesion]
-    detected = lesions["found"].to_numpy()
-    is_small = lesions["volume_mL"].to_numpy() < small
-    n_small_false_positives = int((false_positives["volume_mL"] < small).sum())
+    detected = lesions[lesions["found"]]
     lesion_free = not len(lesions)
     dice, f1 = _challenge_scores(lesions, false_positives, ignore_below)
-    return {
+    counts = {
         "n_scans": 1,
         "n_lesions": len(lesions),
-        "n_found": int(detected.sum()),
+        "n_found": len(detected),
         "n_distinct": int(lesions["distinct"].sum()),
         "n_false_positives": len(false_positives),
         "n_flagged": int(lesions["n_flagged"].sum()),
@@ -267,16 +265,14 @@ def lesion_counts(
         "n_lesion_free": int(lesion_free),
         "clean": int(lesion_free and not len(false_positives)),
         "lesion_free_false_positives": len(false_positives) if lesion_free else 0,
-        "dice_sum": float(lesions["dice"].to_numpy()[detected].sum()),
+        "dice_sum": float(detected["dice"].to_numpy().sum()),
         "lesion_dice": dice,
         "lesion_f1": f1,
-        "n_small": int(is_small.sum()),
-        "n_found_small": int((detected & is_small).sum()),
-        "false_positives_small": n_small_false_positives,
-        "n_large": int((~is_small).sum()),
-        "n_found_large": int((detected & ~is_small).sum()),
-        "false_positives_large": len(false_positives) - n_small_false_positives,
     }
+    groups = {"n": lesions, "n_found": detected, "false_positives": false_positives}
+    n_small = {name: int((rows["volume_mL"] < small).sum()) for name, rows in groups.items()}
+    counts |= {f"{name}_small": n for name, n in n_small.items()}
+    return counts | {f"{name}_large": len(groups[name]) - n for name, n in n_small.items()}
 
 
 def _challenge_scores(

@@ -115,7 +115,7 @@ def rank_biserial(
     ----------
     Kerby, Compr Psychol 3:11.IT.3.1, 2014.
     """
-    a, b = _finite_pairs(a, b)
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if not len(a):
         return np.nan, np.nan, np.nan
     drawn = np.random.default_rng(0).integers(0, len(a), (-(-n_bootstrap // 2), len(a)))
@@ -124,13 +124,6 @@ def rank_biserial(
     tail = 50 * (1 - confidence)
     low, high = np.percentile(resamples, [tail, 100 - tail])
     return float(_signed_rank_share((a - b)[None])[0]), float(low), float(high)
-
-
-def _finite_pairs(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Leave out pairs of which a value is NaN; infinite values stay."""
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    usable = ~(np.isnan(a) | np.isnan(b))
-    return a[usable], b[usable]
 
 
 def _signed_rank_share(difference: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -43,6 +43,15 @@ def in_parts(table: pd.DataFrame, parts: Mapping[str, Any], name: str = "part") 
     return pd.concat([table[mask].assign(**{name: part}) for part, mask in parts.items()])
 
 
+def joined(tables: Sequence[pd.DataFrame], first: Sequence[str] = ()) -> pd.DataFrame:
+    """Join tables with rows, which keeps the types of columns; `first` names their first ones."""
+    table = pd.concat(
+        [table for table in tables if len(table)] or [*tables, pd.DataFrame(columns=first)][:1],
+        ignore_index=True,
+    )
+    return table[[*first, *table.columns.difference(first, sort=False)]]
+
+
 def summarize(
     table: pd.DataFrame,
     by: Sequence[str],

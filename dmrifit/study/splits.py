@@ -11,7 +11,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from dmrifit._utils.checks import check_number, check_word
+from dmrifit._utils.checks import check_fields, check_number, check_word
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import Seed
 from dmrifit.io.bids_derivatives import versions
@@ -22,7 +22,6 @@ from dmrifit.study.study_folder import Settings
 from dmrifit.study.voxel_bank import Bank
 
 TRAIN_ON = ("same", "other", "pooled")
-MASKS = ("body", "lesion")
 
 #: Distributions whose version may change a number.
 VERSIONS = ("dmrifit", "numpy", "scipy", "scikit-learn", "numba")
@@ -62,15 +61,11 @@ def check_settings(settings: Settings) -> None:
         check_word("train_on", regime, TRAIN_ON)
     if not regimes or len(set(regimes)) != len(regimes):
         raise ValueError(f"train_on must name each way once, not {tuple(regimes)}")
-    check_word("train_mask", settings.train_mask, MASKS)
-    check_word("score_mask", settings.score_mask, MASKS)
     if sizes is not None and (not sizes or len(set(sizes)) != len(sizes)):
         raise ValueError(f"n_train must name each number of patients once, not {tuple(sizes)}")
     for size in sizes or ():
         check_number("n_train", size, least=1, whole=True)
-    check_number("n_repeats", settings.n_repeats, least=1, whole=True)
-    if settings.max_voxels is not None:
-        check_number("max_voxels", settings.max_voxels, least=1, whole=True)
+    check_fields(settings)
     if "other" in regimes and len(settings.cohorts) < 2:
         raise ValueError("train_on 'other' needs at least two cohorts")
     # Counted before any image is read; patients without a usable voxel fail later, by name.

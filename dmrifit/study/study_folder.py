@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dmrifit._utils.checks import Count
 from dmrifit.cohort.scan import MaskName
 from dmrifit.io.atomic_files import remove_abandoned_parts, whole_file, write_text
 from dmrifit.io.digests import describe
@@ -31,8 +32,8 @@ class Settings:
     train_mask: MaskName = "body"
     score_mask: MaskName = "lesion"
     n_train: list[int] | None = None
-    n_repeats: int = 1
-    max_voxels: int | None = None
+    n_repeats: Count = 1
+    max_voxels: Count | None = None
     resynthesize: bool = False
     seed: int = 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -195,20 +195,15 @@ def unique(values: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(values))
 
 
-def tissue(scores: pd.DataFrame) -> pd.DataFrame:
+def tissue(scores: pd.DataFrame, excluded: Sequence[str] = NO_TISSUE) -> pd.DataFrame:
     """Leave out parameters that are no property of the tissue, unless there are no others."""
-    is_tissue = ~scores["metric"].isin(NO_TISSUE)
-    if not is_tissue.any():
-        return scores
-    return scores[is_tissue]
+    is_tissue = ~scores["metric"].isin(excluded)
+    return scores[is_tissue] if is_tissue.any() else scores
 
 
 def averaged(scores: pd.DataFrame) -> pd.DataFrame:
     """Leave out S0 and T2v, which no mean over parameters includes, unless there are no others."""
-    is_averaged = ~scores["metric"].isin((*NO_TISSUE, AT_BOUND))
-    if not is_averaged.any():
-        return tissue(scores)
-    return scores[is_averaged]
+    return tissue(tissue(scores), [AT_BOUND])
 
 
 def summary_metrics() -> list[MapMetric]:

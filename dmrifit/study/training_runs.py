@@ -178,17 +178,18 @@ def _score_maps(
     maps: NDArray, test: HeldOut, entrant: Entrant, seconds: float, constants: Constants
 ) -> list[dict[str, Any]]:
     """Score every parameter against the reference and, where known, the truth and a repeat."""
-    repeated = None
+    # Scores against maps that are not known are NaN.
+    truth = repeated = np.full_like(test.reference, np.nan)
+    if test.truth is not None:
+        truth = test.truth
     # Against itself a repeat would be perfect.
     if test.repeat is not None and entrant.control != controls.REPEAT:
         repeated = test.repeat.reference
     scores: dict[str, Any] = {}
-    references = {"": test.reference, "_truth": test.truth, "_independent": repeated}
+    references = {"": test.reference, "_truth": truth, "_independent": repeated}
     for suffix, reference in references.items():
         for name, metric in METRICS.items():
-            scores[name + suffix] = np.full(maps.shape[1], np.nan)
-            if reference is not None:
-                scores[name + suffix] = np.asarray(metric.score(maps, reference))
+            scores[name + suffix] = metric.score(maps, reference)
     is_constant = entrant.control == controls.CONSTANT
     rows = []
     for j, parameter in enumerate(entrant.model.parameters):
@@ -210,9 +211,8 @@ def _score_maps(
             score = partial(skill_scores, answer, constant=best, relative=kind == "relative")
             skill, error, constant_error, n = score(reference=test.reference[:, j])
             row |= {f"{prefix}skill": skill, f"{kind}_error": error, "n_absolute": n}
-            row |= {f"constant_{prefix}error": constant_error, f"{prefix}skill_independent": _NAN}
-            if repeated is not None:
-                row[f"{prefix}skill_independent"] = score(reference=repeated[:, j])[0]
+            row[f"constant_{prefix}error"] = constant_error
+            row[f"{prefix}skill_independent"] = score(reference=repeated[:, j])[0]
         rows.append(row)
     return rows
 

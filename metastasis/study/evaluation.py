@@ -18,6 +18,7 @@ from dmrifit.io.case_tables import volumes_of_cases
 from dmrifit.io.components import drop_small, label_components
 from dmrifit.stats.lesion_matching import (
     SMALL_ML,
+    Matching,
     lesion_counts,
     lesion_scores,
     lesion_table,
@@ -25,14 +26,14 @@ from dmrifit.stats.lesion_matching import (
     scores_from_counts,
 )
 from dmrifit.stats.metrics import dice
-from dmrifit.stats.patient_summary import in_parts, summarize
+from dmrifit.stats.patient_summary import in_parts, joined, summarize
 from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.segmentation.operating_points import THRESHOLDS, summed_curve, threshold_curve
 from metastasis.study import operating_curves, reader_scores
 from metastasis.study.controls import CONTROLS, control_segmentations, reference_masks
 
-__all__ = ["evaluate_segmentations"]
+__all__ = ["evaluate_segmentations", "lesion_scores"]
 
 #: Ending of the row for what both models of an ensemble mark.
 OF_BOTH = f", {MARKED_BY_BOTH}"
@@ -129,7 +130,10 @@ def evaluate_segmentations(
         ``"lesion_free"``: scans without lesions by name, ``n_findings`` and ``marked_mL``.
         ``"froc"``: see `froc_table`. ``"matched"``: see `matched_table`.
         ``"status"``: ``method``, ``status``, ``n``, ``n_found``, ``sensitivity``.
-        ``"ensemble"``: what `candidate_scores` gives, by ``method``; of controls both mark all.
+        ``"ensemble"``: by ``method`` the scores of all that an ensemble marks and, as ``both_…``,
+        of what both models do, ``further_true`` (lesions found by one of them alone) and
+        ``false_candidates`` (components of label 1 that match no lesion); of controls both mark
+        all.
         ``"curves"``: ``method`` and what `threshold_curve` gives; controls are single points at
         .5.
         ``"calibration"``: ``method``, what `calibration_curve` gives, and ``error``.
@@ -164,16 +168,16 @@ def evaluate_segmentations(
     reserved = CONTROLS if controls else ()
     of_both = [name for name in methods if name.endswith(OF_BOTH)]
     check_own_names("predictions", methods, [*reserved, *of_both])
+    masks = {name: method.masks for name, method in methods.items()}
+    for name, method in methods.items():
+        if method.labels is not None:
+            masks[name + OF_BOTH] = [labels == 2 for labels in method.labels]
     # Controls are no methods, so that limits by method have none for them.
     min_control_voxels = 1 if isinstance(min_voxels, Mapping) else min_voxels
     if controls:
         for name, values in control_segmentations(cases, random_state=random_state).items():
-            methods[name] = _Method([drop_small(mask, min_control_voxels) for mask in values])
-    masks = {name: method.masks for name, method in methods.items() if name not in reserved}
-    for name, method in methods.items():
-        if method.labels is not None:
-            masks[name + OF_BOTH] = [labels == 2 for labels in method.labels]
-    masks |= {name: methods[name].masks for name in reserved}
+            masks[name] = [drop_small(mask, min_control_voxels) for mask in values]
+            methods[name] = _Method(masks[name])
     scans, further, lesions = [], [], []
     # The status of the lesions of synthetic cases by their numbers.
     statuses: list[dict[int, str]] = []
@@ -210,7 +214,7 @@ def evaluate_segmentations(
         parts |= {"with prior": is_prior, "without prior": ~is_prior}
     summary, intervals = _summary(in_parts(by_scan, parts), n_bootstrap, seed)
     summary.insert(2, "control", summary["method"].isin(reserved))
-    all_lesions = _joined(lesions, ["case", "name", "patient", "method"])
+    all_lesions = joined(lesions, ["case", "name", "patient", "method"])
     with_status = all_lesions[all_lesions["status"] != ""].astype({"found": int})
     by_status = with_status.groupby(["method", "status"], sort=False)["found"]
     patients = [case.patient for case in cases]
@@ -249,40 +253,12 @@ def evaluate_segmentations(
         "challenge": reader_scores.challenge_table(scores_by_scan),
         "lesion_free": reader_scores.lesion_free_table(scores_by_scan),
         "status": by_status.agg(n="size", n_found="sum", sensitivity="mean").reset_index(),
-        "ensemble": _ensemble_table(methods, reserved, patients, truths),
-        "matched": _joined(matched, ["method", "part"]),
-        "calibration": _joined(calibrations, ["method"]),
+        "ensemble": _ensemble_table(summary, methods, reserved, truths, len(set(patients))),
+        "matched": joined(matched, ["method", "part"]),
+        "calibration": joined(calibrations, ["method"]),
         "families": members,
         **_curve_tables(curves, froc, members, reserved),
     }
-
-
-def candidate_scores(
-    labels: Sequence[ArrayLike],
-    predictions: Sequence[ArrayLike],
-    *,
-    patients: Sequence[Any] | None = None,
-) -> dict[str, float]:
-    """Score what both models of an ensemble mark, and its candidates (x, y, z)."""
-    label_maps = [np.asarray(prediction) for prediction in predictions]
-
-    def scores_of(*marks: int) -> dict[str, Any]:
-        pairs = zip(labels, label_maps, strict=True)
-        return lesion_scores([lesion_table(truth, np.isin(m, marks)) for truth, m in pairs])
-
-    union, both = scores_of(1, 2), scores_of(2)
-    # A lesion that both mark in part is no further one, so candidates are not counted alone.
-    counts = {
-        "further_true": union["n_found"] - both["n_found"],
-        "false_candidates": scores_of(1)["n_false_positives"],
-    }
-    n_patients = len(labels) if patients is None else len(set(patients))
-    scores = {key: union[key] for key in _SCORES_OF_BOTH}
-    scores |= {f"both_{key}": both[key] for key in _SCORES_OF_BOTH}
-    for key, n in counts.items():
-        scores |= {key: n, f"{key}_per_scan": n / len(labels)}
-        scores[f"{key}_per_patient"] = n / n_patients
-    return scores
 
 
 def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> pd.DataFrame:
@@ -386,31 +362,32 @@ def _summary(
     return summary.drop(columns=["n_patients", *ends]), intervals
 
 
-def _joined(tables: Sequence[pd.DataFrame], first: Sequence[str]) -> pd.DataFrame:
-    """Concatenate tables, with some columns first."""
-    if not tables:
-        return pd.DataFrame(columns=list(first))
-    filled = [table for table in tables if len(table)] or list(tables[:1])
-    whole = pd.concat(filled, ignore_index=True)
-    return whole[[*first, *(key for key in whole.columns if key not in first)]]
-
-
 def _ensemble_table(
+    summary: pd.DataFrame,
     methods: Mapping[str, _Method],
     controls: Collection[str],
-    patients: Sequence[str],
     truths: Sequence[NDArray[np.bool_]],
+    n_patients: int,
 ) -> pd.DataFrame:
-    """Score the label maps of ensembles; of controls, too, if there is any ensemble."""
-    labels = {name: method.labels for name, method in methods.items() if method.labels is not None}
-    # A control stands for two models that mark the same voxels: all have the label 2 of both.
-    for name in controls if labels else ():
-        labels[name] = [2 * mask.astype(np.uint8) for mask in methods[name].masks]
-    rows = [
-        {"method": name, "control": name in controls}
-        | candidate_scores(truths, label_maps, patients=patients)
-        for name, label_maps in labels.items()
-    ]
+    """Compare all that ensembles mark with what both models do; of controls both mark all."""
+    scores = summary[summary["part"] == "all"].set_index("method")
+    ensembles = [name for name, method in methods.items() if method.labels is not None]
+    rows = []
+    for name in (*ensembles, *controls) if ensembles else ():
+        labels = methods[name].labels
+        union, both = scores.loc[name], scores.loc[name if labels is None else name + OF_BOTH]
+        row = {"method": name, "control": labels is None}
+        row |= {key: union[key] for key in _SCORES_OF_BOTH}
+        row |= {f"both_{key}": both[key] for key in _SCORES_OF_BOTH}
+        # A lesion that both mark in part is no further one, so candidates are not counted alone.
+        counts = {"further_true": union["n_found"] - both["n_found"], "false_candidates": 0.0}
+        for truth, marks in zip(truths, labels or (), strict=labels is not None):
+            matching = Matching.of(truth, marks == 1)
+            counts["false_candidates"] += np.count_nonzero(matching.false_positive)
+        for key, n in counts.items():
+            row |= {key: n, f"{key}_per_scan": n / len(truths)}
+            row[f"{key}_per_patient"] = n / n_patients
+        rows.append(row)
     return pd.DataFrame(rows, columns=None if rows else ["method", "control"])
 
 
@@ -433,9 +410,9 @@ def _curve_tables(
     scores = scores.reindex(columns=["froc", "froc_low", "froc_high"])
     readings = [froc[name][0].assign(method=name) for name in graded]
     return {
-        "curves": _joined(list(curves.values()), ["method"]),
-        "froc": _joined(readings, operating_curves.FROC_COLUMNS),
-        "areas": _joined(areas, list(areas[0])).join(scores, on="name"),
+        "curves": joined(list(curves.values()), ["method"]),
+        "froc": joined(readings, operating_curves.FROC_COLUMNS),
+        "areas": joined(areas, list(areas[0])).join(scores, on="name"),
     }
 
 

@@ -13,8 +13,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from dmrifit._utils.checks import check_number
+from dmrifit.io.case_tables import check_shape
 from dmrifit.io.components import check_affine, label_components
 from dmrifit.io.grids import Volume
+from dmrifit.stats.patient_summary import joined
 from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import (
     BOTH_LABEL,
@@ -48,6 +50,7 @@ _COLUMNS = (
 )
 #: What these columns hold of a lesion that is compared with none; others hold NaN.
 _UNCOMPARED: dict[str, Any] = {"change": "", "prior_finding": "", "n_prior": 0, "n_now": 1}
+_REMEDY = "bring them to one grid"
 # Volumes that reach a limit exactly may miss it by rounding.
 _ROUNDING = 1e-9
 
@@ -127,11 +130,11 @@ def reader_table(
     matrix = check_affine(affine)
     if probability is not None:
         probability = np.asarray(probability, dtype=np.float64)
-        _check_same_shape(label_map, probability, "probability")
+        check_shape(probability, label_map.shape, "probability", remedy=_REMEDY)
     filled, rows = _lesions(label_map, matrix, probability)
     if prior is not None:
         prior = _checked_labels(prior, "the prior labels")
-        _check_same_shape(label_map, prior, "prior labels")
+        check_shape(prior, label_map.shape, "prior", remedy=_REMEDY)
         prior_filled, prior_rows = _lesions(prior, matrix, None)
         groups = _groups(filled, prior_filled, matrix, tolerance)
         rows = _changed_rows(rows, prior_rows, groups, limits)
@@ -188,12 +191,8 @@ def follow_up(
         if prior is None and case.prior is not None:
             prior, _ = _segment(segmenter, case, "prior")
         table = reader_table(labels, case.affine, probability=probability, prior=prior, **options)
-        for name, value in (("patient", case.patient), ("name", case.name), ("case", i)):
-            table.insert(0, name, value)
-        tables.append(table)
-    # Empty tables would change the types of columns; one of them is enough where all are empty.
-    filled = [table for table in tables if len(table)] or tables[:1]
-    return pd.concat(filled, ignore_index=True)
+        tables.append(table.assign(case=i, name=case.name, patient=case.patient))
+    return joined(tables, ["case", "name", "patient"])
 
 
 def _lesions(
@@ -321,11 +320,3 @@ def _checked_labels(values: ArrayLike, name: str) -> NDArray[np.uint8]:
             f"{labels.dtype} of shape {labels.shape}"
         )
     return labels.astype(np.uint8)
-
-
-def _check_same_shape(labels: NDArray[Any], values: NDArray[Any], name: str) -> None:
-    if values.shape != labels.shape:
-        raise ValueError(
-            f"labels of shape {labels.shape} and {name} of shape {values.shape}; bring them to "
-            "one grid"
-        )

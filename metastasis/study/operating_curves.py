@@ -162,13 +162,12 @@ def family_table(summary: pd.DataFrame, families: Mapping[str, Sequence[str]]) -
     """Trace curves over settings: one point for each model of a family."""
     keys = [*_PLAIN, *_STRICT, "false_positives_per_scan"]
     by_method = summary.set_index("method")[keys]
-    rows = []
+    points = []
     for family, methods in families.items():
         check_words(f"the methods of family {family!r}", methods, by_method.index)
-        for order, method in enumerate(methods):
-            point = {"family": family, "order": order, "method": method}
-            rows.append(point | by_method.loc[method].to_dict())
-    return pd.DataFrame(rows, columns=["family", "order", "method", *keys])
+        points += [(family, order, method) for order, method in enumerate(methods)]
+    table = pd.DataFrame(points, columns=["family", "order", "method"])
+    return table.join(by_method, on="method")
 
 
 def area_table(curves: Mapping[str, pd.DataFrame], kind: str) -> pd.DataFrame:

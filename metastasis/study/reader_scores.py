@@ -42,9 +42,8 @@ _THRESHOLDS = 1 / (1 + np.exp(-np.linspace(-7, 7, 29)))
 LARGE_MM3 = 20.0
 #: Dice coefficient from which a paired lesion counts as found, among the small and the large ones.
 MIN_DICE = 0.1
-#: Lesions that are counted: all, which any overlap finds, and the large and the small ones.
-PARTS = ("all", "large", "small")
 
+_INSTANCE = ("tp", "fp", "fn", "prec", "rec", "f1")
 _LEAST_DICE = 1e-6
 _UNPAIRED = 1 + 1e-6  # cost
 
@@ -245,17 +244,20 @@ def mets_scores(
     dice = dice_pairs(matched)
     n_false = len(matched.component_voxels) - int((dice > 0).sum())
     is_large = volumes >= LARGE_MM3
-    scores = _counted("all", dice > 0, n_false)
-    # The scorer divides by nothing for all lesions together, but not for large or small ones.
-    n_lesions, n_components = len(volumes), len(matched.component_voxels)
-    for key, n in (("rec", n_lesions), ("prec", n_components), ("f1", n_lesions + n_components)):
-        if not n:
-            scores[f"all_instance_{key}"] = np.nan
-    for part, inside in (("large", is_large), ("small", ~is_large)):
-        part_scores = _counted(part, dice[inside] >= MIN_DICE, n_false)
-        if not inside.any():
-            part_scores = dict.fromkeys(part_scores, np.nan)
-        scores |= part_scores
+    found = {"all": dice > 0, "large": dice[is_large] >= MIN_DICE}
+    found["small"] = dice[~is_large] >= MIN_DICE
+    scores: dict[str, float] = {}
+    for part, is_found in found.items():
+        n, n_hits = len(is_found), int(is_found.sum())
+        counts = np.array([n_hits, n_false, n - n_hits], dtype=np.float64)
+        rates = ratio([n_hits, n_hits, 2 * n_hits], [n_hits + n_false, n, n_hits + n_false + n])
+        # The scorer divides by nothing for all lesions together, but not for large or small ones.
+        if part != "all" and n:
+            rates = np.nan_to_num(rates)
+        elif part != "all":
+            counts[:] = rates[:] = np.nan
+        for key, value in zip(_INSTANCE, (*counts, *rates), strict=True):
+            scores[f"{part}_instance_{key}"] = float(value)
     scores["lesionwise_dsc_mean"] = np.nan
     if is_large.any():
         n = int(is_large.sum()) + n_false
@@ -275,15 +277,3 @@ def dice_pairs(matched: Matching) -> NDArray[np.float64]:
     paired_cost = cost[lesion, component]
     dice[lesion] = np.where(paired_cost < 1, 1 - paired_cost, 0)
     return dice
-
-
-def _counted(part: str, found: NDArray[np.bool_], n_false: int) -> dict[str, Any]:
-    """Count hits, and give rates that are 0 where there is nothing to divide by."""
-    n_hits, n_missed = int(found.sum()), int((~found).sum())
-    rates = {
-        "prec": n_hits / max(n_hits + n_false, 1),
-        "rec": n_hits / max(n_hits + n_missed, 1),
-        "f1": 2 * n_hits / max(2 * n_hits + n_false + n_missed, 1),
-    }
-    counts = {"tp": float(n_hits), "fp": float(n_false), "fn": float(n_missed)}
-    return {f"{part}_instance_{key}": value for key, value in (counts | rates).items()}

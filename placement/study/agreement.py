@@ -16,7 +16,7 @@ _TAIL = 0.025  # outside each end of an interval
 _CORRELATION = ("value", "low", "high", "statistic", "df1", "df2", "p")
 _LIMITS = (
     *("sd", "lower", "upper", "bias_low", "bias_high"),
-    *("lower_low", "lower_high", "upper_low", "upper_high"),
+    *("lower_low", "lower_high", "upper_low", "upper_high", "slope", "slope_p"),
 )
 
 
@@ -38,16 +38,12 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> dict[str, Any]:
     n, k = x.shape
     scale = np.abs(x).max(initial=0)
     row: dict[str, Any] = {"form": form, **dict.fromkeys(_CORRELATION, np.nan), "n": n}
-    reason = ""
     if n < 2 or k < 2:
-        reason = (
-            f"{counted(n, 'complete target')} and {counted(k, 'rater')}; two of each are needed"
-        )
+        counts = f"{counted(n, 'complete target')} and {counted(k, 'rater')}"
+        return row | {"reason": f"{counts}; two of each are needed"}
     # Rounding leaves no exact zeros; what is this small against the ratings is no variation.
-    elif np.ptp(x) <= 1e-12 * scale or scale == 0:
-        reason = "all ratings are equal"
-    if reason:
-        return row | {"reason": reason}
+    if np.ptp(x) <= 1e-12 * scale or scale == 0:
+        return row | {"reason": "all ratings are equal"}
     # Correlations do not change by it, and squares of large ratings lose no digits.
     x = (x - x.mean()) / scale
     between = k * x.mean(axis=1).var(ddof=1)
@@ -63,11 +59,9 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> dict[str, Any]:
     if form == "ICC(2,1)":
         whole += k * (raters - error) / n
         if whole <= 1e-12 * error:
-            reason = "neither targets nor raters vary on average"
+            return row | {"reason": "neither targets nor raters vary on average"}
     elif whole == 0:
-        reason = "targets do not vary"
-    if reason:
-        return row | {"reason": reason}
+        return row | {"reason": "targets do not vary"}
     value = (between - error) / whole
     df1 = n - 1
     # An infinite statistic has p = 0.
@@ -120,14 +114,16 @@ def bland_altman(a: ArrayLike, b: ArrayLike) -> dict[str, Any]:
 
     Gives ``n``, ``bias``, ``sd`` (of the differences), ``lower`` and ``upper``, all in the unit of
     the measurements, then bias and limits with ``…_low`` and ``…_high``, and ``reason``, why
-    numbers are NaN.
+    numbers are NaN; ``slope`` of the difference over the mean, with its ``slope_p``, tells whether
+    methods differ more in large targets, which limits alone do not.
 
     References
     ----------
     Bland and Altman, Lancet 327:307–310, 1986; Stat Methods Med Res 8:135–160, 1999.
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    difference = (first - second)[~(np.isnan(first) | np.isnan(second))]
+    usable = ~(np.isnan(first) | np.isnan(second))
+    difference, mean = (first - second)[usable], (first + second)[usable] / 2
     n = len(difference)
     row: dict[str, Any] = {"n": n, "bias": float(difference.mean()) if n else np.nan}
     row |= dict.fromkeys(_LIMITS, np.nan)
@@ -140,4 +136,7 @@ def bland_altman(a: ArrayLike, b: ArrayLike) -> dict[str, Any]:
         further = 0 if name == "bias" else 1.96**2 / (2 * (n - 1))
         width = t * sd * np.sqrt(1 / n + further)
         row[f"{name}_low"], row[f"{name}_high"] = row[name] - width, row[name] + width
+    if n > 2 and np.ptp(mean) > 0:
+        line = stats.linregress(mean, difference)
+        row["slope"], row["slope_p"] = float(line.slope), float(line.pvalue)
     return row | {"reason": ""}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -42,6 +43,8 @@ _ANOVA_TESTS = ("one-way ANOVA", "repeated-measures ANOVA", "Friedman")
 _ONE_WAY, _REPEATED, _FRIEDMAN = _ANOVA_TESTS
 #: Names of two raters and their volumes in mL of all cases.
 _Pair: TypeAlias = tuple[tuple[str, NDArray[np.float64]], tuple[str, NDArray[np.float64]]]
+#: Agreement of two measurements, of shape (n_targets, 2).
+_Agreement: TypeAlias = Callable[[NDArray[np.float64]], dict[str, Any]]
 _PAIR_COLUMNS = ("t", "t_p", "wilcoxon", "wilcoxon_p", "rank_biserial", "low", "high")
 _COMPARED = ("dice_closest", "dice_mean", "dice_fair", "difference")
 
@@ -165,8 +168,8 @@ def evaluate_placements(
     return {
         "cases": cases,
         "summary": _summary(pooled, folds is not None),
-        "icc": _icc_table(pairs),
-        "bland_altman": _agreement_table([*pairs, *with_mean]),
+        "icc": _pair_table(pairs, [partial(icc, form=form) for form in ICC_FORMS]),
+        "bland_altman": _pair_table([*pairs, *with_mean], [lambda pair: bland_altman(*pair.T)]),
         "anova": _anova_table(cases, groups),
         "paired": _paired_table(cases, groups),
         "correlations": _correlation_table(cases),
@@ -282,27 +285,12 @@ def _summary(boxes: pd.DataFrame, has_folds: bool) -> pd.DataFrame:
     return table[(table["n"] > 0) | ~is_optional].reset_index(drop=True)
 
 
-def _icc_table(pairs: Iterable[_Pair]) -> pd.DataFrame:
+def _pair_table(pairs: Iterable[_Pair], agreements: Iterable[_Agreement]) -> pd.DataFrame:
+    """Measure how volumes of each two raters agree."""
     rows = []
-    for (name, a), (against, b) in pairs:
-        for form in ICC_FORMS:
-            result = icc(np.stack([a, b], axis=1), form)
-            rows.append({"method": name, "against": against, "measure": "volume", **result})
-    return pd.DataFrame(rows)
-
-
-def _agreement_table(pairs: Iterable[_Pair]) -> pd.DataFrame:
-    rows = []
-    for (name, a), (against, b) in pairs:
-        row = {"method": name, "against": against, "measure": "volume", **bland_altman(a, b)}
-        usable = ~np.isnan(a + b)
-        # The slope tells whether methods differ more in large lesions, which limits alone do not.
-        x, y = (a + b)[usable] / 2, (a - b)[usable]
-        row |= {"slope": np.nan, "slope_p": np.nan, "reason": row.pop("reason")}
-        if len(x) > 2 and np.ptp(x) > 0:
-            line = stats.linregress(x, y)
-            row |= {"slope": float(line.slope), "slope_p": float(line.pvalue)}
-        rows.append(row)
+    for ((name, a), (against, b)), agreement in itertools.product(pairs, agreements):
+        row = {"method": name, "against": against, "measure": "volume"}
+        rows.append(row | agreement(np.stack([a, b], axis=1)))
     return pd.DataFrame(rows)
 
 
@@ -315,33 +303,32 @@ def _wide(cases: pd.DataFrame, measure: str, groups: Sequence[str]) -> pd.DataFr
 def _anova_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
     """Test each measure for differences among methods; a test that cannot be made has a reason."""
     rows = []
-    for measure in _TESTED:
-        values = _wide(cases, measure, groups).dropna()
-        n_cases = len(values)
-        # The reason why a test cannot be made; empty where it can.
-        reasons = dict.fromkeys(_ANOVA_TESTS, "")
-        if n_cases < 3 or _is_level(values.to_numpy()).all():
-            few = f"three cases with all values that differ are needed, not {n_cases}"
-            reasons = dict.fromkeys(_ANOVA_TESTS, few)
-        else:
-            # Tests of differences within cases are undefined where the groups agree in each case.
-            if _is_level(values.to_numpy(), axis=1).all():
-                reasons[_REPEATED] = reasons[_FRIEDMAN] = "the groups are alike in every case"
-            if len(groups) <= 2:
-                reasons[_FRIEDMAN] = "two groups; see the paired tests"
-        for test, reason in reasons.items():
-            row = {"measure": measure, "groups": ", ".join(groups), "n": n_cases, "test": test}
-            row |= dict.fromkeys(("statistic", "df1", "df2", "p"), np.nan) | {"reason": reason}
-            if not reason:
-                row |= _anova(test, values)
-            rows.append(row)
-    return pd.DataFrame(rows)
+    for measure, test in itertools.product(_TESTED, _ANOVA_TESTS):
+        values = _wide(cases, measure, groups).dropna().to_numpy()
+        reason = _untestable(test, values)
+        row = {"measure": measure, "groups": ", ".join(groups), "n": len(values), "test": test}
+        row |= {} if reason else _anova(test, values)
+        rows.append({**row, "reason": reason})
+    columns = ["measure", "groups", "n", "test", "statistic", "df1", "df2", "p", "reason"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _anova(test: str, values: pd.DataFrame) -> dict[str, float]:
-    """Test whether methods (columns) differ over cases (rows)."""
+def _untestable(test: str, values: NDArray[np.float64]) -> str:
+    """Say why methods (columns) cannot be tested over cases (rows); empty where they can."""
     n_cases, n_methods = values.shape
-    x = values.to_numpy()
+    if n_cases < 3 or _is_level(values).all():
+        return f"three cases with all values that differ are needed, not {n_cases}"
+    if test == _FRIEDMAN and n_methods <= 2:
+        return "two groups; see the paired tests"
+    # Tests of differences within cases are undefined where the groups agree in each case.
+    if test != _ONE_WAY and _is_level(values, axis=1).all():
+        return "the groups are alike in every case"
+    return ""
+
+
+def _anova(test: str, x: NDArray[np.float64]) -> dict[str, float]:
+    """Test whether methods (columns) differ over cases (rows)."""
+    n_cases, n_methods = x.shape
     df1, df2 = n_methods - 1.0, np.nan
     if test == _REPEATED:
         df2 = df1 * (n_cases - 1)
@@ -353,7 +340,7 @@ def _anova(test: str, values: pd.DataFrame) -> dict[str, float]:
         df2 = n_methods * (n_cases - 1)
     else:
         statistic, p = stats.friedmanchisquare(*x.T)
-    return {"statistic": float(statistic), "df1": float(df1), "df2": float(df2), "p": float(p)}
+    return {"statistic": float(statistic), "df1": df1, "df2": df2, "p": float(p)}
 
 
 def _is_level(values: NDArray[np.float64], axis: int | None = None) -> NDArray[np.bool_]:

@@ -44,7 +44,7 @@ def test_what_counts_is_matter_and_lesions_are_those_in_it(cohort):
     np.testing.assert_array_equal(bench.scored[0], matter)
     np.testing.assert_array_equal(bench.lesions[0], in_fluid & matter)
     assert not bench.lesions[1].any()
-    assert [len(scans) for scans in (bench.strata, bench.healthy_strata, bench.healthy_scored)] == [5, 4, 4]
+    assert [len(scans) for scans in (bench.regions, bench.healthy_regions, bench.healthy_scored)] == [5, 4, 4]
 
 
 def test_the_spacing_is_that_of_all_scans_or_none(bench, cohort):

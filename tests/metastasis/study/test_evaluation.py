@@ -15,7 +15,6 @@ from metastasis.study.controls import CONTROLS
 from metastasis.study.evaluation import (
     HEADLINES,
     SEGMENT_COUNTS,
-    candidate_scores,
     evaluate_segmentations,
     format_summary,
     segment_scores,
@@ -141,7 +140,9 @@ def test_candidates_by_hand():
     label[1, 1, 1] = label[5, 5, 5] = label[9, 9, 9] = 1
     ensemble = np.zeros_like(label)
     ensemble[1, 1, 1], ensemble[5, 5, 5], ensemble[9, 1, 1], ensemble[1, 9, 1] = 2, 1, 1, 2
-    scores = candidate_scores([label, label], [ensemble, 0 * label], patients=["p", "p"])
+    scans = [Case("p", label.astype(np.float32), label=label) for _ in range(2)]
+    options = {"controls": False, "n_bootstrap": 0}
+    (scores,) = evaluate_segmentations(scans, {"a": [ensemble, 0 * label]}, **options)["ensemble"].to_dict("records")
     assert scores["sensitivity"] == pytest.approx(2 / 6)
     assert scores["both_sensitivity"] == pytest.approx(1 / 6)
     assert scores["both_precision"] == scores["further_true_per_scan"] == scores["precision"] == 0.5
