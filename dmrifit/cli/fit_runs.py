@@ -72,7 +72,7 @@ _ScanFiles: TypeAlias = "tuple[DiffusionScan, dict[str, Path | None], str]"
 
 
 def named_scans(images: Sequence[Path]) -> tuple[list[DiffusionScan], Path]:
-    """Find the scans of a BIDS folder, or of a list or glob; and what patterns are relative to."""
+    """Find the scans of a folder, a list or a glob; and what patterns are relative to."""
     root = Path()
     if len(images) == 1 and is_bids_folder(images[0]):
         root = images[0]
@@ -100,12 +100,12 @@ def fit_many(
     patterns: dict[str, dict[str, Path | None]] = {}
     for role in ("mask", "sigma"):
         value = options[role]
-        if value not in (None, "auto", "estimate") and not isinstance(value, float):
+        if value not in (None, "auto", "none", "estimate") and not isinstance(value, float):
             patterns[role] = match_files(f"--{role}", str(value), scans, root)
     if out.is_dir() and any(out.samefile(image) for image in images if image.is_dir()):
         raise ValueError(
-            f"--out {out} is the BIDS folder itself, which holds raw data; choose another one, "
-            f"such as {out / 'derivatives' / 'dmrifit'}"
+            f"--out {out} is the folder of the scans itself, which holds raw data; choose "
+            f"another one, such as {out / 'derivatives' / 'dmrifit'}"
         )
     # By echo time, the names of parameters are known only with the echo times of a scan.
     if options["model"] is not None and not options["by_te"]:
