@@ -147,7 +147,8 @@ def fit_many(
             "visit": case[0].session or "1",
         },
         work=partial(fit_one, out=out.resolve(), options=fit_options),
-        is_current=partial(_is_current, out=out, te=te),
+        inputs=lambda case: {"sources": _sources(case[0], case[1], te)},
+        is_whole=partial(_is_whole, out=out),
         say=lambda records: _result_lines(context, out, list(records.values()), len(scans)),
     )
     describe_dataset(out, "Maps of signal models, fitted by dmrifit", "derivative", _README)
@@ -155,15 +156,9 @@ def fit_many(
         write_text(out / ".bidsignore", _IGNORED)
 
 
-def _is_current(
-    case: _ScanFiles, record: Mapping[str, Any], *, out: Path, te: list[str] | None
-) -> bool:
-    """Tell whether a scan was fitted as its files are now."""
-    scan, files, _ = case
-    is_fitted = None not in files.values() and record["sources"] == _sources(scan, files, te)
-    # Records of earlier versions lack what the page shows.
-    is_fitted &= "thumbnail" in record
-    return is_fitted and (out / _sidecar(scan, record["model"])).is_file()
+def _is_whole(case: _ScanFiles, record: Mapping[str, Any], *, out: Path) -> bool:
+    """Tell whether the maps of a scan are there; records of before lack what the page shows."""
+    return "thumbnail" in record and (out / _sidecar(case[0], record["model"])).is_file()
 
 
 def fit_one(
