@@ -59,7 +59,7 @@ def detect_scan(
 ) -> dict[str, Any]:
     """Detect anomalies in a scan and write its files; give its record."""
     # Before the detection, during which the files could change.
-    inputs = _inputs(scan)
+    sources = inputs(scan)
     detection = detector.detect(scan, **options)
     case = detection.scan.case
     table = detection.lesions
@@ -108,7 +108,7 @@ def detect_scan(
             "origin": "calibration" if healthy and healthy.adjusted else "training",
         },
         "preparation": scan_notes,
-        **inputs,
+        **sources,
     }
     images = {_FILES[key]: image for key, image in detection.images().items()}
     drawing = _panels(detection) if figure else None
@@ -116,13 +116,7 @@ def detect_scan(
     return RUN.write_case(folder, record, table, images, drawing, view)
 
 
-def is_current(scan: SeriesFiles, record: dict[str, Any]) -> bool:
-    """Tell whether the record of a scan is of the same files and covariates."""
-    # Records of before were not flagged where most voxels lie above the threshold.
-    return "flagged" in record and _inputs(scan).items() <= record.items()
-
-
-def _inputs(scan: SeriesFiles) -> dict[str, Any]:
+def inputs(scan: SeriesFiles) -> dict[str, Any]:
     """Give the digests of the files of a scan, its names, and the covariates, as text."""
     digests = {role: file_record(path)["SHA256"] for role, path in scan.files.items()}
     covariates = {"patient": scan.patient, "name": scan.name} | dict(scan.known)

@@ -71,7 +71,7 @@ def detect(
 
     Example: dmrifit-anomaly detect model.dmrifit dwi.nii.gz --mask brain.nii.gz --out found
     """
-    from anomaly.cli.case_runs import RUN, count_sentence, detect_scan, is_current, scan_sentences
+    from anomaly.cli.case_runs import RUN, count_sentence, detect_scan, inputs, scan_sentences
     from anomaly.detectors.thresholds import opening_of
     from anomaly.scans.series import SeriesDetector
 
@@ -113,7 +113,7 @@ def detect(
         run,
         names=lambda scan: {"name": scan.label, "patient": scan.subject},
         work=partial(detect_scan, detector=detector, figure=run.draws, **options),
-        is_current=is_current,
+        inputs=inputs,
         say=sentences,
         failed=failed,
     )

@@ -25,7 +25,7 @@ from anomaly.detectors.thresholds import (
     decoded_rule,
     encoded_rule,
 )
-from dmrifit._utils.checks import NotNegative, check_fields, is_number
+from dmrifit._utils.checks import NotNegative, check_fields, check_finite, is_number
 from dmrifit._utils.counts import counted, size_text
 from dmrifit.io.case_tables import checked_mask
 from dmrifit.io.parameter_json import refuse_keys
@@ -87,11 +87,7 @@ class Scans:
                 f"{counted(scan.shape[3], 'direction')}, where the first scan has "
                 f"{self.shape[3]}; resample all scans to the same directions first"
             )
-        if not np.isfinite(scan).all():
-            n_bad = np.count_nonzero(~np.isfinite(scan))
-            raise ValueError(
-                f"{counted(n_bad, 'non-finite value')}; set what is outside the brain to 0"
-            )
+        check_finite(scan, "the scan", "set what is outside the brain to 0")
         largest = max(float(scan.max()), -float(scan.min()))
         if largest > float(np.finfo(np.float32).max):
             raise ValueError(

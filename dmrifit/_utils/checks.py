@@ -100,15 +100,16 @@ def is_number(value: Any, *, whole: bool = False) -> TypeGuard[float]:
     return isinstance(value, int | float | np.integer | np.floating)
 
 
-def check_finite(values: NDArray[Any], name: str) -> None:
+def check_finite(
+    values: NDArray[Any], name: str, remedy: str = "set voxels without a value to 0"
+) -> None:
     """Refuse an array of voxels that are not all finite numbers."""
     n_bad = values.size
     if values.dtype.kind in "fiub":
         n_bad = int(np.count_nonzero(~np.isfinite(values)))
     if n_bad or values.dtype.kind not in "fiub":
         raise ValueError(
-            f"{name} has {counted(n_bad, 'non-finite value')} ({values.dtype}); set voxels "
-            "without a value to 0"
+            f"{name} has {counted(n_bad, 'non-finite value')} ({values.dtype}); {remedy}"
         )
 
 

@@ -9,10 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from dmrifit._utils.checks import check_finite
 from dmrifit._utils.counts import counted, first_few
 from dmrifit._utils.progress import progress
 from dmrifit._utils.text_files import read_object, read_sealed
@@ -114,17 +114,19 @@ class CaseRun:
         *,
         names: Callable[[Any], Mapping[str, str]] = lambda case: {"name": case.name},
         work: Callable[[_Case, Path], dict[str, Any]],
-        is_current: Callable[[_Case, dict[str, Any]], bool],
+        inputs: Callable[[_Case], Mapping[str, Any]],
+        is_whole: Callable[[_Case, dict[str, Any]], bool] = lambda case, record: True,
         say: Callable[[dict[str, dict[str, Any]]], Iterable[str]],
         failed: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """
         Process cases that an earlier run did not finish, write tables and page, print the result.
 
-        `names` gives the name of a case and of its patient, if that is known; `failed` are the
-        rows that could not be read. `say` makes lines of the records by folder. Cases that fail
-        are listed in failed.tsv with their problem; ValueError if all fail. What is finished is
-        written also when the run ends early, so that it can be looked at.
+        `names` gives the name of a case and of its patient, if that is known; `inputs` describes
+        its files: a case is finished where its record holds the same, and `is_whole`. `failed` are
+        the rows that could not be read. `say` makes lines of the records by folder. Cases that
+        fail are listed in failed.tsv with their problem; ValueError if all fail. What is finished
+        is written also when the run ends early, so that it can be looked at.
         """
         from dmrifit.io.case_tables import file_stems
 
@@ -147,13 +149,15 @@ class CaseRun:
         tasks: list[tuple[str, _Case]] = []
         pictures = self.pictures if options.draws else ()
         for name, case in zip(folders[len(failed) :], cases, strict=True):
-            record = None
+            record: dict[str, Any] = {}
             if not options.overwrite and all((out / name / file).exists() for file in pictures):
-                record = read_sealed(out / self.record.format(name=name))
+                record = read_sealed(out / self.record.format(name=name)) or {}
             # A file may be removed during the run.
             try:
-                # A record from elsewhere must not lead to other folders.
-                if record and record.get("folder", name) == name and is_current(case, record):
+                # A record from elsewhere must not lead to other folders, nor lack a flag.
+                is_own = record.get("folder", name) == name and {self.flag} <= {"", *record}
+                is_current = record and is_own and inputs(case).items() <= record.items()
+                if is_current and is_whole(case, record):
                     records[name] = record
                 else:
                     tasks.append((name, case))
@@ -475,11 +479,7 @@ class ResultTable:
                     f"{self.path}: there is no {path}, the {column} of {name}; {remedy}"
                 )
             values = read_on_grid(path, case.shape, case.affine, f"the case {name}")
-            n_non_finite = np.count_nonzero(~np.isfinite(values))
-            if n_non_finite:
-                raise ValueError(
-                    f"{path} contains {counted(n_non_finite, 'non-finite value')}; {remedy}"
-                )
+            check_finite(values, str(path), remedy)
             yield values
 
 

@@ -76,15 +76,15 @@ def fit(
 
     Options:
     images IMAGE…|BIDS: 4-D NIfTI image of magnitudes, or a table of images (.tsv); several images,
-        a glob or a BIDS folder for many scans.
+        a glob, a folder (of images with a .bval file beside) or a BIDS folder for many scans.
     b_max S/MM2: Leave out volumes above this b-value.
     leave_out_b S/MM2,…: Leave out volumes of these b-values, such as 5,10.
     model: adc, kurtosis or ivim; t2, t2-adc or t2-ivim-kurtosis (need --te); by default the
         richest that the b-values and echo times determine. All are isotropic: no FA, no tensor.
     by_te: Fit S0 and f of adc, kurtosis or ivim (--model) at each echo time: no model of T2.
-    mask FILE|auto|PATTERN: Voxels to fit; by default all that are nonzero in any volume. auto
-        finds the body or head by median Otsu. For many scans a pattern in quotes, relative to the
-        BIDS folder, such as 'derivatives/masks/sub-*/**/*_mask.nii.gz'.
+    mask FILE|auto|none|PATTERN: Voxels to fit; by default (none) all that are nonzero in any
+        volume. auto finds the body or head by median Otsu. For many scans a pattern in quotes,
+        relative to the BIDS folder, such as 'derivatives/masks/sub-*/**/*_mask.nii.gz'.
     sigma NUMBER|FILE|estimate|PATTERN: Standard deviation of the noise, a number or an image: fits
         with the Rician floor. The word estimate measures it in the image, which must not be
         denoised (for denoised images, name the noise map from dmrifit preprocess).
@@ -111,7 +111,6 @@ def fit(
     Example: dmrifit fit sub-01_dwi.nii.gz --te sub-01_dwi.te --mask mask.nii.gz --out maps
     """
     from dmrifit.cli.fit_runs import fit_many, fit_scan, print_fit
-    from dmrifit.cohort.bids_folder import is_bids_folder
     from dmrifit.engine.fit_settings import MEASURED
     from dmrifit.engine.models import resolve_model
 
@@ -127,7 +126,7 @@ def fit(
     options["n_starts"] = int(starts) if starts.isdigit() else starts
     options["n_threads"] = options.pop("threads")
     options["quicklook"] = quicklook and can_draw("quick-look page")
-    if len(images) == 1 and not is_pattern(images[0]) and not is_bids_folder(images[0]):
+    if len(images) == 1 and not is_pattern(images[0]) and not images[0].is_dir():
         if cluster:
             raise ValueError(f"--cluster spreads many scans; leave it out for {images[0]} alone")
         start = time.perf_counter()

@@ -72,7 +72,7 @@ _ScanFiles: TypeAlias = "tuple[DiffusionScan, dict[str, Path | None], str]"
 
 
 def named_scans(images: Sequence[Path]) -> tuple[list[DiffusionScan], Path]:
-    """Find the scans of a BIDS folder, or of a list or glob; and what patterns are relative to."""
+    """Find the scans of a folder, a list or a glob; and what patterns are relative to."""
     root = Path()
     if len(images) == 1 and is_bids_folder(images[0]):
         root = images[0]
@@ -100,12 +100,12 @@ def fit_many(
     patterns: dict[str, dict[str, Path | None]] = {}
     for role in ("mask", "sigma"):
         value = options[role]
-        if value not in (None, "auto", "estimate") and not isinstance(value, float):
+        if value not in (None, "auto", "none", "estimate") and not isinstance(value, float):
             patterns[role] = match_files(f"--{role}", str(value), scans, root)
     if out.is_dir() and any(out.samefile(image) for image in images if image.is_dir()):
         raise ValueError(
-            f"--out {out} is the BIDS folder itself, which holds raw data; choose another one, "
-            f"such as {out / 'derivatives' / 'dmrifit'}"
+            f"--out {out} is the folder of the scans itself, which holds raw data; choose "
+            f"another one, such as {out / 'derivatives' / 'dmrifit'}"
         )
     # By echo time, the names of parameters are known only with the echo times of a scan.
     if options["model"] is not None and not options["by_te"]:
@@ -147,7 +147,8 @@ def fit_many(
             "visit": case[0].session or "1",
         },
         work=partial(fit_one, out=out.resolve(), options=fit_options),
-        is_current=partial(_is_current, out=out, te=te),
+        inputs=lambda case: {"sources": _sources(case[0], case[1], te)},
+        is_whole=partial(_is_whole, out=out),
         say=lambda records: _result_lines(context, out, list(records.values()), len(scans)),
     )
     describe_dataset(out, "Maps of signal models, fitted by dmrifit", "derivative", _README)
@@ -155,15 +156,9 @@ def fit_many(
         write_text(out / ".bidsignore", _IGNORED)
 
 
-def _is_current(
-    case: _ScanFiles, record: Mapping[str, Any], *, out: Path, te: list[str] | None
-) -> bool:
-    """Tell whether a scan was fitted as its files are now."""
-    scan, files, _ = case
-    is_fitted = None not in files.values() and record["sources"] == _sources(scan, files, te)
-    # Records of earlier versions lack what the page shows.
-    is_fitted &= "thumbnail" in record
-    return is_fitted and (out / _sidecar(scan, record["model"])).is_file()
+def _is_whole(case: _ScanFiles, record: Mapping[str, Any], *, out: Path) -> bool:
+    """Tell whether the maps of a scan are there; records of before lack what the page shows."""
+    return "thumbnail" in record and (out / _sidecar(case[0], record["model"])).is_file()
 
 
 def fit_one(

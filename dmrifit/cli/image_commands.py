@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def info(image: Path, /, files: ProtocolFiles, mask: Path | None = None) -> None:
+def info(image: Path, /, files: ProtocolFiles, mask: str | None = None) -> None:
     """
     Describe a scan: grid, protocol, noise, the models that it carries, and what looks wrong.
 
@@ -36,7 +36,8 @@ def info(image: Path, /, files: ProtocolFiles, mask: Path | None = None) -> None
     the scan: no fit can be more precise. The image is read slab by slab, several times.
 
     Options:
-    mask: Voxels to look at; by default all with signal.
+    mask FILE|auto|none: Voxels to look at; by default (none) all with signal; auto finds the body
+        or head.
 
     Example: dmrifit info sub-01_dwi.nii.gz
     """
@@ -159,7 +160,7 @@ def preprocess(
     out: Path,
     steps: tuple[str, ...] = ("denoise", "gibbs", "motion"),
     files: ProtocolFiles,
-    mask: Path | None = None,
+    mask: str | None = None,
     slice_axis: int | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -177,7 +178,8 @@ def preprocess(
     Options:
     out: Folder for the image and the noise map; created if missing.
     steps NAME,…: Steps of denoise, gibbs, motion; always in this order.
-    mask: Mask of the body, with a margin; by default all nonzero voxels.
+    mask FILE|auto|none: Mask of the body, with a margin; by default (none) all nonzero voxels;
+        auto finds the body or head, without a margin.
     slice_axis 0..2: Axis across slices, 0 to 2; by default from the header.
 
     Example: dmrifit preprocess sub-01_dwi.nii.gz --steps denoise,gibbs --out clean
@@ -266,7 +268,7 @@ class PredictOptions:
 
     b_tolerance: float | None = None
     average_directions: str | None = None
-    mask: Path | None = None
+    mask: str | None = None
     sigma: str | None = None
     signals: bool = False
 
@@ -297,7 +299,8 @@ def predict(
     model MODEL: Model file from dmrifit train.
     image IMAGE: 4-D NIfTI image of magnitudes, or a table of images (.tsv); none with --map.
     average_directions geometric|arithmetic: Average volumes of equal b and TE first.
-    mask: Mask of the body: voxels to predict, which also set the signal scale.
+    mask FILE|auto|none: Mask of the body: voxels to predict, which also set the signal scale; by
+        default (none) all nonzero voxels; auto finds the body or head.
     sigma NUMBER|FILE: Standard deviation of the noise, a number or an image.
     signals: Also write the predicted images.
     quicklook: Write a quick-look page (HTML).
@@ -320,7 +323,7 @@ def predict(
 
         if image is not None or prediction.sigma is not None or prediction.signals:
             raise ValueError("--map replaces IMAGE, --sigma and --signals; leave them out")
-        mask = prediction.mask
+        mask = None if prediction.mask in (None, "none") else Path(prediction.mask)
         predict_from_maps(estimator, map_, out, units=unit or {}, mask=mask, overwrite=overwrite)
         typer.echo(f"predicted maps: {out}")
         if getattr(strategy_of(estimator), "synthetic_", False):

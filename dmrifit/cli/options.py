@@ -53,15 +53,25 @@ def beside(image: Path, extension: str) -> Path | None:
 
 
 def named_images(paths: Sequence[Path], bids: str = "") -> list[Path]:
-    """List images: named ones, those that a glob matches, or those of a BIDS folder by a glob."""
+    """
+    List images: named ones, those that a glob matches, or those of a BIDS folder by a glob.
+
+    Without that glob, a folder stands for the images in it that have a .bval file.
+    """
     from dmrifit.cohort.bids_folder import is_bids_folder
 
     images = []
     for path in paths:
+        is_bids = is_bids_folder(path)
         if is_pattern(path):
             matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-        elif bids and is_bids_folder(path):
+        elif is_bids and bids:
             matches = sorted([*path.glob(f"sub-*/{bids}"), *path.glob(f"sub-*/ses-*/{bids}")])
+        elif path.is_dir() and not (is_bids or bids):
+            # Masks and maps of the same folder have no b-values.
+            series = {bval.stem for bval in path.glob("*.bval")}
+            matches = [image for image in sorted(path.glob("*.nii*")) if stem(image) in series]
+            matches = matches or [path]
         else:
             matches = [path]
         if not matches:
@@ -69,7 +79,7 @@ def named_images(paths: Sequence[Path], bids: str = "") -> list[Path]:
             raise FileNotFoundError(f"{path}: no file matches{where}; check the pattern")
         remedy = "check its name and folder"
         if path.is_dir():
-            remedy = "name an image, or one BIDS folder alone"
+            remedy = "name an image in it, or one BIDS folder alone"
         for image in matches:
             check_file(image, remedy=remedy)
         images += matches
@@ -136,8 +146,8 @@ def scan_of(image: Path, files: ProtocolFiles, *, needs_te: bool) -> tuple[list[
 
     if image.is_dir():
         raise FileNotFoundError(
-            f"{image} is a folder; name an image in it, or a table; fit also takes a BIDS folder "
-            f"(sub-*), or a glob in quotes ('{image}/*.nii.gz')"
+            f"{image} is a folder; name an image in it, or a table; fit also takes a folder of "
+            f"series, a BIDS folder (sub-*), or a glob in quotes ('{image}/*.nii.gz')"
         )
     check_file(image)
     if image.suffix.lower() in (".tsv", ".csv"):

@@ -40,7 +40,7 @@ from dmrifit.engine.noise_choice import (
 from dmrifit.engine.protocol import Protocol, average_directions, check_protocol
 from dmrifit.engine.results import FitStatus
 from dmrifit.engine.screening import Screen, Screening
-from dmrifit.imaging.head_steps import FOREGROUND_RULE, NO_AIR, foreground_mask
+from dmrifit.imaging.head_steps import FOREGROUND_RULE, read_region
 from dmrifit.imaging.image_maps import ImageMaps, import_quicklook_libraries
 from dmrifit.imaging.image_rows import (
     LowestVolume,
@@ -60,7 +60,6 @@ from dmrifit.imaging.noise import (
 )
 from dmrifit.imaging.scan_info import clipping_doubt, is_same_b, protocol_doubts
 from dmrifit.io.bids_derivatives import (
-    ALL_VOXELS,
     FitTally,
     derivative_name,
     describe_fit,
@@ -68,7 +67,7 @@ from dmrifit.io.bids_derivatives import (
     summarize_tissue,
 )
 from dmrifit.io.chunked_arrays import is_array, placed
-from dmrifit.io.masks import OtherGridError, binarize
+from dmrifit.io.masks import OtherGridError
 from dmrifit.io.nifti import (
     Image,
     Images,
@@ -278,7 +277,7 @@ def fit_image(
             import_optional("dipy")
         if quicklook and file_set is not None:
             import_quicklook_libraries()
-        region, region_text = _read_region(series, mask, measured)
+        region, region_text = read_region(series, mask, measured)
         noise = None if is_estimated else _given_noise(series, sigma, region, settings, notes)
         if noise is None and not is_estimated:
             inputs = (image, mask, None)
@@ -419,7 +418,7 @@ def predict_image(
     protocol: Protocol | None = None,
     b_tolerance: float | None = None,
     average: str | None = None,
-    mask: Image | None = None,
+    mask: Image | Literal["auto"] | None = None,
     scale: str | float | PatientScale | None = "patient",
     sigma: float | Image | None = None,
     out: str | Path | None = None,
@@ -453,10 +452,11 @@ def predict_image(
     average : {"geometric", "arithmetic"}, optional
         With `protocol`, average the measurements that share b and TE first (see
         `average_directions`).
-    mask : path or Nifti1Image, optional
+    mask : path, Nifti1Image or "auto", optional
         The body mask, on the grid of the image: voxels above 0.5 are predicted, and the patient's
-        scale is computed over them. Without a mask these are all voxels that are not 0 (or NaN) in
-        every measurement.
+        scale is computed over them. With `protocol`, ``"auto"`` finds the foreground as in
+        `fit_image`. Without a mask these are all voxels that are not 0 (or NaN) in every
+        measurement.
     scale : {"patient"}, PatientScale, float or None, default="patient"
         What the signals are divided by; amplitudes and signals are multiplied by it again.
         ``"patient"`` is the rule that a loaded model was trained with (which may be none), or else
@@ -520,7 +520,7 @@ def predict_image(
     with output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
         if quicklook and file_set is not None and model is not None:
             import_quicklook_libraries()
-        region, region_text = _read_region(series, mask)
+        region, region_text = read_region(series, mask, protocol)
         noise = _read_noise(series, sigma, region)
         with series.unpacked() as readable:
             if file_set is not None:
@@ -832,26 +832,6 @@ def _fixed_at_typical(names: Sequence[str], model: SignalModel) -> str:
     """Write the options that fix parameters at their values in typical tissue."""
     tissue = dict(zip(model.names, typical_tissue(model), strict=True))
     return " ".join(f"--fix {name}={tissue[name]:g}" for name in names)
-
-
-def _read_region(
-    series: Series, mask: Image | None, measured: Protocol | None = None
-) -> tuple[NDArray[np.bool_] | None, str]:
-    """
-    Read the voxels (x, y, z) to work on, all if there is no mask; also say which they are.
-
-    With the protocol of the image the word auto stands for its foreground.
-    """
-    if mask is None:
-        return None, ALL_VOXELS
-    if measured is not None and isinstance(mask, str) and mask == "auto":
-        region = foreground_mask(series, measured)
-        return region, NO_AIR if region is None else FOREGROUND_RULE
-    if isinstance(mask, str | Path) and not Path(mask).suffix and not Path(mask).exists():
-        words = "" if measured is None else ", or the word auto for the foreground"
-        raise FileNotFoundError(f"mask {mask}: no such file; name one{words}")
-    inside = binarize(series.read_map(mask, "the mask"), name=image_name(mask, "the mask"))
-    return inside, "the mask above 0.5"
 
 
 def _read_noise(

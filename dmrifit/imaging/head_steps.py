@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes, binary_opening, distance_transform_edt, label
@@ -13,9 +15,10 @@ from dmrifit.cohort.scaling import reference_columns
 from dmrifit.engine.noise_choice import AIR
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.corrections import quiet_dipy
+from dmrifit.io.bids_derivatives import ALL_VOXELS
 from dmrifit.io.components import largest_components
 from dmrifit.io.grids import Volume, as_stored
-from dmrifit.io.masks import MASK_THRESHOLD
+from dmrifit.io.masks import MASK_THRESHOLD, binarize
 from dmrifit.io.nifti import Image, image_name, load_image
 from dmrifit.io.series import Series
 
@@ -188,6 +191,27 @@ def otsu_mask(picture: NDArray, *, radius: int, passes: int) -> NDArray[np.bool_
     with threadpool_limits(1), quiet_dipy(), np.errstate(divide="ignore", invalid="ignore"):
         _, inside = median_otsu(picture, median_radius=radius, numpass=passes)
     return np.asarray(inside)
+
+
+def read_region(
+    series: Series, mask: Image | None, protocol: Protocol | None
+) -> tuple[NDArray[np.bool_] | None, str]:
+    """
+    Read the voxels (x, y, z) to work on, all if there is no mask; also say which they are.
+
+    The word none stands for no mask; with the protocol of the image, auto for its foreground.
+    """
+    word = mask if isinstance(mask, str) else None
+    if mask is None or word == "none":
+        return None, ALL_VOXELS
+    if word == "auto" and protocol is not None:
+        region = foreground_mask(series, protocol)
+        return region, NO_AIR if region is None else FOREGROUND_RULE
+    if isinstance(mask, str | Path) and not Path(mask).suffix and not Path(mask).exists():
+        words = "" if protocol is None else ", or the word auto for the foreground"
+        raise FileNotFoundError(f"mask {mask}: no such file; name one{words}")
+    inside = binarize(series.read_map(mask, "the mask"), name=image_name(mask, "the mask"))
+    return inside, "the mask above 0.5"
 
 
 def foreground_mask(series: Series, protocol: Protocol) -> NDArray[np.bool_] | None:

@@ -31,10 +31,10 @@ from dmrifit.engine.noise_choice import (
 )
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.screening import Screen
+from dmrifit.imaging.head_steps import read_region
 from dmrifit.imaging.noise import describe_noise_levels, noise_levels, noise_slices
 from dmrifit.io.bids_derivatives import SNR_VOXELS
-from dmrifit.io.masks import binarize
-from dmrifit.io.nifti import Image, Images, image_name
+from dmrifit.io.nifti import Image, Images
 from dmrifit.io.series import Series
 
 #: Without the model of signals that were divided by their own b = 0.
@@ -89,9 +89,7 @@ def scan_info(image: Images, protocol: Protocol | None, *, mask: Image | None = 
             "the header gives no position (qform and sform code 0): left and right are a guess; "
             "convert the scan again"
         )
-    region = None
-    if mask is not None:
-        region = binarize(series.read_map(mask), name=image_name(mask, "the mask"))
+    region, _ = read_region(series, mask, protocol)
     with series.unpacked() as readable:
         _describe_values(info, readable, region)
     if protocol is not None:

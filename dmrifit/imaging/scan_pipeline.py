@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -24,6 +24,7 @@ from dmrifit.cohort.scaling import reference_columns
 from dmrifit.engine.noise_choice import NoiseLevel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.corrections import correct_motion, denoise, remove_gibbs, rotate_directions
+from dmrifit.imaging.head_steps import read_region
 from dmrifit.imaging.noise import (
     describe_noise_levels,
     estimate_sigma,
@@ -32,13 +33,11 @@ from dmrifit.imaging.noise import (
 )
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import derivative_name, makers
-from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import (
     Image,
     Images,
     bytes_of_maps,
     describe_sources,
-    image_name,
     memory_left,
     output_files,
     save_image,
@@ -88,7 +87,7 @@ def preprocess_image(
     protocol: Protocol,
     *,
     steps: Sequence[str] = STEPS,
-    mask: Image | None = None,
+    mask: Image | Literal["auto"] | None = None,
     slice_axis: int | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -116,8 +115,9 @@ def preprocess_image(
         Which steps: ``"denoise"`` (see `denoise`), ``"gibbs"`` (`remove_gibbs`) and ``"motion"``
         (`correct_motion`, to a volume of the lowest b-value at the shortest echo time). They are
         always done in this order.
-    mask : path or Nifti1Image, optional
-        The body, with a margin: voxels to denoise, and to compare for motion.
+    mask : path, Nifti1Image or "auto", optional
+        The body, with a margin: voxels to denoise, and to compare for motion; ``"auto"`` finds
+        the foreground as in `fit_image`, without a margin.
     slice_axis : {0, 1, 2}, optional
         The axis across slices, for Gibbs removal; by default what the header says, or else the
         axis along which voxels are longest, or else the last.
@@ -162,9 +162,7 @@ def preprocess_image(
     file_sets = output_files(out, files.values(), overwrite=overwrite, inputs=inputs)
     bar = partial(step_bar, unit="volume", leave=False, show=progress)
     with file_sets as file_set, ExitStack() as stack:
-        region = None
-        if mask is not None:
-            region = binarize(series.read_map(mask), name=image_name(mask))
+        region, _ = read_region(series, mask, protocol)
         if slice_axis is None:
             slice_axis = _slice_axis(series)
         with series.unpacked() as readable:

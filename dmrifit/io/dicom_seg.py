@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit import __version__
 from dmrifit._optional import import_optional
 from dmrifit._utils.affines import places_voxels
+from dmrifit._utils.checks import check_finite
 from dmrifit._utils.counts import counted
 from dmrifit.io.atomic_files import whole_file
 from dmrifit.io.components import label_components
@@ -141,12 +142,7 @@ def write_dicom_seg(
         raise ValueError(f"a note has at most {_LONGEST_NOTE} characters, not {len(note)}")
     array = three_axes(np.asarray(labels), "the array of labels")
     check_real(array.dtype, "the array of labels")
-    n_not_finite = np.count_nonzero(~np.isfinite(array))
-    if n_not_finite:
-        raise ValueError(
-            f"the array of labels contains {counted(n_not_finite, 'non-finite value')}; set them "
-            "to 0"
-        )
+    check_finite(array, "the array of labels")
     whole = whole_labels(array, "the array of labels")
     if note and not whole.any():
         numbered, segments = whole.astype(np.uint8), {1: f"no {kind} marked"}

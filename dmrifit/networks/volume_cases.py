@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.checks import check_finite
 from dmrifit._utils.counts import counted
 from dmrifit.io.masks import OtherGridError
 
@@ -26,9 +27,7 @@ def volume_inputs(case: Any) -> NDArray[np.float32]:
             f"an array of shape {volume.shape} ({volume.dtype}) instead of a volume (x, y, z) or "
             "(x, y, z, channels)"
         )
-    if not np.isfinite(volume).all():
-        n_bad = np.count_nonzero(~np.isfinite(volume))
-        raise ValueError(counted(n_bad, "non-finite value"))
+    check_finite(volume, "the volume")
     largest = max(float(volume.max()), -float(volume.min()))
     if largest > float(np.finfo(np.float32).max):
         raise ValueError(

@@ -209,7 +209,7 @@ def segment_case(
     remarks = [*notes, *scan_checks.unlike_notes(case, seen, labels)]
     statement = findings_in_words(len(lesions), figures, is_noted=bool(remarks))
     content: dict[str, Any] = {
-        **_description(case),
+        **inputs(scan),
         "threshold": threshold,
         "min_voxels": min_voxels,
         "n_lesions": len(lesions),
@@ -219,7 +219,6 @@ def segment_case(
         "statement": statement,
         # Sizes say nothing of how the scan differs from those of the training.
         "notes": [*remarks, *open_ring_notes(case.name, lesions)],
-        "sources": _sources(case),
     }
     drawing = None
     if figure:
@@ -233,20 +232,12 @@ def segment_case(
     return RUN.write_case(folder, content, table, maps, drawing, page)
 
 
-def is_current(scan: NotedCase, record: dict[str, Any]) -> bool:
-    """Tell whether the record of a case is of the same arrays and names."""
+def inputs(scan: NotedCase) -> dict[str, Any]:
+    """Describe a case as its table does, and give the digests of all its arrays."""
     case = scan[0]
-    return _description(case).items() <= record.items() and record["sources"] == _sources(case)
-
-
-def _description(case: Case) -> dict[str, Any]:
-    """Describe a case as its table does."""
-    return {"name": case.name, "patient": case.patient, "synthetic": case.synthetic}
-
-
-def _sources(case: Case) -> Any:
-    """Give the digests of all arrays of a case, to see whether they have changed."""
-    return describe([case.image, case.prior, case.brain, case.label, case.affine])
+    sources = describe([case.image, case.prior, case.brain, case.label, case.affine])
+    known = {"name": case.name, "patient": case.patient, "synthetic": case.synthetic}
+    return known | {"sources": sources}
 
 
 RUN = CaseRun(

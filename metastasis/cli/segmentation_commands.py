@@ -229,7 +229,7 @@ def _segment(
         run,
         names=lambda scan: {"name": scan[0].name, "patient": scan[0].patient},
         work=partial(work, figure=run.draws),
-        is_current=case_runs.is_current,
+        inputs=case_runs.inputs,
         say=lambda records: _sentences(list(records.values()), run.out),
         failed=failed,
     )

@@ -235,17 +235,13 @@ def place(
         notes = tables.brain_note(row, scene)
         return write_prescription(voxel, scene, folder, notes=notes, overwrite=True, **options)
 
-    def is_current(row: Any, record: dict[str, Any]) -> bool:
-        is_same_row = record["synthetic"] == row.synthetic
-        is_same_row = is_same_row and set(record["regions"]) == tables.region_names(row, record)
-        return is_same_row and bool(record["sources"] == tables.source_digests(row))
-
     RUN.run(
         list(table.itertuples()),
         settings | shift,
         run,
         work=place_in,
-        is_current=is_current,
+        inputs=lambda row: {"synthetic": row.synthetic, "sources": tables.source_digests(row)},
+        is_whole=lambda row, record: set(record["regions"]) == tables.region_names(row, record),
         say=lambda records: [
             *(case_line(name, record) for name, record in records.items()),
             f"{counted(len(records), 'case')} placed: {run.out}",

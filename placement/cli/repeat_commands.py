@@ -66,8 +66,9 @@ def repeat(
     cases = _read_cases(files, table, failed)
     tissues = None if labels is None else named_labels(labels)
 
-    def sources(case: _Case) -> dict[str, Any]:
-        return describe_sources(**{role.capitalize(): path for role, path in case.files.items()})
+    def inputs(case: _Case) -> dict[str, Any]:
+        files = {role.capitalize(): path for role, path in case.files.items()}
+        return {"sources": describe_sources(**files)}
 
     def repeat_case(case: _Case, folder: Path) -> dict[str, Any]:
         old_scan, new_scan = case.files["old"], case.files["new"]
@@ -81,7 +82,7 @@ def repeat(
         if scene is not None and outcome.reliable:
             content = describe_content(voxel_content(outcome.voxel, scene))
         record = repeat_files.describe_repeat(
-            outcome, old_scan, new_scan, sources=sources(case), content=content
+            outcome, old_scan, new_scan, **inputs(case), content=content
         )
         repeat_files.write_repeat(outcome, old_scan, new_scan, folder, record, figure=run.draws)
         return record
@@ -91,7 +92,7 @@ def repeat(
         {"command": "repeat", "labels": tissues},
         run,
         work=repeat_case,
-        is_current=lambda case, record: record["sources"] == sources(case),
+        inputs=inputs,
         say=lambda records: [
             *(repeat_files.summary_line(name, record) for name, record in records.items()),
             f"{counted(len(records), 'case')}: {run.out}",

@@ -24,7 +24,7 @@ RUN = CaseRun(
 )
 
 
-def processed_by(case_run, tmp_path, inputs, work, is_current, *, names=None, failed=(), figure=False, **options):
+def processed_by(case_run, tmp_path, inputs, work, describe, *, names=None, failed=(), figure=False, **options):
     """Run over named inputs; give their records."""
     records = {}
     case_run.run(
@@ -33,7 +33,7 @@ def processed_by(case_run, tmp_path, inputs, work, is_current, *, names=None, fa
         RunOptions(tmp_path, figure=figure, **options),
         names=lambda case: names(case[1]) if names else {"name": case[0]},
         work=lambda case, folder: work(case[1], folder),
-        is_current=lambda case, record: is_current(case[1], record),
+        inputs=lambda case: describe(case[1]),
         say=lambda finished: records.update(finished) or [],
         failed=failed,
     )
@@ -51,10 +51,10 @@ def run(tmp_path, inputs, *, overwrite=False, figure=False, case_run=RUN):
         (folder / "done.json").write_text(json.dumps(sealed(record)))
         return record
 
-    def is_current(source, record):
-        return record["source"] == source
+    def describe(source):
+        return {"source": source}
 
-    records = processed_by(case_run, tmp_path, inputs, process, is_current, overwrite=overwrite, figure=figure)
+    records = processed_by(case_run, tmp_path, inputs, process, describe, overwrite=overwrite, figure=figure)
     assert {name: record["source"] for name, record in records.items()} == inputs
     return processed
 
@@ -98,7 +98,7 @@ def run_with_failures(tmp_path, inputs, problems, **options):
         return {"name": folder.name, "source": source}
 
     case_run = replace(RUN, files=("numbers.txt",))
-    return list(processed_by(case_run, tmp_path, inputs, process, lambda source, record: True, **options))
+    return list(processed_by(case_run, tmp_path, inputs, process, lambda source: {}, **options))
 
 
 def failures(tmp_path):
@@ -138,7 +138,7 @@ def test_rows_that_fail_are_told_once_and_before_the_run(tmp_path, capsys):
         assert capsys.readouterr().out.splitlines() == lines
         return {"name": folder.name}
 
-    functions = {"names": lambda source: {"name": "d"}, "work": work, "is_current": None, "say": lambda records: [], "failed": failed}
+    functions = {"names": lambda source: {"name": "d"}, "work": work, "inputs": None, "say": lambda records: [], "failed": failed}
     RUN.run([3], {}, RunOptions(tmp_path, figure=False), **functions)
     assert capsys.readouterr().out == ""
     with pytest.raises(ValueError, match=r"^a\.nii: no such file$"):
@@ -169,14 +169,14 @@ def test_a_file_that_vanishes_during_the_run_is_the_problem_of_its_case(tmp_path
 
 
 def test_a_file_that_vanishes_while_finished_cases_are_checked_is_the_problem_of_its_case(tmp_path):
-    def is_current(source, record):
+    def describe(source):
         if source == 1:
             raise FileNotFoundError(errno.ENOENT, "No such file", "gone.nii")
-        return True
+        return {"source": source}
 
     inputs = {"a": 1, "b": 2}
     run(tmp_path, inputs)
-    records = processed_by(RUN, tmp_path, inputs, None, is_current)
+    records = processed_by(RUN, tmp_path, inputs, None, describe)
     assert list(records) == ["b"]
     assert failures(tmp_path)[0]["problem"].startswith("gone.nii: No such file")
     assert not (tmp_path / "a" / "done.json").exists()
@@ -276,7 +276,7 @@ def test_a_run_removes_what_another_run_finished(tmp_path, capsys):
             RunOptions(tmp_path, figure=False, **options),
             names=lambda source: {"name": f"scan {source}", "patient": "p"},
             work=process,
-            is_current=lambda source, record: True,
+            inputs=lambda source: {},
             say=lambda records: [f"{len(records)} scans"],
         )
 

@@ -216,6 +216,8 @@ def test_several_images_and_a_glob_are_fitted_each_into_its_folder(bids, error_o
     assert (tmp_path / "a" / "sub-02" / "sub-02_model-adc_param-ADC_dwimap.nii.gz").is_file()
     output_of("fit", bids / "sub-0*" / "dwi" / "*_dwi.nii.gz", "--no-quicklook", "--out", tmp_path / "b")
     assert fits(tmp_path / "b")["name"].tolist() == ["sub-01", "sub-02", *[f"sub-04_echo-{n}" for n in (1, 2, 3)]]
+    output_of("fit", images[0].parent, "--no-quicklook", "--out", tmp_path / "folder")
+    assert fits(tmp_path / "folder")["name"].tolist() == ["sub-01"]
     (tmp_path / "SUB-01_dwi.nii.gz").symlink_to(images[0])
     err = error_of("fit", images[0], tmp_path / "SUB-01_dwi.nii.gz", "--out", tmp_path / "c")
     assert "'sub-01' is there twice" in err

@@ -7,6 +7,7 @@ import pytest
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.fit_predict import fit_image
 from dmrifit.imaging.head_steps import NO_AIR, foreground_mask
+from dmrifit.imaging.scan_info import scan_info
 from dmrifit.io.series import Series
 
 pytest.importorskip("dipy")
@@ -50,6 +51,10 @@ def test_a_fit_takes_the_foreground_and_says_so(tmp_path):
     assert np.count_nonzero(np.asarray(maps["status"].dataobj) != 255) < 1.1 * truth.sum()
     assert "median Otsu" in next(tmp_path.glob("*quicklook.html")).read_text(encoding="utf-8")
     assert "Warnings" not in maps.sidecar
+    auto, tissue, none, unmasked = (
+        scan_info(image, PROTOCOL, mask=mask).snr for mask in ("auto", nib.Nifti1Image(1.0 * truth, np.eye(4)), "none", None)
+    )
+    assert none == unmasked != auto == pytest.approx(tissue, rel=0.15)
     # Tissue as dark as air, but above the noise.
     dark = nib.Nifti1Image(np.maximum(image.get_fdata(), 90).astype(np.float32), np.eye(4))
     with pytest.warns(UserWarning, match=r"mask auto leaves out 8\d% of the voxels with signal above the noise"):

@@ -462,7 +462,7 @@ def test_unknown_classes_keys_and_shapes_are_refused(saved, tmp_path, change, ma
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"X": np.where(np.arange(8) == 3, np.nan, 1.0).reshape(8, 1, 1, 1)}, "case 3: 1 non-finite value"),
+        ({"X": np.where(np.arange(8) == 3, np.nan, 1.0).reshape(8, 1, 1, 1)}, "case 3: the volume has 1 non-finite value"),
         ({"y": [np.inf, *range(7)]}, "case 0: a target"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 from dmrifit.cli.case_runs import RunOptions
 from dmrifit.io.components import drop_small
 from metastasis import SensitivitySpecificityEnsemble
-from metastasis.cli.case_runs import RUN, is_current, read_segmentations, scans_of, segment_case
+from metastasis.cli.case_runs import RUN, inputs, read_segmentations, scans_of, segment_case
 from metastasis.scans.cases import Case
 from metastasis.study.evaluation import evaluate_segmentations
 from metastasis.study.findings import open_ring_notes
@@ -32,7 +32,7 @@ def run(model, cases, out, **options):
         RunOptions(out, figure=False, **options),
         names=lambda scan: {"name": scan[0].name, "patient": scan[0].patient},
         work=partial(segment_case, segmenter=model, figure=False, figures={}),
-        is_current=is_current,
+        inputs=inputs,
         say=lambda finished: records.update(finished) or [],
     )
     return list(records.values())
