@@ -537,8 +537,12 @@ def average_directions(
 def check_protocol(protocol: object) -> None:
     """Refuse what is not a protocol, such as a list of b-values."""
     if not isinstance(protocol, Protocol):
+        # The signals of an image, in the place of the protocol, would fill the screen.
+        text = repr(protocol)
+        if isinstance(protocol, np.ndarray):
+            text = f"an array of shape {protocol.shape}"
         raise TypeError(
-            f"protocol must be a Protocol, not {protocol!r}; Protocol.read reads one from files, "
+            f"protocol must be a Protocol, not {text}; Protocol.read reads one from files, "
             "Protocol(b, te) makes one of numbers"
         )
 
@@ -695,6 +699,7 @@ def read_echo_times(
         raise ValueError(
             f"{sources}: {counted(len(times), 'echo time')} for "
             f"{volumes or counted(n, 'volume')}; give one, or one for each"
+            f"{'' if len(times) != 3 * n else ' (directions are named by bvec)'}"
         )
     return np.broadcast_to(times, (n,))
 
