@@ -333,7 +333,12 @@ class DoubtTally:
             at_bounds.append(f"at its upper bound 3/(b·D) in {at_cap:.0%}")
         if at_high >= _WRITTEN and not is_share(parameter) and not parameter.is_amplitude:
             at_bounds.append(f"at its upper bound {high:g} in {at_high:.0%}")
+        # Beyond a bound that is narrower than the model's own, the scan may determine the value.
+        is_given = at_low > at_high + at_cap and low > parameter.low
+        is_given |= at_high > at_low + at_cap and high < parameter.high
         remedy = f"fix it, or measure contrasts that show {name}"
+        if is_given:
+            remedy = "widen the bounds that were given, or fix it"
         if undetermined >= self.share[j] / 2 and not parameter.is_amplitude:
             searched = self._searched(j)
             text = _SENTENCES["undetermined"].format(
@@ -347,5 +352,6 @@ class DoubtTally:
             return f"{text}: {remedy}."
         if at_bounds and counts[DoubtReason.AT_BOUND] >= counts[DoubtReason.UNCERTAIN]:
             ends = " and ".join(at_bounds)
-            return _SENTENCES["at_bounds"].format(name=name, at_bounds=ends, remedy=remedy)
+            key = "at_given_bounds" if is_given else "at_bounds"
+            return _SENTENCES[key].format(name=name, at_bounds=ends, remedy=remedy)
         return _SENTENCES["uncertain"].format(name=name, share=self.share[j])

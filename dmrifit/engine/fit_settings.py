@@ -100,6 +100,10 @@ class FitSettings:
                     f"{name} cannot be used with method {self.method!r}; leave it out, or use "
                     f"method {methods[-1]!r}"
                 )
+        for name, option in (("bounds", self.bounds), ("fixed", self.fixed)):
+            is_word = name == "bounds" and isinstance(option, str)
+            if not (option is None or is_word or isinstance(option, Mapping)):
+                raise TypeError(f"{name} must be a dict by parameter name, not {option!r}")
         if self.threshold is not None:
             check_number("threshold", self.threshold, above=0.0)
         if self.regularization is not None:
@@ -233,7 +237,7 @@ class FitSettings:
                 )
             if form(parameter) != "plain" and not (array > 0).all():
                 raise ValueError(f"fixed {name} must be positive; got {array.min():g}")
-            _check_fixed(parameter, array)
+            check_values(parameter, f"fixed {name}", array)
             values[name] = array
         for name in values:
             if box[name][1] == "monotonic":
@@ -331,13 +335,12 @@ def _parameter(model: SignalModel, name: str, option: str) -> Parameter:
     return model.parameters[model.names.index(name)]
 
 
-def _check_fixed(parameter: Parameter, values: NDArray[np.float64]) -> None:
-    """Refuse fixed values, one or one for each voxel, that are impossible or in another unit."""
-    name, text = parameter.name, f"fixed {parameter.name}"
+def check_values(parameter: Parameter, text: str, values: NDArray[np.float64]) -> None:
+    """Refuse values, one or one for each voxel, that are impossible or in another unit."""
     if is_share(parameter):
         outside = values[(values < 0) | (values > 1)]
         if outside.size:
-            raise ValueError(_share_message(name, text, float(outside[0])))
+            raise ValueError(_share_message(parameter.name, text, float(outside[0])))
     if values.size:
         # Of a map, single voxels may lie near zero.
         typical = float(np.median(values))

@@ -119,6 +119,7 @@ def read_echo_times(
         raise ValueError(
             f"{sources}: {counted(len(times), 'echo time')} for "
             f"{volumes or counted(n, 'volume')}; give one, or one for each"
+            f"{'' if len(times) != 3 * n else ' (directions are given as bvec=…)'}"
         )
     return np.broadcast_to(times, (n,))
 

@@ -528,8 +528,12 @@ def average_directions(
 def check_protocol(protocol: object) -> None:
     """Refuse what is not a protocol, such as a list of b-values."""
     if not isinstance(protocol, Protocol):
+        # The signals of an image, in the place of the protocol, would fill the screen.
+        text = repr(protocol)
+        if isinstance(protocol, np.ndarray):
+            text = f"an array of shape {protocol.shape}"
         raise TypeError(
-            f"protocol must be a Protocol, not {protocol!r}; Protocol.read reads one from files, "
+            f"protocol must be a Protocol, not {text}; Protocol.read reads one from files, "
             "Protocol(b, te) makes one of numbers"
         )
 

@@ -268,7 +268,8 @@ def fit_image(
     # The type first: an array of sigma would be compared with the word voxel by voxel.
     is_estimated = isinstance(sigma, str) and sigma == "estimate"
     may_have_sigma = method not in ("ols", "wls")
-    if may_have_sigma and (sigma is None or is_estimated) and (note := denoised_note(image)):
+    is_noise_known = not may_have_sigma or (sigma is not None and not is_estimated)
+    if note := denoised_note(image, is_noise_known=is_noise_known):
         notes.warn(note)
     inputs = (image, mask, sigma)
     with output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:

@@ -15,6 +15,7 @@ from scipy import ndimage
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import size_text
 from dmrifit._utils.text_files import read_object
+from dmrifit.engine.models import read_table
 from dmrifit.engine.noise_choice import NoiseLevel
 from dmrifit.imaging.corrections import denoise, patches_are_large
 from dmrifit.io.bids_derivatives import stem
@@ -24,6 +25,7 @@ from dmrifit.io.series import read_slabs
 
 __all__ = ["estimate_sigma"]
 
+SENTENCES = read_table("sentences")["values"]
 _FEWEST_NOISE_VOXELS = 100
 _RAYLEIGH_MEAN = np.sqrt(np.pi / 2)
 _MEAN_TOLERANCE = 0.1  # of the mean that noise has, relative
@@ -183,11 +185,7 @@ def describe_noise_levels(levels: list[NoiseLevel]) -> tuple[str, str]:
     ratio = max(medians.values()) / min(medians.values())
     if ratio <= _LARGEST_RATIO:
         return text, ""
-    return text, (
-        f"estimates of the noise differ {ratio:.1f} times (sigma {text}): where an image was "
-        "denoised, resampled or masked none of them holds; measure sigma in the scan as the "
-        "scanner gave it, or give it as a number"
-    )
+    return text, SENTENCES["noise_differs"].format(ratio=ratio, text=text)
 
 
 def _piesno(signals: Array, n_coils: int) -> float | None:
@@ -279,14 +277,12 @@ def _is_denoised(description: Mapping[str, Any]) -> bool:
     return "denoise" in str(description.get("Steps", ""))
 
 
-def denoised_note(image: Any) -> str:
-    """Say that the noise of an image cannot be measured in it; empty if no sidecar says so."""
+def denoised_note(image: Any, *, is_noise_known: bool) -> str:
+    """Say what cannot be measured in a denoised image; empty if no sidecar says that it is one."""
     if not any(_is_denoised(description) for _, description in _sidecars(image)):
         return ""
-    return (
-        "the image was denoised, so the noise measured in it is too low and the SNR too high; "
-        "give the noise map that dmrifit preprocess wrote beside it (--sigma)"
-    )
+    # On a synthetic body with known tissue 95 % intervals held 25 to 70 % of the true values.
+    return SENTENCES["denoised" if is_noise_known else "denoised_unmeasured"]
 
 
 def check_likelihood(image: Any, likelihood: str, average: str | None) -> None:
@@ -294,10 +290,7 @@ def check_likelihood(image: Any, likelihood: str, average: str | None) -> None:
     if likelihood == "gaussian":
         return
     if likelihood == "rician" and average is not None:
-        raise ValueError(
-            "averages do not have the Rician distribution of single magnitudes; use likelihood "
-            "'rician-mean' with an arithmetic average of directions, or do not average them"
-        )
+        raise ValueError(SENTENCES["averaged"])
     if likelihood == "rician-mean" and average == "geometric":
         raise ValueError(
             "likelihood 'rician-mean' is for arithmetic averages of directions, not for geometric "

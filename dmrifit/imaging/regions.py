@@ -92,6 +92,11 @@ def roi_table(
     import pandas as pd
     from scipy.stats import quantile_test
 
+    if not isinstance(maps, Mapping):
+        raise TypeError(
+            f"maps must be a dict by name, such as maps of fit_image, not {type(maps).__name__}; "
+            "labels come second"
+        )
     values = {name: _read(volume, name) for name, volume in maps.items()}
     if status is not None:
         values["status"] = _read(status, "status")

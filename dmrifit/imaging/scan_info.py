@@ -32,7 +32,7 @@ from dmrifit.engine.noise_choice import (
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.screening import Screen
 from dmrifit.imaging.head_steps import read_region
-from dmrifit.imaging.noise import describe_noise_levels, noise_levels, noise_slices
+from dmrifit.imaging.noise import SENTENCES, describe_noise_levels, noise_levels, noise_slices
 from dmrifit.io.bids_derivatives import SNR_VOXELS
 from dmrifit.io.nifti import Image, Images
 from dmrifit.io.series import Series
@@ -144,11 +144,7 @@ def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] |
         info.doubts.append("every voxel is 0 or NaN in all volumes: check that it is the scan")
         return
     if n_negative > _FEW_NEGATIVE * n_values:
-        info.doubts.append(
-            f"{n_negative / n_values:.2%} of the values in voxels with signal are negative: no "
-            "magnitudes as the scanner gave them (resampled, denoised or wrongly scaled), so that "
-            "noise cannot be estimated from them"
-        )
+        info.doubts.append(SENTENCES["negative"].format(share=n_negative / n_values))
     if n_non_finite:
         info.doubts.append(f"not finite: {counted(n_non_finite, 'value')}, which fits leave out")
     rows = sample.rows()
@@ -172,10 +168,8 @@ def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] |
     weighted = np.median(rows[:, protocol.b == protocol.b.max()])
     reference = np.median(rows[:, protocol.b == protocol.b.min()])
     if weighted > reference > 0:
-        info.doubts.append(
-            f"the median signal rises from {reference:.4g} at the lowest b to {weighted:.4g} at "
-            "the highest: the order of the b-values does not fit the volumes"
-        )
+        text = SENTENCES["rising"]
+        info.doubts.append(text.format(reference=reference, weighted=weighted))
 
 
 def clipping_doubt(rows: NDArray, protocol: Protocol | None) -> str:
@@ -197,11 +191,7 @@ def clipping_doubt(rows: NDArray, protocol: Protocol | None) -> str:
     n_below = np.count_nonzero((volumes < largest) & (volumes > _NEARLY_CLIPPED * largest))
     if not (is_end_of_type or is_at_several_b or n_below > _SHARE_BELOW * n_largest):
         return ""
-    return (
-        f"{n_largest / rows.size:.1%} of the values are the largest one, {largest:g}: the scanner "
-        "or a converter has clipped them, which lowers diffusivities; convert the scan again, or "
-        "leave these voxels out by a mask"
-    )
+    return SENTENCES["clipped"].format(share=n_largest / rows.size, largest=largest)
 
 
 def protocol_doubts(protocol: Protocol, model: SignalModel | None = None) -> list[str]:
@@ -209,11 +199,7 @@ def protocol_doubts(protocol: Protocol, model: SignalModel | None = None) -> lis
     doubts = []
     lowest, highest = protocol.b.min(), protocol.b.max()
     if highest > _LARGEST_B:
-        doubts.append(
-            f"the highest b-value is {highest:g} s/mm², more than scanners for people reach: "
-            "check that the b-values are not ten times too large, which makes diffusivities ten "
-            "times too small"
-        )
+        doubts.append(SENTENCES["highest_b"].format(highest=highest))
     if lowest >= _LOW_B:
         text = f"the lowest b-value is {lowest:g} s/mm²: without one near 0, S0 is extrapolated"
         if model is None or {"f", "Dv"} <= set(model.names):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import check_word
+from dmrifit.engine.fit_settings import check_values
 from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE, is_share
 from dmrifit.engine.models import (
     Parameter,
@@ -453,6 +454,8 @@ def _parameter_sets(
             f"parameters must be finite; {model.names[column]} of set {row} is "
             f"{values[row, column]}"
         )
+    for parameter, column in zip(model.parameters, values.T, strict=True):
+        check_values(parameter, f"the value of {parameter.name}", column)
     return values
 
 

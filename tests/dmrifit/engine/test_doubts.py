@@ -46,7 +46,7 @@ def test_an_artificial_bound_is_a_doubt_and_zero_is_none():
     result = fit_voxels(signals, Protocol([0, 400, 800]), "adc", bounds={"ADC": (0.5, 2.0)})
     assert (result.doubt_reasons[:, 1] == DoubtReason.AT_BOUND).mean() > 0.9
     assert result.doubt[:, 1].all()
-    assert "ADC is at its upper bound 2 in 100% of the fitted voxels" in result.advice()[0]
+    assert "voxels, where a value outside the bounds may fit better: widen the bounds" in result.advice()[0]
     still = noisy(MODELS["adc"], [100.0, 0.0], Protocol([0, 400, 800]), 300, 5)
     still = fit_voxels(still, Protocol([0, 400, 800]), "adc")
     assert still.at_low[:, 1].mean() > 0.2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dmrifit import MODELS, Parameter, Protocol, fit_image, fit_voxels
-from dmrifit.engine.fit_settings import FitSettings, _check_bounds, _check_fixed
+from dmrifit.engine.fit_settings import FitSettings, _check_bounds, check_values
 
 ADC = MODELS["adc"]
 KURTOSIS = MODELS["kurtosis"]
@@ -121,17 +121,17 @@ D = parameter_of("D", MODELS["kurtosis"])
     ],
 )
 def test_unusual_fixed_values_are_accepted(parameter, value):
-    _check_fixed(parameter, np.asarray(value))
+    check_values(parameter, f"fixed {parameter.name}", np.asarray(value))
 
 
 def test_fits_refuse_other_units_by_the_median_of_a_map_and_never_the_box_of_ones_own_model():
-    _check_fixed(APPARENT, np.array([0.0, 0.001, 0.9, 1.1]))
+    check_values(APPARENT, "fixed ADC", np.array([0.0, 0.001, 0.9, 1.1]))
     with pytest.raises(ValueError, match="looks like mm²/s"):
-        _check_fixed(APPARENT, np.array([0.0, 0.001, 0.0009, 0.0011]))
+        check_values(APPARENT, "fixed ADC", np.array([0.0, 0.001, 0.0009, 0.0011]))
     with pytest.raises(ValueError, match=r"fixed f is 1\.5"):
-        _check_fixed(parameter_of("f"), np.array([0.1, 0.2, 1.5]))
+        check_values(parameter_of("f"), "fixed f", np.array([0.1, 0.2, 1.5]))
     slow = Parameter("D", "µm²/ms", 0.0, 0.003)
-    _check_fixed(slow, np.asarray(0.002))
+    check_values(slow, "fixed D", np.asarray(0.002))
     _check_bounds(slow, slow.low, slow.high)
     signals = MODELS["ivim"].signal([[1000.0, 0.1, 20.0, 1.0]], PROTOCOL)
     with pytest.raises(ValueError, match=r"did you mean 0\.15"):
