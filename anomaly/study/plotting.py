@@ -15,6 +15,7 @@ from dmrifit._optional import import_optional
 from dmrifit.io.grids import upright_edges
 from dmrifit.report import style
 from dmrifit.report.dot_plot import Panel, plot_dots
+from dmrifit.report.slice_figures import robust_limits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,10 +49,7 @@ def map_limits(
     limits = {}
     for name, values in maps.items():
         scores = np.concatenate(_scores(values, cases))
-        low, high = 0.0, 1.0
-        if scores.dtype != bool:
-            low, high = np.percentile(scores, _RANGE).tolist()
-        limits[name] = (low, high if high > low else low + 1.0)
+        limits[name] = (0.0, 1.0) if scores.dtype == bool else robust_limits(scores, _RANGE)
     return limits
 
 
@@ -166,9 +164,7 @@ def plot_examples(
     # A dark line around a bright one, which is seen on anything.
     shadow = [effects.withStroke(linewidth=3, foreground=style.INK)]
     scored = [values[case.scored] for case, values, _ in examples.values() if values is not None]
-    low, high = 0.0, 1.0
-    if scored:
-        low, high = np.percentile(np.concatenate(scored), _EXAMPLE_RANGE).tolist()
+    low, high = robust_limits(np.concatenate([*scored, []]), _EXAMPLE_RANGE)
     height = min(_EXAMPLE * _aspect(next(iter(examples.values()))[0]), 4.4)
     size, shape = (3 * _EXAMPLE + 1.5, height + 1.05), (1, len(examples))
     with style.drawing(size, shape, style.FRAMED) as (figure, [axes]):
@@ -177,7 +173,7 @@ def plot_examples(
             drawing.draw(case.signal.mean(axis=-1), _SIGNAL, "gray")
             if values is not None:
                 scores = np.where(case.brain, values, low)
-                share = np.clip((drawing.cut(scores) - low) / max(high - low, 1e-12), 0, 1)
+                share = np.clip((drawing.cut(scores) - low) / (high - low), 0, 1)
                 # Below the middle of the scale the anatomy is what there is to see.
                 opacity = np.clip(2 * share - 0.6, 0, 0.9)
                 image = drawing.draw(scores, (low, high), style.COLORMAP, alpha=opacity)
@@ -217,17 +213,17 @@ def plot_densities(
     n_rows = -(-len(graded) // _PER_ROW)
     n_columns = min(len(graded), _PER_ROW)
     shown: dict[str, str] = {}
-    with style.shared_style({"font.size": 9}):
-        width, height = max(3.9 * n_columns, 5.2), 2.6 * n_rows + 0.6
-        figure = style.new_figure(width, height, "constrained")
-        for i, (name, values) in enumerate(graded.items()):
-            ax = figure.add_subplot(n_rows, n_columns, i + 1)
+    size = max(3.9 * n_columns, 5.2), 2.6 * n_rows + 0.6
+    with style.drawing(size, (n_rows, n_columns), {"font.size": 9}) as (figure, axes):
+        for ax in axes.flat[len(graded) :]:
+            ax.remove()
+        for i, (ax, (name, values)) in enumerate(zip(axes.flat, graded.items(), strict=False)):
             scores = _scores_by_region(values, cases)
             if healthy_maps is not None:
                 healthy_scores = np.concatenate(_scores(healthy_maps[name], healthy))
                 scores = {_HEALTHY: healthy_scores} | scores
-            low, high = np.percentile(np.concatenate(list(scores.values())), _DENSITY_RANGE)
-            bins = np.linspace(low, high if high > low else low + 1, _BINS + 1).tolist()
+            ends = robust_limits(np.concatenate(list(scores.values())), _DENSITY_RANGE)
+            bins = np.linspace(*ends, _BINS + 1).tolist()
             for region, of_region in scores.items():
                 look: dict[str, Any] = {"histtype": "step", "linewidth": 1.5}
                 if region == _HEALTHY:

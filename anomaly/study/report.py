@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,28 +83,27 @@ def write_evaluation(
     ImportError
         If the extra ``report`` is not installed.
     """
-    options: dict[str, Any] = {"healthy": healthy, "healthy_maps": healthy_maps}
-    evaluate = partial(evaluate_detectors, cases, maps, opening=_OPENING, **options)
-
-    def make_page(tables: dict[str, pd.DataFrame]) -> page.Page:
+    with page.report_files(folder, _TEXTS["files"], overwrite=overwrite) as write:
+        tables = evaluate_detectors(
+            cases, maps, healthy=healthy, healthy_maps=healthy_maps, opening=_OPENING
+        )
         comparison = _Comparison(cases, maps, healthy, healthy_maps or {}, tables)
         origin = page.origin(command, [["opening", f"cube of {_OPENING}³ voxels"]])
-        parts: dict[str, Any] = {
-            "": _answer(comparison),
-            "Methods": _summaries(comparison),
-            "False positives in healthy persons": _healthy(comparison),
-            "Scans": _panels(comparison, figures),
-            "Scores": _densities(comparison),
-            "By place": _strata(comparison),
-            "Lesion by lesion": comparison.by_rule(tables["lesion_scores"], "lesions"),
-            "Where lesions grow later": comparison.by_rule(tables["followup"], "growth"),
-            "How this was made": (origin, page.Note(_TEXTS["files_beside"])),
-        }
-        sections = [page.Section(title, *blocks) for title, blocks in parts.items()]
+        sections = [
+            page.Section("", *_answer(comparison)),
+            page.Section("Methods", *_summaries(comparison)),
+            page.Section("False positives in healthy persons", *_healthy(comparison)),
+            page.Section("Scans", *_panels(comparison, figures)),
+            page.Section("Scores", *_densities(comparison)),
+            page.Section("By place", *_strata(comparison)),
+            page.Section("Lesion by lesion", *comparison.by_rule("lesion_scores")),
+            page.Section("Where lesions grow later", *comparison.by_rule("followup")),
+            page.Section("How this was made", origin, page.Note(_TEXTS["files_beside"])),
+        ]
         lead = page.notice_lead(case.synthetic for case in [*cases, *healthy])
-        return page.Page("Anomalies found, and marked by mistake", sections, lead, contents=True)
-
-    return page.write_report(folder, evaluate, make_page, _TEXTS["files"], overwrite=overwrite)
+        title = "Anomalies found, and marked by mistake"
+        write(tables, page.Page(title, sections, lead, contents=True))
+    return tables
 
 
 def rule_in_use(tables: Mapping[str, pd.DataFrame]) -> str:
@@ -171,10 +170,13 @@ class _Comparison:
         """Give the mean Dice of a method in each patient, after opening."""
         return self.scans_of(method).groupby("patient")["dice_opened"].mean()
 
-    def by_rule(self, table: pd.DataFrame, name: str) -> Iterator[Any]:
-        """Show the rows at the rule of the figures, all where there are none; fold all rules."""
+    def by_rule(self, name: str, condition: str = "") -> Iterator[Any]:
+        """Show rows of a table at the rule of the figures, else all; fold those of all rules."""
+        table = self.tables[name]
         if not len(table):
             return
+        if condition:
+            table = table.query(condition)
         columns = _TEXTS[name]["columns"]
         rows = self.in_use(table)
         shown = page.Table(rows, f"method {{method}} | {columns}")
@@ -194,20 +196,15 @@ def _answer(comparison: _Comparison) -> Iterator[Any]:
         threshold = "at its stored threshold"
         if shown in comparison.graded:
             threshold = f"at its threshold by the rule {comparison.rule}"
-        patients = counted(len(dice), "patient")
-        values = {"name": name, "threshold": threshold, "patients": patients, "opened": _OPENED}
-        answer = _TEXTS("answer", dice=dice.mean(), **values)
+        values = {"name": name, "threshold": threshold, "opened": _OPENED, "dice": dice.mean()}
+        answer = _TEXTS("answer", n_patients=len(dice), **values)
         if len(comparison.healthy):
             rows = comparison.in_use(comparison.tables["healthy"]).query("method == @shown")
             voxel_ml = [np.prod(comparison.healthy[i].spacing) / 1000 for i in rows["case"]]
             false_ml = rows["n_found_opened"] * voxel_ml
-            answer += " " + _TEXTS(
-                "false_volume",
-                scans=counted(len(rows), "healthy scan"),
-                median=false_ml.median(),
-                most=false_ml.max(),
-                opened=_OPENED,
-            )
+            median, most = false_ml.median(), false_ml.max()
+            values = {"median": median, "most": most, "opened": _OPENED}
+            answer += " " + _TEXTS("false_volume", n_scans=len(rows), **values)
         yield answer
         figure = plotting.plot_examples(_examples(comparison), name)
         yield _TEXTS.picture("examples", figure, method=name, opened=_OPENED)
@@ -295,9 +292,7 @@ def _healthy(comparison: _Comparison) -> Iterator[Any]:
     if len(tables["curves"]):
         yield _TEXTS.picture("curves", plotting.plot_curves(tables))
         yield page.Table(tables["areas"], _TEXTS["areas"])
-    yield from comparison.by_rule(
-        tables["summary"].query("part == 'all' and not needs_truth"), "false"
-    )
+    yield from comparison.by_rule("summary", "part == 'all' and not needs_truth")
     scans = comparison.in_use(tables["healthy"]).query("not control")
     means_of_methods = []
     for (method, _), rows in scans.groupby(["method", "rule"], sort=False):
@@ -316,8 +311,8 @@ def _strata(comparison: _Comparison) -> Iterator[Any]:
     if comparison.rule in set(table["rule"]):
         figure = plotting.plot_strata(comparison.tables, rule=comparison.rule)
         yield _TEXTS.picture("strata", figure)
-    blind = table[~table["needs_truth"].astype(bool)]
-    yield page.Fold("AUC and Dice by place", *comparison.by_rule(blind, "places"))
+    places = comparison.by_rule("strata", "needs_truth == False")
+    yield page.Fold("AUC and Dice by place", *places)
 
 
 def _panels(comparison: _Comparison, figures: int) -> Iterator[Any]:
@@ -331,7 +326,7 @@ def _panels(comparison: _Comparison, figures: int) -> Iterator[Any]:
     yield _TEXTS(
         "panels",
         n_shown=len(order),
-        scans=counted(len(cases), "scan"),
+        n_cases=len(cases),
         shown=comparison.shown,
         healthy_words=", and a healthy one" if len(healthy) else "",
         rule=comparison.rule or "its makers",

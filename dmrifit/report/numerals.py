@@ -7,6 +7,8 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
+from dmrifit._utils.counts import counted
+
 NOTHING = "–"
 _LARGEST_PLAIN = 1e6
 _SMALLEST_PLAIN = 1e-4
@@ -61,6 +63,8 @@ class _Wording(string.Formatter):
 
     def format_field(self, values: Any, spec: str) -> str:
         kind, value = spec[-1:], values[0]
+        if spec.startswith("n "):
+            return counted(round(value), spec[2:])
         if kind not in _KINDS:
             return str(value) if spec in ("", "w") else format(value, spec)
         write, digits = _KINDS[kind], int(spec[1:-1] or 1)
@@ -85,6 +89,6 @@ def wording(text: str, row: Mapping[str, Any]) -> str:
 
     ``{x:.2f}`` has two decimals, ``{x:.2s}`` two significant digits; ``{x:.1%}`` is in percent,
     ``{x:.1p}`` a p-value; ``{x:.2i}`` has its interval behind it, from x_low to x_high, and
-    ``{x:.1P}`` is so in percent.
+    ``{x:.1P}`` is so in percent; ``{x:n scan}`` is a number of scans.
     """
     return _Wording().vformat(text, (), row)

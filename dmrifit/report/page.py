@@ -9,6 +9,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, cached_property
@@ -22,7 +23,6 @@ from dmrifit._utils.counts import counted
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.tables import csv_text
 from dmrifit.report.numerals import wording
-from dmrifit.report.style import palette_css
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -236,7 +236,7 @@ class Page:
         sections = [
             (section.title, render(*section.parts)) for section in self.sections if section
         ]
-        style = palette_css() + read_data(__file__, "page.css") + self.style
+        style = read_data(__file__, "page.css") + self.style
         script = self.script
         if any('class="viewer"' in body for _, body in sections):
             script = f"{viewer_script()}\n{script}"
@@ -285,31 +285,28 @@ class Texts:
     def picture(self, name: str, figure: Figure, /, **values: Any) -> Picture:
         """Make a figure a file, described by the texts ``alt``, ``caption`` and ``file``."""
         texts = {"caption": "", "file": name} | self[name]
-        alt, caption, file = (texts[key].format(**values) for key in ("alt", "caption", "file"))
+        alt, caption, file = (wording(texts[key], values) for key in ("alt", "caption", "file"))
         return Picture(figure, alt, caption, name=file)
 
 
-def write_report(
-    folder: str | Path,
-    evaluate: Callable[[], dict[str, pd.DataFrame]],
-    make_page: Callable[[dict[str, pd.DataFrame]], Page],
-    names: Sequence[str],
-    *,
-    overwrite: bool = False,
-) -> dict[str, pd.DataFrame]:
-    """Evaluate, and write the named tables and pictures and the page; all appear at once."""
+@contextmanager
+def report_files(
+    folder: str | Path, names: Sequence[str], *, overwrite: bool = False
+) -> Iterator[Callable[[Mapping[str, pd.DataFrame], Page], None]]:
+    """Claim a folder, and give what writes named tables and pictures and the page, all at once."""
     # A missing library, or a file of this name, is reported before the long work.
     for library in ("matplotlib", "jinja2"):
         import_optional(library)
     with FileSet(folder, [*names, PAGE], overwrite=overwrite) as files:
-        results = evaluate()
-        page = make_page(results)
-        contents = {f"{name}.csv": csv_text(table).encode() for name, table in results.items()}
-        contents |= {name: picture.png for name, picture in page.pictures.items()}
-        for name in contents.keys() & names:
-            files.path(name).write_bytes(contents[name])
-        files.path(PAGE).write_text(page.html(), encoding="utf-8")
-    return results
+
+        def write(tables: Mapping[str, pd.DataFrame], page: Page) -> None:
+            contents = {f"{name}.csv": csv_text(table).encode() for name, table in tables.items()}
+            contents |= {name: picture.png for name, picture in page.pictures.items()}
+            for name in contents.keys() & names:
+                files.path(name).write_bytes(contents[name])
+            files.path(PAGE).write_text(page.html(), encoding="utf-8")
+
+        yield write
 
 
 def write_files(
@@ -378,9 +375,11 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def sentence(text: str) -> str:
-    """Begin a text with a capital letter, unless with the name of a scan, and end it."""
-    begun = text if text.split(" ", 1)[0].endswith(":") else capital(text)
+def sentence(text: str, names: Collection[str] | None = None) -> str:
+    """Begin a text with a capital letter, unless with a name, by default one with a colon."""
+    first = text.split(" ", 1)[0]
+    is_name = first.endswith(":") if names is None else first in names
+    begun = text if is_name else capital(text)
     return f"{begun.rstrip('.?')}{'?' if text.endswith('?') else '.'}"
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.report.numerals import fixed
+from dmrifit.report.slice_figures import robust_limits
 from dmrifit.report.style import FAINT, FRAMED, legend_below, new_figure, shared_style
 
 if TYPE_CHECKING:
@@ -26,9 +27,10 @@ _STEP = 0.5  # mm
 @dataclass(frozen=True)
 class Plane:
     """
-    A plane that is drawn, perpendicular to one world axis.
+    A plane of a scan that is drawn, perpendicular to one world axis.
 
-    Shapes: `x` and `y` in mm, `index` (len(y), len(x), 3) in voxels of the scan.
+    The grays of the scan span `window`, by default percentile 1 to 99.5 of the plane. Shapes: `x`
+    and `y` in mm, `index` (len(y), len(x), 3) in voxels of the scan, `image` (x, y, z).
     """
 
     ax: Axes
@@ -38,22 +40,21 @@ class Plane:
     x: NDArray[np.float64]
     y: NDArray[np.float64]
     index: NDArray[np.float64]
+    image: NDArray[Any]
+    window: tuple[float, float] | None = None
 
-    def show(self, image: NDArray[Any], window: tuple[float, float] | None = None) -> None:
-        """Draw a scan (x, y, z) in grays, by default from percentile 1 to 99.5 of the plane."""
-        values = sample_volume(np.nan_to_num(np.asarray(image)), self.index)
-        inside = (self.index > -0.5).all(-1) & (self.index < np.array(image.shape) - 0.5).all(-1)
-        low, high = 0.0, 1.0
-        if inside.any():
-            low, high = np.percentile(values[inside], [1, 99.5])
+    def show(self) -> None:
+        """Draw the scan in grays."""
+        values = sample_volume(np.nan_to_num(self.image), self.index)
+        shape = np.array(self.image.shape)
+        inside = (self.index > -0.5).all(-1) & (self.index < shape - 0.5).all(-1)
+        low, high = robust_limits(values[inside], (1, 99.5))
         # Beside the scan a plane is as dark as its background.
         values = np.where(inside, values, low)
-        if window is not None:
-            low, high = window
+        low, high = self.window or (low, high)
         x, y = self.x, self.y
         extent = (x[0] - _STEP / 2, x[-1] + _STEP / 2, y[0] - _STEP / 2, y[-1] + _STEP / 2)
-        top = max(high, low + 1e-9)
-        self.ax.imshow(values, cmap="gray", vmin=low, vmax=top, origin="lower", extent=extent)
+        self.ax.imshow(values, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent)
 
     def outline(self, volume: NDArray[Any], **look: Any) -> bool:
         """Draw the contour of a volume (x, y, z) at 0.5; return whether there is one."""
@@ -116,8 +117,8 @@ def plot_planes(
             points[..., normal] = center[normal]
             points[..., across], points[..., up] = x[None], y[:, None]
             index = points @ inverse[:3, :3].T + inverse[:3, 3]
-            plane = Plane(ax, normal, across, up, x, y, index)
-            plane.show(image, window)
+            plane = Plane(ax, normal, across, up, x, y, index, image, window)
+            plane.show()
             for outline in outlines.values():
                 outline.draw(plane)
             if finish is not None:

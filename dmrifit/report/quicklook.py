@@ -49,7 +49,6 @@ TYPICALITY = "typicality"
 #: Bytes of the picture, so that with its text (a third more than bytes) it stays below 300 kB.
 MAX_PICTURE_BYTES = 200_000
 _RESOLUTIONS = (110, 90, 70, 55, 40, 30)  # pixels per inch, tried in this order
-_HEADER = ["", "unit", "median", "quartiles"]
 
 
 class ShownMaps:
@@ -88,13 +87,18 @@ class ShownMaps:
                 region |= has_value.reshape(*region.shape, -1).any(axis=-1)
         return region
 
-    def value_cells(self, panel: MapPanel) -> list[str]:
-        """Write the cells of a table that summarize a map: name, unit, median, quartiles."""
-        quartiles = panel.summary(self.region)
-        if not quartiles:
-            return [panel.name, panel.unit, "–", "– – –"]
-        low, median, high = map(significant, quartiles)
-        return [panel.name, panel.unit, median, f"{low} – {high}"]
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Summarize each parameter in a row of a table, with its doubts where it was fitted."""
+        shares = self.sidecar.get("Doubt", {}).get("Share", {})
+        for panel in self.panels:
+            row = {"name": panel.name, "unit": panel.unit, "median": "–", "quartiles": "– – –"}
+            if quartiles := panel.summary(self.region):
+                low, row["median"], high = map(significant, quartiles)
+                row["quartiles"] = f"{low} – {high}"
+            row["interval"] = self.entries[panel.name].get("Interval", "–")
+            if shares:
+                row["doubt"] = verdict.percent(shares[panel.name])
+            yield row
 
     def planes(
         self,
@@ -248,19 +252,17 @@ def _summary(shown: ShownMaps) -> Iterator[Any]:
     sidecar = shown.sidecar
     for sentence in verdict.prose(verdict.fit_sentences(sidecar), sidecar):
         yield page.Note(sentence)
-    rows = []
-    for panel in shown.panels:
-        entry = shown.entries[panel.name]
-        error = "–" if entry["StandardError"] is None else f"{entry['StandardError']:.2g}"
-        row = [*shown.value_cells(panel), error, entry.get("Interval", "–"), *bound_cells(entry)]
-        rows.append([*row, verdict.percent(sidecar["Doubt"]["Share"][panel.name])])
-    header = ["", "unit", "median, with doubts", "quartiles", "std. error", "95 % interval"]
-    header += ["at lower bound", "at upper bound", "in doubt"]
-    yield page.Table(rows, header, numbers=range(2, 9))
+    rows = list(shown.rows())
+    for row in rows:
+        entry = shown.entries[row["name"]]
+        row["lower"], row["upper"] = bound_cells(entry)
+        error = entry["StandardError"]
+        row["error"] = "–" if error is None else f"{error:.2g}"
+    yield page.Table(rows, _TEXTS["parameters"])
     counts = sidecar["Status"]["Voxels"]
     text = _TEXTS(
         "summary",
-        voxels=counted(sum(counts.values()), "voxel"),
+        n_voxels=sum(counts.values()),
         outcomes=", ".join(f"{n} {code}" for code, n in counts.items() if n),
         disagree=100 * sidecar["Doubt"]["StartsDisagree"],
     )
@@ -310,11 +312,6 @@ def value_lines(sidecar: Mapping[str, Any]) -> Iterator[str]:
         yield f"95% intervals (medians of their ends): {'; '.join(intervals)}"
 
 
-def map_figure(slices: Slices, panel: MapPanel) -> page.Picture:
-    """Draw slices and histogram of a map."""
-    return page.Picture(plot_maps(slices, [panel]), f"Slices and histogram of {panel.label}")
-
-
 def _codes(shown: ShownMaps, slices: Slices) -> page.Grid:
     """Show how the fits ended, and which are in doubt."""
     codes = {int(code): text for code, text in shown.sidecar["Status"]["Codes"].items()}
@@ -350,16 +347,15 @@ def _contrasts(protocol: Mapping[str, Any]) -> str:
 
 def map_summary(shown: ShownMaps, *, title: str, advice: Sequence[str] = ()) -> str:
     """Write verdict, table and slices of maps as HTML; no slices without matplotlib."""
-    header = _HEADER
-    rows = [shown.value_cells(panel) for panel in shown.panels]
+    rows, columns = list(shown.rows()), _TEXTS["values"]
     if "Doubt" in shown.sidecar:
-        header = [*_HEADER, "95 % interval", "in doubt"]
-        shares = shown.sidecar["Doubt"]["Share"]
-        for (name, entry), row in zip(shown.entries.items(), rows, strict=True):
-            cells = [entry.get("Interval", "–"), verdict.percent(shares[name])]
-            row += ["fixed", "–"] if "Fixed" in entry else cells
+        columns += _TEXTS["doubts"]
+        for row in rows:
+            if "Fixed" in shown.entries[row["name"]]:
+                row |= {"interval": "fixed", "doubt": "–"}
+    table = page.Table(rows, columns)
     heading = f"{title}: {verdict.map_verdict(shown.sidecar)}"
-    summary = html_summary(heading, header, rows, note=" ".join(advice))
+    summary = html_summary(heading, table.header, table.parts[0], note=" ".join(advice))
     panels = shown.free_panels
     if not (panels and shown.region.any()) or find_spec("matplotlib") is None:
         return summary
@@ -491,7 +487,7 @@ def write_prediction_page(
     sections = [
         page.Section("", *first_screen),
         page.Section("Maps", *figures),
-        page.Section("Parameters", *_parameters(shown, panels, widths)),
+        page.Section("Parameters", *_parameters(shown, widths)),
         shown.settings([estimator, shown.formula], [scale]),
     ]
     heading = f"{title}, predicted maps of {sidecar['Model']['Name']}"
@@ -514,30 +510,25 @@ def interval_advice(section: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def _parameters(
-    shown: ShownMaps, panels: Sequence[MapPanel], widths: Sequence[MapPanel]
-) -> Iterator[Any]:
+def _parameters(shown: ShownMaps, widths: Sequence[MapPanel]) -> Iterator[Any]:
     """Tabulate the values of each parameter and what its intervals are worth."""
     intervals = shown.sidecar.get("Intervals")
-    header = _HEADER
-    rows = [shown.value_cells(panel) for panel in panels]
+    rows, columns = list(shown.rows()), _TEXTS["values"]
     if intervals is not None:
         yield page.Note(" ".join(interval_advice(intervals)))
-        header = [*_HEADER, "interval: median width", "held in training patients"]
-        header += ["worst patient", ""]
+        columns += _TEXTS["intervals"]
         for row, width in zip(rows, widths, strict=True):
-            entry = intervals["Parameters"][row[0]]
-            row.append(shown.value_cells(width)[2])
-            for key in ("TrainingCoverage", "WorstTrainingPatient"):
-                row.append(f"{100 * entry[key]:.0f} %")
-            row.append("" if entry["Determined"] else "not determined")
-    faint = [panel.faint for panel in panels]
-    yield page.Table(rows, header, numbers=range(2, 7), faint=faint)
+            entry = intervals["Parameters"][row["name"]]
+            remark = "" if entry["Determined"] else "not determined"
+            # Those that are not determined are faint, as controls are.
+            row |= entry | {"remark": remark, "control": width.faint}
+            quartiles = width.summary(shown.region)
+            row["width"] = significant(quartiles[1] if quartiles else np.nan)
+    yield page.Table(rows, columns)
     counts = shown.sidecar["Voxels"]
-    voxels = counted(counts["InMask"], "voxel")
-    text = _TEXTS("counts", voxels=voxels, with_signal=counts["WithSignal"])
+    text = _TEXTS("counts", **counts)
     if counts["NegativeSignal"]:
-        text += f" In {counted(counts['NegativeSignal'], 'voxel')} a predicted signal is negative."
+        text += _TEXTS("negative", **counts)
     if intervals is not None:
         text += " " + _TEXTS("held", coverage=100 * intervals["Coverage"])
     yield page.Note(text)
@@ -552,7 +543,9 @@ def _maps(
 ) -> Iterator[Any]:
     """Show slices of each map, beside the width of its interval."""
     if intervals is None:
-        yield page.Grid(*(map_figure(slices, panel) for panel in panels))
+        figures = [plot_maps(slices, [panel]) for panel in panels]
+        labels = [f"Slices and histogram of {panel.label}" for panel in panels]
+        yield page.Grid(*map(page.Picture, figures, labels))
         return
     for panel, width in zip(panels, widths, strict=True):
         caption = ""

@@ -115,14 +115,12 @@ class Slices:
         # out.
         self._indices = [int(filled[int((i + 0.5) * len(filled) / n)]) for i in range(n)]
         (extents,) = find_objects(shown.any(axis=0).astype(np.uint8))
-        steps = edges[up], edges[across]
-        pairs = zip(steps, extents, strict=True)
-        longest = max(step * (side.stop - side.start) for step, side in pairs)
-        box = []
-        for step, side, size in zip(steps, extents, shown.shape[1:], strict=True):
-            pad = round(margin * longest / step)
-            box.append(slice(max(side.start - pad, 0), min(side.stop + pad, size)))
-        self._box = tuple(box)
+        steps = np.array([edges[up], edges[across]])
+        first, last = np.array([(side.start, side.stop) for side in extents]).T
+        pads = np.rint(margin * (steps * (last - first)).max() / steps).astype(int)
+        first, last = np.maximum(first - pads, 0), np.minimum(last + pads, shown.shape[1:])
+        self._box = tuple(map(slice, first.tolist(), last.tolist()))
+        self._size = last - first
         self.labels: list[str] = []
         middle = (np.array(mask.shape) - 1) / 2
         affine = upright_affine(affine, self.mask.shape)
@@ -174,22 +172,22 @@ class Slices:
     @property
     def aspect(self) -> float:
         """Height of a picture divided by its width."""
-        rows, columns = (side.stop - side.start for side in self._box)
+        rows, columns = self._size
         return float(rows * self._aspect / columns)
 
     def extent(self, n_columns: int, n_lines: int) -> tuple[float, float]:
         """Give width and height of a mosaic, with its gaps and labels, in widths of a voxel."""
-        rows, columns = (side.stop - side.start for side in self._box)
+        rows, columns = self._size
         high = rows * self._aspect + _LINE * columns
         return n_columns * columns + (n_columns - 1) * _GAP * columns, n_lines * high
 
 
-def robust_limits(values: NDArray) -> tuple[float, float]:
-    """Give limits for a color scale that a few odd voxels do not decide."""
+def robust_limits(values: NDArray, ends: tuple[float, float] = (2, 98)) -> tuple[float, float]:
+    """Give limits for a scale that a few odd voxels do not decide: percentiles, 2 and 98."""
     values = values[np.isfinite(values)]
     if values.size == 0:
         return 0.0, 1.0
-    low, high = (float(x) for x in np.percentile(values, (2, 98)))
+    low, high = (float(x) for x in np.percentile(values, ends))
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         # A map of one value needs a range, too; a twentieth of the value, where it is not 0.
         margin = 0.05 * abs(low) or 0.5
@@ -285,11 +283,10 @@ def _draw_map(axes: Axes, slices: Slices, panel: MapPanel, n_columns: int) -> An
 
 def _draw_histogram(axes: Axes, slices: Slices, panel: MapPanel) -> None:
     values = panel.finite(slices.mask)
-    low, high = robust_limits(values)
+    # Percentiles 1 to 99, widened to the bounds that voxels sit at.
+    low, high = robust_limits(values, (1, 99))
     if len(values):
-        # Percentiles 1 to 99, widened to the bounds that voxels sit at.
-        low, high = (float(x) for x in np.percentile(values, (1, 99)))
-        margin = 0.08 * (high - low) or 0.05 * abs(low) or 0.5
+        margin = 0.08 * (high - low)
         low, high = low - margin, high + margin
         lower, upper = panel.bounds
         # A bound that differs from voxel to voxel, as that of an amplitude, has no place here.

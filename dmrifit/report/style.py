@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from dmrifit._optional import import_optional
 
@@ -15,38 +16,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Tint(NamedTuple):
-    """A color of the pages, by day and in the dark."""
-
-    light: str
-    dark: str
-
-
-#: Colors of the pages by use, in CSS ``var(--ink)`` and so on; what is printed is always light.
-PALETTE = {
-    "ink": Tint("#1d2530", "#e6e9ee"),
-    "faint": Tint("#4a5563", "#b7bfca"),
-    "control": Tint("#5f6873", "#9fa8b4"),
-    "link": Tint("#0059a3", "#86c5ff"),
-    "good": Tint("#00694a", "#63d2a8"),
-    "warn": Tint("#7d4a00", "#f0bd66"),
-    "bad": Tint("#a8321a", "#ff9e88"),
-    "paper": Tint("#ffffff", "#14181e"),
-    "panel": Tint("#f3f5f8", "#1f262f"),
-    "line": Tint("#d5dae1", "#3c4653"),
-}
-#: Colors of letters, and those that letters stand on: every pair has the contrast of WCAG AA.
-TEXTS = ("ink", "faint", "control", "link", "good", "warn", "bad")
-BACKGROUNDS = ("paper", "panel")
-
 #: Perceptually uniform, and readable with every form of color blindness.
 COLORMAP = "viridis"
 #: Those that a reader can choose from.
 COLORMAPS = (COLORMAP, "magma", "coolwarm", "gray")
 #: Width and height of a panel in inches; on a telephone the letters are still readable.
 PANEL = (4.4, 3.7)
-INK = PALETTE["ink"].light
-FAINT = PALETTE["faint"].light
+#: Colors of `data/page.css` by day that figures use, too.
+INK, FAINT, LINK, WARN, GOOD = "#1d2530", "#4a5563", "#0059a3", "#7d4a00", "#00694a"
+#: Color of bands around curves, and of thin lines.
+LINE = "#d5dae1"
 #: Color of controls and of lines for reference.
 PALE = "#a3aab3"
 #: Colors of outlines in the order in which the viewer gives them, the brightest first.
@@ -62,47 +41,19 @@ FRAMED: dict[str, Any] = {"axes.spines.top": True, "axes.spines.right": True}
 
 # Distinct with every form of color blindness (Okabe and Ito).
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4b9a", "#8c6d1f")
-_MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*", "<", ">")
-_CONTROL_MARKS = ("s", "o", "^", "D", "P")
-_DASHES = ("-", (0, (4, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)))
-_STYLE = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": FAINT,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": "#e4e8ed",
-    "grid.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "legend.frameon": False,
-    "savefig.facecolor": "white",
-    # Names of files and patients are no formulas: a dollar sign in one would end the run at its
-    # figure.
-    "text.parse_math": False,
+_SHAPES: dict[str, Sequence[Any]] = {
+    "marker": ("o", "s", "^", "v", "D", "P", "X", "*", "<", ">"),
+    "linestyle": ("-", (0, (4, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5))),
 }
-
-
-def palette_css() -> str:
-    """Write the colors as properties of CSS, those of the dark for screens alone."""
-    light = "".join(f" --{name}: {tint.light};" for name, tint in PALETTE.items())
-    dark = "".join(f" --{name}: {tint.dark};" for name, tint in PALETTE.items())
-    return (
-        f":root {{ color-scheme: light;{light} }}\n"
-        "@media screen and (prefers-color-scheme: dark) {\n"
-        f"  :root {{ color-scheme: dark;{dark} }}\n}}\n"
-    )
+_CONTROL_MARKS = ("s", "o", "^", "D", "P")
 
 
 def shared_style(changes: Mapping[str, Any]) -> AbstractContextManager[None]:
     """Draw with fonts, lines and colors that all figures share."""
-    return import_optional("matplotlib").rc_context(_STYLE | dict(changes))
+    matplotlib = import_optional("matplotlib")
+    path = Path(__file__).parent / "data" / "figures.mplstyle"
+    shared = matplotlib.rc_params_from_file(path, use_default_template=False)
+    return matplotlib.rc_context({**shared, **changes})
 
 
 @contextmanager
@@ -192,14 +143,9 @@ def method_looks(methods: Sequence[str], controls: Sequence[str]) -> dict[str, d
     }
 
 
-def marker_of(name: str, names: Sequence[str]) -> str:
-    """Choose the shape of the dots of a strategy."""
-    return _MARKERS[names.index(name) % len(_MARKERS)]
-
-
-def dash_of(name: str, names: Sequence[str]) -> Any:
-    """Choose the dashes of a strategy."""
-    return _DASHES[names.index(name) % len(_DASHES)]
+def shape_of(name: str, names: Sequence[str], kind: Literal["marker", "linestyle"]) -> Any:
+    """Choose the shape of the dots, or the dashes, of one of several names."""
+    return _SHAPES[kind][names.index(name) % len(_SHAPES[kind])]
 
 
 def legend_below(

@@ -12,10 +12,11 @@ from dmrifit._utils.counts import counted
 from dmrifit.engine.design.precision import UNDETERMINED_CV
 from dmrifit.engine.models import read_table
 from dmrifit.io.bids_derivatives import ALL_VOXELS
-from dmrifit.report.numerals import significant
-from dmrifit.report.page import Lights, capital
+from dmrifit.report.numerals import significant, wording
+from dmrifit.report.page import Lights, Texts, sentence
 from dmrifit.report.slice_figures import MapPanel
 
+_TEXTS = Texts(__file__)
 _MOST_DOUBTED = 0.5  # share of voxels in doubt above which a parameter is not determined
 _SOME_AIR, _MOST_AIR = 0.01, 0.1  # shares of voxels that are mentioned, and that call for a mask
 _SIGNS = {"fixed": "■", "undetermined": "✕", "doubted": "▲", "determined": "●"}
@@ -25,22 +26,18 @@ _SOME_DOUBTED = 0.1  # share up to which a parameter counts as determined
 def map_verdict(sidecar: Mapping[str, Any], *, doubts: bool = True) -> str:
     """Say in one line how many voxels have maps, and which parameters are mostly in doubt."""
     air = sidecar.get("Air", {}).get("Share", 0.0)
-    air_text = ""
-    if air >= _SOME_AIR:
-        air_text = f"; {percent(air)} of these voxels look like air, which medians leave out"
+    air_text = _TEXTS("air", air=percent(air)) if air >= _SOME_AIR else ""
     if "Status" not in sidecar:
         counts = sidecar["Voxels"]
-        text = (
-            f"{counts['WithSignal']} of {counted(counts['InMask'], 'voxel')} predicted from "
-            "images of another protocol"
-        )
+        text = _TEXTS("predicted", **counts)
         if counts["NegativeSignal"]:
-            text += f"; a predicted signal is negative in {counts['NegativeSignal']}"
+            text += _TEXTS("negative", **counts)
         return text + air_text
     voxels = sidecar["Status"]["Voxels"]
     n_voxels = sum(voxels.values())
     n_fitted = n_voxels - voxels["not fitted"]
-    text = f"{n_fitted} of {counted(n_voxels, 'voxel')} fitted ({100 * n_fitted / n_voxels:.3g} %)"
+    share = 100 * n_fitted / n_voxels
+    text = _TEXTS("fitted", n_fitted=n_fitted, n_voxels=n_voxels, share=share)
     shares = sidecar["Doubt"]["Share"].items()
     names = [f"{name} ({percent(share)})" for name, share in shares if share > _MOST_DOUBTED]
     if doubts and names:
@@ -110,24 +107,13 @@ def fit_sentences(sidecar: Mapping[str, Any]) -> list[str]:
         sentences.append(text)
     for reason, n in sidecar.get("NotFitted", {}).get("Reasons", {}).items():
         sentences.append(f"not fitted: {counted(n, 'voxel')} {reason}")
-    if "Prior" in sidecar:
-        sentences.append(f"parameters are {sidecar['Prior']['Description']}")
-    if "GainStep" in sidecar:
-        sentences.append(sidecar["GainStep"]["Description"])
-    # How many values the fit left out, and how many negative ones it took.
-    for key, noun, reason in (
-        ("LeftOut", "value", "left out: {Reason}"),
-        ("Negative", "negative value", "{Description}"),
-    ):
+    for key, text in _TEXTS["sections"].items():
         if key in sidecar:
-            section = sidecar[key]
-            values = counted(section["Values"], noun)
-            voxels = counted(section["Voxels"], "voxel")
-            sentences.append(f"{values} in {voxels} {reason.format(**section)}")
-    for sentence in sidecar.get("ExpectedPrecision", {}).get("Advice", []):
+            sentences.append(wording(text, sidecar[key]))
+    for advice in sidecar.get("ExpectedPrecision", {}).get("Advice", []):
         # A limit that was found in the data takes the place of that of typical tissue.
-        if "--b-max" not in sentence or "BMax" not in sidecar["Doubt"]:
-            sentences.append(f"protocol: {sentence}")
+        if "--b-max" not in advice or "BMax" not in sidecar["Doubt"]:
+            sentences.append(f"protocol: {advice}")
     return list(dict.fromkeys(sentences))
 
 
@@ -142,21 +128,12 @@ def precision_sentence(sidecar: Mapping[str, Any]) -> str:
             errors.append(f"{name} not determined by this protocol")
         else:
             errors.append(f"{name} ±{cv:.2%}" if cv < 0.01 else f"{name} ±{cv:.0%}")
-    return (
-        "precision to expect in typical tissue, by noise alone, at the SNR of this scan, "
-        f"{expected['SNR']:.3g} (signal at {expected['SNRContrast']} over the "
-        f"{expected['SNROver']}): {', '.join(errors)}"
-    )
+    return _TEXTS("precision", errors=", ".join(errors), **expected)
 
 
 def prose(sentences: Iterable[str], sidecar: Mapping[str, Any]) -> list[str]:
     """Begin sentences with a capital, unless with the name of a parameter, and end each."""
-    texts = []
-    for text in sentences:
-        is_name = text.split()[0] in sidecar["Parameters"]
-        begun = text if is_name else capital(text)
-        texts.append(f"{begun.rstrip('.')}.")
-    return texts
+    return [sentence(text, sidecar["Parameters"]) for text in sentences]
 
 
 def remedies(sidecar: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,7 +144,7 @@ def remedies(sidecar: Mapping[str, Any]) -> dict[str, Any]:
         options["mask"] = "auto"
     if "BMax" in sidecar["Doubt"]:
         options["b_max"] = int(sidecar["Doubt"]["BMax"])
-    elif any("--sigma estimate" in sentence for sentence in sidecar["Doubt"]["Advice"]):
+    elif any("--sigma estimate" in text for text in sidecar["Doubt"]["Advice"]):
         options["sigma"] = "estimate"
     return options
 

@@ -46,9 +46,11 @@ _MAX_VOXELS = 40_000_000
 _MARGIN = 2  # voxels around what is shown
 _EXTREMES = (0.1, 99.9)  # percentiles that the codes of an image span
 _GRAYS = (1, 99.5)  # percentiles of an image that are black and white
+_COLORS = (2, 98)  # those of a map at the ends of its colors
 # Of an image, what the eye tells apart; of a map, three digits; of a score, where thresholds lie.
 _BITS = {"image": 8, "map": 12, "score": 16, "mask": 8, "doubt": 8}
-_PLANES = {"axial": (2, "RLAP"), "coronal": (1, "RLSI"), "sagittal": (0, "PASI")}
+#: The axis of each plane, and what is at its left, right, top and bottom.
+PLANES = {"axial": (2, "RLAP"), "coronal": (1, "RLSI"), "sagittal": (0, "PASI")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,17 +144,17 @@ def html_viewer(
     below = {i: layer for i, layer in enumerate(layers) if layer.kind in ("image", "map")}
     above = {i: layer for i, layer in enumerate(layers) if layer.kind in ("map", "score")}
     images = [i for i, layer in below.items() if layer.name == image] or list(below)
-    wanted = {i: layer.name == overlay for i, layer in above.items()}
+    overlays = [i for i, layer in above.items() if layer.name == overlay]
     if overlay is None:
-        wanted = {i: layer.kind == "score" for i, layer in above.items()}
-    shown = next((i for i, is_wanted in wanted.items() if is_wanted), None)
+        overlays = [i for i, layer in above.items() if layer.kind == "score"]
+    shown = next(iter(overlays), None)
     # The colors of a map are to be read; below a score one wants to see the scan.
     if opacity is None:
         opacity = 100 if shown is not None and above[shown].kind == "map" else 70
     return fill(
         read_data(__file__, "viewer.html"),
         label=label,
-        planes=_PLANES,
+        planes=PLANES,
         below=below,
         above=above,
         image=next(iter(images), None),
@@ -295,13 +297,8 @@ def _window(layer: Layer, region: NDArray[np.bool_]) -> tuple[float, float] | No
     """Choose the gray scale of an image and the color scale of a map; others need none."""
     if layer.kind not in ("image", "map"):
         return None
-    values = layer.values[region]
-    values = values[np.isfinite(values)]
-    if layer.kind == "image" and values.size:
-        low, high = (float(x) for x in np.percentile(values, _GRAYS))
-        if high > low:
-            return low, high
-    return robust_limits(values)
+    ends = _GRAYS if layer.kind == "image" else _COLORS
+    return robust_limits(layer.values[region], ends)
 
 
 def _coarser(layer: Layer, axis: int) -> Layer:

@@ -30,12 +30,6 @@ _OUTCOMES = {
     int(FitStatus.NOT_FITTED): "This voxel could not be fitted.",
 }
 
-_SIGNS: dict[type[ast.AST], str] = {
-    **{ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**"},
-    **{ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="},
-    **{ast.USub: "±", ast.Not: "!", ast.And: "&", ast.Or: "|"},
-}
-
 
 @dataclass(frozen=True, eq=False)
 class VoxelSignals:
@@ -169,20 +163,18 @@ def _tokens(node: ast.AST) -> list[float | str]:
             return [float(value)]  # type: ignore[arg-type]
         case ast.Name(id=name):
             return [name]
-        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-            return _tokens(operand)
         case ast.BinOp(op=operator) | ast.UnaryOp(op=operator):
-            sign = _SIGNS[type(operator)]
+            sign = type(operator).__name__
         case ast.Call(func=ast.Name(id=sign), args=[_]):
             operands = operands[1:]
         case ast.IfExp():
-            sign = "?"
+            sign = "IfExp"
         case ast.BoolOp(op=operator):
-            return _joined([_tokens(value) for value in operands], _SIGNS[type(operator)])
+            return _joined([_tokens(value) for value in operands], type(operator).__name__)
         case ast.Compare(ops=operators):
             pairs = zip(operands[:-1], operands[1:], operators, strict=True)
-            signs = [[*_tokens(a), *_tokens(b), _SIGNS[type(sign)]] for a, b, sign in pairs]
-            return _joined(signs, "&")
+            signs = [[*_tokens(a), *_tokens(b), type(op).__name__] for a, b, op in pairs]
+            return _joined(signs, "And")
         case _:
             raise ValueError(f"the formula of a model cannot hold {ast.dump(node)}")
     return [*chain.from_iterable(map(_tokens, operands)), sign]

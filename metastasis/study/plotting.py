@@ -15,6 +15,7 @@ from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit.io.components import label_components
 from dmrifit.report import style
 from dmrifit.report.plane_figures import Outline, Plane, plot_planes
+from dmrifit.report.slice_figures import robust_limits
 from dmrifit.stats.lesion_matching import lesion_table
 from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import BOTH_LABEL, CANDIDATE, MARKED_BY_BOTH
@@ -35,15 +36,16 @@ _ZOOMED_ML = 0.5  # volume below which the outlines of a lesion hide it
 _ROWS = 30  # scans of a strip
 _NAME = 26  # letters of the name of a scan
 _FALSE = 8  # false findings of a scan that are drawn one by one
-_DOT, _SMALL_DOT = 90.0, 30.0  # areas of marks in points²
+_DOT, _SMALL_DOT = 9.5, 5.5  # sizes of marks in points
 _BAR_STEP = 2.0  # points between the intervals of two methods
 #: Findings by shape, so that they are told apart without colors.
 _FINDINGS: dict[str, dict[str, Any]] = {
-    "found": {"marker": "o", "facecolors": "#0072b2", "edgecolors": "#0072b2"},
-    "found with others in one": {"marker": "P", "facecolors": "#56b4e9", "edgecolors": "#0072b2"},
-    "missed": {"marker": "o", "facecolors": "white", "edgecolors": "#a8321a"},
-    "false": {"marker": "x", "facecolors": "#8c6d1f"},
+    "found": {"marker": "o", "color": "#0072b2"},
+    "found with others in one": {"marker": "P", "markerfacecolor": "#56b4e9", "color": "#0072b2"},
+    "missed": {"marker": "o", "markerfacecolor": "white", "color": "#a8321a"},
+    "false": {"marker": "x", "color": "#8c6d1f"},
 }
+_MARK: dict[str, Any] = {"linestyle": "none", "markeredgewidth": 1.6}
 
 
 def plot_overlay(
@@ -71,12 +73,16 @@ def plot_overlay(
     volume_ml = max(sizes) * voxel_volume(case.affine) / MM3_PER_ML
     is_small = 0 < volume_ml < _ZOOMED_ML
 
+    brain = case.image != 0 if case.brain is None else case.brain
+    # Of an empty brain the whole image.
+    brain = brain if brain.any() else ~brain
+
     def draw_inset(plane: Plane) -> None:
         if plane.normal == 2 and is_small:
-            _draw_inset(plane, case, middle, outlines)
+            _draw_inset(plane, middle, outlines)
 
     # The cube around the brain is shown.
-    voxels = np.argwhere(_brain(case))
+    voxels = np.argwhere(brain)
     corners = itertools.product(*zip(voxels.min(axis=0), voxels.max(axis=0), strict=True))
     points = np.array(list(corners)) @ case.affine[:3, :3].T + case.affine[:3, 3]
     return plot_planes(
@@ -88,13 +94,13 @@ def plot_overlay(
         heading,
         style.figure_notice(case.synthetic),
         margin=3,
-        window=_window(case),
+        window=robust_limits(case.image[brain], _WINDOW),
         finish=draw_inset,
     )
 
 
 def _draw_inset(
-    plane: Plane, case: Case, center: NDArray[np.float64], outlines: Mapping[str, Outline]
+    plane: Plane, center: NDArray[np.float64], outlines: Mapping[str, Outline]
 ) -> None:
     """Draw what lies at a place once more and larger, in the corner that is farthest from it."""
     x, y = center[plane.across], center[plane.up]
@@ -103,7 +109,7 @@ def _draw_inset(
     bottom = 0.6 if y < plane.y.mean() else 0.0
     ax = plane.ax.inset_axes((left, bottom, 0.4, 0.4))
     zoomed = replace(plane, ax=ax)
-    zoomed.show(case.image, _window(case))
+    zoomed.show()
     for outline in outlines.values():
         outline.draw(zoomed, 1.8)
     ax.set(xlim=(x + _ZOOM_MM, x - _ZOOM_MM), ylim=(y - _ZOOM_MM, y + _ZOOM_MM))
@@ -155,7 +161,7 @@ def plot_strip(
     marks = marks.assign(mark=kinds, x=np.where(is_lesion, place, -place))
     marks = marks[marks["name"].isin(rows)]
     marks["y"] = -marks["name"].map(rows.index)
-    marks["area"] = np.where(marks["volume_mL"] < small_ml, _SMALL_DOT, _DOT)
+    marks["size"] = np.where(marks["volume_mL"] < small_ml, _SMALL_DOT, _DOT)
     n_most = marks["x"].max() if len(marks) else 0
     n_false = -marks.loc[marks["method"].isin(methods), "x"].min() if len(marks) else 0
     # Enough room for the words above the line.
@@ -169,8 +175,8 @@ def plot_strip(
             for i in range(len(rows)):
                 ax.axhline(-i, color="#e4e8ed", linewidth=0.8, zorder=0)
             for mark in of_method[of_method["x"] >= -_FALSE].itertuples():
-                look = {"linewidths": 1.6, "zorder": 3, "clip_on": False, **_FINDINGS[mark.mark]}
-                ax.scatter(mark.x, mark.y, s=mark.area, **look)
+                look = {**_MARK, "zorder": 3, "clip_on": False, **_FINDINGS[mark.mark]}
+                ax.plot(mark.x, mark.y, markersize=mark.size, **look)
             for y, n in of_method[of_method["x"] < -_FALSE].groupby("y").size().items():
                 ax.text(-_FALSE - 1, y, f"+{n}", ha="center", va="center", fontsize=8)
             ax.axvline(0, color=style.INK, linewidth=1)
@@ -180,12 +186,10 @@ def plot_strip(
             ax.text(-0.4, 0.62, "← false findings", ha="right", fontsize=8.5, color=style.FAINT)
             ax.text(0.4, 0.62, "lesions, the largest first →", fontsize=8.5, color=style.FAINT)
             ax.set_title(method, pad=20)
-        looks = {name: look | {"s": _DOT} for name, look in _FINDINGS.items()}
-        looks[f"small mark: below {small_ml:g} mL"] = {"color": style.FAINT, "s": _SMALL_DOT}
-        for name, look in looks.items():
-            axes[0].scatter([], [], label=name, linewidths=1.6, **look)
-        look = {"fontsize": 8.5, "borderaxespad": 0.2}
-        figure.legend(loc="outside lower left", ncols=len(looks), **look)
+        looks = {name: {**_MARK, "markersize": _DOT, **look} for name, look in _FINDINGS.items()}
+        small = {"color": style.FAINT, "marker": "o", "markersize": _SMALL_DOT}
+        looks[f"small mark: below {small_ml:g} mL"] = _MARK | small
+        style.legend_below(figure, looks, len(looks))
     return figure
 
 
@@ -276,14 +280,3 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame]) -> Figure:
         looks["perfectly calibrated"] = {"color": style.PALE}
         style.legend_below(figure, looks)
     return figure
-
-
-def _window(case: Case) -> tuple[float, float]:
-    low, high = np.percentile(case.image[_brain(case)], _WINDOW)
-    return float(low), float(high)
-
-
-def _brain(case: Case) -> NDArray[np.bool_]:
-    """Give the brain, or else what is not 0, or else the whole image."""
-    brain = case.image != 0 if case.brain is None else case.brain
-    return brain if brain.any() else np.ones(case.shape, bool)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,31 +91,25 @@ def write_evaluation(
     """
     options: dict[str, Any] = {"threshold": threshold, "min_voxels": min_voxels}
     options |= {"n_bootstrap": n_bootstrap, "random_state": random_state}
-    evaluate = partial(evaluate_segmentations, cases, predictions, **options)
-
-    def make_page(tables: dict[str, pd.DataFrame]) -> page.Page:
+    with page.report_files(folder, _TEXTS["files"], overwrite=overwrite) as write:
+        tables = evaluate_segmentations(cases, predictions, **options)
         thresholds = option_by_method("thresholds", threshold, predictions, 0.5)
         fewest_voxels = option_by_method("min_voxels", min_voxels, predictions, 1)
         limits = {name: (thresholds[name], fewest_voxels[name]) for name in predictions}
-        by_both: tuple[Any, ...] = ()
-        if len(ensemble := tables["ensemble"]):
-            by_both = (_TEXTS["two_models"], *_tables(ensemble, "ensemble", "candidates"))
-        parts: dict[str, Any] = {
-            "": _answer(cases, tables),
-            "Scores": _summaries(tables),
-            "Scans": _overlays(cases, predictions, tables, limits, figures),
-            "By size and by change": _sizes_and_changes(tables),
-            "Marked by both models, and candidates": by_both,
-            "At other thresholds": _curves(tables),
-            "Probabilities": _calibration(tables),
-            "How this was made": [page.origin(command, _rules(limits, predictions))],
-        }
-        sections = [page.Section(title, *blocks) for title, blocks in parts.items()]
+        sections = [
+            page.Section("", *_answer(cases, tables)),
+            page.Section("Scores", *_summaries(tables)),
+            page.Section("Scans", *_overlays(cases, predictions, tables, limits, figures)),
+            page.Section("By size and by change", *_sizes_and_changes(tables)),
+            page.Section("Marked by both models, and candidates", *_ensembles(tables)),
+            page.Section("At other thresholds", *_curves(tables)),
+            page.Section("Probabilities", *_calibration(tables)),
+            page.Section("How this was made", page.origin(command, _rules(limits, predictions))),
+        ]
         lead = page.notice_lead(case.synthetic for case in cases)
         title = "Metastases found, missed and marked by mistake"
-        return page.Page(title, sections, lead, contents=True)
-
-    return page.write_report(folder, evaluate, make_page, _TEXTS["files"], overwrite=overwrite)
+        write(tables, page.Page(title, sections, lead, contents=True))
+    return tables
 
 
 # Pages of a run ----------------------------------------------------------------------------------
@@ -250,34 +243,30 @@ def _answer(cases: Sequence[Case], tables: _Tables) -> Iterator[Any]:
     rows = tables["intervals"].query("part == 'all' and method == @best")
     rows = rows[rows["measure"] == "strict_sensitivity"].dropna(subset="low")
     for row in rows.to_dict("records"):
-        interval = wording(", 95 % interval {low:.1%} to {high:.1%} %", row)
-    n_wrong = int(scores["n_false_positives"] + scores["n_flagged"])
+        interval = wording(_TEXTS["interval"], row)
     yield _TEXTS(
         "answer",
+        **scores,
         leading=f"Best of {len(ranked)}: " if len(ranked) > 1 else "",
         best=best,
-        n_found=scores["n_distinct"],
-        lesions=counted(round(scores["n_lesions"]), "lesion"),
-        share=scores["strict_sensitivity"],
         interval=interval,
-        wrong=counted(n_wrong, "wrong finding"),
-        scans=counted(len(cases), "scan"),
+        n_wrong=scores["n_false_positives"] + scores["n_flagged"],
+        n_cases=len(cases),
         small_ml=SMALL_ML,
         # Without small lesions there is no share of them.
         n_found_small=round(np.nan_to_num(scores["sensitivity_small"] * scores["n_small"])),
-        n_small=scores["n_small"],
     )
     shown = [str(name) for name in ranked.index[:_STRIPS]]
     order = _scans_by_errors(tables["scans"], best)["name"]
     figure = plotting.plot_strip(tables["lesions"], list(order), shown, small_ml=SMALL_ML)
     yield _TEXTS.picture("strip", figure, methods=", ".join(shown))
     n_patients = len({case.patient for case in cases})
-    prefix = "synthetic " if all(case.synthetic for case in cases) else ""
     yield _TEXTS(
         "introduction",
-        scans=counted(len(cases), f"{prefix}scan"),
-        patients=counted(n_patients, f"{prefix}patient"),
-        lesions=counted(int(scores["n_lesions"]), "reference lesion"),
+        prefix="synthetic " if all(case.synthetic for case in cases) else "",
+        n_cases=len(cases),
+        n_patients=n_patients,
+        n_lesions=scores["n_lesions"],
         n_priors=sum(case.prior is not None for case in cases) or "none",
     )
     yield page.few_note(n_patients)
@@ -366,6 +355,12 @@ def _curves(tables: _Tables) -> Iterator[Any]:
     )
 
 
+def _ensembles(tables: _Tables) -> Iterator[Any]:
+    if len(tables["ensemble"]):
+        yield _TEXTS["two_models"]
+        yield from _tables(tables["ensemble"], "ensemble", "candidates")
+
+
 def _calibration(tables: _Tables) -> Iterator[Any]:
     table = tables["calibration"]
     if len(table):
@@ -383,7 +378,7 @@ def _overlays(
     best = next(name for name in _ranked(tables).index if name in predictions)
     # A page of all scans would be too long, and what went wrong tells most.
     order = _scans_by_errors(tables["scans"], best).index[:figures]
-    yield _TEXTS("overlays", n_shown=len(order), scans=counted(len(cases), "scan"), best=best)
+    yield _TEXTS("overlays", n_shown=len(order), n_cases=len(cases), best=best)
     for i in order:
         case = cases[i]
         kind = "Synthetic scan" if case.synthetic else "Scan"

@@ -10,7 +10,6 @@ from dmrifit.report import page
 from dmrifit.report.viewer import Layer, html_viewer
 from placement.box.voxel import Voxel
 from placement.exchange.vendor_texts import NOTICE, UNVERIFIED_PLANES
-from placement.search import tissue_labels as tissues
 from placement.search.objective import describe_content
 from placement.search.scene import Scene
 from placement.search.tissue_labels import NORMAL, OUTSIDE_BRAIN
@@ -18,19 +17,7 @@ from placement.search.tissue_labels import NORMAL, OUTSIDE_BRAIN
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-#: Tissues of the bar, in the order of their colors in the stylesheet.
-_BAR = (
-    tissues.ENHANCING,
-    tissues.NON_ENHANCING,
-    "tumor",
-    tissues.MERGED,
-    tissues.EDEMA,
-    tissues.NECROSIS,
-    tissues.CAVITY,
-    NORMAL,
-    "outside the target",
-    OUTSIDE_BRAIN,
-)
+_TEXTS = page.Texts(__file__)
 
 
 def box_assets() -> dict[str, Any]:
@@ -75,17 +62,16 @@ def case_summary(content: Mapping[str, Any]) -> Markup:
     """Say what is wrong with a box, and what it holds."""
     words = describe_content(content["content"])
     parts = []
-    start = 0.0
+    start, order = 0.0, _TEXTS["bar"]
     for name, share in _shares(content["content"]):
         title = f"{name} {100 * share:.0f} %"
         if name == OUTSIDE_BRAIN:
             title = _outside_brain_words(content["content"])
-        parts.append((f"t{_BAR.index(name)}", round(start, 3), round(100 * share, 3), title))
+        parts.append((f"t{order.index(name)}", round(start, 3), round(100 * share, 3), title))
         start += 100 * share
     return page.fill(
         page.read_data(__file__, "summary.html"),
-        flags=content["advice"],
-        title="Flagged" if content["flags"] else "",
+        content=content,
         line=_size_line(content),
         words=words,
         parts=parts,
@@ -120,7 +106,7 @@ def angles_words(content: Mapping[str, Any]) -> str:
 def _shares(content: Mapping[str, float | None]) -> list[tuple[str, float]]:
     """List the shares of a box that add up to 1."""
     outside, outside_brain = content["outside"] or 0.0, content.get("outside_brain") or 0.0
-    shares = {name: content.get(name) or 0.0 for name in _BAR}
+    shares = {name: content.get(name) or 0.0 for name in _TEXTS["bar"]}
     if NORMAL not in content:
         shares = {"tumor": content["target"] or 0.0, "outside the target": outside - outside_brain}
     # What a mask of the brain leaves out of labeled tissue is drawn as that tissue.
@@ -175,14 +161,9 @@ def pose_rows(record: Mapping[str, Any]) -> list[list[str]]:
 
 def console_numbers(content: Mapping[str, Any]) -> Markup:
     """Show the numbers for consoles with buttons that copy them, or why there are none."""
-    console = content["console"]
-    texts = [(name.capitalize(), console.get(name, "")) for name in ("philips", "siemens")]
     return page.fill(
         page.read_data(__file__, "consoles.html"),
-        withheld=console["withheld"],
-        forced=console["forced"],
-        reason=console["reason"],
-        texts=[(vendor, text) for vendor, text in texts if text],
+        console=content["console"],
         valid=page.capital(content["valid"]),
         note=f"Siemens: {UNVERIFIED_PLANES}.",
     )

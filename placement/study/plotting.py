@@ -10,7 +10,7 @@ import numpy as np
 
 from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.report import page, style
-from dmrifit.report.viewer import pack_volumes
+from dmrifit.report.viewer import PLANES, pack_volumes
 from placement.box.voxel import Voxel
 from placement.exchange.pages import scene_layers
 from placement.exchange.tables import BOX
@@ -30,17 +30,7 @@ _MEASURES = {
 }
 _BY_METHOD = ("dice_fair", "f_tumor")  # measures in columns of methods, not over the tumor
 
-#: What readers are told, as the experts of the study were.
-RULES = (
-    "Place one box in each tumor, of at least 6 mL, where you would measure a spectrum.",
-    "As much tumor and as little else as you can; rotate it about one or two axes at most.",
-    "Click into a plane to place a box. Drag it to move it, a square to move a face, the circle "
-    "to turn it; the wheel moves through the planes. Correct or accept a proposed box.",
-    "The patient's right is on the left of axial and coronal planes.",
-)
-
 _MAX_BYTES = 24_000_000
-_PLANES = {"axial": (2, "RLAP"), "coronal": (1, "RLSI"), "sagittal": (0, "PASI")}
 _NUMBERS = {"center, mm": "xyz", "sides, mm": "123", "angles, degrees": "xyz"}
 
 
@@ -50,12 +40,11 @@ def plot_evaluation(tables: Mapping[str, pd.DataFrame], *, synthetic: bool = Fal
     experts, *raters = dict.fromkeys(cases["method"])
     placers = [name for name in raters if name not in CONTROLS]
     colors = {experts: style.FAINT} | {name: style.method_color(name, placers) for name in raters}
-    n_columns = max(4, len(raters))
-    with style.shared_style({}):
-        figure = style.new_figure(3.3 * n_columns, 7.0, "constrained")
-        grid = figure.add_gridspec(2, n_columns)
-        for column, (measure, title) in enumerate(_MEASURES.items()):
-            ax = figure.add_subplot(grid[0, column])
+    n_columns = max(len(_MEASURES), len(raters))
+    with style.drawing((3.3 * n_columns, 7.0), (2, n_columns), {}) as (figure, [above, below]):
+        for ax in [*above[len(_MEASURES) :], *below[len(raters) :]]:
+            ax.set_axis_off()
+        for ax, (measure, title) in zip(above, _MEASURES.items(), strict=False):
             ax.set_title(title)
             if measure in _BY_METHOD:
                 _draw_scores(ax, cases, measure, colors)
@@ -67,17 +56,12 @@ def plot_evaluation(tables: Mapping[str, pd.DataFrame], *, synthetic: bool = Fal
             ax.set(xlabel="tumor, mL")
         # One range in all panels, so that methods can be compared.
         reach = cases["difference"].abs().max() * 1.05
-        for column, name in enumerate(raters):
-            ax = figure.add_subplot(grid[1, column])
+        for ax, name in zip(below, raters, strict=False):
             _draw_agreement(ax, tables, name, colors[name])
             if np.isfinite(reach):
                 ax.set_ylim(-reach, reach)
-            if column == 0:
-                ax.set_ylabel("difference from experts, mL")
-        notice = style.NOT_CLINICAL
-        if synthetic:
-            notice = f"{style.SYNTHETIC}. {style.NOT_CLINICAL}"
-        style.note_below(figure, notice)
+        below[0].set_ylabel("difference from experts, mL")
+        style.note_below(figure, style.figure_notice(synthetic))
     return figure
 
 
@@ -134,15 +118,16 @@ def reader_page(
     data = {"cases": cases, "columns": ["name", "expert", *BOX], "key": key.hexdigest()[:16]}
     body = page.fill(
         page.read_data(__file__, "reader.html"),
-        planes=_PLANES,
+        planes=PLANES,
         numbers=list(_NUMBERS.items()),
         data=data,
     )
-    sections = [page.Section("", body), *(page.Section("", page.Note(rule)) for rule in RULES)]
     lead = page.notice_lead([scene.synthetic for scene in scenes], "case", f"{NOTICE}.")
     script = f"{page.viewer_script()}\n{page.read_data(__file__, 'reader.js')}"
     style = page.read_data(__file__, "reader.css")
-    return page.Page("Place the boxes", sections, lead, script=script, style=style).html()
+    return page.Page(
+        "Place the boxes", [page.Section("", body)], lead, script=script, style=style
+    ).html()
 
 
 def _case(scene: Scene, proposal: Voxel | None, max_bytes: int) -> dict[str, Any]:

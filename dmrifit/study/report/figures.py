@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit.io.components import label_components
-from dmrifit.predict.controls import is_control
 from dmrifit.report import style
 from dmrifit.report.dot_plot import Panel
 from dmrifit.report.slice_figures import NO_VALUE_COLOR, Slices, robust_limits
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from dmrifit.study.predictions import PatientPredictions
 
 _PERCENT = 100.0
-_BAND = style.PALETTE["line"].light
 # Two colors around white, distinct with every form of color blindness.
 _ERROR_COLORMAP = "PuOr_r"
 _LARGEST_ERROR = 1.0
@@ -34,22 +32,19 @@ _MARGIN = 0.8  # around a lesion, in its lengths
 _TITLE: dict[str, Any] = {"x": 0.01, "ha": "left", "size": 9.5}
 _UNIT: dict[str, Any] = {"size": 8, "weight": "normal", "loc": "left", "pad": 4}
 _N_BINS = 40
-_EDGES = (0.005, 0.995)  # quantiles at which the axes of joint histograms end
+_EDGES = (0.5, 99.5)  # percentiles at which the axes of joint histograms end
 
 
-def plot_signal_errors(
-    signals: pd.DataFrame, title: str, *, algorithms: Sequence[str] | None = None
-) -> Figure:
+def plot_signal_errors(signals: pd.DataFrame, title: str, *, learners: Sequence[str]) -> Figure:
     """Draw the relative error of predicted signals, contrast by contrast."""
     keys = ["strategy", "algorithm", "te", "b"]
     by_contrast = signals.groupby(keys, sort=False, dropna=False)
     table = by_contrast["relative_error"].mean().reset_index()
-    algorithms = algorithms or list(dict.fromkeys(table["algorithm"]))
     strategies = list(dict.fromkeys(table["strategy"]))
     contrasts = table[["te", "b"]].drop_duplicates().sort_values(["te", "b"], ignore_index=True)
     table = table.merge(contrasts.reset_index(names="x")).sort_values("x", kind="stable")
     table = table.assign(series=table["algorithm"] + " " + table["strategy"])
-    looks = series_looks(table, algorithms, strategies, "linestyle")
+    looks = series_looks(table, learners, strategies, "linestyle")
     width, height = style.PANEL
     with style.drawing((width, height + 0.6), (1, 1), style.GRID) as (figure, [[ax]]):
         for name, look in looks.items():
@@ -96,7 +91,7 @@ def plot_sizes(
                 ax.plot(rows["n_train"], y, **{"marker": ".", "lw": 1.5, **look})
                 if len(looks) == 1:
                     ends = [panel.scale * rows[f"{panel.column}_{x}"] for x in ("low", "high")]
-                    ax.fill_between(rows["n_train"], *ends, color=_BAND, linewidth=0)
+                    ax.fill_between(rows["n_train"], *ends, color=style.LINE, linewidth=0)
             if panel.ends:
                 ax.set_ylim(*panel.ends)
             ax.set(xlabel="training patients", ylabel=panel.label)
@@ -124,7 +119,7 @@ def plot_decays(decays: pd.DataFrame, title: str) -> Figure:
             looks[name] = {"color": color, "linewidth": 3}
             for strategy in strategies:
                 rows = decays[at & (decays["kind"] == strategy)].sort_values("b")
-                dash = style.dash_of(strategy, strategies)
+                dash = style.shape_of(strategy, strategies, "linestyle")
                 ax.plot(rows["b"], rows["signal"], color=color, linestyle=dash, lw=1.5)
             rows = measured[at.loc[measured.index]]
             fill = np.where(rows["known"], color, "white")
@@ -136,29 +131,23 @@ def plot_decays(decays: pd.DataFrame, title: str) -> Figure:
         dot = {"color": style.INK, "linestyle": "", "marker": "o", "markersize": 5.5}
         looks |= {"input": dot, "measured": dot | {"markerfacecolor": "white"}}
         for name in strategies:
-            dash = style.dash_of(name, strategies)
+            dash = style.shape_of(name, strategies, "linestyle")
             looks[name] = {"color": style.INK, "linestyle": dash, "linewidth": 1.5}
         style.legend_below(figure, looks, 4, columnspacing=1.0)
     return figure
 
 
-def algorithm_color(name: str, algorithms: Sequence[str]) -> str:
-    """Choose the color of an algorithm; controls are pale."""
-    return style.method_color(name, [word for word in algorithms if not is_control(word)])
-
-
 def series_looks(
     table: pd.DataFrame,
-    algorithms: Sequence[str],
+    learners: Sequence[str],
     strategies: Sequence[str],
     kind: Literal["linestyle", "marker"],
 ) -> dict[str, dict[str, Any]]:
-    """Give each series of a table a color by algorithm, and dashes or a shape by strategy."""
-    choose = {"linestyle": style.dash_of, "marker": style.marker_of}[kind]
+    """Give each series a color by algorithm, controls pale, and dashes or a shape by strategy."""
     return {
         row.series: {
-            "color": algorithm_color(row.algorithm, algorithms),
-            kind: choose(row.strategy, strategies),
+            "color": style.method_color(row.algorithm, learners),
+            kind: style.shape_of(row.strategy, strategies, kind),
         }
         for row in table.drop_duplicates("series").itertuples()
     }
@@ -251,19 +240,11 @@ def plot_joint_histograms(
         usable &= (both > 0).all(axis=1)
     voxels, both = voxels[usable], both[usable]
     rows, columns = list(dict.fromkeys(voxels["cohort"])), list(dict.fromkeys(voxels["strategy"]))
-    low, high = np.quantile(both, _EDGES) if len(both) else (0.0, 1.0)
-    # All values are equal: axes need a width all the same.
-    if not high > low:
-        margin = 0.05 * abs(low) or 0.5
-        low, high = low - margin, high + margin
+    low, high = robust_limits(both, _EDGES)
     space = np.geomspace if log else np.linspace
     edges = space(low, high, _N_BINS + 1)
-    counts = {}
-    for key, pairs in voxels.groupby(["cohort", "strategy"], sort=False):
-        # Voxels beyond the axes are counted at their ends, so that none is hidden.
-        inside = np.clip(pairs[["reference", "predicted"]].to_numpy(float), low, high)
-        counts[key] = np.histogram2d(inside[:, 0], inside[:, 1], bins=[edges, edges])[0]
-    norm = colors.LogNorm(1, max((count.max() for count in counts.values()), default=2) + 1)
+    # The largest count of all panels is known at last.
+    norm, most = colors.LogNorm(1, 3), 2.0
     label = f" ({unit})" if unit else ""
     size, shape = (style.PANEL[0], 0.9 + 1.6 * len(rows)), (len(rows), len(columns))
     shared = {"sharex": True, "sharey": True}
@@ -279,16 +260,20 @@ def plot_joint_histograms(
             else:
                 ax.locator_params(nbins=3)
             ax.plot([low, high], [low, high], color=style.INK, lw=0.9, zorder=3)
-            if key in counts:
-                # Empty bins stay white; a logarithm has no color for them.
-                count = np.where(counts[key] > 0, counts[key], np.nan).T
-                look: dict[str, Any] = {"norm": norm, "cmap": style.COLORMAP}
-                mesh = ax.pcolormesh(edges, edges, count, rasterized=True, **look)
+            is_shown = (voxels[["cohort", "strategy"]] == list(key)).all(axis=1)
+            if is_shown.any():
+                # Voxels beyond the axes are counted at their ends, so that none is hidden; empty
+                # bins stay white, as a logarithm has no color for them.
+                pairs = np.clip(both[is_shown], low, high).T
+                look = {"norm": norm, "cmap": style.COLORMAP, "cmin": 1, "rasterized": True}
+                counts, _, _, mesh = ax.hist2d(*pairs, bins=edges, **look)
+                most = max(most, np.nanmax(counts))
             ax.set_title(", ".join(key), size=8.5, weight="normal", pad=3, color=style.FAINT)
         for ax in axes[-1]:
             ax.set_xlabel(f"reference{label}")
         for ax in axes[:, 0]:
             ax.set_ylabel(f"predicted{label}")
+        norm.vmax = most + 1
         if mesh is not None:
             bar = figure.colorbar(mesh, ax=axes, aspect=30)
             bar.ax.set_title("voxels", **_UNIT)

@@ -11,7 +11,7 @@ import pandas as pd
 from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import html_summary
 from dmrifit.io.tables import csv_text
-from dmrifit.report.page import PAGE, Fold, Link, Numbers, Page, Section, write_files
+from dmrifit.report.page import PAGE, Fold, Link, Numbers, Page, Section, notice_lead, write_files
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.report.sections import answer, overview, patients, scores
 from dmrifit.study.summaries import Board
@@ -78,15 +78,8 @@ def _page(board: Board, evaluations: Sequence[Evaluation]) -> tuple[Page, dict[s
     title = f"Prediction of the advanced protocol: {counted(len(board.learners), 'algorithm')}"
     if len(board.strategies) > 1:
         title += f" in {len(board.strategies)} strategies"
-    lead = "Research software, not a medical device."
-    synthetic = board.evaluation.synthetic
-    if synthetic:
-        is_all = len(synthetic) == len(board.study.get("cohorts", {}))
-        cohorts = "All cohorts" if is_all else f"Cohorts {', '.join(synthetic)}"
-        lead += (
-            f" Synthetic data. {cohorts} were simulated; no person was scanned, and no number "
-            "here is a clinical result."
-        )
+    synthetic = [name in board.evaluation.synthetic for name in board.cohorts]
+    lead = notice_lead(synthetic, "cohort", "Research software, not a medical device.")
     sections = [
         Section("", *answer.answer(board)),
         Section("Which algorithm", *scores.predictor_scores(board)),

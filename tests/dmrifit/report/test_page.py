@@ -18,8 +18,8 @@ from dmrifit.report.page import (
     Table,
     Texts,
     png_bytes,
+    report_files,
     write_files,
-    write_report,
 )
 from dmrifit.report.style import add_axes, new_figure
 
@@ -142,18 +142,15 @@ def test_all_figures_are_pages_of_one_file_with_the_same_bytes_each_time():
 def test_tables_and_named_pictures_are_written_with_the_page(tmp_path):
     table = pd.DataFrame({"x": [1.5]})
 
-    def make_page(tables):
-        return Page(
-            "title", [Section("a", Numbers("x", tables["x"]), Picture(drawing(), "a", name="a"))]
-        )
-
     names = ["x.csv", "a.png", "not made.png"]
-    assert write_report(tmp_path, lambda: {"x": table, "y": table}, make_page, names)["x"] is table
+    with report_files(tmp_path, names) as write:
+        page = Page("title", [Section("a", Numbers("x", table), Picture(drawing(), "a", name="a"))])
+        write({"x": table, "y": table}, page)
     assert {path.name for path in tmp_path.iterdir()} == {"x.csv", "a.png", "report.html"}
     assert pd.read_csv(tmp_path / "x.csv").equals(table)
     # Before the evaluation, which may take hours.
-    with pytest.raises(FileExistsError, match="overwrite"):
-        write_report(tmp_path, lambda: pytest.fail("evaluated"), make_page, names)
+    with pytest.raises(FileExistsError, match="overwrite"), report_files(tmp_path, names):
+        pytest.fail("evaluated")
 
 
 def test_files_of_an_earlier_report_are_removed(tmp_path):

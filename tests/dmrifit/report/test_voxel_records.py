@@ -15,11 +15,12 @@ from dmrifit.engine.results import FitStatus
 from dmrifit.report.voxel_records import VoxelRecords, VoxelSignals, formula_tokens, pack_numbers
 
 BINARY = {
-    **{"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "**": operator.pow},
-    **{"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq, "!=": operator.ne},
-    **{"&": lambda a, b: a and b, "|": lambda a, b: a or b},
+    **{"Add": operator.add, "Sub": operator.sub, "Mult": operator.mul, "Div": operator.truediv, "Pow": operator.pow},
+    **{"Lt": operator.lt, "LtE": operator.le, "Gt": operator.gt, "GtE": operator.ge, "Eq": operator.eq},
+    **{"NotEq": operator.ne, "And": lambda a, b: a and b, "Or": lambda a, b: a or b},
 }
-UNARY = {"±": operator.neg, "!": operator.not_, "exp": math.exp, "log": math.log, "sqrt": math.sqrt}
+UNARY = {"UAdd": operator.pos, "USub": operator.neg, "Not": operator.not_}
+UNARY |= {"exp": math.exp, "log": math.log, "sqrt": math.sqrt}
 
 
 def computed(tokens, values):
@@ -31,7 +32,7 @@ def computed(tokens, values):
             stack.append(BINARY[token](stack.pop(), right))
         elif token in UNARY:
             stack.append(UNARY[token](stack.pop()))
-        elif token == "?":
+        elif token == "IfExp":
             otherwise, body, test = stack.pop(), stack.pop(), stack.pop()
             stack.append(body if test else otherwise)
         else:

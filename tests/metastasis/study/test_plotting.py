@@ -67,15 +67,12 @@ def test_curves_and_calibration_are_those_of_the_tables(synthetic_cases):
 
 
 def marks_of(ax):
-    """Give place and look of each mark: (x, y), whether it is filled, whether it is a cross, its area."""
-    marks = []
-    for points in ax.collections:
-        if len(points.get_offsets()):
-            (x, y), (area,) = points.get_offsets()[0].tolist(), points.get_sizes()
-            fill = points.get_facecolor()
-            is_cross = len(points.get_paths()[0].vertices) == 4
-            marks.append(((x, y), bool(len(fill) and fill[0, :3].min() < 1), is_cross, area))
-    return sorted(marks)
+    """Give place and look of each mark: (x, y), whether it is filled, its shape, its size."""
+    points = [line for line in ax.lines if line.get_marker() not in ("None", None)]
+    return sorted(
+        (*point.get_xydata().tolist(), point.get_markerfacecolor() != "white", point.get_marker(), point.get_markersize())
+        for point in points
+    )
 
 
 def test_each_lesion_is_found_or_missed_at_the_right_and_false_findings_stand_at_the_left(synthetic_cases):
@@ -90,20 +87,16 @@ def test_each_lesion_is_found_or_missed_at_the_right_and_false_findings_stand_at
     figure = plot_strip(tables["lesions"], [case.name], ["good", "all"], small_ml=lesions["volume_mL"].iloc[2])
     good = marks_of(figure.axes[0])
     false, *drawn = good
-    assert (false[0][0], false[2]) == (-1, True)
+    assert (false[0][0], false[2]) == (-1, "x")
     assert [x for (x, _), *_ in drawn] == list(range(1, len(lesions) + 1))
     assert [filled for _, filled, *_ in drawn] == [i != 1 for i in range(len(lesions))]
     # The three largest are not below that volume.
     areas = [area for *_, area in drawn]
     assert areas[:3] == [max(areas)] * 3
     assert set(areas[3:]) <= {min(areas)}
-    assert not any(is_cross for *_, is_cross, _ in drawn)
+    assert {shape for *_, shape, _ in drawn} == {"o"}
     # One finding over everything is of a shape of its own, neither found nor missed.
-    shapes = [
-        {len(points.get_paths()[0].vertices) for points in ax.collections if len(points.get_offsets())}
-        for ax in figure.axes
-    ]
-    assert not shapes[1] & shapes[0]
+    assert not {shape for *_, shape, _ in marks_of(figure.axes[1])} & {shape for *_, shape, _ in good}
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[:4] == ["found", "found with others in one", "missed", "false"]
 

@@ -12,12 +12,12 @@ from dmrifit._utils.counts import counted
 from dmrifit.predict.controls import is_control
 from dmrifit.report import page, style
 from dmrifit.report.dot_plot import Panel, plot_dots
-from dmrifit.report.numerals import fixed, percent, wording
+from dmrifit.report.numerals import fixed, wording
 from dmrifit.stats.metrics import AT_BOUND, METRICS, RANKING_METRIC, MapMetric
-from dmrifit.study.report.figures import algorithm_color, plot_lesion, plot_sizes, series_looks
+from dmrifit.study.report.figures import plot_lesion, plot_sizes, series_looks
 from dmrifit.study.report.sections import scores
 from dmrifit.study.report.sections.patients import best_maps, has_picture, typical_patient
-from dmrifit.study.report.sections.scores import SKILL_ENDS, TRAINED, WHOM
+from dmrifit.study.report.sections.scores import SKILL_ENDS, training_words
 from dmrifit.study.summaries import Board, averaged, matching, size_summary, unique
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ _MOST_COHORTS = 3
 _SHARED = "against the fit to the same images"
 _INDEPENDENT = "against a reference with independent noise"
 _NAMES = {"s2s": "signals to signals", "m2m": "maps to maps"}
-_REGIME_LOOKS = {"same": ("link", "o"), "other": ("warn", "s"), "pooled": ("faint", "^")}
+_REGIME_LOOKS = {
+    **{"same": (style.LINK, "o"), "other": (style.WARN, "s"), "pooled": (style.FAINT, "^")}
+}
 
 
 _TEXTS = page.Texts(__file__)
@@ -134,7 +136,7 @@ def _skill(board: Board) -> Iterator[Any]:
     yield page.Heading("How much better than a constant?")
     table = skill_bars(board)
     shown = board.cohorts[:_MOST_COHORTS]
-    styles = {_SHARED: {"color": style.PALETTE["link"].light}}
+    styles = {_SHARED: {"color": style.LINK}}
     if board.skill_column == "skill_independent":
         styles = {_SHARED: {"color": style.PALE}, _INDEPENDENT: styles[_SHARED]}
     panels = [
@@ -187,10 +189,7 @@ def _sites(board: Board) -> Iterator[Any]:
         yield "One cohort was compared, so nothing is known of another site."
         return
     if len(regimes) < 2:
-        yield (
-            f"Not tried: every predictor was {TRAINED.get(regimes[0], regimes[0])}. To try: "
-            "dmrifit benchmark --train-on same,other, with --resynthesize where protocols differ."
-        )
+        yield _TEXTS("not_tried", trained=training_words(regimes[0]))
         return
     if not rows[measure].notna().any():
         yield "No skill is defined at the other site."
@@ -206,22 +205,21 @@ def _plot_regimes(
     """Draw scores in a color for each way of training."""
     styles = {}
     for train_on in unique(table["train_on"]):
-        color, marker = _REGIME_LOOKS.get(train_on, ("ink", "o"))
-        styles[_trained_on(train_on)] = {"color": style.PALETTE[color].light, "marker": marker}
+        color, marker = _REGIME_LOOKS.get(train_on, (style.INK, "o"))
+        styles[_trained_on(train_on)] = {"color": color, "marker": marker}
     table = table.assign(series=table["train_on"].map(_trained_on))
     return plot_dots(table, panels, styles, title, width=width)
 
 
 def _trained_on(train_on: str) -> str:
-    return f"trained on {WHOM.get(train_on, train_on)}"
+    return f"trained on {training_words(train_on, 'whom')}"
 
 
 def _sizes(board: Board) -> Iterator[Any]:
     yield page.Heading("How many patients are enough?")
     table = _of_best(board, sizes_of(board))
     if not len(table) or table["n_train"].nunique() < 2:
-        text = "One number was compared. To see more: dmrifit benchmark --sizes 1,2,3,5."
-        yield f"{board.size(board.scores)}. {text}"
+        yield _TEXTS("one_size", size=board.size(board.scores))
         return
     measure = board.skill_column
     table = table[table["cohort"].isin(board.cohorts[:_MOST_COHORTS])].assign(series="best")
@@ -262,7 +260,7 @@ def other_sites(board: Board) -> Iterator[Any]:
     sizes = []
     for train_on in board.regimes:
         size = board.size(matching(board.scores, train_on=train_on))
-        sizes.append(f"{WHOM.get(train_on, train_on)} {size}")
+        sizes.append(f"{training_words(train_on, 'whom')} {size}")
     yield page.Note(f"Training patients: {', '.join(sizes)}. Parameter by parameter:")
     yield page.Link("tables/parameters.csv", "All numbers: parameters.csv")
 
@@ -283,7 +281,7 @@ def curves(board: Board) -> Iterator[Any]:
         Panel(measure, "skill of maps", ends=_ends(table[measure].dropna())),
         Panel("dispersion", "DI (%)", 100),
     ]
-    looks = series_looks(table, board.algorithms, board.strategies, "linestyle")
+    looks = series_looks(table, board.learners, board.strategies, "linestyle")
     shown = board.cohorts[:2]
     yield (f"Means over patients, draws and the parameters {', '.join(board.averaged_metrics)}.")
     figure = plot_sizes(table[table["cohort"].isin(shown)], panels, looks, width=12.4)
@@ -332,7 +330,7 @@ def _conclusions(
     yield _TEXTS("explained", metrics=", ".join(board.averaged_metrics))
     first = board.regimes[0]
     conditions = board.conditions(matching(board.scores, train_on=first))
-    yield page.Heading(f"Trained on {WHOM.get(first, first)}; {conditions}")
+    yield page.Heading(f"Trained on {training_words(first, 'whom')}; {conditions}")
     overview = [row for metric in metrics for row in _overview(tests[metric.name], metric)]
     unit = " (%)" if all(metric.unit == "%" for metric in metrics) else ""
     yield page.Table(overview, f"{_TEXTS['overview']}{unit} {{margin:}}")
@@ -387,7 +385,7 @@ def _ranks(board: Board, tests: _Tests, metric: MapMetric) -> Iterator[Any]:
         n_patients = counted(int(ranks["n_patients"].iloc[0]), "patient")
         title = f"{metric.label}: {cohort}, {strategy}\n{n_patients}; {board.conditions(rows)}"
         cliques = matching(tests["cliques"], **group)
-        figure = plot_critical_difference(ranks, cliques, title, algorithms=board.algorithms)
+        figure = plot_critical_difference(ranks, cliques, title, learners=board.learners)
         values = {"column": metric.column, "title": title, **group}
         diagrams.append(_TEXTS.picture("ranks", figure, **values))
         words = ranks_in_words(ranks, matching(tests["nemenyi"], **group))
@@ -411,9 +409,7 @@ def ranks_in_words(ranks: pd.DataFrame, pairs: pd.DataFrame) -> str:
     alike = beside[~(beside["p"] <= ALPHA)]
     others = set(alike["a"]) | set(alike["b"])
     names = [other for other in ranks["algorithm"] if other in others - {name}]
-    patients = counted(int(first["n_patients"]), "patient")
-    share = percent(first["share_first"])
-    text = _TEXTS("first", name=name, share=share, patients=patients)
+    text = _TEXTS("first", **first)
     if names:
         return f"{text}; not told apart from {', '.join(names)} (Nemenyi's test)."
     return f"{text}; Nemenyi's test tells it apart from all others."
@@ -433,7 +429,7 @@ def _pair_table(tests: _Tests, metric: MapMetric) -> page.Table:
 
 
 def plot_critical_difference(
-    ranks: pd.DataFrame, cliques: pd.DataFrame, title: str, *, algorithms: Sequence[str]
+    ranks: pd.DataFrame, cliques: pd.DataFrame, title: str, *, learners: Sequence[str]
 ) -> Figure:
     """
     Draw average ranks, the best on top, under bars over those that no test tells apart.
@@ -446,7 +442,7 @@ def plot_critical_difference(
     bars = -1 - np.arange(len(cliques))
     size = style.PANEL[0], 1.1 + 0.22 * len(ranks) + 0.15 * len(cliques)
     with style.drawing(size, (1, 1), {"font.size": 9}) as (figure, [[ax]]):
-        colors = [algorithm_color(name, algorithms) for name in ranks["algorithm"]]
+        colors = [style.method_color(name, learners) for name in ranks["algorithm"]]
         ax.scatter(ranks["average_rank"], lines, c=colors, s=34, zorder=3)
         ax.vlines(ranks["average_rank"], -len(cliques) - 0.7, lines, colors, linewidth=0.8)
         ax.hlines(bars, cliques["low"], cliques["high"], style.INK, linewidth=2.5)

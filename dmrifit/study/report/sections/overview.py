@@ -13,7 +13,7 @@ from dmrifit.predict.controls import CONTROLS, is_control
 from dmrifit.report.page import Code, Fold, Heading, Note, Table, Texts, capital
 from dmrifit.study import summaries
 from dmrifit.study.comparison import Evaluation
-from dmrifit.study.report.sections.scores import TRAINED, metric_text
+from dmrifit.study.report.sections.scores import metric_text, training_words
 from dmrifit.study.summaries import KEYS, Board, matching, summary_metrics, unique
 
 _TEXTS = Texts(__file__)
@@ -31,7 +31,7 @@ def introduction(board: Board) -> Iterator[Any]:
     regimes = []
     for train_on in board.regimes:
         size = board.size(matching(board.scores, train_on=train_on))
-        regimes.append(f"{TRAINED.get(train_on, train_on)} ({size})")
+        regimes.append(f"{training_words(train_on)} ({size})")
     seed = board.setting("seed")
     draws = counted(board.setting("n_repeats", 1), "draw")
     draws += "" if seed is None else f", seed {seed}"

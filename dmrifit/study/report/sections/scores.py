@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ import pandas as pd
 from dmrifit.predict.controls import CONSTANT, PERFECT, is_control
 from dmrifit.report.dot_plot import Panel, plot_dots
 from dmrifit.report.numerals import percent, wording
-from dmrifit.report.page import Grid, Note, Numbers, Table, Texts
-from dmrifit.report.style import FAINT, PALE, PALETTE
+from dmrifit.report.page import Grid, Note, Numbers, Picture, Table, Texts
+from dmrifit.report.style import FAINT, GOOD, LINK, PALE, WARN
 from dmrifit.stats.metrics import AT_BOUND, METRICS, MapMetric
 from dmrifit.study.report.figures import plot_signal_errors, series_looks
 from dmrifit.study.summaries import KEYS, Board, matching, summary_metrics, unique
@@ -21,23 +21,20 @@ from dmrifit.study.summaries import KEYS, Board, matching, summary_metrics, uniq
 SIGNALS = "unseen signals"
 #: Ends of axes of skill: how much worse than the constant a predictor is below −1 is of no use.
 SKILL_ENDS = (-1.0, 1.0)
-#: Training patients in words, by way of training.
-WHOM = {"same": "the same cohort", "other": "other cohorts", "pooled": "all cohorts"}
-#: Ways of training in words.
-TRAINED = {
-    "same": "trained on the other patients of the same cohort",
-    "other": "trained on all patients of the other cohorts",
-    "pooled": "trained on the other patients of all cohorts",
-}
 
 _TEXTS = Texts(__file__)
-_DIAMOND = {"color": PALETTE["warn"].light, "marker": "D"}
+_DIAMOND = {"color": WARN, "marker": "D"}
 _STYLES: dict[str, dict[str, Any]] = {
-    "algorithm": {"color": PALETTE["link"].light},
+    "algorithm": {"color": LINK},
     "algorithm, independent noise": _DIAMOND,
     "control": {"color": PALE},
     "control, independent noise": _DIAMOND | {"color": PALE},
 }
+
+
+def training_words(train_on: str, kind: str = "trained") -> str:
+    """Put a way of training in words: how ("trained"), or on whom ("whom")."""
+    return str(_TEXTS[kind].get(train_on, train_on))
 
 
 def metric_format(metric: MapMetric) -> str:
@@ -81,14 +78,24 @@ def predictor_scores(board: Board) -> Iterator[Any]:
     table = pd.concat([rows, second.assign(series=second["series"] + ", independent noise")])
     styles = {name: look for name, look in _STYLES.items() if (table["series"] == name).any()}
     panels = predictor_panels(board, "skill")
-    for cohort in board.cohorts:
-        shown = matching(table, cohort=cohort)
-        shown = shown.sort_values(["control", "skill"], ascending=[True, False])
-        title = f"{cohort}, {TRAINED.get(board.regimes[0], '')}"
-        figure = plot_dots(shown, panels, styles, title)
-        yield _TEXTS.picture("by_predictor", figure, cohort=cohort)
+    table = table.sort_values(["control", "skill"], ascending=[True, False])
+    yield from _by_cohort(board, "by_predictor", table, panels, styles)
     yield Note(_TEXTS("predictors", metrics=", ".join(board.averaged_metrics)))
     yield Numbers("skill", board.evaluation.summary())
+
+
+def _by_cohort(
+    board: Board,
+    name: str,
+    table: pd.DataFrame,
+    panels: Sequence[Panel],
+    looks: Mapping[str, Mapping[str, Any]],
+) -> Iterator[Picture]:
+    """Draw scores of the first way of training, a figure for each cohort."""
+    for cohort in board.cohorts:
+        title = f"{cohort}, {training_words(board.regimes[0])}"
+        figure = plot_dots(matching(table, cohort=cohort), panels, looks, title)
+        yield _TEXTS.picture(name, figure, cohort=cohort)
 
 
 def _metric_panel(metric: MapMetric) -> Panel:
@@ -117,13 +124,9 @@ def parameter_scores(board: Board) -> Iterator[Any]:
     )
     panels = [Panel(board.skill_column, "skill", ends=SKILL_ENDS)]
     panels += map(_metric_panel, METRICS.values())
-    for cohort in board.cohorts:
-        rows = matching(shown, cohort=cohort)
-        title = f"{cohort}, {TRAINED.get(board.regimes[0], '')}"
-        # A color for each algorithm and a shape for each strategy.
-        styles = series_looks(rows, board.algorithms, board.strategies, "marker")
-        figure = plot_dots(rows, panels, styles, title)
-        yield _TEXTS.picture("by_parameter", figure, cohort=cohort)
+    # A color for each algorithm and a shape for each strategy.
+    looks = series_looks(shown, board.learners, board.strategies, "marker")
+    yield from _by_cohort(board, "by_parameter", shown, panels, looks)
     if AT_BOUND in set(board.metrics).difference(board.averaged_metrics):
         yield Note(_TEXTS["at_bound"])
     yield Numbers("parameters", table)
@@ -144,7 +147,7 @@ def truth_scores(board: Board) -> Iterator[Any]:
     panels = list(map(_metric_panel, metrics))
     styles = {
         "against the reference": {"color": FAINT},
-        "against the truth": {"color": PALETTE["good"].light, "marker": "D"},
+        "against the truth": {"color": GOOD, "marker": "D"},
     }
     figure = plot_dots(table, panels, styles, "Synthetic patients: truth and reference")
     yield _TEXTS["truth_explained"]
@@ -198,8 +201,8 @@ def signal_scores(board: Board) -> Iterator[Any]:
         shown = matching(first[is_shown[first.index]], cohort=cohort)
         if not np.isfinite(shown["relative_error"]).any():
             continue
-        title = f"{cohort}\ntrained on {WHOM.get(regime, regime)}; {board.conditions(shown)}"
-        figure = plot_signal_errors(shown, title, algorithms=board.algorithms)
+        title = f"{cohort}\ntrained on {training_words(regime, 'whom')}; {board.conditions(shown)}"
+        figure = plot_signal_errors(shown, title, learners=board.learners)
         grid.append(_TEXTS.picture("signal_errors", figure, cohort=cohort))
     if grid:
         yield Grid(*grid)

@@ -8,14 +8,15 @@ from matplotlib.colors import to_hex
 
 from dmrifit.predict.controls import is_control
 from dmrifit.report.slice_figures import NO_VALUE_COLOR
+from dmrifit.report.style import PALE
 from dmrifit.study.predictions import PatientPredictions
 from dmrifit.study.report.figures import (
     MapRow,
-    algorithm_color,
     plot_decays,
     plot_joint_histograms,
     plot_lesion,
     plot_signal_errors,
+    series_looks,
 )
 
 
@@ -25,7 +26,7 @@ def test_signal_errors_are_means_over_patients_in_order_of_te_and_b():
         for te, b, error in ((90.0, 800.0, 0.4), (90.0, 0.0, 0.1), (70.0, 0.0, 0.2))
         for p, shift in (("x", -0.05), ("y", 0.05))
     ]
-    figure = plot_signal_errors(pd.DataFrame(rows), "title\nnote")
+    figure = plot_signal_errors(pd.DataFrame(rows), "title\nnote", learners=["LR"])
     (axes,) = figure.axes
     lines = [line.get_xydata() for line in axes.lines if line.get_marker() == "."]
     drawn = {(x, y) for x, y in np.round(np.concatenate(lines), 9).tolist()}
@@ -57,8 +58,10 @@ def test_decays_show_inputs_filled_and_predictions_as_lines():
 def test_controls_are_gray_and_do_not_move_the_colors_of_learners():
     names = ["constant", "LR", "shuffled", "RFR", "perfect"]
     assert [is_control(name) for name in (*names, "constant median", "inconstant")] == [True, False, True, False, True, True, False]
-    assert algorithm_color("RFR", names) == algorithm_color("RFR", ["LR", "RFR"])
-    assert len({algorithm_color(name, names) for name in names}) == 3
+    table = pd.DataFrame({"algorithm": names, "series": names, "strategy": "s2s"})
+    colors = {name: look["color"] for name, look in series_looks(table, ["LR", "RFR"], ["s2s"], "marker").items()}
+    assert colors["RFR"] != colors["LR"]
+    assert {colors[name] for name in names if is_control(name)} == {PALE}
 
 
 AFFINE = np.diag([2.0, 2, 5, 1])
