@@ -67,15 +67,15 @@ def detect_scan(
     scan_notes = dict(detection.scan.notes)
     healthy = detection.healthy
     n_healthy = len(healthy.scans) if healthy else 0
-    notes = [f": {scan_notes[key]}" for key in ("lost", "unused") if scan_notes.get(key)]
+    notes = [scan_notes[key] for key in ("lost", "unused") if scan_notes.get(key)]
     if detection.no_guarantee:
-        notes.append(f": the guarantee of the model does not hold: {detection.no_guarantee}")
+        notes.append(f"the guarantee of the model does not hold: {detection.no_guarantee}")
     if detection.opening == 1:
-        note = ": no opening, single voxels count; it needs lesions of {mL:.2s} mL or more"
+        note = "no opening, single voxels count; it needs lesions of {mL:.2s} mL or more"
         notes.append(wording(note, {"mL": smallest_ball(2, case.spacing)}))
     else:
         cube = f"a cube of {detection.opening} voxels"
-        note = f": the opening by {cube} can remove compact anomalies below {{mL:.2s}} mL"
+        note = f"the opening by {cube} can remove compact anomalies below {{mL:.2s}} mL"
         notes.append(wording(note, {"mL": detection.smallest_mL}))
     is_mostly_marked = detection.differs is None and detection.figures.share > _MOST_MARKED
     if detection.differs is None:
@@ -85,7 +85,7 @@ def detect_scan(
         elif n_healthy < FEWEST_SCANS:
             scans = counted(n_healthy, "healthy scan")
             reason = f"the model has {scans} to compare with, {FEWEST_SCANS} are needed"
-        notes.append(f" not judged as a whole: {reason}")
+        notes.append(f"not judged as a whole: {reason}")
     record: dict[str, Any] = {
         "name": case.name,
         "patient": case.patient,
@@ -175,7 +175,7 @@ def scan_sentences(contents: Sequence[Mapping[str, Any]]) -> list[str]:
     sentences = [text]
     # Each note once, with the number of its scans.
     for note, n in Counter(note for content in contents for note in content["notes"]).items():
-        sentences.append(f"{counted(n, 'scan')}{note}")
+        sentences.append(f"{counted(n, 'scan')}: {note}")
     for content in contents:
         if content["flagged"]:
             why = DIFFERENT if content["differs"] else "most of its voxels lie above the threshold"

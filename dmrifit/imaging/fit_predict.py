@@ -34,6 +34,7 @@ from dmrifit.engine.noise_choice import (
     above_air,
     above_air_or_noise,
     describe_choice,
+    directions_vary,
     lowest_signals,
     typical_snr,
 )
@@ -95,6 +96,8 @@ MOST_OUTSIDE = 0.25
 
 #: Share of negative values above which a warning doubts that they are signals.
 MOST_NEGATIVE = 0.2
+#: Residuals in units of a given sigma, above which it is likely to be wrong.
+MOST_MISFIT = 10.0
 
 
 def fit_image(
@@ -357,6 +360,13 @@ def fit_image(
             notes.warn(gain_step.description)
         if doubt := clipping_doubt(rows, protocol):
             notes.warn(doubt)
+        misfit = tally.misfit() if likelihood == "gaussian" and not is_estimated else np.nan
+        # Signals of several directions differ by more than the noise.
+        if misfit > MOST_MISFIT and not directions_vary(contrasts):
+            notes.warn(
+                f"the residuals are {misfit:.3g} times sigma: check that sigma is in the units of "
+                "the image (without it the fit measures the noise), and model and bounds"
+            )
         if region_text == FOREGROUND_RULE:
             has_signal = above_air_or_noise(scan.values.ravel(), tally.noise_level())
             share = float(np.mean(maps["status"].ravel()[has_signal] == OUTSIDE))

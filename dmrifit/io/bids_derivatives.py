@@ -146,17 +146,18 @@ class FitTally:
         self.doubts.add(result)
         if result.screening is not None:
             self.screening.add(result.screening, result.status != FitStatus.NOT_FITTED)
-        noise = level = np.full(len(result.cost), np.nan)
+        noise = level = deviation = np.full(len(result.cost), np.nan)
         if result.inputs is not None:
             known = result.inputs.sigma if result.noise is None else result.noise
-            level = self._deviation(result, result.inputs.signals)
+            level = deviation = self._deviation(result, result.inputs.signals)
             self.knows_noise = known is not None
             if known is not None:
                 noise = level = np.broadcast_to(known, len(result.cost)).astype(np.float64)
         # S0 itself may lie far outside of what was measured, and be not determined.
         signals = least_weighted_signals(result)
         with np.errstate(divide="ignore", invalid="ignore"):
-            self._sample.add(np.column_stack([signals / level, signals, noise]), by_slice(inside))
+            columns = np.column_stack([signals / level, signals, noise, deviation / noise])
+        self._sample.add(columns, by_slice(inside))
 
     def _deviation(self, result: FitResult, signals: NDArray) -> NDArray[np.float64]:
         """Compute the standard deviation of residuals (n_voxels,); NaN where it tells nothing."""
@@ -178,7 +179,7 @@ class FitTally:
         It is the median over tissue of the signals at the lowest b-value and shortest echo time
         over the noise, or over the standard deviation of residuals where no noise is known.
         """
-        snr, signals, noise = self._finite_rows()
+        snr, signals, noise, _ = self._finite_rows()
         if not len(snr):
             return np.nan
         if not np.isfinite(noise).all():
@@ -188,8 +189,8 @@ class FitTally:
         return float(np.median(snr[is_tissue]))
 
     def _finite_rows(self) -> NDArray[np.float64]:
-        """Give SNR, signal and noise, (3, n_voxels), of voxels; only the noise may be NaN."""
-        rows = self._sample.rows().reshape(-1, 3)
+        """Give SNR, signal, noise and residuals / noise, (4, n_voxels); the latter may be NaN."""
+        rows = self._sample.rows().reshape(-1, 4)
         return rows[np.isfinite(rows[:, :2]).all(axis=1)].T
 
     def is_tissue(self, signals: NDArray) -> NDArray[np.bool_]:
@@ -202,13 +203,19 @@ class FitTally:
 
     def noise_level(self) -> float:
         """Give the noise of the typical voxel: sigma, or of the residuals; NaN if unknown."""
-        snr, signals, noise = self._finite_rows()
+        snr, signals, noise, _ = self._finite_rows()
         if len(noise) and np.isfinite(noise).all():
             return float(np.median(noise))
         is_bright = above_air(signals) & (signals > 0)
         if not is_bright.any():
             return np.nan
         return float(np.median(signals[is_bright] / snr[is_bright]))
+
+    def misfit(self) -> float:
+        """Give the residuals of the typical voxel of tissue over the noise; NaN if unknown."""
+        _, signals, _, ratios = self._finite_rows()
+        is_tissue = above_air(signals) & np.isfinite(ratios)
+        return float(np.median(ratios[is_tissue])) if is_tissue.any() else np.nan
 
     @property
     def n_fitted(self) -> int:

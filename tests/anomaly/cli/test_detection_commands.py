@@ -242,14 +242,14 @@ def test_a_scan_of_few_voxels_is_written_and_not_judged_as_a_whole(output_of, ca
     words = ("detect", two_sided, tmp_path / "cases.tsv", "--out", tmp_path / "found")
     for _ in range(2):  # the second run reads the records
         said = output_of(*words)
-        sentence = "1 scan not judged as a whole: a hemisphere has fewer than 20 scored voxels"
+        sentence = "1 scan: not judged as a whole: a hemisphere has fewer than 20 scored voxels"
         marked = "synthetic-glioma-001: most of its voxels lie above the threshold"
         assert {sentence, marked, "flagged: 1 of 2"} <= {*said.splitlines()}
     rows = pd.read_csv(tmp_path / "found" / "detections.tsv", sep="\t")
     assert rows["differs"].isna().tolist() == [True, False]
     # Notes on scans are told once with their number.
-    content = {"name": "a", "n_lesions": 0, "share_found": 0.01, "differs": None, "flagged": False, "notes": [" not judged", ": lost"]}
-    assert scan_sentences([content, content | {"notes": [": lost"]}])[1:] == ["1 scan not judged", "2 scans: lost"]
+    content = {"name": "a", "n_lesions": 0, "share_found": 0.01, "differs": None, "flagged": False, "notes": ["not judged", "lost"]}
+    assert scan_sentences([content, content | {"notes": ["lost"]}])[1:] == ["1 scan: not judged", "2 scans: lost"]
 
 
 def test_options_reach_the_detector(detect_calls):

@@ -317,7 +317,8 @@ def test_files_hold_the_maps_and_the_sidecar_describes_them(image, scan, tmp_pat
     mask = tmp_path / "mask.nii"
     nib.save(nib.Nifti1Image(np.ones(GRID, np.uint8), AFFINE), mask)
     bounds = {"ADC": (0.5, 1.0)}
-    maps = fit_image(scan, PROTOCOL, "adc", mask=mask, sigma=2, bounds=bounds, out=out)
+    with pytest.warns(UserWarning, match="and model and bounds"):
+        maps = fit_image(scan, PROTOCOL, "adc", mask=mask, sigma=2, bounds=bounds, out=out)
     names = {name: f"sub-01_model-adc_param-{name.replace('_', '')}_dwimap.nii.gz" for name in MAPS}
     assert visible(out) == sorted([*names.values(), "sub-01_model-adc_dwimap.json"])
     assert sorted(path.name for path in out.iterdir()) == visible(out)
@@ -408,6 +409,8 @@ def test_a_fit_goes_on_without_noise_that_it_cannot_use(image, tmp_path, refused
         same(maps, without)
         assert "fluids may show kurtosis" in maps.sidecar["Warnings"][0]
     refused(image, r"sigma\.nii has 3 × 3 × 5", sigma=path, likelihood="rician")
+    with pytest.warns(UserWarning, match=r"residuals are [0-9.]+ times sigma: check that sigma is in the units"):
+        fit_image(image, PROTOCOL, "adc", sigma=0.01)
 
 
 @pytest.mark.parametrize(
