@@ -77,14 +77,19 @@ def describe_choice(
     return text
 
 
-def spread_rows(signals: NDArray) -> NDArray[np.intp]:
-    """Choose up to `NOISE_VOXELS` voxels, the same ones in any order of rows and on any scale."""
-    if len(signals) <= NOISE_VOXELS:
-        return np.arange(len(signals))
+def spread_rows(signals: NDArray, most: int = NOISE_VOXELS) -> NDArray[np.intp]:
+    """
+    Choose up to `most` voxels, spread over all.
+
+    They are the same ones, in the same order, for any order of rows and on any scale.
+    """
     keys = _keys(signals)
     partly = ~np.isfinite(keys)
     keys[partly] = _keys(np.nan_to_num(signals[partly]))
-    return np.argpartition(keys, NOISE_VOXELS)[:NOISE_VOXELS]
+    rows = np.arange(len(signals))
+    if len(signals) > most:
+        rows = np.argpartition(keys, most)[:most]
+    return rows[np.argsort(keys[rows], kind="stable")]
 
 
 def _keys(signals: NDArray) -> NDArray[np.float64]:

@@ -36,6 +36,7 @@ from dmrifit.engine.noise_choice import (
     describe_choice,
     directions_vary,
     lowest_signals,
+    spread_rows,
     typical_snr,
 )
 from dmrifit.engine.protocol import Protocol, average_directions, check_protocol
@@ -714,15 +715,17 @@ def _spread_voxels(
     most: int,
 ) -> tuple[NDArray, NDArray | None]:
     """Read kept measurements of voxels spread over a region, and their noise if it is known."""
-    # Every so many voxels instead of a random draw, which would depend on the slabs.
-    sample, levels = SpreadSample(most), SpreadSample(most)
+    signals: NDArray = np.empty((0, len(measurements.protocol)))
+    levels = np.empty(0)
     for slab, inside, voxels in series.slabs(region, progress=False, task="sample"):
-        rows = by_slice(inside)
-        sample.add(measurements.of_image(voxels), rows)
+        signals = np.concatenate([signals, measurements.of_image(voxels)])
         level = _noise_of(noise, slab, inside)
-        if level is not None:
-            levels.add(np.broadcast_to(level, len(voxels)), rows)
-    return sample.rows(), None if noise is None else levels.rows()
+        known: ArrayLike = np.nan if level is None else level
+        levels = np.append(levels, np.broadcast_to(known, len(voxels)))
+        # The same voxels however the image is stored, and cut into slabs.
+        rows = spread_rows(signals, most)
+        signals, levels = signals[rows], levels[rows]
+    return signals, None if noise is None else levels
 
 
 def _estimated_noise(
@@ -771,7 +774,7 @@ def _chosen_by_noise(
     """Choose the method by the noise; also give the noise, if it could be measured."""
     protocol, contrasts = measurements.protocol, measurements.contrasts
     settings = replace(settings, n_averaged=len(protocol) / len(contrasts))
-    slices = noise_slices(series.grid, region)
+    slices = noise_slices(series.grid, region, series.affine)
     rows, levels = _spread_voxels(series, slices, measurements, noise, NOISE_VOXELS)
     level = None
     if rows.size:

@@ -20,6 +20,7 @@ from dmrifit.engine.noise_choice import NoiseLevel
 from dmrifit.imaging.corrections import denoise, patches_are_large
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.chunked_arrays import Array, is_array, read_block
+from dmrifit.io.grids import upright
 from dmrifit.io.nifti import file_paths
 from dmrifit.io.series import read_slabs
 
@@ -163,12 +164,19 @@ def voxels_where(
 
 
 def noise_slices(
-    grid: tuple[int, int, int], region: NDArray[np.bool_] | None
+    grid: tuple[int, int, int], region: NDArray[np.bool_] | None, affine: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """Choose the voxels (x, y, z) of eight slices of a region, from which a fit has its noise."""
-    used = np.arange(grid[2]) if region is None else np.flatnonzero(region.any(axis=(0, 1)))
+    """
+    Choose the voxels (x, y, z) of eight axial slices of a region, from which a fit has its noise.
+
+    They are the same ones however the axes are stored.
+    """
     inside = np.zeros(grid, bool)
-    inside[:, :, used[:: -(-len(used) // _NOISE_SLICES)]] = True
+    axial = upright(inside, affine)
+    used = np.arange(axial.shape[2])
+    if region is not None:
+        used = np.flatnonzero(upright(region, affine).any(axis=(0, 1)))
+    axial[:, :, used[:: -(-len(used) // _NOISE_SLICES)]] = True
     return inside if region is None else inside & region
 
 

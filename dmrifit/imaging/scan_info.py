@@ -22,11 +22,11 @@ from dmrifit.engine.fitting import measured_noise
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
 from dmrifit.engine.models import MODELS, SignalModel
 from dmrifit.engine.noise_choice import (
-    NOISE_VOXELS,
     NoiseLevel,
     above_air,
     above_air_or_noise,
     lowest_signals,
+    spread_rows,
     typical_snr,
 )
 from dmrifit.engine.protocol import Protocol
@@ -219,11 +219,12 @@ def _noise_of_fit(
     """Measure the noise as a fit of this region does, before it compares neighbors."""
     if protocol is None:
         return []
-    sample = SpreadSample(NOISE_VOXELS)
-    slices = noise_slices(series.grid, region)
-    for _, inside, signals in series.slabs(slices, progress=False, task="noise"):
-        sample.add(signals, by_slice(inside))
-    rows = Screen(protocol).apply(sample.rows())[0]
+    slices = noise_slices(series.grid, region, series.affine)
+    rows = np.empty((0, series.n_measurements))
+    for _, _, signals in series.slabs(slices, progress=False, task="noise"):
+        rows = np.concatenate([rows, signals])
+        rows = rows[spread_rows(rows)]
+    rows = Screen(protocol).apply(rows)[0]
     bright = rows[above_air(lowest_signals(rows, protocol))]
     try:
         model = MODELS[suggest_model(protocol)[0]]

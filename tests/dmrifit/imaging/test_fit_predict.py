@@ -237,6 +237,19 @@ def test_threads_give_the_same_bits_and_the_same_fit_the_same_bytes(image, scan,
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
+def test_the_noise_is_measured_in_the_same_voxels_however_the_axes_are_stored():
+    rng = np.random.default_rng(4)
+    grid, protocol = (16, 14, 12), Protocol([0, 10, 30, 60, 100, 200, 400, 800])
+    perfusion, tissue = rng.uniform(0.05, 0.3, grid), rng.uniform(0.5, 2, grid)
+    truth = np.stack([rng.uniform(500, 1500, grid), perfusion, np.full(grid, 20.0), tissue], axis=-1)
+    values = MODELS["ivim"].signal(truth.reshape(-1, 4), protocol).reshape(*grid, 8) + rng.normal(0, 20, (*grid, 8))
+    stored = nib.Nifti1Image(values.astype(np.float32), np.diag([2.0, 2, 3, 1]))
+    sigma = fit_image(stored, protocol, "ivim").sidecar["Noise"]["Sigma"]
+    for axes in ("LAS", "PIR", "SAL"):
+        turn = nib.orientations.ornt_transform([[0, 1], [1, 1], [2, 1]], nib.orientations.axcodes2ornt(axes))
+        assert fit_image(stored.as_reoriented(turn), protocol, "ivim").sidecar["Noise"]["Sigma"] == sigma
+
+
 def test_a_noise_map_is_taken_voxel_by_voxel(image, signals):
     levels = np.linspace(0, 30, 60).reshape(GRID)
     maps = fit_image(image, PROTOCOL, "adc", sigma=nib.Nifti1Image(levels, AFFINE))
