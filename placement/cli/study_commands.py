@@ -19,8 +19,8 @@ from dmrifit._utils.progress import progress
 from dmrifit.cli.case_runs import SimulationRun
 from dmrifit.cli.options import given, say_folder
 from dmrifit.cli.training_files import TrainingFiles
-from dmrifit.io.atomic_files import FileSet
-from dmrifit.io.tables import TABLE, table_text
+from dmrifit.io.atomic_files import FileSet, write_text
+from dmrifit.io.tables import TABLE, csv_text, table_text
 
 #: Tables of synthetic cases; that of the cases is written last.
 _TABLES = ("experts.tsv", TABLE)
@@ -134,9 +134,7 @@ def reader(
         voxels = {name: Voxel.from_array(box) for name, box in zip(names, boxes, strict=True)}
     rows = progress(table.itertuples(), len(table))
     scenes = [read_scene(row, include=include) for row in rows]
-    text = reader_page(scenes, proposals=voxels, random_state=seed)
-    with FileSet(out.parent, [out.name], overwrite=True) as file_set:
-        file_set.path(out.name).write_text(text, encoding="utf-8")
+    write_text(out, reader_page(scenes, proposals=voxels, random_state=seed))
     typer.echo(f"{counted(len(scenes), 'case')}: {out}")
 
 
@@ -282,8 +280,7 @@ def evaluate(
         scenes = [read_scene(row, include=include, image=False) for row in rows]
         tables = evaluate_placements(scenes, by_expert, boxes, random_state=seed)
         for title in titles:
-            text = table_text(tables[title], digits=None, separator=",", missing="")
-            file_set.path(f"{title}.csv").write_text(text, encoding="utf-8")
+            file_set.path(f"{title}.csv").write_text(csv_text(tables[title]), encoding="utf-8")
         if figure and find_spec("matplotlib") is not None:
             from placement.study.plotting import plot_evaluation
 
