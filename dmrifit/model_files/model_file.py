@@ -269,8 +269,9 @@ def _rebuilt(
             is_estimator = name.endswith(_ESTIMATORS)
             key = name.removeprefix(_REGISTERED)
             files[key] = loaded(content, [], {}) if is_estimator else content
+        fitted = decoded(metadata["fitted"])
         try:
-            estimator.restore(decoded(metadata["fitted"]), files)
+            estimator.restore(fitted, files)
         except ValueError as error:
             raise RefusedError(str(error)) from None
         return estimator

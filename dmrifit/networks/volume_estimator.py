@@ -637,7 +637,7 @@ class VolumeEstimator(BaseEstimator, ABC):
 
         Raises
         ------
-        RefusedError
+        ValueError
             If something is missing or unknown, or does not fit.
         """
         import_optional("torch", "skorch")
@@ -658,16 +658,13 @@ class VolumeEstimator(BaseEstimator, ABC):
         weights = load(files[_WEIGHTS])
         # Even on the meta device, a file could ask for so many layers that memory runs out.
         if max(int(getattr(self, name, 0)) for name in ("depth", "levels")) > len(weights):
-            raise RefusedError(
+            raise ValueError(
                 f"its network has more levels than its {counted(len(weights), 'weight')}"
             )
-        try:
-            # Before memory is allocated: a damaged file could ask for a network of any size.
-            with torch.device("meta"):
-                checkpoints.check_weights(self._module(), weights)
-            net = self._new_net(device, 0)
-            checkpoints.load_weights(net.module_, weights)
-        except ValueError as error:
-            raise RefusedError(str(error)) from None
+        # Before memory is allocated: a damaged file could ask for a network of any size.
+        with torch.device("meta"):
+            checkpoints.check_weights(self._module(), weights)
+        net = self._new_net(device, 0)
+        checkpoints.load_weights(net.module_, weights)
         checkpoints.set_history(net, self.history_)
         self.net_ = net

@@ -250,7 +250,7 @@ def lesion_counts(
     """Count lesions, findings and false positives of one scan: the parts of all scores."""
     is_lesion = (table["kind"] == _KINDS[0]).to_numpy()
     lesions, false_positives = table[is_lesion], table[~is_lesion]
-    detected = lesions[lesions["found"]]
+    detected = lesions[lesions["found"].astype(bool)]
     lesion_free = not len(lesions)
     dice, f1 = _challenge_scores(lesions, false_positives, ignore_below)
     counts = {

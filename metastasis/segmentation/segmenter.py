@@ -142,9 +142,9 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         Edge in mm of the voxels that the network sees. Images are resampled to it by cubic
         splines, on the grid of `prepare_scan`; answers come on their own grids. Arrays, which have
         no spacing, are taken as they are; so are images by default.
-    warm_start_from : path or DeepMedicSegmenter, optional
-        Such a segmenter with a network of the same sizes, or its model file: training begins with
-        its weights.
+    warm_start_from : path, optional
+        Model file of such a segmenter with a network of the same sizes: training begins with its
+        weights.
     segments_per_epoch : int, default=200
         Segments in an epoch.
 
@@ -212,7 +212,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
     min_voxels: Count = 1
     flips: bool = False
     spacing: Annotated[float, Within(above=0)] | None = None
-    warm_start_from: str | Path | DeepMedicSegmenter | None = None
+    warm_start_from: str | Path | None = None
     segments_per_epoch: Count = 200
 
     @classmethod
@@ -581,7 +581,8 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         from dmrifit.model_files.model_file import load_model
 
         model: Any = self.warm_start_from
-        if isinstance(model, str | Path):
+        # `TwoStageSegmenter` gives the segmenter itself, for one training.
+        if not isinstance(model, DeepMedicSegmenter):
             model = load_model(model)
         if not isinstance(model, DeepMedicSegmenter):
             raise ValueError(
