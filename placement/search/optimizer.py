@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Annotated, Any
@@ -510,3 +511,11 @@ def _assessed(
         flags=flags,
         scene=scene,
     )
+
+
+def share_words(share: float) -> str:
+    """Give a share of target in percent, never rounded up to a limit that it misses."""
+    for limit in (LEAST_TARGET, MOSTLY):
+        if share < limit <= round(share, 2):
+            return f"{math.floor(1000 * share) / 10:g} %"
+    return f"{100 * share:.0f} %"
