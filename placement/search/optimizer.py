@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Annotated, Any
@@ -517,5 +516,5 @@ def share_words(share: float) -> str:
     """Give a share of target in percent, never rounded up to a limit that it misses."""
     for limit in (LEAST_TARGET, MOSTLY):
         if share < limit <= round(share, 2):
-            return f"{math.floor(1000 * share) / 10:g} %"
+            return f"{100 * min(round(share, 3), limit - 0.001):.1f} %"
     return f"{100 * share:.0f} %"

@@ -82,7 +82,7 @@ def test_lines_say_size_place_and_content_and_what_the_check_of_lipid_lacks(scen
     assert "lipid" not in case_line("block", content)
     line = case_line("block", describe_placement(VOXEL, scene, **shift))
     assert "; lipid displacement not checked: no mask of the brain" in line
-    assert [share_words(x) for x in (0.7479, 0.75, 0.4999, 0.333)] == ["74.7 %", "75 %", "49.9 %", "33 %"]
+    assert [share_words(x) for x in (0.7479, 0.75, 0.4999, 0.333)] == ["74.8 %", "75 %", "49.9 %", "33 %"]
 
 
 def test_numbers_are_withheld_below_half_a_target_unless_forced(scene, tmp_path):
