@@ -651,7 +651,7 @@ def _offset(
         fits = (high - low <= np.array(size)).all()
         remedy = "choose a larger shape, or larger voxels"
         if fits and center == "grid":
-            remedy = "center='brain' (--center brain) makes room"
+            remedy = "crop or pad it, or train with center='brain' (--center brain)"
         raise ValueError(
             f"{name}: {np.count_nonzero(lost)} of {len(voxels)} voxels of the brain ({box}) do "
             f"not fit into {' × '.join(map(str, size))}; {remedy}"

@@ -461,7 +461,11 @@ class ResultTable:
     @classmethod
     def read(cls, path: Path, names: Sequence[str], columns: Sequence[str] = ()) -> ResultTable:
         """Read the rows of cases, by their names; the table must have these columns."""
-        rows = {row["name"]: row for _, row in read_rows(path, required=("name", *columns))}
+        rows: dict[str, dict[str, str]] = {}
+        for line, row in read_rows(path, required=("name", *columns)):
+            if row["name"] in rows:
+                raise ValueError(f"{path}, row {line}: {row['name']} has a row above; keep one")
+            rows[row["name"]] = row
         missing = [name for name in names if name not in rows]
         if missing:
             raise ValueError(f"{path} has no {first_few(missing)}; write it anew for these cases")

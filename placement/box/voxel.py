@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,8 @@ CONVENTION = "intrinsic XYZ Euler angles in degrees, R = Rx(a) Ry(b) Rz(c), RAS+
 
 _FARTHEST_MM = 1e5  # no scanner is that large
 
-#: Rows in an image voxel, along each of two axes, that give the fraction of it that a box fills.
+#: Rows in an image voxel, along each of two axes, that give the fraction of it that a box fills:
+#: these at least, and so many in each mm, as a face in a thick slice lies between few rows.
 MASK_ROWS = 6
 
 #: Axes that differ by less than this many degrees count as parallel, smaller angles as 0.
@@ -309,7 +311,7 @@ class Voxel:
             From its voxel indices to mm, RAS+.
         partial : bool, default=False
             Whether to give the fraction of every image voxel that the box fills: along one axis
-            exactly, along the other two from `MASK_ROWS` rows.
+            exactly, along the other two from `MASK_ROWS` rows or more.
 
         Returns
         -------
@@ -346,28 +348,31 @@ class Voxel:
         self, low: NDArray, high: NDArray, matrix: NDArray[np.float64]
     ) -> NDArray[np.float32]:
         """Compute the fraction of each image voxel of a window that the box fills, from rows."""
-        offsets = (np.arange(MASK_ROWS) + 0.5) / MASK_ROWS - 0.5
-        j = (np.arange(low[1], high[1])[:, None] + offsets).ravel()
-        k = (np.arange(low[2], high[2])[:, None] + offsets).ravel()
+        edges = np.linalg.norm(matrix[:3, :3], axis=0)
+        n_j, n_k = (max(MASK_ROWS, math.ceil(MASK_ROWS * edge - 1e-6)) for edge in edges[1:])
+        j = (np.arange(low[1], high[1])[:, None] + (np.arange(n_j) + 0.5) / n_j - 0.5).ravel()
+        k = (np.arange(low[2], high[2])[:, None] + (np.arange(n_k) + 0.5) / n_k - 0.5).ravel()
         # In the box's axes, a row is the line `local + i * slope` of the first index i.
         step = self.rotation.T @ matrix[:3, :3]
         start = self.rotation.T @ (matrix[:3, 3] - self.center)
         local = start + j[:, None, None] * step[:, 1] + k[None, :, None] * step[:, 2]
         half = self.size / 2
         slope = step[:, 0]
-        # A row along a face lies between it and the opposite one everywhere or nowhere.
         flat = np.abs(slope) < 1e-12
         divisor = np.where(flat, 1.0, slope)
         first = (-half - local) / divisor
         second = (half - local) / divisor
-        flat_start = np.where(np.abs(local) <= half, -np.inf, np.inf)
-        near = np.where(flat, flat_start, np.minimum(first, second)).max(axis=-1)
+        near = np.where(flat, -np.inf, np.minimum(first, second)).max(axis=-1)
         far = np.where(flat, np.inf, np.maximum(first, second)).min(axis=-1)
+        # A row along a face lies between it and the opposite one everywhere or nowhere. In a face
+        # it counts half: counted whole in both faces, it would make the box thicker.
+        side = np.sign(np.round(half - np.abs(local), 9))
+        weight = np.where(flat, (1.0 + side) / 2, 1.0).prod(axis=-1)
         out = np.empty(tuple(high - low), dtype=np.float32)
-        shape = (len(j) // MASK_ROWS, MASK_ROWS, len(k) // MASK_ROWS, MASK_ROWS)
+        shape = (len(j) // n_j, n_j, len(k) // n_k, n_k)
         for i in range(low[0], high[0]):
             length = np.clip(np.minimum(far, i + 0.5) - np.maximum(near, i - 0.5), 0.0, None)
-            out[i - low[0]] = length.reshape(shape).mean(axis=(1, 3))
+            out[i - low[0]] = (weight * length).reshape(shape).mean(axis=(1, 3))
         return out
 
     def intersection(self, other: Voxel) -> float:

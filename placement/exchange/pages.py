@@ -11,6 +11,7 @@ from dmrifit.report.viewer import Layer, html_viewer
 from placement.box.voxel import Voxel
 from placement.exchange.vendor_texts import NOTICE, UNVERIFIED_PLANES
 from placement.search.objective import describe_content
+from placement.search.optimizer import share_words
 from placement.search.scene import Scene
 from placement.search.tissue_labels import NORMAL, OUTSIDE_BRAIN
 
@@ -81,13 +82,14 @@ def case_summary(content: Mapping[str, Any]) -> Markup:
 
 def summary_line(content: Mapping[str, Any]) -> str:
     """Say in one line how large a box is, where it lies, and what it holds."""
-    return f"{_size_line(content)}; {describe_content(content['content'])}"
+    # A box that is all target holds nothing else to list.
+    return "; ".join(filter(None, [_size_line(content), describe_content(content["content"])]))
 
 
 def _size_line(content: Mapping[str, Any]) -> str:
     sides = " × ".join(f"{round(side, 2):g}" for side in content["size_mm"])
     center = ", ".join(f"{x + 0.0:.1f}" for x in content["ras"]["center_mm"])
-    share = f"{100 * content['scores']['tumor_fraction']:.0f} %"
+    share = share_words(content["scores"]["tumor_fraction"])
     return (
         f"{sides} mm ({content['volume_ml']:.1f} mL) at {center} mm RAS+; {share} of it are "
         f"target ({', '.join(content['targets'])}); {angles_words(content)} to set on the console"

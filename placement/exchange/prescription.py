@@ -41,6 +41,9 @@ FORMAT_VERSION = 1
 #: Ends of the names of the files of a box; the texts are left out where they are withheld.
 BOX_FILES = ("_mask.nii.gz", "_geometry.nii.gz", *(f"_{vendor}.txt" for vendor in VENDORS))
 
+#: No tumor of a brain is larger; the mask of a whole brain has 1000 mL or more.
+LARGEST_TUMOR_ML = 500.0
+
 #: What no box is checked for.
 SHIM = "Shim is not assessed"
 
@@ -63,6 +66,7 @@ _REMEDIES = {
     "check the mask (--brain)",
     "displaced box leaves the brain": "use pulses of larger bandwidth, move the box, or saturate "
     "the scalp",
+    f"tumor above {LARGEST_TUMOR_ML:g} mL": "it may be the mask of the brain; look at the picture",
     "brain mask cuts off tumor": "look at the mask, or give another one (--brain FILE)",
 }
 
@@ -192,6 +196,8 @@ def describe_placement(
     objective = judge.objective_in(scene)
     reason, largest = target_verdict(placement, judge)
     flags = list(placement.flags)
+    if scene.tumor_volume > LARGEST_TUMOR_ML:
+        flags.append(f"tumor above {LARGEST_TUMOR_ML:g} mL")
     brain = None
     if OUTSIDE_BRAIN in scene.margins:
         margin = scene.margins[OUTSIDE_BRAIN]

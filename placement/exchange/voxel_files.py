@@ -324,7 +324,7 @@ def _read_nifti(path: Path) -> VoxelFile:
     image = load_image(path)
     if image.shape[:3] != (1, 1, 1):
         grid = " × ".join(str(n) for n in image.shape[:3])
-        raise ValueError(f"it holds {grid} voxels; {_GRID}")
+        raise ValueError(f"it holds {grid} voxels; an image or {_GRID}")
     matrix = image.affine[:3, :3]
     size = np.linalg.norm(matrix, axis=0)
     _check_sides(size)

@@ -510,3 +510,11 @@ def _assessed(
         flags=flags,
         scene=scene,
     )
+
+
+def share_words(share: float) -> str:
+    """Give a share of target in percent, never rounded up to a limit that it misses."""
+    for limit in (LEAST_TARGET, MOSTLY):
+        if share < limit <= round(share, 2):
+            return f"{100 * min(round(share, 3), limit - 0.001):.1f} %"
+    return f"{100 * share:.0f} %"

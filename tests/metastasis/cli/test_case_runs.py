@@ -84,14 +84,9 @@ def test_an_ensemble_tells_what_has_changed_and_is_read_as_labels(brightness, ca
     lesions = pd.read_csv(tmp_path / "lesions.tsv", sep="\t", keep_default_na=False)
     with_prior = {case.name for case in cases if case.prior is not None}
     assert with_prior
-    assert set(lesions.loc[lesions["name"].isin(with_prior), "change"]) <= {
-        "new",
-        "grown",
-        "stable",
-        "shrunk",
-        "vanished",
-    }
-    assert set(lesions.loc[~lesions["name"].isin(with_prior), "change"]) <= {""}
+    changes = lesions.groupby(lesions["name"].isin(with_prior))["change"].agg(set)
+    assert changes[True] <= {"new", "grown", "stable", "shrunk", "vanished"}
+    assert changes.get(False, set()) <= {""}
     predictions, _, _ = read_segmentations(tmp_path / "segmentations.tsv", cases)
     assert {0, 1, 2} == set(np.unique(np.concatenate([one.ravel() for one in predictions])))
     for content, labels in zip(contents, predictions, strict=True):
@@ -145,14 +140,15 @@ def test_what_cannot_be_read_is_named(brightness, cases, tmp_path):
     with pytest.raises(ValueError, match=r"probability.nii.gz"):
         read_segmentations(table, [replace(cases[0], affine=np.eye(4))])
     rows = pd.read_csv(table, sep="\t", dtype=str)
-    rows.loc[0, "threshold"] = "0.7"
-    rows.to_csv(table, sep="\t", index=False)
-    with pytest.raises(ValueError, match="different values of threshold"):
-        read_segmentations(table, cases[:2])
-    rows["threshold"] = "high"
-    rows.to_csv(table, sep="\t", index=False)
-    with pytest.raises(ValueError, match="'high' is not a number"):
-        read_segmentations(table, cases[:2])
+    tables = {
+        "different values of threshold": rows.assign(threshold=["0.5", "0.7"]),
+        "'high' is not a number": rows.assign(threshold="high"),
+        f"row 4: {cases[0].name} has a row above": pd.concat([rows, rows[:1]]),
+    }
+    for words, faulty in tables.items():
+        faulty.to_csv(table, sep="\t", index=False)
+        with pytest.raises(ValueError, match=words):
+            read_segmentations(table, cases[:2])
 
 
 def test_what_is_known_of_a_case_is_that_of_its_table_when_a_run_goes_on(brightness, cases, tmp_path):

@@ -9,6 +9,7 @@ from placement.box.voxel import Voxel
 from placement.cli.placement_commands import case_line
 from placement.exchange.pages import case_summary, console_numbers, summary_line
 from placement.exchange.prescription import describe_placement, write_prescription
+from placement.search.optimizer import share_words
 from placement.search.scene import Scene
 from placement.search.tissue_labels import named_labels
 
@@ -33,6 +34,9 @@ def test_flags_stand_above_what_a_box_holds_and_the_bar_adds_up(scene):
     assert "lipid displacement not checked" in summary
     assert "the brain is unknown" in summary
     assert "Shim is not assessed" in summary
+    brain = Scene(np.pad(np.ones((90, 90, 90), np.uint8), 2), np.eye(4))
+    told = describe_placement(Voxel((45, 45, 45), (24, 16, 16)), brain)["advice"]
+    assert told == ["tumor above 500 mL: it may be the mask of the brain; look at the picture"]
 
 
 def bar_percent(summary):
@@ -63,6 +67,7 @@ def test_little_that_a_brain_leaves_out_is_a_note_and_no_flag(n_planes, words):
     assert "brain mask cuts off tumor" not in content["flags"]
     assert words in str(case_summary(content))
     assert len(content["notes"]) == bool(words)
+    assert "; ;" not in case_line("block", content)
 
 
 def test_lines_say_size_place_and_content_and_what_the_check_of_lipid_lacks(scene):
@@ -77,6 +82,7 @@ def test_lines_say_size_place_and_content_and_what_the_check_of_lipid_lacks(scen
     assert "lipid" not in case_line("block", content)
     line = case_line("block", describe_placement(VOXEL, scene, **shift))
     assert "; lipid displacement not checked: no mask of the brain" in line
+    assert [share_words(x) for x in (0.7479, 0.75, 0.4999, 0.333)] == ["74.8 %", "75 %", "49.9 %", "33 %"]
 
 
 def test_numbers_are_withheld_below_half_a_target_unless_forced(scene, tmp_path):

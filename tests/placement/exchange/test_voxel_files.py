@@ -192,7 +192,7 @@ def test_nifti_mrs_is_its_affine_by_either_hand(tmp_path, hand):
 
 @pytest.mark.parametrize(
     ("shape", "codes", "message"),
-    [((1, 1, 1, 8), {"sform": 0}, "neither an sform nor a qform"), ((16, 16, 1, 8), {}, "16 × 16 × 1 voxels; .*MRSI")],
+    [((1, 1, 1, 8), {"sform": 0}, "neither an sform nor a qform"), ((16, 16, 1, 8), {}, "16 × 16 × 1 voxels; an image or a grid .*MRSI")],
 )
 def test_nifti_files_without_position_or_of_many_voxels_are_refused(tmp_path, shape, codes, message):
     path = nifti(tmp_path / "box.nii.gz", shape, np.diag([20, 20, 20, 1.0]), **codes)
