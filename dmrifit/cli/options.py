@@ -68,9 +68,10 @@ def named_images(paths: Sequence[Path], bids: str = "") -> list[Path]:
         elif is_bids and bids:
             matches = sorted([*path.glob(f"sub-*/{bids}"), *path.glob(f"sub-*/ses-*/{bids}")])
         elif path.is_dir() and not (is_bids or bids):
-            # Masks and maps of the same folder have no b-values.
+            # Masks and maps of the same folder have no b-values; derivatives are no further scans.
             series = {bval.stem for bval in path.glob("*.bval")}
             matches = [image for image in sorted(path.glob("*.nii*")) if stem(image) in series]
+            matches = [image for image in matches if "_desc-" not in image.name]
             matches = matches or [path]
         else:
             matches = [path]
@@ -79,7 +80,7 @@ def named_images(paths: Sequence[Path], bids: str = "") -> list[Path]:
             raise FileNotFoundError(f"{path}: no file matches{where}; check the pattern")
         remedy = "check its name and folder"
         if path.is_dir():
-            remedy = "name an image in it, or one BIDS folder alone"
+            remedy = "name an image in it that has a .bval file, a glob, or one BIDS folder alone"
         for image in matches:
             check_file(image, remedy=remedy)
         images += matches

@@ -337,8 +337,6 @@ class DoubtTally:
         is_given = at_low > at_high + at_cap and low > parameter.low
         is_given |= at_high > at_low + at_cap and high < parameter.high
         remedy = f"fix it, or measure contrasts that show {name}"
-        if is_given:
-            remedy = "widen the bounds that were given, or fix it"
         if undetermined >= self.share[j] / 2 and not parameter.is_amplitude:
             searched = self._searched(j)
             text = _SENTENCES["undetermined"].format(
@@ -352,6 +350,8 @@ class DoubtTally:
             return f"{text}: {remedy}."
         if at_bounds and counts[DoubtReason.AT_BOUND] >= counts[DoubtReason.UNCERTAIN]:
             ends = " and ".join(at_bounds)
-            key = "at_given_bounds" if is_given else "at_bounds"
+            key = "at_bounds"
+            if is_given:
+                key, remedy = "at_given_bounds", "widen the bounds that were given, or fix it"
             return _SENTENCES[key].format(name=name, at_bounds=ends, remedy=remedy)
         return _SENTENCES["uncertain"].format(name=name, share=self.share[j])

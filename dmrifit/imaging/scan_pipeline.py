@@ -162,7 +162,7 @@ def preprocess_image(
     file_sets = output_files(out, files.values(), overwrite=overwrite, inputs=inputs)
     bar = partial(step_bar, unit="volume", leave=False, show=progress)
     with file_sets as file_set, ExitStack() as stack:
-        region, _ = read_region(series, mask, protocol)
+        region, region_text = read_region(series, mask, protocol)
         if slice_axis is None:
             slice_axis = _slice_axis(series)
         with series.unpacked() as readable:
@@ -219,7 +219,7 @@ def preprocess_image(
         )
         if file_set is not None:
             description = _describe(ordered_steps, noise, files, slice_axis, transforms, series)
-            description |= series.describe()
+            description |= series.describe() | {"Region": region_text}
             description["Sigma"] |= {"Doubt": doubt} if doubt else {}
             description["Sources"] = describe_sources(Image=image, Mask=mask)
             save_image(result.image, file_set.path(files["image"]))

@@ -399,9 +399,10 @@ def notice_lead(synthetic: Iterable[bool], unit: str = "scan", notice: str = NOT
     n_synthetic, n = sum(flags), len(flags)
     if not n_synthetic:
         return notice
-    subject = f"{n_synthetic} of {n} {unit}s were"
-    if n_synthetic == n:
-        subject = f"all {unit}s were" if n > 1 else f"this {unit} was"
+    if n_synthetic < n:
+        share = f"{n_synthetic} of {n} {unit}s were simulated"
+        return f"{notice} Synthetic data: {share}; their numbers are no clinical result."
+    subject = f"all {unit}s were" if n > 1 else f"this {unit} was"
     return (
         f"{notice} Synthetic data: {subject} simulated; no person was scanned, and no number here "
         "is a clinical result."

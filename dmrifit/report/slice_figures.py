@@ -189,9 +189,9 @@ def robust_limits(values: NDArray, ends: tuple[float, float] = (2, 98)) -> tuple
         return 0.0, 1.0
     low, high = (float(x) for x in np.percentile(values, ends))
     if high - low <= 1e-9 * max(abs(low), abs(high)):
-        # A map of one value needs a range, too; a twentieth of the value, where it is not 0.
-        margin = 0.05 * abs(low) or 0.5
-        return low - margin, high + margin
+        # A map of one value needs a range, too: 0 to 1, or a twentieth of the value.
+        margin = 0.05 * abs(low)
+        return low - margin, high + (margin or 1.0)
     return low, high
 
 

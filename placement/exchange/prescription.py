@@ -30,6 +30,7 @@ from placement.search.optimizer import (
     MOSTLY,
     Placement,
     VoxelOptimizer,
+    share_words,
 )
 from placement.search.scene import Scene
 from placement.search.tissue_labels import OUTSIDE_BRAIN
@@ -436,7 +437,7 @@ def target_verdict(placement: Placement, optimizer: VoxelOptimizer) -> tuple[str
         reason = f"no box of ≥ {least:g} mL reaches 50 % target: ask a spectroscopist"
     else:
         reason = (
-            f"{100 * placement.tumor_fraction:.0f} % of the box are target; one of ≥ {least:g} mL "
+            f"{share_words(placement.tumor_fraction)} of the box are target; one of ≥ {least:g} mL "
             f"with {100 * purest.tumor_fraction:.0f} % was found, {_why_not(purest, placement)}"
         )
     largest = largest_box(placement.scene)

@@ -6,16 +6,16 @@ const AT_BOUND = FLAGS.low | FLAGS.high;
 const CURVE_POINTS = 121;
 const PLOT = { left: 52, right: 70, top: 14, gap: 22, bottom: 34, residuals: 0.32 };
 const OPERATIONS = new Map([
-  ["Add", (a, b) => a + b], ["Sub", (a, b) => a - b], ["Mult", (a, b) => a * b], ["Div", (a, b) => a / b], ["Pow", (a, b) => a ** b],
-  ["Lt", (a, b) => a < b], ["LtE", (a, b) => a <= b], ["Gt", (a, b) => a > b], ["GtE", (a, b) => a >= b],
-  ["Eq", (a, b) => a === b], ["NotEq", (a, b) => a !== b], ["And", (a, b) => a && b], ["Or", (a, b) => a || b],
-  ["UAdd", (a) => a], ["USub", (a) => -a], ["Not", (a) => !a], ["exp", (a) => Math.exp(a)], ["log", (a) => Math.log(a)], ["sqrt", (a) => Math.sqrt(a)],
-  ["IfExp", (test, body, otherwise) => (test ? body : otherwise)],
+  ["=Add", (a, b) => a + b], ["=Sub", (a, b) => a - b], ["=Mult", (a, b) => a * b], ["=Div", (a, b) => a / b], ["=Pow", (a, b) => a ** b],
+  ["=Lt", (a, b) => a < b], ["=LtE", (a, b) => a <= b], ["=Gt", (a, b) => a > b], ["=GtE", (a, b) => a >= b],
+  ["=Eq", (a, b) => a === b], ["=NotEq", (a, b) => a !== b], ["=And", (a, b) => a && b], ["=Or", (a, b) => a || b],
+  ["=UAdd", (a) => a], ["=USub", (a) => -a], ["=Not", (a) => !a], ["exp", (a) => Math.exp(a)], ["log", (a) => Math.log(a)], ["sqrt", (a) => Math.sqrt(a)],
+  ["=IfExp", (test, body, otherwise) => (test ? body : otherwise)],
 ]);
 
 // ---- numbers ---------------------------------------------------------------------------------------------------------
 
-// A formula whose operands stand before their sign: "S0 b USub D Mult exp Mult" is no text that runs, but a list.
+// A formula whose operands stand before their sign: "S0 b =USub D =Mult exp =Mult" is no text that runs, but a list.
 function evaluate(tokens, values) {
   const stack = [];
   for (const token of tokens) {

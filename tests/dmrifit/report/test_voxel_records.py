@@ -20,6 +20,8 @@ BINARY = {
     **{"NotEq": operator.ne, "And": lambda a, b: a and b, "Or": lambda a, b: a or b},
 }
 UNARY = {"UAdd": operator.pos, "USub": operator.neg, "Not": operator.not_}
+BINARY = {f"={name}": function for name, function in BINARY.items()}
+UNARY = {f"={name}": function for name, function in UNARY.items()}
 UNARY |= {"exp": math.exp, "log": math.log, "sqrt": math.sqrt}
 
 
@@ -32,7 +34,7 @@ def computed(tokens, values):
             stack.append(BINARY[token](stack.pop(), right))
         elif token in UNARY:
             stack.append(UNARY[token](stack.pop()))
-        elif token == "IfExp":
+        elif token == "=IfExp":
             otherwise, body, test = stack.pop(), stack.pop(), stack.pop()
             stack.append(body if test else otherwise)
         else:
@@ -51,10 +53,11 @@ def computed(tokens, values):
         ("1 if 0 < b <= 1 and not b == 3 else 2", 1, 1),
         ("1 if b < 0 or b >= 5 or b != 4 else 2 if b > 3 else 3", 4, 2),
         ("sqrt(exp(log(b)))", 4, 2),
+        ("Lt + (b < Lt)", 4, 6),
     ],
 )
 def test_formulas_have_the_value_that_python_gives_them(expression, b, value):
-    assert computed(formula_tokens(expression), {"b": b}) == pytest.approx(value)
+    assert computed(formula_tokens(expression), {"b": b, "Lt": 5}) == pytest.approx(value)
 
 
 @pytest.mark.parametrize("name", MODELS)
