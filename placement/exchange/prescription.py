@@ -437,8 +437,9 @@ def target_verdict(placement: Placement, optimizer: VoxelOptimizer) -> tuple[str
         reason = f"no box of ≥ {least:g} mL reaches 50 % target: ask a spectroscopist"
     else:
         reason = (
-            f"{share_words(placement.tumor_fraction)} of the box are target; one of ≥ {least:g} mL "
-            f"with {100 * purest.tumor_fraction:.0f} % was found, {_why_not(purest, placement)}"
+            f"{share_words(placement.tumor_fraction)} of the box are target; one of "
+            f"≥ {least:g} mL with {100 * purest.tumor_fraction:.0f} % was found, "
+            f"{_why_not(purest, placement)}"
         )
     largest = largest_box(placement.scene)
     if largest is None:
