@@ -173,10 +173,11 @@ class _Comparison:
     def by_rule(self, name: str, condition: str = "") -> Iterator[Any]:
         """Show rows of a table at the rule of the figures, else all; fold those of all rules."""
         table = self.tables[name]
+        # Tables without rows may lack the columns.
+        if condition and len(table):
+            table = table.query(condition)
         if not len(table):
             return
-        if condition:
-            table = table.query(condition)
         columns = _TEXTS[name]["columns"]
         rows = self.in_use(table)
         shown = page.Table(rows, f"method {{method}} | {columns}")

@@ -68,11 +68,11 @@ def named_images(paths: Sequence[Path], bids: str = "") -> list[Path]:
         elif is_bids and bids:
             matches = sorted([*path.glob(f"sub-*/{bids}"), *path.glob(f"sub-*/ses-*/{bids}")])
         elif path.is_dir() and not (is_bids or bids):
-            # Masks and maps of the same folder have no b-values; derivatives are no further scans.
+            # Masks and maps have no b-values; derivatives beside scans are no further scans.
             series = {bval.stem for bval in path.glob("*.bval")}
             matches = [image for image in sorted(path.glob("*.nii*")) if stem(image) in series]
-            matches = [image for image in matches if "_desc-" not in image.name]
-            matches = matches or [path]
+            raw = [image for image in matches if "_desc-" not in image.name]
+            matches = raw or matches or [path]
         else:
             matches = [path]
         if not matches:

@@ -361,7 +361,8 @@ def fit_image(
             notes.warn(gain_step.description)
         if doubt := clipping_doubt(rows, protocol):
             notes.warn(doubt)
-        misfit = tally.misfit() if likelihood == "gaussian" and not is_estimated else np.nan
+        is_given = noise is not None and not is_estimated and likelihood == "gaussian"
+        misfit = tally.misfit() if is_given else np.nan
         # Signals of several directions differ by more than the noise.
         if misfit > MOST_MISFIT and not directions_vary(contrasts):
             notes.warn(

@@ -12,6 +12,7 @@ from dmrifit.cli.options import (
     beside,
     bounds_of,
     named_cases,
+    named_images,
     number_or_path,
     numbers,
     pairs,
@@ -128,6 +129,13 @@ def test_a_table_of_images_is_one_scan_and_contradicts_no_option(tmp_path):
     assert protocol == Protocol([0, 500, 0, 500], te=[70, 70, 90, 90])
     with pytest.raises(ValueError, match="named in the columns of their table; leave out --te"):
         scan_of(table, ProtocolFiles(te=["80"]), needs_te=True)
+
+
+def test_images_made_of_the_scans_of_a_folder_are_no_further_scans_but_may_have_one_of_their_own(tmp_path):
+    for name in ("a_desc-preproc_dwi", "a_dwi"):
+        (tmp_path / f"{name}.nii").touch()
+        (tmp_path / f"{name}.bval").touch()
+        assert [image.stem for image in named_images([tmp_path])] == [name]
 
 
 def test_a_scan_that_is_not_there_or_has_no_b_values_is_named(image, tmp_path):

@@ -424,6 +424,9 @@ def test_a_fit_goes_on_without_noise_that_it_cannot_use(image, tmp_path, refused
     refused(image, r"sigma\.nii has 3 × 3 × 5", sigma=path, likelihood="rician")
     with pytest.warns(UserWarning, match=r"residuals are [0-9.]+ times sigma: check that sigma is in the units"):
         fit_image(image, PROTOCOL, "adc", sigma=0.01)
+    # A noise that the fit measured itself, here from b = 0, is not doubted so.
+    repeats = nib.Nifti1Image(np.concatenate([data(image)[..., [0, 0, 0]] + [0, 0.1, -0.1], data(image)], -1), AFFINE)
+    fit_image(repeats, Protocol([0, 0, 0, 0, 200, 500, 1600]), "kurtosis", bounds={"D": (0.01, 0.3)})
 
 
 @pytest.mark.parametrize(
