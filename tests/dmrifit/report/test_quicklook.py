@@ -44,7 +44,8 @@ def image(tmp_path):
 
 @pytest.fixture
 def page(image, tmp_path):
-    fit_image(image, PROTOCOL, "adc", bounds={"ADC": (0, 1)}, sigma=1.5, out=tmp_path / "out", quicklook=True)
+    with pytest.warns(UserWarning, match="times sigma"):
+        fit_image(image, PROTOCOL, "adc", bounds={"ADC": (0, 1)}, sigma=1.5, out=tmp_path / "out", quicklook=True)
     return (tmp_path / "out" / "a<b>_model-adc_quicklook.html").read_text(encoding="utf-8")
 
 
