@@ -204,28 +204,28 @@ def _table(look: Look, expected: NDArray, positions: NDArray) -> NDArray[np.floa
     filled = look.mean[nearest_inside(mask)]
     small, large = ndimage.minimum_filter(filled, 3), ndimage.maximum_filter(filled, 3)
     deviations = Deviations.of(look, expected)
-    off, scaled = deviations.mean, deviations.z_mean
-    off_spread, scaled_spread = deviations.spread, deviations.z_spread
+    deviation, z = deviations.mean, deviations.z_mean
+    spread_deviation, spread_z = deviations.spread, deviations.z_spread
     # The deviation beyond all healthy voxels nearby: misregistration explains no more than these.
-    beyond = off - np.clip(off, low - mean, high - mean)
+    beyond = deviation - np.clip(deviation, low - mean, high - mean)
     columns = [look.mean, look.spread, mean, spread, mean_sd, spread_sd, share]
-    columns += [off, scaled, off_spread, scaled_spread]
+    columns += [deviation, z, spread_deviation, spread_z]
     columns += [beyond, small, large]
     columns += [ndimage.minimum_filter(small, 3), ndimage.maximum_filter(large, 3)]
     columns += [ndimage.median_filter(filled, 3), smooth(mean, 2.0), smooth(spread, 2.0)]
     for sd in _NEAR:
-        columns += [smooth(look.mean, sd), smooth(off, sd)]
+        columns += [smooth(look.mean, sd), smooth(deviation, sd)]
     for sd in _NEAR[:3]:
         columns += [smooth(look.spread, sd)]
     for sd in _WIDE:
         local = smooth(look.mean, sd)
         columns += [np.sqrt(np.maximum(smooth(look.mean**2, sd) - local**2, 0))]
-        differences = (scaled, off_spread, scaled_spread, beyond, np.abs(scaled))
+        differences = (z, spread_deviation, spread_z, beyond, np.abs(z))
         columns += [smooth(volume, sd) for volume in differences]
     # The largest deviation nearby: at the border of a lesion the deviation is half of it.
-    local = smooth(off, 1.2)
+    local = smooth(deviation, 1.2)
     for size in _REACH:
         columns += [ndimage.minimum_filter(local, size), ndimage.maximum_filter(local, size)]
-    columns += [smooth(off, 5.0), smooth(np.abs(scaled), 3.5)]
+    columns += [smooth(deviation, 5.0), smooth(np.abs(z), 3.5)]
     columns += [ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1], *positions]
     return np.stack([np.asarray(c[mask], dtype=np.float32) for c in columns], axis=1)

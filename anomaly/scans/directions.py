@@ -170,7 +170,7 @@ def resampling_matrix(
 
 
 def loss_by_resampling(matrix: NDArray[np.float64]) -> str:
-    """Describe in a sentence what resampling with a matrix (n, m) loses."""
+    """Describe in a sentence what resampling with a matrix (n, m) of the default order loses."""
     n_measured, n_wanted = matrix.shape
     # Factor on the SD of noise that is independent and equal in all measurements.
     noise_factor = float(np.sqrt((matrix**2).sum(axis=0).mean()))

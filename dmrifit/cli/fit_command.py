@@ -123,7 +123,7 @@ def fit(
     options["average"] = options.pop("average_directions")
     options["bounds"] = bounds_of(options.pop("bounds") or [])
     starts = options.pop("starts")
-    options["n_starts"] = int(starts) if starts.isdigit() else starts
+    options["n_starts"] = int(starts) if starts.isdecimal() else starts
     options["n_threads"] = options.pop("threads")
     options["quicklook"] = quicklook and can_draw("quick-look page")
     if len(images) == 1 and not is_pattern(images[0]) and not images[0].is_dir():

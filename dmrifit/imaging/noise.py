@@ -167,7 +167,7 @@ def noise_slices(
     grid: tuple[int, int, int], region: NDArray[np.bool_] | None, affine: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
     """
-    Choose the voxels (x, y, z) of eight axial slices of a region, from which a fit has its noise.
+    Choose voxels (x, y, z), in up to eight axial slices of a region, to measure a fit's noise.
 
     They are the same ones however the axes are stored.
     """

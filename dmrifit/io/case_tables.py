@@ -145,14 +145,15 @@ class CaseTable:
     def read(
         self,
         table: str | Path | Sequence[Path],
-        read: Callable[[dict[str, str], Path], _Case],
+        make: Callable[[dict[str, str], Path], _Case],
         *,
         failed: list[dict[str, str]] | None = None,
     ) -> list[_Case]:
         """
         Read the cases of a table, a folder or of images, and check that their names are unique.
 
-        Cases with a problem go into the list `failed`, where it is given.
+        `make` makes a case of a row and the folder of its paths. Cases with a problem go into the
+        list `failed`, where it is given; names that occur twice are refused all the same.
         """
         folder = Path()
         if isinstance(table, str | Path):
@@ -175,7 +176,7 @@ class CaseTable:
                     "add a column 'name' that tells them apart"
                 )
             try:
-                cases.append(read(row, folder))
+                cases.append(make(row, folder))
             except (FileNotFoundError, ValueError) as error:
                 problem = f"{place}: {error}"
                 kind: type[Exception] = ValueError

@@ -248,9 +248,9 @@ def _read_series(folder: Path, series: str | None) -> tuple[list[Dataset], NDArr
     if images is not None:
         return _as_volume(images, str(folder))
     lines = ""
-    for uid, images in series_images.items():
-        number = images[0].get("SeriesNumber")
-        lines += f"\n  {uid}: {counted(len(images), 'image')}, series number {number}"
+    for uid, slices in series_images.items():
+        number = slices[0].get("SeriesNumber")
+        lines += f"\n  {uid}: {counted(len(slices), 'image')}, series number {number}"
     if series is not None:
         message = f"no DICOM series {series} of images in space" + (", but" if lines else "")
     elif lines:

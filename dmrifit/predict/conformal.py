@@ -465,7 +465,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         weight = patient_weights(patients)
         # A forest overfits its own training errors; only those of other patients are unbiased.
         spread = np.empty_like(errors)
-        folds = GroupKFold(self.n_splits, shuffle=True, random_state=seed + 1)
+        folds = GroupKFold(self.n_splits, shuffle=True, random_state=(seed + 1) % 2**32)
         for train, test in folds.split(X, groups=patients):
             forest = _forest(X[train], predicted[train], expected[train], weight[train], seed)
             spread[test] = self._spread(forest, X[test], predicted[test])

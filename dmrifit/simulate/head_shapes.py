@@ -73,9 +73,9 @@ def falx_distance(local: NDArray, half: NDArray[np.float64]) -> NDArray:
     """
     x, y, z = np.moveaxis(local, -1, 0)
     # The corpus callosum and the midbrain join the hemispheres, the cerebellum has one middle.
-    center = np.maximum(0.5 - np.hypot(y, np.maximum(z + 0.15, 0)), 0)
-    below = np.maximum(_tentorium_height(x) - z, 0) * (y < 0)
-    return np.abs(x) * half[0] + half.mean() * (center + below)
+    to_callosum = np.maximum(0.5 - np.hypot(y, np.maximum(z + 0.15, 0)), 0)
+    to_cerebellum = np.maximum(_tentorium_height(x) - z, 0) * (y < 0)
+    return np.abs(x) * half[0] + half.mean() * (to_callosum + to_cerebellum)
 
 
 def tentorium_distance(local: NDArray, half: NDArray[np.float64]) -> NDArray:

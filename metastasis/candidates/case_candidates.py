@@ -84,12 +84,12 @@ def case_candidates(
             earlier = nib.Nifti1Image(before, volume.affine)
         earlier_probability = probability_of(segmenter, (earlier, None, mask))
         if is_comparable:
-            scaled = comparable(earlier_probability, brain, steps, lesions=lesions)
+            scaled = comparable_probability(earlier_probability, brain, steps, lesions=lesions)
             earlier_probability = earlier_probability if scaled is None else scaled
         scan = replace(scan, prior_probability=earlier_probability)
     scaled = None
     if is_comparable:
-        scaled = comparable(probability, brain, steps, lesions=lesions)
+        scaled = comparable_probability(probability, brain, steps, lesions=lesions)
     return find_candidates(
         probability if scaled is None else scaled,
         scan,
@@ -103,7 +103,7 @@ def case_candidates(
 # Probabilities that are comparable between scans ------------------------------------------------
 
 
-def comparable(
+def comparable_probability(
     probability: NDArray[np.floating],
     brain: NDArray[np.bool_],
     steps: Any = (1.0, 1.0, 1.0),
@@ -121,8 +121,8 @@ def comparable(
 
     Shapes: `probability`, `brain` and `lesions` (x, y, z), `steps` (3,) in mm; returns (x, y, z).
     """
-    is_even = brain if lesions is None else brain & ~lesions
-    peaks = block_peaks(probability, is_even, steps)
+    is_unlabeled = brain if lesions is None else brain & ~lesions
+    peaks = block_peaks(probability, is_unlabeled, steps)
     if len(peaks) < _LEAST_BLOCKS:
         return None
     level, upper = np.quantile(peaks, _SHARES)

@@ -320,11 +320,23 @@ def _changes(
 def _curvatures(
     image: NDArray[np.float32], own: NDArray[np.bool_], steps: NDArray[np.float64]
 ) -> tuple[float, float, float]:
-    """Give tube-, sheet- and blobness from the eigenvalues of the Hessian inside a component."""
+    """
+    Tell how much a component is a tube, a sheet and a blob, from the eigenvalues of the Hessian.
+
+    A tube has two strong curvatures, a sheet one, and a blob three.
+    """
     smooth = ndimage.gaussian_filter(image, _HESSIAN_MM / steps)
-    second = [np.gradient(slope, *steps) for slope in np.gradient(smooth, *steps)]
+    second = [_slopes(slope, steps) for slope in _slopes(smooth, steps)]
     hessian = np.moveaxis(np.array(second)[..., own], -1, 0)
     # Bright structures curve downward, hence the minus; from the weakest to the strongest.
     curves = np.sort(-np.linalg.eigvalsh((hessian + hessian.transpose(0, 2, 1)) / 2), axis=1)
     weak, middle, strong = np.clip(np.quantile(curves, 0.7, axis=0), 0, None)
     return middle - weak, strong - middle, weak
+
+
+def _slopes(values: NDArray[np.float32], steps: NDArray[np.float64]) -> list[NDArray[np.float32]]:
+    """Give the slope along each axis, which is 0 across a single slice."""
+    return [
+        np.gradient(values, step, axis=axis) if n > 1 else np.zeros_like(values)
+        for axis, (n, step) in enumerate(zip(values.shape, steps, strict=True))
+    ]

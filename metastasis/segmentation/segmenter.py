@@ -443,7 +443,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
                 self._check_geometry(case)
                 shape = np.shape(case[0])
                 if len(shape) in (3, 4):
-                    self._check_channels((*shape, 1)[3])
+                    self._check_channels(shape[3] if len(shape) == 4 else 1)
         yield from super()._predictions(X)
 
     def _check_geometry(self, case: network_inputs.Scan) -> None:

@@ -32,6 +32,11 @@ ELONGATION = 200.0
 #: A limit that is never reached; `scan` must not compute with infinity.
 NO_LIMIT = 1e30
 
+#: Kinds of search by the rotations of the box: it keeps that of `Frame.base`; turns about axis a
+#: of the scanner (`ONE_AXIS` + a); about its axis a and then the next one (`NEXT_AXIS` + a), or
+#: the previous one (`PREVIOUS_AXIS` + a); or turns freely from `Frame.base`.
+UNTURNED, ONE_AXIS, NEXT_AXIS, ANY_TURN, PREVIOUS_AXIS = 0, 1, 4, 7, 8
+
 
 class ObjectiveParameters(NamedTuple):
     """
@@ -122,7 +127,7 @@ class Frame(NamedTuple):
     Reference of the variables x (9,) of a search.
 
     x[0:3] is the center of the box from `origin` in mm, x[3:6] the logarithms of its sides in mm,
-    and x[6:9] its angles in radians. `kind` tells how the angles rotate the box, see `_pose`;
+    and x[6:9] its angles in radians. `kind` tells how the angles rotate the box, see `UNTURNED`;
     `base` is the rotation of a box whose angles are zero, where the kind has one.
     """
 
@@ -249,7 +254,7 @@ def integrate(prefix, u_nodes, u_widths, v_nodes, v_widths, to_box, origin, half
 
 
 @njit(cache=True, nogil=True, _nrt=False)
-def _strips(middle, reach, n_rows, nodes, widths):
+def _voxel_strips(middle, reach, n_rows, nodes, widths):
     """
     Divide the extent of a box along an axis into strips that lie in one image voxel each.
 
@@ -309,10 +314,10 @@ def _fraction(grid, center, rotation, half, n_rows, nodes, to_box, origin):
             )
     middle = _center_index(grid, 0, center)
     reach = _reach(grid, 0, rotation, half)
-    n = _strips(middle, reach, n_rows, nodes[0], nodes[1])
+    n = _voxel_strips(middle, reach, n_rows, nodes[0], nodes[1])
     middle = _center_index(grid, 1, center)
     reach = _reach(grid, 1, rotation, half)
-    m = _strips(middle, reach, n_rows, nodes[2], nodes[3])
+    m = _voxel_strips(middle, reach, n_rows, nodes[2], nodes[3])
     filled, total = integrate(
         grid.prefix, nodes[0, :n], nodes[1, :n], nodes[2, :m], nodes[3, :m], to_box, origin, half
     )
@@ -353,11 +358,9 @@ def _pose(x, frame, limits, center, size, rotation, factors):
     Write the box of the variables of a search to `center`, `size` and `rotation`.
 
     Sides outside their limits are clipped, and a box below the least volume is enlarged; returns
-    the penalty for both. The kinds of search differ in their rotations: 0 keeps `frame.base`; 1 to
-    3 rotate about one axis of the scanner; 4 to 6 about one and then the next axis of the box; 8
-    to 10 about one and then the previous axis of the box; 7 freely from `frame.base`.
+    the penalty for both. Kinds of search differ in the rotations of the box: see `UNTURNED`.
     """
-    search_kind = frame.kind
+    kind = frame.kind
     base = frame.base
     penalty = 0.0
     volume = 1.0
@@ -377,15 +380,15 @@ def _pose(x, frame, limits, center, size, rotation, factors):
         for a in range(3):
             size[a] = min(size[a] * factor, np.exp(limits.high_sides[a]))
             volume *= size[a]
-    if search_kind == 0:
+    if kind == UNTURNED:
         for a in range(3):
             for b in range(3):
                 rotation[a, b] = base[a, b]
-    elif search_kind <= 3:
-        _axis_rotation(search_kind - 1, x[6], rotation)
-    elif search_kind != 7:
-        axis = (search_kind - 1) % 3 if search_kind < 7 else search_kind - 8
-        second = (axis + 1) % 3 if search_kind < 7 else (axis + 2) % 3
+    elif kind < NEXT_AXIS:
+        _axis_rotation(kind - ONE_AXIS, x[6], rotation)
+    elif kind != ANY_TURN:
+        axis = kind - (NEXT_AXIS if kind < ANY_TURN else PREVIOUS_AXIS)
+        second = (axis + (1 if kind < ANY_TURN else 2)) % 3
         _axis_rotation(axis, x[6], factors[0])
         _axis_rotation(second, x[7], factors[1])
         _multiply(factors[0], factors[1], rotation)
@@ -419,8 +422,8 @@ def _outside(grid, center, rotation, half, low, high):
         # Most boxes are clear of both faces whatever their rotation: no corner is farther away
         # than half the diagonal.
         nearest = min(middle - low[a], high[a] - middle)
-        farthest_corner = squared_indices_per_mm * squared_half_diagonal
-        if nearest > 0.0 and nearest * nearest > farthest_corner:
+        squared_farthest = squared_indices_per_mm * squared_half_diagonal
+        if nearest > 0.0 and nearest * nearest > squared_farthest:
             continue
         squared_edge = 0.0
         for y in range(3):
@@ -498,7 +501,7 @@ def _improve(simplex, costs, n_costs, max_costs, tolerance, frame, problem, work
     points = work.points
     centroid = points[0]
     reflected = points[1]
-    second = points[2]
+    trial = points[2]
     n_variables = _n_variables(frame.kind)
     # The coefficients of Gao and Han, who adapt them to the number of variables.
     expansion = 1.0 + 2.0 / n_variables
@@ -506,7 +509,7 @@ def _improve(simplex, costs, n_costs, max_costs, tolerance, frame, problem, work
     shrinkage = 1.0 - 1.0 / n_variables
     # Variables that this kind of search does not vary.
     reflected[:] = simplex[0]
-    second[:] = simplex[0]
+    trial[:] = simplex[0]
     while n_costs < max_costs:
         best = 0
         worst = 0
@@ -541,15 +544,15 @@ def _improve(simplex, costs, n_costs, max_costs, tolerance, frame, problem, work
         is_beyond_centroid = cost < costs[worst]
         for p in range(n_variables):
             end = reflected[p] if is_beyond_centroid else simplex[worst, p]
-            second[p] = centroid[p] + factor * (end - centroid[p])
-        second_cost = _cost(second, frame, problem, work)
+            trial[p] = centroid[p] + factor * (end - centroid[p])
+        trial_cost = _cost(trial, frame, problem, work)
         n_costs += 1
-        if is_best and cost <= second_cost:
+        if is_best and cost <= trial_cost:
             simplex[worst] = reflected
             costs[worst] = cost
-        elif is_best or second_cost < min(cost, costs[worst]):
-            simplex[worst] = second
-            costs[worst] = second_cost
+        elif is_best or trial_cost < min(cost, costs[worst]):
+            simplex[worst] = trial
+            costs[worst] = trial_cost
         else:
             # The contracted point is no better than that end: shrink toward the best vertex.
             for vertex in range(n_variables + 1):
@@ -566,11 +569,11 @@ def _improve(simplex, costs, n_costs, max_costs, tolerance, frame, problem, work
 @njit(cache=True, nogil=True, _nrt=False)
 def _n_variables(kind):
     """Count the variables of a kind of search: center, sides, and none to three angles."""
-    if kind == 0:
+    if kind == UNTURNED:
         return 6
-    if kind <= 3:
+    if kind < NEXT_AXIS:
         return 7
-    return 9 if kind == 7 else 8
+    return 9 if kind == ANY_TURN else 8
 
 
 @njit(cache=True, nogil=True)
@@ -579,8 +582,8 @@ def descend(x0, kinds, bases, origins, problem, steps, rounds, tolerance):
     Improve boxes by the simplex method of Nelder and Mead with adaptive coefficients.
 
     In each round the `rounds[r, 0]` best boxes are improved until `rounds[r, 1]` costs of each
-    were computed. `steps` are the edges of the first simplex: of centers in mm, of logarithms of
-    sides, and of angles in radians.
+    were computed; the first round must improve all. `steps` are the edges of the first simplex:
+    of centers in mm, of logarithms of sides, and of angles in radians.
 
     Shapes: `x0` (n, 9), `bases` (n, 3, 3), `origins` (n, 3), `rounds` (r, 2); returns x (n, 9),
     costs (n,), boxes (n, 5, 3).

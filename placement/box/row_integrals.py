@@ -69,7 +69,7 @@ class Rows(NamedTuple):
         middle = inverse @ (voxel.center - self.offset)
         reach = np.abs(inverse @ voxel.rotation) @ (voxel.size / 2)
         steps = np.linalg.norm(self.matrix, axis=0)
-        nodes = [_strips(middle[a], reach[a], steps[a], row_mm) for a in (0, 1)]
+        nodes = [_mirrored_strips(middle[a], reach[a], steps[a], row_mm) for a in (0, 1)]
         step = voxel.rotation.T @ self.matrix
         start = voxel.rotation.T @ (self.offset - voxel.center)
         filled, total = overlap.integrate(
@@ -78,7 +78,7 @@ class Rows(NamedTuple):
         return min(1.0, filled / total) if total > 0 else 0.0
 
 
-def _strips(
+def _mirrored_strips(
     middle: float, reach: float, step: float, row_mm: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """

@@ -362,7 +362,7 @@ def read(
     typer.echo(f"{record.source}: {voxel.volume:.2f} mL; {describe_side(voxel, span)}")
     pose = {"center, mm RAS+": voxel.center, "sides, mm": voxel.size}
     for name, three in (pose | {"angles, degrees": voxel.angles}).items():
-        typer.echo(f"{name}: {', '.join(f'{number + 0.0:.3f}' for number in three)}")
+        typer.echo(f"{name}: {', '.join(f'{number:z.3f}' for number in three)}")
     typer.echo(
         f"frame of reference: {record.frame or 'unknown'}; date: {record.date or 'unknown'}"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
@@ -70,8 +71,7 @@ def tissue_share(voxel: Voxel, path: str | Path) -> float:
             f"{path} contains {counted(outside.sum(), 'value')} outside 0 to 1; give a "
             "map of fractions of one tissue, such as of SPM or FAST"
         )
-    index = voxel.corners @ np.linalg.inv(loaded.affine)[:3, :3].T
-    index += np.linalg.inv(loaded.affine)[:3, 3]
+    index = apply_affine(np.linalg.inv(loaded.affine), voxel.corners)
     if ((index < -0.5) | (index > np.array(values.shape) - 0.5)).any():
         raise ValueError(
             f"the box reaches outside {path}; give a map of the session in which the spectrum was "
@@ -84,7 +84,7 @@ def placed_in_brain(
     optimizer: VoxelOptimizer, scene: Scene, shift: Mapping[str, Any]
 ) -> tuple[Voxel, Scene]:
     """
-    Place a box whose displaced boxes stay in the brain; gives the scene with the margin for it.
+    Place a box whose displaced boxes stay in the brain if they can; give its scene and margin.
 
     `shift` holds the options of `displacement`, or nothing: then the scene's own margin counts.
     """

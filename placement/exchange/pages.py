@@ -88,7 +88,7 @@ def summary_line(content: Mapping[str, Any]) -> str:
 
 def _size_line(content: Mapping[str, Any]) -> str:
     sides = " × ".join(f"{round(side, 2):g}" for side in content["size_mm"])
-    center = ", ".join(f"{x + 0.0:.1f}" for x in content["ras"]["center_mm"])
+    center = ", ".join(f"{x:z.1f}" for x in content["ras"]["center_mm"])
     share = share_words(content["scores"]["tumor_fraction"])
     return (
         f"{sides} mm ({content['volume_ml']:.1f} mL) at {center} mm RAS+; {share} of it are "
@@ -154,9 +154,9 @@ def pose_rows(record: Mapping[str, Any]) -> list[list[str]]:
     """Describe the pose of a box in rows of a table."""
     pose = record["ras"]
     return [
-        ["center (RAS+), mm", ", ".join(f"{x + 0.0:.1f}" for x in pose["center_mm"])],
+        ["center (RAS+), mm", ", ".join(f"{x:z.1f}" for x in pose["center_mm"])],
         ["sides, mm", " × ".join(f"{x:.2f}" for x in record["size_mm"])],
-        ["angles, degrees", ", ".join(f"{x + 0.0:.1f}" for x in pose["angles_deg"])],
+        ["angles, degrees", ", ".join(f"{x:z.1f}" for x in pose["angles_deg"])],
         ["side", record["side"]],
     ]
 

@@ -460,7 +460,7 @@ def _why_not(purest: Placement, placement: Placement) -> str:
     box = purest.voxel
     numbers = []
     for values in (box.center, box.size, box.angles):
-        numbers.append(", ".join(f"{value + 0.0:.1f}" for value in values))
+        numbers.append(", ".join(f"{value:z.1f}" for value in values))
     return (
         "and breaks no other constraint: take that one (center {} mm RAS+, sides {} mm, angles {} "
         "degrees)".format(*numbers)

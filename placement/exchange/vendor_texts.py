@@ -153,8 +153,8 @@ def _normal_and_turn(voxel: Voxel) -> tuple[NDArray[np.float64], float]:
 
 
 def _decimal(number: float, decimals: int) -> str:
-    """Write a number; adding 0 turns -0 into 0."""
-    return f"{round(float(number), decimals) + 0.0:.{decimals}f}"
+    """Write a number, and -0 as 0."""
+    return f"{number:z.{decimals}f}"
 
 
 def _head(vendor: str, valid: str, n_angles: int) -> list[str]:

@@ -1027,7 +1027,7 @@ def _by_name(
         # A bad number is refused even where no region is excluded.
         checked = [float(values)]
     for value in checked:
-        if not (0 <= value <= most and np.isfinite(value)):
+        if not 0 <= value <= most:
             unit = "a part of the voxel, from 0 (strict) to 1"
             if most == _MAX_MARGIN:
                 unit = "in mm, from 0 to 100"

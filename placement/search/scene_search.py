@@ -13,7 +13,18 @@ from scipy.ndimage import distance_transform_edt
 
 from dmrifit._utils.randomness import RandomState, Seed
 from placement.box import overlap
-from placement.box.overlap import Excluded, Grid, Limits, Preference, Problem
+from placement.box.overlap import (
+    ANY_TURN,
+    NEXT_AXIS,
+    ONE_AXIS,
+    PREVIOUS_AXIS,
+    UNTURNED,
+    Excluded,
+    Grid,
+    Limits,
+    Preference,
+    Problem,
+)
 from placement.box.row_integrals import Rows
 from placement.box.voxel import MM3_PER_ML, PARALLEL_DEGREES, Voxel
 from placement.search.objective import PlacementObjective, objective_parameters
@@ -41,7 +52,12 @@ FIRST_TURN = 0.8
 
 #: Search kinds by angles that a console sets: along the scanner's axes, turned about one, about
 #: two in the order of the console (x before y before z; the other order takes three), freely.
-FAMILIES = {0: (0,), 1: (1, 2, 3), 2: (4, 5, 8), 3: (7,)}
+FAMILIES = {
+    0: (UNTURNED,),
+    1: (ONE_AXIS, ONE_AXIS + 1, ONE_AXIS + 2),
+    2: (NEXT_AXIS, NEXT_AXIS + 1, PREVIOUS_AXIS),
+    3: (ANY_TURN,),
+}
 
 #: Refining lowers minus the logarithm of the objective by no more than about this.
 NEAR_ENOUGH = 0.15

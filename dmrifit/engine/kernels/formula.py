@@ -377,7 +377,7 @@ class Formula:
         ]
 
 
-def _function(signature: str, items: Sequence[str], formulas: list[Any]) -> list[str]:
+def _function(signature: str, inputs: Sequence[str], formulas: list[Any]) -> list[str]:
     """Write a function that returns the values of formulas, common parts computed once."""
     import sympy
 
@@ -392,8 +392,9 @@ def _function(signature: str, items: Sequence[str], formulas: list[Any]) -> list
         return f"+({printed(value)})"
 
     lines = [f"def {signature}:"]
-    for item in items:
-        lines.append(f"    {item.replace('[', '').replace(']', '')} = {item}")
+    for entry in inputs:
+        # Such as x0 = x[0].
+        lines.append(f"    {entry.replace('[', '').replace(']', '')} = {entry}")
     lines += [f"    {symbol} = {write(value)}" for symbol, value in steps]
     values = map(write, results[: len(formulas)])
     return [*lines, f"    return [{', '.join(values)}]"]

@@ -28,6 +28,9 @@ ROUNDING = 1e-9
 
 _CACHE_LINE = 64  # bytes
 
+#: How a fit has ended; one that is lost was abandoned, near its minimum or far from it.
+RUNNING, CONVERGED, STUCK, LOST_NEAR, LOST_FAR = 0.0, 1.0, 2.0, 3.0, 4.0
+
 # Fields with one number a lane. They come first, in the same rows for all models. The fit is at
 # its current point and tries a trial point.
 SINGLE = (
@@ -40,7 +43,7 @@ SINGLE = (
     "LAM",  # damping
     "P1",  # decrease of the objective that the linearized model predicts for the trial point
     "IT",  # steps so far
-    "END",  # 0 running, 1 converged, 2 stuck; abandoned: 3 near its minimum, 4 far from it
+    "END",  # whether and how the fit has ended, see `RUNNING`
     "NF2",  # square of the noise floor
 )
 

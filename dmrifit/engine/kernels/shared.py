@@ -9,7 +9,14 @@ have no wrappers for Python, because compiling either takes long.
 import math
 
 from dmrifit.engine.kernels.lanes import block, call, choose, njit
-from dmrifit.engine.kernels.layout import LANES, SINGLE
+from dmrifit.engine.kernels.layout import (
+    CONVERGED,
+    LANES,
+    LOST_FAR,
+    LOST_NEAR,
+    RUNNING,
+    SINGLE,
+)
 
 C, CT, BC, GB, SQ, SQT, LAM, P1, IT, END, NF2 = range(len(SINGLE))
 N_SINGLE = len(SINGLE)
@@ -298,14 +305,14 @@ def begin(w, n, lane, point):
     # The first trial is the start itself, which is better than infinity.
     w[LAM, lane] = 0.1
     w[IT, lane] = -1.0
-    w[END, lane] = 0.0
+    w[END, lane] = RUNNING
 
 
 @inlined
 def ends_elsewhere(w, n, lane, ends, slot):
     """Tell whether a start fits as well as the best so far, with a ridge between the two."""
     best = w[BC, lane]
-    here = w[C, lane] - (w[P1, lane] if w[END, lane] == 3.0 else 0.0)
+    here = w[C, lane] - (w[P1, lane] if w[END, lane] == LOST_NEAR else 0.0)
     if best == math.inf or abs(here - best) > SAME_COST * min(here, best):
         return False
     # Within one valley the sum of squares rises as its quadratic form says, hence little.
@@ -415,18 +422,18 @@ def search(code, common, starts, sigma, pinned, contrasts, weights, floored, wor
             if n_extra > 0 and task < n_tasks:
                 longest = min(longest, TRIAL_ITER)
             if slot == -1 or (
-                slot >= 0 and begun and w[END, lane] == 0.0 and w[IT, lane] < longest
+                slot >= 0 and begun and w[END, lane] == RUNNING and w[IT, lane] < longest
             ):
                 continue
             if slot >= 0:
                 without_floor = n_extra > 0 and task == 1
                 elsewhere = (
                     begun
-                    and w[END, lane] != 4.0
+                    and w[END, lane] != LOST_FAR
                     and not without_floor
                     and ends_elsewhere(w, n, lane, ends, slot)
                 )
-                if elsewhere and w[END, lane] == 3.0:
+                if elsewhere and w[END, lane] == LOST_NEAR:
                     w[GB, lane] = math.inf  # it is worth knowing where this start really ends
                     continue
                 steps[slot] += int(w[IT, lane])
@@ -443,9 +450,9 @@ def search(code, common, starts, sigma, pinned, contrasts, weights, floored, wor
                     if w[C, lane] < w[BC, lane]:
                         # In a bent valley steps stay short, but promise little near the end.
                         near = w[LAM, lane] < 0.5 and w[P1, lane] <= 1e-7 * w[C, lane]
-                        converged[slot] = w[END, lane] == 1.0 or near
+                        converged[slot] = w[END, lane] == CONVERGED or near
                         # The last step promises so little that it is taken without a look.
-                        last = w[END, lane] == 1.0 and w[P1, lane] > 1e-290
+                        last = w[END, lane] == CONVERGED and w[P1, lane] > 1e-290
                         last = last and not common.regularized
                         gain = min(w[P1, lane], w[C, lane]) if last else 0.0
                         w[BC, lane] = w[C, lane] - gain

@@ -16,9 +16,14 @@ from typing import Any
 
 from dmrifit.engine.kernels.lanes import choose, exp, sqrt
 from dmrifit.engine.kernels.layout import (
+    CONVERGED,
     FIT_FIELDS,
     INTERVAL_FIELDS,
+    LOST_FAR,
+    LOST_NEAR,
     ROUNDING,
+    RUNNING,
+    STUCK,
     UNDETERMINED_SHARE,
     UNROLL,
     Fields,
@@ -55,7 +60,7 @@ class Sums:
     """Sums over measurements of squared residuals r'r, of J'r and of J'J."""
 
     fields: Mapping[str, str] = FIT_FIELDS
-    bends = True  # whether the second derivative of the noise floor enters J'J
+    uses_curvature = True  # whether the second derivative of the noise floor enters J'J
 
     def __init__(self, signal: Signal) -> None:
         self.signal = signal
@@ -101,13 +106,13 @@ class Sums:
                 is_some = z > 1e-150
                 chain = +(weight * choose(is_some, signal / z, 1.0))
                 curvature = chain * chain
-                if self.bends:
-                    bend = choose(is_some, residual * w.NF2 / (z * z * z), 0.0)
-                    curvature = curvature - choose(bend < 0.0, bend, 0.0)
+                if self.uses_curvature:
+                    of_floor = choose(is_some, residual * w.NF2 / (z * z * z), 0.0)
+                    curvature = curvature - choose(of_floor < 0.0, of_floor, 0.0)
             else:
                 residual = +(weight * (y[u] - signal))
                 chain, curvature = weight, weight * weight
-            if not self.bends:
+            if not self.uses_curvature:
                 slope = [+(chain * d) for d in slope]
                 chain = curvature = 1.0
             curvature = +curvature
@@ -167,18 +172,18 @@ class FitSteps(Sums):
         for i, form in enumerate(self.signal.forms):
             # With the second derivative by the inner coordinate: J'J alone overshoots far from the
             # origin.
-            outer, slope, bend = w.X[i], 1.0, 0.0
+            outer, slope, second = w.X[i], 1.0, 0.0
             if form == "inverse":
                 outer = 1.0 / w.X[i]
                 slope = +(-outer * outer)
-                bend = +(2.0 * outer * outer * outer)
+                second = +(2.0 * outer * outer * outer)
             elif form == "log":
-                bend = 1.0 / outer
+                second = 1.0 / outer
             penalty = s[PENALTY + i]
             away = outer - s[PENALTY + self.n + i]
             w.CT = w.CT + penalty * away * away
             w.GT[i] = w.GT[i] - penalty * away * slope
-            w.MT[i, i] = w.MT[i, i] + penalty * (slope * slope + +(away * bend))
+            w.MT[i, i] = w.MT[i, i] + penalty * (slope * slope + +(away * second))
 
     def chain(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
         """Convert J'r and J'J to derivatives by inner coordinates; add r'r to the objective."""
@@ -265,10 +270,10 @@ class FitSteps(Sums):
         w.P1 = choose(gain > 1e-300, gain, 1e-300)
         w.LAM = choose(gain < 0.02 * promise, damping * 10.0, damping)
         is_small = (promise <= s[TOLERANCE] * objective + 1e-26) & (damping < 0.5)
-        stuck = choose(promise <= 1e-6 * objective + 1e-26, 1.0, 2.0)
-        w.END = choose(is_small, 1.0, choose(damping > 1e9, stuck, 0.0))
-        # A fit that cannot end below the best one so far is abandoned: 3 near its minimum, 4 far.
-        for share, most, code in ((_FAR, 3.0, 4.0), (_NEAR, 0.9, 3.0)):
+        stuck = choose(promise <= 1e-6 * objective + 1e-26, CONVERGED, STUCK)
+        w.END = choose(is_small, CONVERGED, choose(damping > 1e9, stuck, RUNNING))
+        # A fit that cannot end below the best one so far is abandoned.
+        for share, most, code in ((_FAR, 3.0, LOST_FAR), (_NEAR, 0.9, LOST_NEAR)):
             is_lost = (damping < 0.5) & (promise < share * objective)
             is_lost = is_lost & (objective - most * promise > w.GB)
             w.END = choose(is_lost, code, w.END)
@@ -285,16 +290,16 @@ class FitSteps(Sums):
         w.CT = ratio
         is_limited = is_limited & (w.Q[k] < w.HI[k])
         ratio = choose(is_limited, ratio, 1.0)
-        # (dK/dq)/ratio, with K = inner K·ratio and the ratio going as 1/D.
-        bend = w.Q[k] if form == "inverse" else -w.Q[k]
-        bend = choose(is_limited, bend if form == "log" else bend / w.Q[d], 0.0)
+        # (dK/dq)/ratio: K = inner K·ratio, and the ratio is proportional to 1/D, so dK/dD = −K/D.
+        slope = w.Q[k] if form == "inverse" else -w.Q[k]
+        slope = choose(is_limited, slope if form == "log" else slope / w.Q[d], 0.0)
         dk, kk = w.M[d, k], w.M[k, k]
         for j in range(self.n):
             if j not in (d, k):
-                w.M[d, j] = w.M[d, j] - bend * w.M[j, k]
+                w.M[d, j] = w.M[d, j] - slope * w.M[j, k]
                 w.M[j, k] = w.M[j, k] / ratio
-        w.M[d, d] = w.M[d, d] + bend * (bend * kk - 2.0 * dk)
-        w.M[d, k] = (dk - bend * kk) / ratio
+        w.M[d, d] = w.M[d, d] + slope * (slope * kk - 2.0 * dk)
+        w.M[d, k] = (dk - slope * kk) / ratio
         w.M[k, k] = kk / (ratio * ratio)
 
     def variances(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
@@ -419,7 +424,7 @@ class IntervalSteps(Sums):
     """
 
     fields = INTERVAL_FIELDS
-    bends = False
+    uses_curvature = False
 
     def __init__(self, signal: Signal, kinds: tuple[str, ...]) -> None:
         super().__init__(signal)

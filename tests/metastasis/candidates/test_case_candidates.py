@@ -11,7 +11,7 @@ from metastasis.candidates.case_candidates import (
     aligned_prior,
     block_peaks,
     case_candidates,
-    comparable,
+    comparable_probability,
 )
 from metastasis.candidates.judgment import NAMES
 
@@ -111,7 +111,7 @@ LOGITS = -8 + 2 * NOISE / NOISE.std()
 
 
 def test_networks_become_alike_and_a_lesion_moves_the_rest_less_where_its_voxels_are_left_out():
-    sure, unsure = comparable(expit(1.5 * LOGITS + 8), HEAD), comparable(expit(LOGITS), HEAD)
+    sure, unsure = comparable_probability(expit(1.5 * LOGITS + 8), HEAD), comparable_probability(expit(LOGITS), HEAD)
     np.testing.assert_allclose(sure, unsure, atol=2e-3)
     assert (sure[~HEAD] == 0).all()
     peaks = block_peaks(sure, HEAD, MILLIMETERS)
@@ -120,8 +120,8 @@ def test_networks_become_alike_and_a_lesion_moves_the_rest_less_where_its_voxels
     is_lesion = np.zeros(WIDE, bool)
     is_lesion[22:38, 22:38, 22:38] = True  # in 8 blocks
     probability = expit(np.where(is_lesion, 6, LOGITS))
-    alone = comparable(expit(LOGITS), HEAD)
-    beside, known = (comparable(probability, HEAD, lesions=m) for m in (None, is_lesion))
+    alone = comparable_probability(expit(LOGITS), HEAD)
+    beside, known = (comparable_probability(probability, HEAD, lesions=m) for m in (None, is_lesion))
     elsewhere = HEAD & ~is_lesion
     shifts = [logit(p[elsewhere].astype(float)) - logit(alone[elsewhere]) for p in (beside, known)]
     assert np.abs(shifts[0]).mean() < 1.5
@@ -145,7 +145,7 @@ def test_empty_slices_change_nothing_and_small_pieces_and_empty_brains_have_no_l
     piece = np.zeros(WIDE, bool)
     piece[20:50, 20:50, 20:50] = True
     for brain in (piece, np.zeros(WIDE, bool)):
-        assert comparable(probability, brain) is None
+        assert comparable_probability(probability, brain) is None
 
 
 ODD_SHAPE = (44, 40, 42)

@@ -366,7 +366,7 @@ def test_probabilities_are_made_comparable_where_asked(cohort, monkeypatch):
         lesion_masks.append(lesions)
         return probability * (lesions is not None)
 
-    monkeypatch.setattr("metastasis.candidates.case_candidates.comparable", recorded)
+    monkeypatch.setattr("metastasis.candidates.case_candidates.comparable_probability", recorded)
     model = small(comparable=True).fit(volumes, labels, masks=[BRAIN] * 8)
     assert len(lesion_masks) == 8
     assert sorted(mask.sum() for mask in lesion_masks) == sorted((label > 0).sum() for label in labels)

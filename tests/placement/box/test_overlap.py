@@ -23,7 +23,7 @@ RUN = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np, kernel
-print(kernel._strips(0.0, 1.0, 1, np.empty(9), np.empty(9)), len(kernel._strips.stats.cache_hits))
+print(kernel._voxel_strips(0.0, 1.0, 1, np.empty(9), np.empty(9)), len(kernel._voxel_strips.stats.cache_hits))
 """
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from placement import Voxel
-from placement.box.row_integrals import ROW_MM, Rows, _strips
+from placement.box.row_integrals import ROW_MM, Rows, _mirrored_strips
 
 
 def test_rows_run_along_the_longest_edge_with_the_first_voxel_where_the_affine_says():
@@ -70,7 +70,7 @@ def test_finer_rows_come_nearer_to_a_turned_box_and_averaged_rows_keep_the_sum()
 
 @pytest.mark.parametrize(("middle", "reach"), [(3.2, 2.9), (0.0, 0.4), (-1.5, 4.0), (7.25, 1.25)])
 def test_strips_cover_the_extent_between_the_borders_of_image_voxels(middle, reach):
-    nodes, widths = _strips(middle, reach, 3.0, ROW_MM)
+    nodes, widths = _mirrored_strips(middle, reach, 3.0, ROW_MM)
     ends = np.concatenate([nodes - widths / 2, nodes[-1:] + widths[-1:] / 2])
     np.testing.assert_allclose(ends[[0, -1]], [middle - reach, middle + reach], atol=1e-12)
     np.testing.assert_allclose(np.diff(ends), widths, atol=1e-12)
