@@ -723,7 +723,7 @@ class Scene:
                 inner, mask = _cropped(np.isin(np.rint(crop), np.atleast_1d(entry)))
                 tissues[key] = (_shifted(inner, low), np.ascontiguousarray(mask))
             else:
-                tissues[key] = self._region(key, entry, low, crop, (), ())
+                tissues[key] = self._region(key, entry)
         return tissues
 
     def _doubtful_labels(self, labels: Mapping[str, Any]) -> tuple[str, ...]:
@@ -781,7 +781,7 @@ class Scene:
     def _keep_in_brain(self, brain: ArrayLike, margin: float) -> None:
         """Exclude what lies outside the brain."""
         key = tissue_labels.OUTSIDE_BRAIN
-        low, mask = self._region("the mask of the brain", brain, (0, 0, 0), np.zeros(0), (), ())
+        low, mask = self._region("the mask of the brain", brain)
         if not mask.any():
             raise ValueError(f"{self._title}: the mask of the brain is empty; give another one")
         self._forbidden[key] = (low, mask)
@@ -821,12 +821,16 @@ class Scene:
         self,
         key: str,
         region: Any,
-        low: Index,
-        crop: NDArray,
-        included: tuple[int, ...],
-        present: tuple[int, ...],
+        low: Index = (0, 0, 0),
+        crop: ArrayLike = (),
+        included: tuple[int, ...] = (),
+        present: tuple[int, ...] = (),
     ) -> Region:
-        """Find the voxels of an excluded region, cropped to their bounding box."""
+        """
+        Find the voxels of an excluded region, cropped to their bounding box.
+
+        A region of labels is one of `crop`, which begins at `low` and has the labels `present`.
+        """
         if _are_labels(region):
             labels = [int(label) for label in np.atleast_1d(np.asarray(region))]
             both = sorted(set(labels) & set(included))
