@@ -60,8 +60,8 @@ class FitSettings:
     """
     The options of `fit_voxels`; its fields have their names, defaults and meanings.
 
-    `noise` and `n_averaged` are no options: a fit measures the noise, and fits of the parts of a
-    scan take both over from the fit of the whole.
+    `noise`, `n_averaged` and `is_denoised` are no options: a fit measures the noise, and fits of
+    the parts of a scan take them over from the fit of the whole.
 
     An option of the fit is a field here, checked here and, unless results do not depend on it,
     described here. `MapFitter` and `fit_image` make the same settings of their own arguments.
@@ -82,6 +82,8 @@ class FitSettings:
     noise: float | None = None
     #: Mean number of signals that were averaged to one that is fitted.
     n_averaged: float = 1.0
+    #: Whether `sigma` is the noise before denoising.
+    is_denoised: bool = False
 
     def check(self) -> None:
         """Refuse options that are wrong for every model and protocol."""

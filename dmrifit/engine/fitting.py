@@ -234,6 +234,8 @@ def fit_with(
         result = _fit_screened(usable, protocol, model, settings)
         if settings.noise is not None:
             result = _with_floor(result, settings)
+        if settings.is_denoised:
+            result = _with_noise_before(result, settings)
     return replace(result, screening=screening, threshold=settings.threshold)
 
 
@@ -317,6 +319,21 @@ def _with_floor(result: FitResult, settings: FitSettings) -> FitResult:
     for name in COLUMNS:
         getattr(result, name)[rows] = getattr(floored, name)
     return replace(result, inputs=replace(inputs, sigma=np.where(near, noise, 0.0)))
+
+
+def _with_noise_before(result: FitResult, settings: FitSettings) -> FitResult:
+    """
+    Take errors and intervals from the noise before denoising, where residuals are smaller.
+
+    Denoising keeps the noise of the components that it keeps, in which the parameters lie.
+    """
+    inputs = result.inputs
+    if inputs is None or inputs.sigma is None:
+        return result
+    share = np.sqrt(result.reduced_chi2 * settings.n_averaged)
+    result.standard_errors[:] /= np.fmin(np.fmax(share, 1e-9), 1)[:, None]
+    known = inputs.sigma / np.sqrt(settings.n_averaged)
+    return replace(result, inputs=replace(inputs, noise=known, is_denoised=True))
 
 
 def _of_rows(settings: FitSettings, rows: NDArray[np.intp]) -> FitSettings:

@@ -33,7 +33,8 @@ class FitInputs:
     turn_up: float = np.inf
     weights: NDArray[np.float64] | None = None
     n_threads: int | None = None
-    noise: float | None = None  # standard deviation in `signals`, where it was measured
+    noise: float | NDArray | None = None  # standard deviation in `signals`, where it was measured
+    is_denoised: bool = False  # of less noise than this, which residuals hold too little of
 
 
 def parameter_intervals(
@@ -70,7 +71,7 @@ def parameter_intervals(
     parameters = np.require(parameters, np.float64, ["C", "W"])
     contrasts = Contrasts.of(protocol.b_ms_per_um2, protocol.te)
     floor = np.zeros(1) if sigma is None else np.pi / 2 * np.ravel(sigma) ** 2
-    known = sigma if inputs.noise is None else np.array([inputs.noise])
+    known = sigma if inputs.noise is None else np.atleast_1d(inputs.noise)
     least = np.full(1, np.nan) if known is None else np.where(known > 0, known, np.nan) / ROUNDING
     # The last one is of a noise that is known, where there are no residuals.
     degrees = np.append(np.maximum(np.arange(len(protocol) + 1), 1), 1e9)
@@ -108,6 +109,7 @@ def parameter_intervals(
             floor,
             bool(floor.any()),
             least,
+            inputs.is_denoised,
             int((~is_fixed).sum()),
             quantiles,
             probes,

@@ -261,6 +261,7 @@ def fit_image(
         regularization=regularization,
         n_starts=n_starts,
         n_threads=n_threads,
+        n_averaged=len(protocol) / len(contrasts),
     )
     series = Series.open(image)
     check_likelihood(image, likelihood, average)
@@ -272,9 +273,10 @@ def fit_image(
     # The type first: an array of sigma would be compared with the word voxel by voxel.
     is_estimated = isinstance(sigma, str) and sigma == "estimate"
     may_have_sigma = method not in ("ols", "wls")
-    is_noise_known = not may_have_sigma or (sigma is not None and not is_estimated)
-    if note := denoised_note(image, is_noise_known=is_noise_known):
+    has_sigma = sigma is not None and not is_estimated
+    if note := denoised_note(image, has_sigma=has_sigma, may_have_sigma=may_have_sigma):
         notes.warn(note)
+        settings = replace(settings, is_denoised=has_sigma)
     inputs = (image, mask, sigma)
     with output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
         # Libraries and settings are checked here, before a long fit.
@@ -774,7 +776,6 @@ def _chosen_by_noise(
 ) -> tuple[FitSettings, NoiseLevel | None]:
     """Choose the method by the noise; also give the noise, if it could be measured."""
     protocol, contrasts = measurements.protocol, measurements.contrasts
-    settings = replace(settings, n_averaged=len(protocol) / len(contrasts))
     slices = noise_slices(series.grid, region, series.affine)
     rows, levels = _spread_voxels(series, slices, measurements, noise, NOISE_VOXELS)
     level = None

@@ -285,12 +285,15 @@ def _is_denoised(description: Mapping[str, Any]) -> bool:
     return "denoise" in str(description.get("Steps", ""))
 
 
-def denoised_note(image: Any, *, is_noise_known: bool) -> str:
+def denoised_note(image: Any, *, has_sigma: bool, may_have_sigma: bool) -> str:
     """Say what cannot be measured in a denoised image; empty if no sidecar says that it is one."""
     if not any(_is_denoised(description) for _, description in _sidecars(image)):
         return ""
+    if has_sigma:
+        return SENTENCES["denoised"]
     # On a synthetic body with known tissue 95 % intervals held 25 to 70 % of the true values.
-    return SENTENCES["denoised" if is_noise_known else "denoised_unmeasured"]
+    text = SENTENCES["denoised_without_sigma"]
+    return text + SENTENCES["denoised_unmeasured"] if may_have_sigma else text
 
 
 def check_likelihood(image: Any, likelihood: str, average: str | None) -> None:

@@ -236,7 +236,7 @@ def sum_up(work, contrasts, floored):
 
 
 @helper
-def load(w, y, v, lane, signal, roots, parameters, n_free, floor2, least, probes):
+def load(w, y, v, lane, signal, roots, parameters, n_free, floor2, least, denoised, probes):
     """Put a voxel into a lane."""
     top, largest, n_usable = -math.inf, 0.0, 0
     for k in range(len(signal)):
@@ -257,23 +257,25 @@ def load(w, y, v, lane, signal, roots, parameters, n_free, floor2, least, probes
         # There are no residuals; what was measured of the noise before is certain.
         dof = w[QUANTILE, lane] = len(probes) - 1
         largest = max(largest, least) if math.isfinite(least) else UNKNOWN * largest
+    elif denoised and math.isfinite(least):
+        largest = max(largest, least)
     w[TOP, lane], w[LARGEST, lane], w[NF2, lane] = top, largest, floor2
     w[DOF, lane], w[SPAN, lane] = dof, probes[dof]
 
 
 @njit(nogil=True, cache=True, error_model="numpy", no_cfunc_wrapper=True)
 def fill_intervals(
-    signals, first, roots, contrasts, parameters, floor2, floored, least, n_free, quantiles,
-    probes, work, voxels, ends,
+    signals, first, roots, contrasts, parameters, floor2, floored, least, denoised, n_free,
+    quantiles, probes, work, voxels, ends,
 ):  # fmt: skip
     """
     Fill in the ends of the intervals of the voxels from `first` on.
 
     Shapes: `signals` and `voxels` (n_chunk, n_measurements) and (n_chunk,), `floor2` (1 or
     n_voxels,), `least` the same, the signal that rounds by as much as the noise, NaN where that is
-    unknown, `quantiles` (n_levels, n_measurements + 2) and `probes` (n_measurements + 2,) by
-    degrees of freedom, the last ones of a known noise, `roots` (n_measurements,) of the weights,
-    `ends` (n_levels, n_voxels, N, 2).
+    unknown (the least noise also of signals that are `denoised`), `quantiles` (n_levels,
+    n_measurements + 2) and `probes` (n_measurements + 2,) by degrees of freedom, the last ones of
+    a known noise, `roots` (n_measurements,) of the weights, `ends` (n_levels, n_voxels, N, 2).
     """
     w, s, y, v, _, o = work
     n_fitted = 0
@@ -294,7 +296,7 @@ def fill_intervals(
             noise2 = floor2[i if len(floor2) > 1 else 0]
             known = least[i if len(least) > 1 else 0]
             signal, estimates = signals[i - first], parameters[i]
-            load(w, y, v, lane, signal, roots, estimates, n_free, noise2, known, probes)
+            load(w, y, v, lane, signal, roots, estimates, n_free, noise2, known, denoised, probes)
         place(w, s, y, v, w, o)
         sum_up(work, contrasts, floored)
         count_undetermined(w, s, y, v, w, o)
