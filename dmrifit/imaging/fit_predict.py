@@ -99,6 +99,8 @@ MOST_OUTSIDE = 0.25
 MOST_NEGATIVE = 0.2
 #: Residuals in units of a given sigma, above which it is likely to be wrong.
 MOST_MISFIT = 10.0
+#: Residuals relative to the noise of averages, below which the image holds less noise than sigma.
+_LEAST_MISFIT = 0.3
 
 
 def fit_image(
@@ -370,6 +372,11 @@ def fit_image(
             notes.warn(
                 f"the residuals are {misfit:.3g} times sigma: check that sigma is in the units of "
                 "the image (without it the fit measures the noise), and model and bounds"
+            )
+        if misfit * settings.n_averaged**0.5 < _LEAST_MISFIT and not settings.is_denoised:
+            notes.warn(
+                f"the residuals are {misfit:.2g} times sigma: of a denoised or averaged image, "
+                "standard errors and intervals are too narrow; else check the units of sigma"
             )
         if region_text == FOREGROUND_RULE:
             has_signal = above_air_or_noise(scan.values.ravel(), tally.noise_level())
