@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from dmrifit.cli.case_runs import CaseRun, ResultTable, RunPage
 from dmrifit.imaging.head_steps import find_brain
-from dmrifit.io.digests import describe
 from dmrifit.io.grids import Volume
 from dmrifit.networks.volume_cases import called
 from metastasis.scans import scan_checks
@@ -233,16 +232,16 @@ def segment_case(
 
 
 def inputs(scan: NotedCase) -> dict[str, Any]:
-    """Describe a case as its table does, and give the digests of all its arrays."""
+    """Give what the table says of a case, and all its arrays."""
     case = scan[0]
-    sources = describe([case.image, case.prior, case.brain, case.label, case.affine])
     known = {"name": case.name, "patient": case.patient, "synthetic": case.synthetic}
-    return known | {"sources": sources}
+    return known | {"sources": [case.image, case.prior, case.brain, case.label, case.affine]}
 
 
 RUN = CaseRun(
     record="{name}/segmentation.json",
     table="segmentations.tsv",
+    bids="anat/*_T1w.nii*",
     row=_row,
     page=_page,
     lesions="lesions.tsv",

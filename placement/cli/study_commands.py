@@ -17,10 +17,11 @@ from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted
 from dmrifit._utils.progress import progress
 from dmrifit.cli.case_runs import SimulationRun
-from dmrifit.cli.options import given, say_folder
+from dmrifit.cli.options import given
 from dmrifit.cli.training_files import TrainingFiles
 from dmrifit.io.atomic_files import FileSet, write_text
 from dmrifit.io.tables import TABLE, csv_text, table_text
+from placement.cli.placement_commands import RUN
 
 #: Tables of synthetic cases; that of the cases is written last.
 _TABLES = ("experts.tsv", TABLE)
@@ -199,8 +200,7 @@ def train(
     unusable = [f"--{name.replace('_', '-')}" for name, x in network_options.items() if x]
     if unusable and model != "network":
         raise ValueError(f"{', '.join(unusable)}: for --model network only")
-    say_folder(cases, tables.IMAGES)
-    table = tables.read_cases(cases, exclude=exclude)
+    table = tables.read_cases(RUN.named_cases([cases], tables.IMAGES)[0], exclude=exclude)
     if groups is not None and groups not in table:
         raise ValueError(f"{cases} has no column {groups}; it has {', '.join(table.columns)}")
     constraints = {"size_range": sides, "min_volume": min_volume}
