@@ -50,9 +50,9 @@ _SMALLEST_PIECE = 0.1  # of the largest: a leg beside a leg stays, a bright vess
 _SMALLEST_SHARE = 0.01  # of the image
 
 
-def find_brain(image: Image) -> NDArray[np.bool_]:
+def find_brain(image: Image) -> tuple[NDArray[np.bool_], bool]:
     """
-    Find the brain in a T1 image of a head.
+    Find the brain in a T1 image of a head; tell whether the image was stripped of all else.
 
     Where somebody has set everything but the brain to one value, the brain is the rest. Elsewhere
     ``median_otsu`` of dipy finds the head; what has about the signal of its middle, and is joined
@@ -63,9 +63,9 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
     """
     scan = Volume.read(image)
     stored_affine = load_image(image).affine
-    brain = stripped_brain(scan.values, scan.affine)
+    brain = _stripped_brain(scan.values, scan.affine)
     if brain is not None:
-        return as_stored(brain, stored_affine)
+        return as_stored(brain, stored_affine), True
     # Widths of necks are in mm, and a fine grid would only take longer.
     coarse = scan.resampled(_COARSE)
     coarse_brain = _search_brain(coarse.values, np.linalg.norm(coarse.affine[:3, :3], axis=0))
@@ -76,10 +76,10 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
             "(brain_mask=False)"
         )
     share = Volume.of(coarse_brain.astype(np.float32), coarse.affine).onto(scan, np.eye(4))
-    return as_stored(share.values > MASK_THRESHOLD, stored_affine)
+    return as_stored(share.values > MASK_THRESHOLD, stored_affine), False
 
 
-def stripped_brain(values: NDArray, affine: NDArray[np.float64]) -> NDArray[np.bool_] | None:
+def _stripped_brain(values: NDArray, affine: NDArray[np.float64]) -> NDArray[np.bool_] | None:
     """Find the brain in an image (x, y, z) without a skull; None if the skull is there."""
     edge = np.concatenate([np.take(values, (0, -1), axis=axis).ravel() for axis in range(3)])
     edge_values, counts = np.unique(edge, return_counts=True)

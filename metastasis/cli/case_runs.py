@@ -139,7 +139,7 @@ def noted_case(
         scan_checks.check_edges(image, edges_of_scan, edge)
     case = read_row(row, folder)
     if finds_brain and case.brain is None:
-        case = replace(case, brain=find_brain(image))
+        case = replace(case, brain=find_brain(image)[0])
     scan_checks.check_stripped(case)
     notes = [scan_checks.slice_note(str(image), edges_of_scan)]
     if not case.synthetic:

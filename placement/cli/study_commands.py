@@ -20,7 +20,7 @@ from dmrifit.cli.case_runs import SimulationRun
 from dmrifit.cli.options import given
 from dmrifit.cli.training_files import TrainingFiles
 from dmrifit.io.atomic_files import FileSet, write_text
-from dmrifit.io.tables import TABLE, csv_text, table_text
+from dmrifit.io.tables import TABLE, save_table
 from placement.cli.placement_commands import RUN
 
 #: Tables of synthetic cases; that of the cases is written last.
@@ -89,8 +89,7 @@ def _write_glioma(exclude: bool, options: dict[str, Any], i: int, folder: Path) 
         for role, values in volumes.items():
             Volume.of(values, scene.affine).to_filename(file_set.path(files[role]))
         for table, lines in zip(_TABLES, (rows, [row]), strict=True):
-            text = table_text(pd.DataFrame(lines), digits=None)
-            file_set.path(table).write_text(text, encoding="utf-8")
+            save_table(pd.DataFrame(lines), file_set.path(table))
 
 
 def reader(
@@ -280,7 +279,7 @@ def evaluate(
         scenes = [read_scene(row, include=include, image=False) for row in rows]
         tables = evaluate_placements(scenes, by_expert, boxes, random_state=seed)
         for title in titles:
-            file_set.path(f"{title}.csv").write_text(csv_text(tables[title]), encoding="utf-8")
+            save_table(tables[title], file_set.path(f"{title}.csv"))
         if figure and find_spec("matplotlib") is not None:
             from placement.study.plotting import plot_evaluation
 

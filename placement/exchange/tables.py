@@ -278,7 +278,7 @@ def _brain_mask(row: Any) -> Any:
 
     tumor = load_image(row.tumor)
     try:
-        mask = find_brain(row.image)
+        mask, _ = find_brain(row.image)
     except (ImportError, ValueError):
         return None
     labels = values_of(tumor, str(row.tumor))
