@@ -19,7 +19,7 @@ from dmrifit._utils.progress import progress
 from dmrifit.cli.case_runs import SimulationRun
 from dmrifit.cli.options import given
 from dmrifit.cli.training_files import TrainingFiles
-from dmrifit.io.atomic_files import FileSet, write_text
+from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.tables import TABLE, save_table
 from placement.cli.placement_commands import RUN
 
@@ -134,7 +134,9 @@ def reader(
         voxels = {name: Voxel.from_array(box) for name, box in zip(names, boxes, strict=True)}
     rows = progress(table.itertuples(), len(table))
     scenes = [read_scene(row, include=include) for row in rows]
-    write_text(out, reader_page(scenes, proposals=voxels, random_state=seed))
+    page = reader_page(scenes, proposals=voxels, random_state=seed)
+    with FileSet(out.parent, [out.name], overwrite=overwrite) as file_set:
+        file_set.path(out.name).write_text(page, encoding="utf-8")
     typer.echo(f"{counted(len(scenes), 'case')}: {out}")
 
 
