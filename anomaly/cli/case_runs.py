@@ -300,6 +300,7 @@ def _view(detection: Detection, picture: bytes, count: str) -> str:
 RUN = CaseRun(
     record="{name}/detection.json",
     table="detections.tsv",
+    bids="dwi/*_dwi.nii*",
     row=_row,
     page=_page,
     lesions="lesions.csv",

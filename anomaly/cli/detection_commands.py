@@ -12,7 +12,7 @@ import typer
 from dmrifit._utils.counts import counted, first_few
 from dmrifit._utils.text_files import check_file
 from dmrifit.cli.case_runs import RunOptions
-from dmrifit.cli.options import given, named_cases, trained_model
+from dmrifit.cli.options import given, trained_model
 from dmrifit.io.bids_derivatives import file_record
 
 if TYPE_CHECKING:
@@ -150,11 +150,12 @@ def series_of(
 
     Rows of a table that are wrong or lack a file go into `failed`, where it is given.
     """
+    from anomaly.cli.case_runs import RUN
     from anomaly.scans.cases import SCANS
     from anomaly.scans.series import SeriesFiles, read_series
 
     options = {f"--{name}": path for name, path in files.items()}
-    source, is_many = named_cases(scans, options, SCANS.images, "dwi/*_dwi.nii*")
+    source, is_many = RUN.named_cases(scans, SCANS.images, options)
     if isinstance(source, list) or is_many:
         return read_series(source, failed=failed)
     for path in options.values():

@@ -17,7 +17,7 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import SimulationRun
-from dmrifit.cli.options import given, numbers
+from dmrifit.cli.options import given
 from dmrifit.cli.training_files import TrainingFiles
 from dmrifit.io.tables import TABLE
 
@@ -116,7 +116,7 @@ def train(
     published: bool = False,
     epochs: int | None = None,
     rate: float | None = None,
-    calibration: str | None = None,
+    calibration: float | None = None,
     guarantee: float | None = None,
     scans: ScanOptions,
     resample_directions: bool = False,
@@ -179,9 +179,8 @@ def train(
         # Of folds the detector has learned in the end, and nothing is guaranteed by them.
         options |= {"threshold": HealthyScanThreshold(guarantee), "calibration": 0.25}
     if calibration is not None:
-        # A share of subjects has a decimal point, a number of folds has none.
-        kind = float if "." in calibration else int
-        (options["calibration"],) = numbers("--calibration", calibration, 1, kind=kind)
+        # A whole number is one of folds, another one a share of subjects.
+        options["calibration"] = int(calibration) if calibration.is_integer() else calibration
     with files.training() as fields:
         # Detectors without randomness have no seed, those without epochs no checkpoint.
         fields["random_state"] = files.seed
@@ -257,7 +256,6 @@ def evaluate(
     from anomaly.cli.case_runs import prepared_cases, read_detections
     from anomaly.study.evaluation import format_summary
     from anomaly.study.report import rule_in_use, write_evaluation
-    from dmrifit.io.digests import command_line
 
     import_optional("matplotlib", "jinja2")
     healthy_tables = healthy_detections or {}
@@ -278,7 +276,6 @@ def evaluate(
         healthy_maps=healthy_maps or None,
         figures=figures,
         overwrite=overwrite,
-        command=command_line(),
     )
     rule = rule_in_use(tables)
     typer.echo(format_summary(tables, rule=rule or None).to_string())

@@ -24,7 +24,7 @@ from anomaly.detectors.network_base import (
     Reconstructor,
     residual_map,
 )
-from dmrifit._utils.checks import Count, NotNegative, check_number
+from dmrifit._utils.checks import Count, NotNegative
 from dmrifit.model_files.registry import register
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class DenoisingAutoencoder(Reconstructor):
     _: KW_ONLY
     latent: Literal["vector", "map"] = "map"
     aligned: bool = True
-    widths: Sequence[int] = (8, 32, 64)
+    widths: Sequence[Count] = (8, 32, 64)
     dense: Count | None = 64
     kl_weight: NotNegative = 1.22e-5
     reduction: Literal["paper", "code"] = "paper"
@@ -181,12 +181,6 @@ class DenoisingAutoencoder(Reconstructor):
                 "scale='image' divides reconstructions, which relative residuals are not made "
                 "for; use residual='mean' with it"
             )
-        if not isinstance(self.widths, list | tuple) or not len(self.widths):
-            raise ValueError(
-                f"widths={self.widths!r} must be the channels of each level, such as (8, 32, 64)"
-            )
-        for width in self.widths:
-            check_number("each of widths", width, least=1, whole=True)
 
     def _module(self) -> torch.nn.Module:
         from anomaly.networks.architectures import LatentMapAutoencoder, VariationalAutoencoder

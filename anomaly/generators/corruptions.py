@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from anomaly.generators.implants import add_patch
-from dmrifit._utils.checks import check_finite, check_word, finite_numbers
+from dmrifit._utils.checks import NotNegative, Within, check_fields, check_finite, check_word
 from dmrifit._utils.randomness import RandomState, Seed
 
 __all__ = ["corrupt"]
@@ -42,6 +42,7 @@ COUNTS = (0.2, 0.6, 0.2)
 RADII = (0.174, 0.382)
 #: An axis is as long as the radius, or down to this share of it.
 SHORTEST = 0.5
+_Radius = Annotated[float, Within(above=0, most=2)]
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ class Ellipsoids:
 
     noise: str = "mix"
     mean: str = "half"
-    counts: Sequence[float] = COUNTS
-    radii: Sequence[float] = RADII
+    counts: Sequence[NotNegative] = COUNTS
+    radii: Sequence[_Radius] = RADII
     uniform: str = "sd"
     background: bool = False
     clip: bool = True
@@ -87,14 +88,13 @@ class Ellipsoids:
         check_word("noise", self.noise, NOISE_NAMES)
         check_word("mean", self.mean, tuple(MEANS))
         check_word("uniform", self.uniform, UNIFORM_WIDTHS)
-        shares = finite_numbers(self.counts, "counts")
-        if shares.ndim != 1 or not (shares >= 0).all() or not shares.sum() > 0:
+        check_fields(self)
+        if not sum(self.counts) > 0:
             raise ValueError(
                 f"counts={self.counts!r} must be the probabilities of no, one, two, … ellipsoids, "
                 f"such as {COUNTS}"
             )
-        sizes = finite_numbers(self.radii, "radii")
-        if sizes.shape != (2,) or not 0 < sizes[0] <= sizes[1] <= 2:
+        if len(self.radii) != 2 or self.radii[0] > self.radii[1]:
             raise ValueError(
                 f"radii={self.radii!r} must be two numbers above 0, the smaller one first, such "
                 f"as {RADII}"

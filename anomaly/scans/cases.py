@@ -17,7 +17,6 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.io import case_tables
 from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import load_image, values_of
-from dmrifit.io.tables import read_synthetic
 
 __all__ = ["Case", "read_cases", "write_cases"]
 
@@ -343,7 +342,7 @@ def patient_data(row: Mapping[str, str]) -> dict[str, Any]:
         except ValueError:
             raise ValueError(f"age must be a number of years, not {row['age']!r}") from None
     if "synthetic" in entries:
-        entries["synthetic"] = read_synthetic(row)
+        entries["synthetic"] = row["synthetic"] == "true"
     return entries
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,7 @@ from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import upright_edges
 from dmrifit.io.nifti import load_image
 from dmrifit.io.parameter_json import refuse_keys
-from dmrifit.model_files.registry import register, registered
+from dmrifit.model_files.registry import register
 from dmrifit.networks.volume_cases import called
 
 __all__ = ["SeriesDetector", "SeriesFiles", "read_series"]
@@ -54,7 +54,6 @@ _APART = 1.0  # voxels, beyond which two fields of view differ in position
 _KEYS = {"detector", "protocol", "shape", "edges", "origin", "n_scans", "synthetic"}
 _LATER_KEYS = {"healthy", "training"}  # that the first model files lack
 _OPENING = 3  # voxels, edge of the cube of the opening in the study
-_OF_DETECTOR = {"class", "parameters", "fitted"}
 
 
 @dataclass(frozen=True)
@@ -220,6 +219,9 @@ class SeriesDetector(BaseEstimator):
     directions: str = "acquired"
     covariates: tuple[str, ...] = ()
     smallest_lesion: float | None = None
+
+    #: Files of a model file that are not the detector's.
+    own_files: ClassVar[tuple[str, ...]] = ()
 
     @property
     def opening_(self) -> int:
@@ -551,18 +553,13 @@ class SeriesDetector(BaseEstimator):
         fitted : dict
             The fitted detector, and the measurements and the grid of its training scans.
         files : dict
-            Those of the detector.
+            None: all are those of the detector.
         """
         check_is_fitted(self, "detector_")
-        detector_parameters, detector_fitted, files = self.detector_.stored()
         parameters = self.get_params(deep=False)
         del parameters["detector"]
         fitted = {
-            "detector": {
-                "class": type(self.detector_).__name__,
-                "parameters": detector_parameters,
-                "fitted": detector_fitted,
-            },
+            "detector": self.detector_,
             "protocol": self.protocol_.to_dict(),
             "shape": list(self.shape_),
             "edges": list(self.edges_),
@@ -572,7 +569,7 @@ class SeriesDetector(BaseEstimator):
         }
         for key, record in (("healthy", self.healthy_), ("training", self.training_)):
             fitted[key] = None if record is None else plain_record(record)
-        return parameters, fitted, files
+        return parameters, fitted, {}
 
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, Any]) -> None:
         """
@@ -591,16 +588,9 @@ class SeriesDetector(BaseEstimator):
         absent: dict[str, Any] = dict.fromkeys(_LATER_KEYS)
         fitted = absent | dict(fitted)
         refuse_keys(fitted, _KEYS | _LATER_KEYS, "part of a detector of series", complete=True)
-        inner = fitted["detector"]
-        refuse_keys(inner, _OF_DETECTOR, "part of a detector", complete=True)
-        cls = registered(inner["class"])
-        if cls is None or not issubclass(cls, AnomalyDetector):
-            raise ValueError(f"its detector is a {inner['class']!r}, which finds no anomalies")
-        refuse_keys(
-            inner["parameters"], set(cls._get_param_names()), f"parameter of {cls.__name__}"
-        )
-        detector = cls(**inner["parameters"])
-        detector.restore(inner["fitted"], files)
+        detector: Any = fitted["detector"]
+        if not isinstance(detector, AnomalyDetector):
+            raise ValueError(f"its detector is {detector!r:.80}, which finds no anomalies")
         try:
             self.protocol_ = Protocol.from_dict(fitted["protocol"])
             self.shape_ = _triple(int, fitted["shape"])

@@ -67,7 +67,7 @@ def write_evaluation(
     overwrite : bool, default=False
         Whether files of an earlier comparison may be replaced.
     command : str, default=""
-        What made it, for the page.
+        What made it, for the page; by default the command that started this process.
 
     Returns
     -------

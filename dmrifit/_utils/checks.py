@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from types import NoneType, UnionType
@@ -54,8 +54,17 @@ def check_fields(instance: Any) -> None:
         elif get_origin(hint) is Literal:
             check_word(name, value, (*get_args(hint), *((None,) * is_optional)))
         elif get_origin(hint) is Annotated:
-            kind, limits = get_args(hint)
-            check_number(name, value, whole=kind is int, **limits._asdict())
+            _check_limits(name, value, hint)
+        elif get_origin(hint) is Sequence and get_origin(get_args(hint)[0]) is Annotated:
+            if not isinstance(value, tuple | list | np.ndarray) or not len(value):
+                raise ValueError(f"{name} must be a list of numbers, not {value!r}")
+            for number in value:
+                _check_limits(f"each of {name}", number, get_args(hint)[0])
+
+
+def _check_limits(name: str, value: Any, hint: Any) -> None:
+    kind, limits = get_args(hint)
+    check_number(name, value, whole=kind is int, **limits._asdict())
 
 
 @cache

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from dmrifit._utils.checks import check_finite
 from dmrifit._utils.counts import counted, first_few
 from dmrifit._utils.progress import progress
-from dmrifit._utils.text_files import read_object, read_sealed
+from dmrifit._utils.text_files import check_file, read_object, read_sealed
 from dmrifit.cli.console import FLAGGED, error_message
-from dmrifit.cli.options import given
+from dmrifit.cli.options import given, is_pattern, named_images, refuse_files
 from dmrifit.cli.options import say as tell
 from dmrifit.cli.workers import run_tasks
 from dmrifit.io.atomic_files import FileSet, check_room, finish_interrupted, write_text
@@ -90,7 +90,8 @@ class CaseRun:
     table of the lesions in the records. Where pictures are asked for, a case without its
     `pictures` is processed again. What an earlier run left of a case that fails is removed: its
     record, `pictures` and `files` (patterns of names). Of a case, `errors` are a problem to list,
-    `line` is shown when it is done, and `flag` is the field of its record that flags it.
+    `line` is shown when it is done, and `flag` is the field of its record that flags it. `bids`
+    is the glob of the images in the folders of BIDS subjects.
     """
 
     record: str
@@ -105,6 +106,39 @@ class CaseRun:
     line: Callable[[dict[str, Any]], str] = lambda _: ""
     flag: str = ""
     noun: str = "case"
+    bids: str = ""
+
+    def named_cases(
+        self,
+        paths: Sequence[Path],
+        images: Sequence[str],
+        options: Mapping[str, object] | None = None,
+    ) -> tuple[Path | list[Path], bool]:
+        """
+        Find what a command names: an image, a table, a folder, or many images; tell whether many.
+
+        Prints which cases a folder holds. `options` name files, which are for a single image;
+        `images` are the columns of images that a table may have.
+        """
+        from dmrifit.cohort.bids_folder import is_bids_folder
+        from dmrifit.io.case_tables import folder_rows, folder_summary, folder_table
+
+        path = paths[0]
+        table = folder_table(path)
+        are_images = len(paths) > 1 or is_pattern(path)
+        are_images |= is_bids_folder(path) and table == path
+        is_table = path.is_dir() or path.suffix.lower() in (".tsv", ".csv")
+        if are_images or is_table:
+            refuse_files(first_few([str(path) for path in paths]), options or {})
+        if are_images:
+            return named_images(paths, self.bids), True
+        if not path.is_dir():
+            check_file(path)
+        elif table == path:
+            typer.echo(folder_summary(path, folder_rows(path, images)), err=True)
+        else:
+            typer.echo(f"using {table}", err=True)
+        return path, is_table
 
     def run(
         self,
@@ -122,13 +156,14 @@ class CaseRun:
         """
         Process cases that an earlier run did not finish, write tables and page, print the result.
 
-        `names` gives the name of a case and of its patient, if that is known; `inputs` describes
-        its files: a case is finished where its record holds the same, and `is_whole`. `failed` are
-        the rows that could not be read. `say` makes lines of the records by folder. Cases that
-        fail are listed in failed.tsv with their problem; ValueError if all fail. What is finished
-        is written also when the run ends early, so that it can be looked at.
+        `names` gives the name of a case and of its patient, if that is known; `inputs` its files
+        or arrays: a case is finished where its record holds their description, and `is_whole`.
+        `failed` are the rows that could not be read. `say` makes lines of the records by folder.
+        Cases that fail are listed in failed.tsv with their problem; ValueError if all fail. What
+        is finished is written also when the run ends early, so that it can be looked at.
         """
         from dmrifit.io.case_tables import file_stems
+        from dmrifit.io.digests import describe
 
         out = options.out
         # Before long work.
@@ -156,7 +191,7 @@ class CaseRun:
             try:
                 # A record from elsewhere must not lead to other folders, nor lack a flag.
                 is_own = record.get("folder", name) == name and {self.flag} <= {"", *record}
-                is_current = record and is_own and inputs(case).items() <= record.items()
+                is_current = record and is_own and describe(inputs(case)).items() <= record.items()
                 if is_current and is_whole(case, record):
                     records[name] = record
                 else:
@@ -290,13 +325,16 @@ class CaseRun:
         """
         Write the images, lesions and pictures of a case, its record last; give the record.
 
+        Arrays in the record are kept as their digests.
+
         The last two of `files` are the picture, and the page that is made from its bytes, which
         `page` takes as `picture`.
         """
+        from dmrifit.io.digests import describe
         from dmrifit.io.nifti import save_image
 
         record = {
-            **record,
+            **describe(record),
             "folder": folder.name,
             "lesion_columns": list(lesions.columns),
             "lesions": json.loads(lesions.to_json(orient="records", double_precision=15)),

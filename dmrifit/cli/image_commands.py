@@ -236,7 +236,7 @@ def roi(
     """
     from dmrifit.imaging.regions import read_label_names, repeatability, summarize_fits
     from dmrifit.io.atomic_files import FileSet
-    from dmrifit.io.tables import csv_text
+    from dmrifit.io.tables import save_table
 
     label_names = read_label_names(names) if names else None
     repeatability_name = f"{out.stem}_repeatability{out.suffix}"
@@ -249,11 +249,11 @@ def roi(
     # The region table is moved to its place last: where it is, both tables are finished.
     with FileSet(out.parent, outputs, overwrite=overwrite, keep=inputs) as files:
         regions = summarize_fits(scans, labels, names=label_names, maps=maps, units=unit or {})
-        files.path(out.name).write_text(csv_text(regions, 7), encoding="utf-8")
+        save_table(regions, files.path(out.name), 7)
         repeats = None
         if "visit" in regions and len(set(regions["visit"])) > 1:
             repeats = repeatability(regions)
-            files.path(repeatability_name).write_text(csv_text(repeats, 7), encoding="utf-8")
+            save_table(repeats, files.path(repeatability_name), 7)
     n_fits = len(regions.drop_duplicates(["folder", "scan", "model"]))
     n_labels = regions["label"].nunique()
     typer.echo(f"{counted(n_fits, 'fit')}, {counted(n_labels, 'label')}: {out}")

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import typer
 
-from dmrifit._utils.counts import first_few
 from dmrifit._utils.text_files import check_file, read_small
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import stem
@@ -92,32 +91,6 @@ def is_pattern(path: Path) -> bool:
     return glob.has_magic(str(path)) and not path.exists()
 
 
-def named_cases(
-    paths: Sequence[Path], options: Mapping[str, object], images: Sequence[str], bids: str
-) -> tuple[Path | list[Path], bool]:
-    """
-    Find what a command names: an image, a table, a folder, or many images; tell whether many.
-
-    Options that name files are for a single image. `images` are the columns of images that a table
-    may have, `bids` is the glob of images in the folders of BIDS subjects.
-    """
-    from dmrifit.cohort.bids_folder import is_bids_folder
-    from dmrifit.io.case_tables import folder_table
-
-    path = paths[0]
-    is_bids = is_bids_folder(path) and folder_table(path) == path
-    are_images = len(paths) > 1 or is_bids or is_pattern(path)
-    is_table = path.is_dir() or path.suffix.lower() in (".tsv", ".csv")
-    if are_images or is_table:
-        refuse_files(first_few([str(path) for path in paths]), options)
-    if are_images:
-        return named_images(paths, bids), True
-    if not path.is_dir():
-        check_file(path)
-    say_folder(path, images)
-    return path, is_table
-
-
 def refuse_files(source: str, options: Mapping[str, object]) -> None:
     """Refuse options that name the files of a single image."""
     flags = [flag for flag, file in options.items() if file]
@@ -126,19 +99,6 @@ def refuse_files(source: str, options: Mapping[str, object]) -> None:
             f"{source}: files of several images lie beside them, or are named in the columns of "
             f"their table; leave out {' and '.join(flags)}, for the files of one image"
         )
-
-
-def say_folder(path: Path, images: Sequence[str]) -> None:
-    """Print on standard error which cases a folder holds, where a path is one."""
-    from dmrifit.io.case_tables import folder_rows, folder_summary, folder_table
-
-    if not path.is_dir():
-        return
-    table = folder_table(path)
-    if table == path:
-        typer.echo(folder_summary(path, folder_rows(path, images)), err=True)
-    else:
-        typer.echo(f"using {table}", err=True)
 
 
 def scan_of(image: Path, files: ProtocolFiles, *, needs_te: bool) -> tuple[list[Path], Protocol]:

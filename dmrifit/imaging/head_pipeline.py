@@ -156,12 +156,12 @@ def prepare_brain(
     sources = inputs.values()
     with output_files(out, files.values(), overwrite=overwrite, inputs=sources) as file_set:
         if brain_mask is True:
-            mask = find_brain(scan)
+            mask, _ = find_brain(scan)
         prepared, brain = _ready(scan, mask, spacing, bias_field=bias_field, name=name)
         moved, transform = None, None
         if prior_scan is not None:
             # A given mask is that of the image, so the brain of the prior is searched in any case.
-            prior_mask = None if brain_mask is False else find_brain(prior_scan)
+            prior_mask = None if brain_mask is False else find_brain(prior_scan)[0]
             prior_name = image_name(prior)
             # The prior keeps its own spacing here: it is interpolated once, by the alignment.
             source, _ = _ready(

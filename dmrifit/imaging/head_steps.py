@@ -50,9 +50,9 @@ _SMALLEST_PIECE = 0.1  # of the largest: a leg beside a leg stays, a bright vess
 _SMALLEST_SHARE = 0.01  # of the image
 
 
-def find_brain(image: Image) -> NDArray[np.bool_]:
+def find_brain(image: Image) -> tuple[NDArray[np.bool_], bool]:
     """
-    Find the brain in a T1 image of a head.
+    Find the brain in a T1 image of a head; tell whether the image was stripped of all else.
 
     Where somebody has set everything but the brain to one value, the brain is the rest. Elsewhere
     ``median_otsu`` of dipy finds the head; what has about the signal of its middle, and is joined
@@ -63,9 +63,9 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
     """
     scan = Volume.read(image)
     stored_affine = load_image(image).affine
-    brain = stripped_brain(scan.values, scan.affine)
+    brain = _stripped_brain(scan.values, scan.affine)
     if brain is not None:
-        return as_stored(brain, stored_affine)
+        return as_stored(brain, stored_affine), True
     # Widths of necks are in mm, and a fine grid would only take longer.
     coarse = scan.resampled(_COARSE)
     coarse_brain = _search_brain(coarse.values, np.linalg.norm(coarse.affine[:3, :3], axis=0))
@@ -76,10 +76,10 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
             "(brain_mask=False)"
         )
     share = Volume.of(coarse_brain.astype(np.float32), coarse.affine).onto(scan, np.eye(4))
-    return as_stored(share.values > MASK_THRESHOLD, stored_affine)
+    return as_stored(share.values > MASK_THRESHOLD, stored_affine), False
 
 
-def stripped_brain(values: NDArray, affine: NDArray[np.float64]) -> NDArray[np.bool_] | None:
+def _stripped_brain(values: NDArray, affine: NDArray[np.float64]) -> NDArray[np.bool_] | None:
     """Find the brain in an image (x, y, z) without a skull; None if the skull is there."""
     edge = np.concatenate([np.take(values, (0, -1), axis=axis).ravel() for axis in range(3)])
     edge_values, counts = np.unique(edge, return_counts=True)
@@ -98,7 +98,7 @@ def _search_brain(picture: NDArray, steps: NDArray[np.float64]) -> NDArray[np.bo
     """Find the brain inside its skull, on a grid with steps in mm; None without a likely one."""
     # A few bright vessels would set the threshold of the whole head.
     picture = np.minimum(picture, np.percentile(picture, 99.5))
-    bright = otsu_mask(picture, radius=1, passes=1)
+    bright = _otsu_mask(picture, radius=1, passes=1)
     # A ball around the middle of the head is brain.
     voxels = np.argwhere(bright)
     center = voxels.mean(axis=0) if len(voxels) else np.array(bright.shape) / 2
@@ -183,7 +183,17 @@ def correct_bias_field(
     return (picture / field).astype(np.float32)
 
 
-def otsu_mask(picture: NDArray, *, radius: int, passes: int) -> NDArray[np.bool_]:
+def tissue_in(picture: NDArray, radius: int, smallest_piece: float = 1.0) -> NDArray[np.bool_]:
+    """
+    Find tissue in a volume (x, y, z), with its holes filled; all False if there is none.
+
+    A piece smaller than this share of the largest one is left out.
+    """
+    inside = binary_fill_holes(_otsu_mask(picture, radius=radius, passes=_MEDIAN_PASSES))
+    return largest_components(inside, smallest_piece)
+
+
+def _otsu_mask(picture: NDArray, *, radius: int, passes: int) -> NDArray[np.bool_]:
     """Tell tissue from air in a volume (x, y, z) by dipy's median Otsu; all False if constant."""
     median_otsu = import_optional("dipy.segment.mask").median_otsu
     if not np.ptp(picture):
@@ -227,8 +237,7 @@ def foreground_mask(series: Series, protocol: Protocol) -> NDArray[np.bool_] | N
     reference = np.clip(reference, 0, np.percentile(reference, 99.5))
     # A filter wider than an image would leave nothing of it.
     radius = max(0, min(_MEDIAN_RADIUS, (min(series.grid) - 1) // 8))
-    inside = binary_fill_holes(otsu_mask(reference, radius=radius, passes=_MEDIAN_PASSES))
-    inside = largest_components(inside, _SMALLEST_PIECE)
+    inside = tissue_in(reference, radius, _SMALLEST_PIECE)
     share = inside.mean()
     if share < _SMALLEST_SHARE:
         raise ValueError(

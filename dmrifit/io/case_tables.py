@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import checked_affine
-from dmrifit._utils.checks import check_finite
+from dmrifit._utils.checks import check_finite, errors_about
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.io.atomic_files import FileSet, check_name, share_a_name
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import three_axes, upright
 from dmrifit.io.masks import check_same_grid, zeros_and_ones
 from dmrifit.io.nifti import image_of, load_image, save_image, values_of
-from dmrifit.io.tables import NOTHING, TABLE, read_rows, table_text
+from dmrifit.io.tables import NOTHING, TABLE, read_rows, read_synthetic, table_text
 
 _Case = TypeVar("_Case")
 
@@ -131,10 +131,11 @@ class CaseTable:
         return {row["column"]: row["ending"] for row in self.described if row["ending"]}
 
     def rows(self, table: Path | Sequence[Path]) -> list[tuple[int, dict[str, str]]]:
-        """Give the rows of a table by their lines, or those of images as line 0."""
+        """Give the rows of a table, or that of a folder, by lines; those of images as line 0."""
         if not isinstance(table, Path):
             rows = folder_rows(table, self.images)
             return [(0, {"patient": subject_of(row["name"]), **row}) for row in rows]
+        table = folder_table(table)
         # A folder of images names no other files.
         if table.is_dir() and set(self.required) == {"patient", self.images[0]}:
             rows = folder_rows(table, self.images)
@@ -176,6 +177,8 @@ class CaseTable:
                     "add a column 'name' that tells them apart"
                 )
             try:
+                if row.get("synthetic"):
+                    row["synthetic"] = "true" if read_synthetic(row) else "false"
                 cases.append(make(row, folder))
             except (FileNotFoundError, ValueError) as error:
                 problem = f"{place}: {error}"
@@ -411,15 +414,19 @@ def check_folder_names(names: Sequence[str], place: object) -> None:
 
 def named_rows(
     source: Path | Sequence[Path], required: Sequence[str], images: Sequence[str]
-) -> list[tuple[int, dict[str, str]]]:
-    """Give rows by their lines, of images as line 0, whose names can become names of folders."""
-    if isinstance(source, Path) and not source.is_dir():
-        rows = read_rows(source, required=("name", *required))
+) -> list[tuple[str, dict[str, Any]]]:
+    """Give rows and where each stands, of images as row 0, whose names can be those of folders."""
+    place = folder_table(source) if isinstance(source, Path) else source[0].parent
+    if isinstance(source, Path) and not place.is_dir():
+        rows = read_rows(place, required=("name", *required))
     else:
         rows = [(0, row) for row in folder_rows(source, images)]
-    place = source if isinstance(source, Path) else source[0].parent
     check_folder_names([row["name"] for _, row in rows], place)
-    return rows
+    named: list[tuple[str, dict[str, Any]]] = []
+    for line, row in rows:
+        with errors_about(f"{place}, row {line}"):
+            named.append((f"{place}, row {line}", row | {"synthetic": read_synthetic(row)}))
+    return named
 
 
 def file_stems(names: Iterable[tuple[str, str]]) -> list[str]:

@@ -174,9 +174,12 @@ class Volume(nib.Nifti1Image):
                 "labels must be whole numbers from 0 to 255, "
                 f"not from {values.min():g} to {values.max():g}"
             )
+        return Volume.of(values.astype(np.uint8), self.affine).nearest_onto(target)
+
+    def nearest_onto(self, target: nib.Nifti1Pair, *, mode: str = "grid-constant") -> Volume:
+        """Take the nearest voxel's value on another grid; beyond all voxels 0, or the edge's."""
         matrix = np.linalg.inv(self.affine) @ target.affine
-        numbers = values.astype(np.uint8)
-        moved = at_voxels(numbers, matrix, target.shape, order=0, mode="grid-constant")
+        moved = at_voxels(self.values, matrix, target.shape[:3], order=0, mode=mode)
         return Volume.of(moved, target.affine)
 
 

@@ -135,6 +135,12 @@ def table_text(
     return text.replace("\r\n", "\n")
 
 
+def save_table(table: pd.DataFrame, path: Path, digits: int | None = None) -> None:
+    """Write a table of results, by commas if it is a .csv, to a path that nothing reads yet."""
+    make_text = csv_text if path.suffix == ".csv" else table_text
+    path.write_text(make_text(table, digits), encoding="utf-8")
+
+
 def read_texts(source: Path | io.StringIO, separator: str = "\t") -> pd.DataFrame:
     """Read a table that `table_text` or `csv_text` wrote, each cell as its text."""
     import pandas as pd

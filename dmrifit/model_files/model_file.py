@@ -49,6 +49,8 @@ _CLASSES: dict[str, type[BaseEstimator]] = {
 _REGISTERED = "own-"
 # Ending of those that are estimators of scikit-learn, and not bytes, for the class.
 _ESTIMATORS = ".skops"
+# Content of a fitted attribute that is an estimator of a registered class; the last beside it.
+_INSIDE = ("class", "parameters", "fitted", "files")
 _PART = re.compile(
     r"model\.json|(regressor|given)\.skops|estimator\.dmrifit"
     r"|leaf\d{1,3}\.(json|safetensors)|own-[a-z]+\.(json|safetensors|skops)"
@@ -181,6 +183,11 @@ def _contents(estimator: BaseEstimator, scale: PatientScale | str | None) -> dic
     check_is_fitted(estimator)
     if name not in _CLASSES:
         parameters, fitted, files = estimator.stored()
+        for key, value in fitted.items():
+            if isinstance(value, BaseEstimator):
+                inside = dict(zip(_INSIDE[1:], value.stored(), strict=True))
+                files = {**files, **inside.pop("files")}
+                fitted[key] = {"class": type(value).__name__, **inside}
         parts = {}
         for key, content in files.items():
             if not _PART.fullmatch(f"{_REGISTERED}{key}"):
@@ -271,6 +278,10 @@ def _rebuilt(
             files[key] = loaded(content, [], {}) if is_estimator else content
         fitted = decoded(metadata["fitted"])
         try:
+            for key, value in fitted.items():
+                if isinstance(value, dict) and set(value) == set(_INSIDE[:-1]):
+                    inner_files = {k: files.pop(k) for k in set(files) - {*cls.own_files}}
+                    fitted[key] = _restored_inside(key, value, inner_files)
             estimator.restore(fitted, files)
         except ValueError as error:
             raise RefusedError(str(error)) from None
@@ -301,6 +312,18 @@ def _rebuilt(
     estimator.patient_scale_ = None
     if metadata["scale"] is not None:
         estimator.patient_scale_ = PatientScale.from_dict(metadata["scale"])
+    return estimator
+
+
+def _restored_inside(key: str, content: Mapping[str, Any], files: Mapping[str, Any]) -> Any:
+    """Rebuild an estimator of a registered class that is a fitted attribute of another one."""
+    cls: Any = registered(content["class"])
+    if cls is None:
+        raise RefusedError(f"its {key} is of the unknown class {content['class']!r}")
+    names = set(cls._get_param_names())
+    refuse_keys(content["parameters"], names, f"parameter of {cls.__name__}")
+    estimator = cls(**content["parameters"])
+    estimator.restore(content["fitted"], files)
     return estimator
 
 

@@ -28,9 +28,10 @@ def register(cls: _Class) -> _Class:
     Its `stored` returns parameters, fitted attributes and files by name; its `restore` takes the
     latter two back, with every key and shape checked, and raises ValueError where something does
     not fit. Parameters and attributes are numbers, texts, tuples, protocols and signal models, in
-    lists and dictionaries; a file is an estimator of scikit-learn where its name ends in .skops,
-    and bytes otherwise. A package that wants its files read without being imported first lists the
-    class among its entry points in the group ``dmrifit.models``.
+    lists and dictionaries; an attribute may be another fitted estimator of a registered class,
+    whose files are all but the `own_files` of the class. A file is an estimator of scikit-learn
+    where its name ends in .skops, and bytes otherwise. A package that wants its files read without
+    being imported first lists the class among its entry points in the group ``dmrifit.models``.
     """
     missing = [name for name in ("stored", "restore", "get_params") if not hasattr(cls, name)]
     if missing:

@@ -91,7 +91,8 @@ class VolumeEstimator(BaseEstimator, ABC):
     random order), ``_predict_case(infer, inputs, case)`` (by default the whole case at once),
     ``_margin`` (voxels that a network without padding loses on either side of each axis),
     ``_optimizer()``, ``_learning_rate(epoch)``, ``_learn(inputs, targets)`` with
-    ``_fitted_names``, and ``_check()``.
+    ``_fitted_names``, ``_first_model()``, and ``_check()``. A class whose ``_first_model`` gives
+    one has the parameter ``warm_start_from``, which names it.
 
     Everything random comes from `random_state`; the generators of torch and numpy stay as they
     were. Training and prediction use one CPU thread, whatever number is set, so that results do
@@ -285,6 +286,10 @@ class VolumeEstimator(BaseEstimator, ABC):
         """Compute the learning rate of an epoch, from its number alone."""
         return learning_rate_at(epoch, self._settings)
 
+    def _first_model(self) -> Any:
+        """Give the model with whose weights the training begins; None for new ones."""
+        return None
+
     @property
     def _settings(self) -> Any:
         """The training with all fields filled but patience, checkpoint and after_epoch."""
@@ -364,6 +369,11 @@ class VolumeEstimator(BaseEstimator, ABC):
 
         settings = self._settings
         device = torch_state.resolve_device(self.device)
+        # Before the cases are prepared, which takes minutes.
+        model = self._first_model()
+        first_weights: dict[str, torch.Tensor] = {}
+        if model is not None:
+            first_weights = {k: v.cpu() for k, v in model.net_.module_.state_dict().items()}
         cases = listed(X, "cases")
         targets: Sequence[Any] = [None] * len(cases)
         if y is not None:
@@ -388,6 +398,10 @@ class VolumeEstimator(BaseEstimator, ABC):
                 self._check_inputs(case_inputs)
                 loss_targets.append(self._target(targets[i], case_inputs))
             add_to_digest(digest, (case_inputs, loss_targets[i]))
+        # The first weights themselves, not the path of their file, tell trainings apart.
+        for key, value in sorted(first_weights.items()):
+            digest.update(key.encode())
+            digest.update(value.numpy().tobytes())
         folder = self._run_folder(digest, groups)
         state = None
         if folder is not None and (folder / _STATE).exists():
@@ -397,7 +411,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         train, validation = self._split(len(cases), groups, seed.derived("split"))
         score = save = best = None
         with torch_state.one_torch_thread():
-            net = self._new_net(device, seed)
+            net = self._new_net(device, seed, first_weights)
             if state is not None:
                 best = checkpoints.restore_state(net, *state)
             if len(validation):
@@ -438,16 +452,30 @@ class VolumeEstimator(BaseEstimator, ABC):
         self.net_: skorch.NeuralNet = net
         return self
 
-    def _new_net(self, device: torch.device, seed: int) -> skorch.NeuralNet:
-        """Make the net with the first weights of a seed."""
+    def _new_net(
+        self,
+        device: torch.device,
+        seed: int,
+        first_weights: Mapping[str, torch.Tensor] | None = None,
+    ) -> skorch.NeuralNet:
+        """Make the net with the first weights that are given, or those of a seed."""
         from dmrifit._utils import torch_state
-        from dmrifit.networks import training_loop
+        from dmrifit.networks import checkpoints, training_loop
 
         settings = self._settings
         gpu = device.type == "cuda"
         optimizer, options = self._optimizer()
         with torch_state.forked_generator(Seed(seed).derived("weights"), device):
             module = self._module()
+            if first_weights:
+                try:
+                    checkpoints.load_weights(module, first_weights)
+                except ValueError as error:
+                    source = self.get_params(deep=False)["warm_start_from"]
+                    raise ValueError(
+                        f"training cannot begin with {source}: {error}; give the parameters of "
+                        "that model, and its other inputs if it has seen such"
+                    ) from None
             net = training_loop.Net(
                 module,
                 criterion=training_loop.WithMargin(self._criterion(), self._margin),

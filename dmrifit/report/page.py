@@ -359,13 +359,13 @@ def png_bytes(figure: Figure, *, dpi: int = 200) -> bytes:
     return buffer.getvalue()
 
 
-def origin(command: str, rows: Iterable[Sequence[Any]] = ()) -> Table:
-    """Tabulate how a page came about: date, command, settings, versions."""
+def origin(command: str = "", rows: Iterable[Sequence[Any]] = ()) -> Table:
+    """Tabulate how a page came about: date, command (by default this process's), versions."""
     from dmrifit.io.bids_derivatives import versions
+    from dmrifit.io.digests import command_line
 
     lines: list[Sequence[Any]] = [["date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")]]
-    if command:
-        lines.append(["command", command])
+    lines.append(["command", command or command_line()])
     numbers = versions("dmrifit", "numpy", "scipy")
     return Table([*lines, *rows, *([f"version of {name}", numbers[name]] for name in numbers)])
 

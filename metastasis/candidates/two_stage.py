@@ -121,6 +121,9 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         "feature_weights_",
     )
 
+    #: Files of a model file that are not the segmenter's.
+    own_files: ClassVar[tuple[str, ...]] = (_CLASSIFIER, _WITHOUT_PRIOR)
+
     segmenter: Any = None
     classifier: Any = "trees"
     _: KW_ONLY
@@ -427,9 +430,9 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         parameters : dict
             Of the constructor, without the segmenter.
         fitted : dict
-            Fitted attributes, those of the segmenter among them.
+            Fitted attributes, the segmenter among them.
         files : dict
-            Weights of the segmenter, and the classifiers.
+            The classifiers.
         """
         check_is_fitted(self)
         parameters = self.get_params(deep=False) | {"segmenter": None}
@@ -440,10 +443,9 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         name = type(self.segmenter_).__name__
         if type(self.segmenter_) is not DeepMedicSegmenter:
             raise TypeError(f"a model file cannot hold a {name} as segmenter")
-        inside, inside_fitted, files = self.segmenter_.stored()
         fitted = {key: getattr(self, key) for key in self._fitted_names}
-        fitted["segmenter"] = {"class": name, "parameters": inside, "fitted": inside_fitted}
-        files = dict(files) | {_CLASSIFIER: self.classifier_}
+        fitted["segmenter"] = self.segmenter_
+        files = {_CLASSIFIER: self.classifier_}
         if self.uses_priors_:
             files[_WITHOUT_PRIOR] = self.classifier_without_prior_
         return parameters, fitted, files
@@ -457,7 +459,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         fitted : mapping
             Fitted attributes.
         files : mapping
-            Weights and classifier.
+            The classifiers.
 
         Raises
         ------
@@ -467,16 +469,10 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         refuse_keys(
             dict(fitted), {*self._fitted_names, "segmenter"}, "fitted attribute", complete=True
         )
-        inside = fitted["segmenter"]
-        refuse_keys(inside, {"class", "parameters", "fitted"}, "key of a segmenter", complete=True)
+        self.segmenter_ = fitted["segmenter"]
         # Other classes of model files do not segment.
-        if inside["class"] != "DeepMedicSegmenter":
-            raise ValueError(f"its segmenter is a {inside['class']!r}")
-        names = set(signature(DeepMedicSegmenter).parameters)
-        refuse_keys(inside["parameters"], names, "parameter")
-        weights = {k: v for k, v in files.items() if k not in (_CLASSIFIER, _WITHOUT_PRIOR)}
-        self.segmenter_ = DeepMedicSegmenter(**inside["parameters"])
-        self.segmenter_.restore(inside["fitted"], weights)
+        if type(self.segmenter_) is not DeepMedicSegmenter:
+            raise ValueError(f"its segmenter is {self.segmenter_!r:.80}")
         for name in self._fitted_names:
             setattr(self, name, fitted[name])
         self._check_fitted()

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from dmrifit.cli.case_runs import CaseRun, ResultTable, RunPage
 from dmrifit.imaging.head_steps import find_brain
-from dmrifit.io.digests import describe
 from dmrifit.io.grids import Volume
 from dmrifit.networks.volume_cases import called
 from metastasis.scans import scan_checks
@@ -140,7 +139,7 @@ def noted_case(
         scan_checks.check_edges(image, edges_of_scan, edge)
     case = read_row(row, folder)
     if finds_brain and case.brain is None:
-        case = replace(case, brain=find_brain(image))
+        case = replace(case, brain=find_brain(image)[0])
     scan_checks.check_stripped(case)
     notes = [scan_checks.slice_note(str(image), edges_of_scan)]
     if not case.synthetic:
@@ -233,16 +232,16 @@ def segment_case(
 
 
 def inputs(scan: NotedCase) -> dict[str, Any]:
-    """Describe a case as its table does, and give the digests of all its arrays."""
+    """Give what the table says of a case, and all its arrays."""
     case = scan[0]
-    sources = describe([case.image, case.prior, case.brain, case.label, case.affine])
     known = {"name": case.name, "patient": case.patient, "synthetic": case.synthetic}
-    return known | {"sources": sources}
+    return known | {"sources": [case.image, case.prior, case.brain, case.label, case.affine]}
 
 
 RUN = CaseRun(
     record="{name}/segmentation.json",
     table="segmentations.tsv",
+    bids="anat/*_T1w.nii*",
     row=_row,
     page=_page,
     lesions="lesions.tsv",

@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import typer
 
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.case_runs import RunOptions
-from dmrifit.cli.options import is_pattern, named_cases, say, trained_model
-
-_SCAN_ENDINGS = (".nii", ".nii.gz", ".img", ".hdr", ".tsv", ".csv")
+from dmrifit.cli.options import say, trained_model
 
 
 @dataclass(frozen=True)
@@ -135,9 +134,9 @@ def prepare(
 def _model_and_scans(paths: list[Path]) -> tuple[Path, list[Path]]:
     """Separate the model file from the scans; without a model file give the included model."""
     first = paths[0]
-    is_model = first.suffix == ".dmrifit"
-    is_scan = first.is_dir() or is_pattern(first) or first.name.lower().endswith(_SCAN_ENDINGS)
-    if len(paths) > 1 and (is_model or not is_scan):
+    # A model file of another name is an archive; no scan or table is.
+    is_model = first.suffix == ".dmrifit" or is_zipfile(first)
+    if is_model and len(paths) > 1:
         return first, paths[1:]
     # A model file alone means that the scans were forgotten.
     if is_model:
@@ -171,7 +170,7 @@ def _segment(
     prior = options.prior
     brain = None if options.mask in (None, "auto", "none") else Path(options.mask)
     files_of_one = {"--prior": prior, "--mask": brain}
-    scans, is_table = named_cases(paths, files_of_one, CASES.images, "anat/*_T1w.nii*")
+    scans, is_table = case_runs.RUN.named_cases(paths, CASES.images, files_of_one)
     kinds = (DeepMedicSegmenter, TwoStageSegmenter)
     remedy = "segments nothing; dmrifit-metastasis train makes segmenters"
     segmenters = [trained_model(path, kinds, remedy, options.device) for path in models.values()]

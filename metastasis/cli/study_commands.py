@@ -12,7 +12,7 @@ import typer
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.case_runs import SimulationRun
-from dmrifit.cli.options import given, say, say_folder
+from dmrifit.cli.options import given, say
 from dmrifit.cli.training_files import TrainingFiles
 
 if TYPE_CHECKING:
@@ -252,7 +252,6 @@ def evaluate(
     Example: dmrifit-metastasis evaluate cases.tsv --segmentations
         model=segmented/segmentations.tsv --out compared
     """
-    from dmrifit.io.digests import command_line
     from dmrifit.report import page
     from metastasis.cli.case_runs import read_segmentations
     from metastasis.study.evaluation import HEADLINES, format_summary
@@ -271,7 +270,6 @@ def evaluate(
         min_voxels=min_voxels,
         figures=figures,
         overwrite=overwrite,
-        command=command_line(),
         random_state=seed,
     )
     typer.echo(format_summary(tables)[[*HEADLINES[:3], "wrong_per_scan"]].to_string())
@@ -337,11 +335,11 @@ def train_small(
 
 def _labelled_cases(table: Path) -> list[Case]:
     """Read cases that must have labels."""
-    from metastasis.scans.cases import CASES, read_cases
+    from metastasis.cli.case_runs import RUN
+    from metastasis.scans.cases import CASES, read_row
     from metastasis.scans.scan_checks import contrast_note, label_note, slice_note
 
-    say_folder(table, CASES.images)
-    cases = read_cases(table)
+    cases = CASES.read(RUN.named_cases([table], CASES.images)[0], read_row)
     missing = [case.name for case in cases if case.label is None]
     if missing:
         raise ValueError(

@@ -20,7 +20,7 @@ from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import three_axes
 from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import load_image, values_of
-from dmrifit.io.tables import read_synthetic, table_text
+from dmrifit.io.tables import save_table
 
 __all__ = ["Case", "read_case", "read_cases", "write_cases"]
 
@@ -228,8 +228,7 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
 
     def write_lesions(case: Case, path_of: Callable[[str], Path]) -> None:
         if case.lesions is not None:
-            text = table_text(case.lesions, digits=None)
-            path_of("lesions").write_text(text, encoding="utf-8")
+            save_table(case.lesions, path_of("lesions"))
 
     return CASES.write(cases, folder, write_lesions, overwrite=overwrite)
 
@@ -252,7 +251,7 @@ def read_row(row: dict[str, str], folder: Path) -> Case:
                 remedy = "; prepare_scan(image, prior=…) aligns and resamples it"
             raise ValueError(f"{error}{remedy}") from None
 
-    columns: dict[str, Any] = {"synthetic": read_synthetic(row)}
+    columns: dict[str, Any] = {"synthetic": row.get("synthetic") == "true"}
     for column in ("label", "brain", "prior_label", "mimics"):
         values = values_on_grid(column)
         if values is None:

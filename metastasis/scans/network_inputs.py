@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.affines import voxel_volume
 from dmrifit._utils.counts import counted
-from dmrifit.io.grids import Volume, as_stored, at_voxels
+from dmrifit.io.grids import Volume, as_stored
 from dmrifit.io.masks import MASK_THRESHOLD, binarize, check_same_grid
 from dmrifit.networks.volume_cases import listed, naming, volume_inputs
 
@@ -184,9 +184,9 @@ def scores_on_scan_grid(
     """Bring scores of candidates (x, y, z) to the grid of the scan, from the nearest voxel."""
     if not _is_image(volume):
         return scores
-    matrix = np.linalg.inv(network_grid(volume, spacing).affine) @ volume.affine
+    source = Volume.of(scores, network_grid(volume, spacing).affine)
     # Interpolated, a high score would widen what is marked at a low threshold.
-    return at_voxels(scores, matrix, volume.shape[:3], order=0, mode="nearest")
+    return source.nearest_onto(volume, mode="nearest").values
 
 
 def _label_message(content: Any) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_number
-from dmrifit.imaging.head_steps import find_brain, stripped_brain
+from dmrifit.imaging.head_steps import find_brain
 from dmrifit.imaging.rigid_alignment import HeadAlignment
 from dmrifit.io import nifti
 from dmrifit.io.bids_derivatives import stem
@@ -167,9 +167,8 @@ def _prepared(
 ) -> PreparedScan:
     brain_note = None
     if mask is None:
-        stripped = stripped_brain(scan.values, scan.affine)
-        mask = find_brain(scan) if stripped is None else stripped
-        if stripped is None:
+        mask, is_stripped = find_brain(scan)
+        if not is_stripped:
             brain_note = (
                 f"{names[0]} still has its skull, so its brain mask is only approximate; look at "
                 "it, or give the mask of a brain-extraction tool (--brain)"

@@ -13,7 +13,6 @@ from scipy.ndimage import distance_transform_edt
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.checks import is_number
 from dmrifit._utils.counts import counted, size_text
-from dmrifit.io.case_tables import folder_table
 from dmrifit.io.masks import check_same_grid
 from dmrifit.io.nifti import load_image
 from metastasis.scans.cases import CASES, Case
@@ -51,11 +50,10 @@ _DEEP_MM = 8.0
 
 def scan_images(scans: Path) -> list[Path]:
     """List the images of a table or folder of scans, or of a single one."""
-    table = folder_table(scans)
-    if not table.is_dir() and table.suffix != ".tsv":
+    if not scans.is_dir() and scans.suffix != ".tsv":
         return [scans]
-    folder = table if table.is_dir() else table.parent
-    return [folder / row["image"] for _, row in CASES.rows(table)]
+    folder = scans if scans.is_dir() else scans.parent
+    return [folder / row["image"] for _, row in CASES.rows(scans)]
 
 
 def check_files(files: Mapping[str, Path]) -> tuple[float, ...]:

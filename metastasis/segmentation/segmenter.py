@@ -314,11 +314,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         image_edges = [edge for edge in edges if edge is not None]
         if self.spacing is None and image_edges:
             self.edge_ = float(np.median(image_edges))
-        self._start = self._first_weights()
-        try:
-            self._train(cases, targets, groups)
-        finally:
-            del self._start
+        self._train(cases, targets, groups)
         self.threshold_ = float(self.threshold)
         self.false_positives_: float | None = None
         self.seen_: dict[str, list[float]] | None = seen_range(cases, targets or [])
@@ -387,39 +383,26 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         return tuple(self.low_resolution)
 
     def _module(self) -> torch.nn.Module:
-        from dmrifit.networks import checkpoints
         from metastasis.networks import architectures
 
         extra = n_extra_channels(self)
-        module: torch.nn.Module
         if self.network in _UNETS:
             is_small = self.network == "small_unet"
             network: Any = architectures.SmallUNet if is_small else architectures.UNet
-            module = network(self.n_channels_ + extra, self._widths, dropout=self.dropout)
-        else:
-            module = architectures.DeepMedic(
-                self.n_channels_,
-                self._widths,
-                self._factors,
-                tuple(self.dense),
-                extra_channels=extra,
-                prior_path=self.prior_ in ("path", "shared"),
-                shared=self.prior_ == "shared",
-                validity=self.missing_prior == "validity",
-                residual=self.residual,
-                normalization=self.normalization,
-                dropout=self.dropout,
-            )
-        start = getattr(self, "_start", None)
-        if start is not None:
-            try:
-                checkpoints.load_weights(module, start)
-            except ValueError as error:
-                raise ValueError(
-                    f"training cannot begin with {self.warm_start_from}: {error}; give the "
-                    "parameters of that model, and priors if it has seen such"
-                ) from None
-        return module
+            return network(self.n_channels_ + extra, self._widths, dropout=self.dropout)
+        return architectures.DeepMedic(
+            self.n_channels_,
+            self._widths,
+            self._factors,
+            tuple(self.dense),
+            extra_channels=extra,
+            prior_path=self.prior_ in ("path", "shared"),
+            shared=self.prior_ == "shared",
+            validity=self.missing_prior == "validity",
+            residual=self.residual,
+            normalization=self.normalization,
+            dropout=self.dropout,
+        )
 
     def _criterion(self) -> torch.nn.Module:
         from metastasis.networks import losses
@@ -574,8 +557,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
 
     # Model files --------------------------------------------------------------------------------
 
-    def _first_weights(self) -> dict[str, torch.Tensor] | None:
-        """Read the weights that training begins with."""
+    def _first_model(self) -> DeepMedicSegmenter | None:
         if self.warm_start_from is None:
             return None
         from dmrifit.model_files.model_file import load_model
@@ -589,15 +571,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
                 f"{self.warm_start_from} holds a {type(model).__name__}; training begins with the "
                 "weights of a DeepMedicSegmenter"
             )
-        return {key: value.cpu() for key, value in model.net_.module_.state_dict().items()}
-
-    def _run_folder(self, digest: Any, groups: Any) -> Path | None:
-        # The first weights themselves, not the path of their file, tell trainings apart.
-        digest = digest.copy()
-        for key, value in sorted((self._start or {}).items()):
-            digest.update(key.encode())
-            digest.update(value.numpy().tobytes())
-        return super()._run_folder(digest, groups)
+        return model
 
     def _fitted_state(self) -> dict[str, Any]:
         return super()._fitted_state() | {"seen_": getattr(self, "seen_", None)}

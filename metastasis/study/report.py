@@ -69,7 +69,7 @@ def write_evaluation(
     overwrite : bool, default=False
         Whether files of an earlier comparison may be replaced.
     command : str, default=""
-        What made it, for the page.
+        What made it, for the page; by default the command that started this process.
     n_bootstrap : int, default=1000
         Samples of patients for the intervals; 0 leaves them out.
     random_state : int, RandomState or None, default=0

@@ -13,7 +13,7 @@ import typer
 
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage
-from dmrifit.cli.options import given, named_cases, trained_model
+from dmrifit.cli.options import given, trained_model
 from placement.search.tissue_labels import named_labels
 
 _OVERVIEW = (
@@ -127,6 +127,7 @@ def _row(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
 RUN = CaseRun(
     record="{name}/voxel.json",
     table="placements.tsv",
+    bids="anat/*_mask.nii*",
     row=_row,
     page=_page,
     # The boxes keep their digits for evaluate, which reads them from the table.
@@ -199,7 +200,7 @@ def place(
     grid = CONSOLE if rounding else None
     optimizer.set_params(**given(max_rotations=max_rotations, rounding=grid))
     scene_options = region.of_scene()
-    source, _ = named_cases(cases, {}, tables.IMAGES, "anat/*_mask.nii*")
+    source, _ = RUN.named_cases(cases, tables.IMAGES)
     failed: list[dict[str, str]] = []
     table = tables.read_cases(source, **region.of_cases(), failed=failed)
     shift = displacement.of_prescription()

@@ -17,10 +17,11 @@ from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted
 from dmrifit._utils.progress import progress
 from dmrifit.cli.case_runs import SimulationRun
-from dmrifit.cli.options import given, say_folder
+from dmrifit.cli.options import given
 from dmrifit.cli.training_files import TrainingFiles
-from dmrifit.io.atomic_files import FileSet, write_text
-from dmrifit.io.tables import TABLE, csv_text, table_text
+from dmrifit.io.atomic_files import FileSet
+from dmrifit.io.tables import TABLE, save_table
+from placement.cli.placement_commands import RUN
 
 #: Tables of synthetic cases; that of the cases is written last.
 _TABLES = ("experts.tsv", TABLE)
@@ -88,8 +89,7 @@ def _write_glioma(exclude: bool, options: dict[str, Any], i: int, folder: Path) 
         for role, values in volumes.items():
             Volume.of(values, scene.affine).to_filename(file_set.path(files[role]))
         for table, lines in zip(_TABLES, (rows, [row]), strict=True):
-            text = table_text(pd.DataFrame(lines), digits=None)
-            file_set.path(table).write_text(text, encoding="utf-8")
+            save_table(pd.DataFrame(lines), file_set.path(table))
 
 
 def reader(
@@ -134,7 +134,9 @@ def reader(
         voxels = {name: Voxel.from_array(box) for name, box in zip(names, boxes, strict=True)}
     rows = progress(table.itertuples(), len(table))
     scenes = [read_scene(row, include=include) for row in rows]
-    write_text(out, reader_page(scenes, proposals=voxels, random_state=seed))
+    page = reader_page(scenes, proposals=voxels, random_state=seed)
+    with FileSet(out.parent, [out.name], overwrite=overwrite) as file_set:
+        file_set.path(out.name).write_text(page, encoding="utf-8")
     typer.echo(f"{counted(len(scenes), 'case')}: {out}")
 
 
@@ -199,8 +201,7 @@ def train(
     unusable = [f"--{name.replace('_', '-')}" for name, x in network_options.items() if x]
     if unusable and model != "network":
         raise ValueError(f"{', '.join(unusable)}: for --model network only")
-    say_folder(cases, tables.IMAGES)
-    table = tables.read_cases(cases, exclude=exclude)
+    table = tables.read_cases(RUN.named_cases([cases], tables.IMAGES)[0], exclude=exclude)
     if groups is not None and groups not in table:
         raise ValueError(f"{cases} has no column {groups}; it has {', '.join(table.columns)}")
     constraints = {"size_range": sides, "min_volume": min_volume}
@@ -280,7 +281,7 @@ def evaluate(
         scenes = [read_scene(row, include=include, image=False) for row in rows]
         tables = evaluate_placements(scenes, by_expert, boxes, random_state=seed)
         for title in titles:
-            file_set.path(f"{title}.csv").write_text(csv_text(tables[title]), encoding="utf-8")
+            save_table(tables[title], file_set.path(f"{title}.csv"))
         if figure and find_spec("matplotlib") is not None:
             from placement.study.plotting import plot_evaluation
 

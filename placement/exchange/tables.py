@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from dmrifit._utils.counts import first_few
 from dmrifit._utils.text_files import check_file
 from dmrifit.io.bids_derivatives import stem
-from dmrifit.io.case_tables import folder_table, named_rows
+from dmrifit.io.case_tables import named_rows
 from dmrifit.io.nifti import describe_sources, load_image, values_of
-from dmrifit.io.tables import read_rows, read_synthetic
+from dmrifit.io.tables import read_rows
 from placement.search.scene import Scene
 from placement.search.tissue_labels import OUTSIDE_BRAIN
 
@@ -46,7 +46,7 @@ def read_cases(
     Rows that lack a file go into `failed`, where it is given; by default the first one raises.
     """
     if isinstance(path, str | Path):
-        path = folder_table(path)
+        path = Path(path)
         if not path.is_dir() and path.suffix.lower() not in (".tsv", ".csv"):
             row = {
                 "name": stem(path),
@@ -99,17 +99,11 @@ def complete_rows(
     folder = Path()
     if isinstance(source, Path):
         folder = source if source.is_dir() else source.parent
-    table = source if isinstance(source, Path) else source[0].parent
     rows = []
-    for line, texts in named_rows(source, required, columns):
-        place = f"{table}, row {line}"
-        try:
-            row: dict[str, Any] = texts | {"synthetic": read_synthetic(texts)}
-        except ValueError as error:
-            raise ValueError(f"{place}: {error}") from None
+    for place, row in named_rows(source, required, columns):
         problems = []
         for column in columns:
-            row[column] = _beside(folder, column, texts.get(column, ""))
+            row[column] = _beside(folder, column, row.get(column, ""))
             if column in replaced:
                 continue
             for path in _files(column, row[column]):
@@ -278,7 +272,7 @@ def _brain_mask(row: Any) -> Any:
 
     tumor = load_image(row.tumor)
     try:
-        mask = find_brain(row.image)
+        mask, _ = find_brain(row.image)
     except (ImportError, ValueError):
         return None
     labels = values_of(tumor, str(row.tumor))

@@ -200,8 +200,11 @@ def test_files_that_are_no_model_are_refused(tmp_path, model):
     save_model(model, tmp_path / "model.dmrifit")
     parts = parts_of(tmp_path / "model.dmrifit")
     content = json.loads(parts["model.json"])
+    detector = content["fitted"]["detector"]
     for change, message in (
-        ({"detector": content["fitted"]["detector"] | {"class": "SignalToSignal"}}, "finds no anomalies"),
+        ({"detector": detector | {"class": "SignalToSignal"}}, "unknown class 'SignalToSignal'"),
+        ({"detector": detector | {"more": 1}}, "finds no anomalies"),
+        ({"detector": detector | {"parameters": {"color": 3}}}, "unknown or missing parameter of VoxelwiseGaussian"),
         ({"shape": [1, 2, 3]}, "takes .* voxels"),
         ({"edges": [1]}, "are invalid"),
         ({"more": 1}, "unknown or missing"),

@@ -344,3 +344,30 @@ def test_the_page_shows_the_pictures_of_cases_and_counts_synthetic_ones(tmp_path
     assert "a picture" in page
     assert "End." in page
     assert "two" not in page
+
+
+def test_a_folder_of_images_is_as_good_as_a_table_where_columns_are_known(tmp_path, capsys):
+    for name in ("a.nii", "a_brain.nii", "b.nii.gz"):
+        (tmp_path / name).touch()
+    options = {"--prior": None, "--mask": None}
+    case_run, columns = replace(RUN, bids="anat/*_T1w.nii*"), ("image", "brain")
+    assert case_run.named_cases([tmp_path], columns, options) == (tmp_path, True)
+    assert capsys.readouterr().err == f"2 cases in {tmp_path}: a, b; with brain 1\n"
+    with pytest.raises(ValueError, match=r"several images lie beside them.*; leave out --prior and --mask"):
+        case_run.named_cases([tmp_path], columns, {"--prior": "y.nii", "--mask": "x.nii"})
+    images = [tmp_path / "a.nii", tmp_path / "b.nii.gz"]
+    assert case_run.named_cases(images[:1], columns, {"--mask": "x.nii"}) == (images[0], False)
+    for paths in (images, [tmp_path / "?.nii*"]):
+        assert case_run.named_cases(paths, columns, options) == (images, True)
+        with pytest.raises(ValueError, match=r"several images .*; leave out --mask"):
+            case_run.named_cases(paths, columns, {"--mask": "x.nii"})
+    with pytest.raises(FileNotFoundError, match="no file matches"):
+        case_run.named_cases([tmp_path / "c*"], columns, options)
+    scan = tmp_path / "bids" / "sub-1" / "anat" / "sub-1_T1w.nii.gz"
+    scan.parent.mkdir(parents=True)
+    scan.touch()
+    assert case_run.named_cases([tmp_path / "bids"], columns, options) == ([scan], True)
+    (tmp_path / "cases.tsv").touch()
+    for path in (tmp_path, tmp_path / "cases.tsv"):
+        assert case_run.named_cases([path], columns) == (path, True)
+    assert capsys.readouterr().err == f"using {tmp_path / 'cases.tsv'}\n"

@@ -11,13 +11,11 @@ from dmrifit.cli.options import (
     ProtocolFiles,
     beside,
     bounds_of,
-    named_cases,
     named_images,
     number_or_path,
     numbers,
     pairs,
     say,
-    say_folder,
     scan_of,
     words,
 )
@@ -146,30 +144,3 @@ def test_a_scan_that_is_not_there_or_has_no_b_values_is_named(image, tmp_path):
     image.with_name("sub-1_dwi.bval").unlink()
     with pytest.raises(ValueError, match=r"no b-value file sub-1_dwi.bval beside it.*--bval"):
         scan_of(image, ProtocolFiles(), needs_te=False)
-
-
-def test_a_folder_of_images_is_as_good_as_a_table_where_columns_are_known(tmp_path, capsys):
-    for name in ("a.nii", "a_brain.nii", "b.nii.gz"):
-        (tmp_path / name).touch()
-    options = {"--prior": None, "--mask": None}
-    named = (("image", "brain"), "anat/*_T1w.nii*")
-    assert named_cases([tmp_path], options, *named) == (tmp_path, True)
-    assert capsys.readouterr().err == f"2 cases in {tmp_path}: a, b; with brain 1\n"
-    with pytest.raises(ValueError, match=r"several images lie beside them.*; leave out --prior and --mask"):
-        named_cases([tmp_path], {"--prior": "y.nii", "--mask": "x.nii"}, *named)
-    images = [tmp_path / "a.nii", tmp_path / "b.nii.gz"]
-    assert named_cases(images[:1], {"--mask": "x.nii"}, *named) == (images[0], False)
-    for paths in (images, [tmp_path / "?.nii*"]):
-        assert named_cases(paths, options, *named) == (images, True)
-        with pytest.raises(ValueError, match=r"several images .*; leave out --mask"):
-            named_cases(paths, {"--mask": "x.nii"}, *named)
-    with pytest.raises(FileNotFoundError, match="no file matches"):
-        named_cases([tmp_path / "c*"], options, *named)
-    scan = tmp_path / "bids" / "sub-1" / "anat" / "sub-1_T1w.nii.gz"
-    scan.parent.mkdir(parents=True)
-    scan.touch()
-    assert named_cases([tmp_path / "bids"], options, *named) == ([scan], True)
-    (tmp_path / "cases.tsv").touch()
-    say_folder(tmp_path, ("image",))
-    say_folder(tmp_path / "cases.tsv", ("image",))
-    assert capsys.readouterr().err == f"using {tmp_path / 'cases.tsv'}\n"

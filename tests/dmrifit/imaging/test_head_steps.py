@@ -35,11 +35,13 @@ def test_a_brain_is_found_without_a_skull_or_inside_one_with_a_bright_tumor_at_i
     picture, brain, affine = make_brain()
     for background in (0.0, -5.0):
         image = nib.Nifti1Image(np.where(brain, picture, background).astype(np.float32), affine)
-        assert dice(find_brain(image), brain) > 0.99
+        found, is_stripped = find_brain(image)
+        assert is_stripped
+        assert dice(found, brain) > 0.99
     picture, brain, affine = make_brain((76, 82, 70), skull=True)
     places = (np.indices(picture.shape) - (np.array(picture.shape)[:, None, None, None] - 1) / 2) * SPACING
     tumor = (np.linalg.norm(places - np.array([36, 5, 0])[:, None, None, None], axis=0) < 12) & brain
-    found = find_brain(nib.Nifti1Image(np.where(tumor, 220, picture).astype(np.float32), affine))
+    found, _ = find_brain(nib.Nifti1Image(np.where(tumor, 220, picture).astype(np.float32), affine))
     assert dice(found, brain) > 0.95
     assert found[tumor].mean() > 0.95
 
@@ -53,11 +55,11 @@ def test_a_head_without_a_brain_is_refused(make_brain):
 
 def test_real_brains_are_found_without_skulls_or_with_one_and_a_tumor(data_dir):
     for path in sorted((data_dir / "brats2013_deepmedic").glob("brats_*"))[:1]:
-        found = find_brain(path / "T1c_subtrMeanDivStd.nii.gz")
+        found, _ = find_brain(path / "T1c_subtrMeanDivStd.nii.gz")
         mask = nib.load(path / "brainmask.nii.gz")
         assert dice(found, np.asarray(mask.dataobj) > 0.5) > 0.97
     folder = data_dir / "brain_tumour_thick_slice_1"
-    found = find_brain(folder / "image.nii.gz")
+    found, _ = find_brain(folder / "image.nii.gz")
     tumor = np.asarray(nib.load(folder / "label.nii.gz").dataobj) > 0
     assert 1300 < found.sum() * 0.78125**2 * 6.5 / 1000 < 1900
     assert found[tumor].mean() > 0.98

@@ -421,10 +421,7 @@ def test_one_file_holds_both_stages(tmp_path, cohort):
         (("feature_weights_", "depth"), "much"),
         (("feature_weights_", "color"), 0.1),
         (("feature_weights_",), {"depth": 0.1}),
-        (("segmenter", "class"), "VoxelRegressor"),
-        (("segmenter", "class"), ["DeepMedicSegmenter"]),
-        (("segmenter", "parameters"), 3),
-        (("segmenter", "parameters", "color"), 3),
+        (("segmenter",), TwoStageSegmenter()),
     ],
 )
 def test_damaged_content_of_a_model_file_is_refused(shipped_content, keys, value):
