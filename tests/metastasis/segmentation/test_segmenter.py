@@ -352,7 +352,7 @@ def test_images_with_other_voxels_than_those_learned_from_are_refused(cohort, tm
         again.predict([images[0], other])
     assert len(again.predict([near, volumes[1]])) == 2  # an array has no spacing
     assert small(epochs=1).fit(volumes, labels).edge_ is None
-    with pytest.raises(ValueError, match=r"case 0: voxels of 0\.9 mm"):
+    with pytest.raises(ValueError, match=r"case 0: scan voxels: 0\.9 mm"):
         small(epochs=1).fit([other, *images[1:]], labels)
 
 
