@@ -4,8 +4,8 @@ Which voxels of a diffusion scan look unlike those of healthy people?
 From synthetic scans of healthy persons (no person was scanned) two detectors learn what is normal: a map of how far the
 mean signal of a voxel lies from that of others at its place, and a small autoencoder in the manner of Weninger et al.
 (Scientific Reports, 2023). No lesion is seen in training; the threshold is that which 1 % of healthy voxels exceed. On
-new patients both are compared, with maps that learned nothing beside them. A network so small, trained for seconds,
-shows how it works and not how well it can. Not for clinical use.
+new patients both are compared, with maps that learned nothing beside them. A small network, trained for seconds,
+shows the method, not its best accuracy. Not for clinical use.
 """
 
 from pathlib import Path

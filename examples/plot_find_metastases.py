@@ -3,9 +3,9 @@ Which bright spots in a brain are metastases, and which of them are new?
 
 In synthetic contrast-enhanced brains (no person was scanned) metastases hide among vessels and other bright spots, and
 most patients have an earlier scan. A small network is trained with binary cross-entropy, and from its weights two more
-with the loss of Huang et al. (Medical Physics, 2022): one that misses little and one that errs little. What both see is
-marked by both, what only the first sees is for review, and the reader's table says what is new since the earlier scan.
-Networks so small, trained for seconds, show how it works and not how well it can. Not for clinical use.
+with the loss of Huang et al. (Medical Physics, 2022): one of high sensitivity, one of high specificity. Findings of both
+are marked by both, those of the first alone are for review, and the reader's table says what is new since the earlier
+scan. Small networks, trained for seconds, show the method, not its best accuracy. Not for clinical use.
 """
 
 from pathlib import Path

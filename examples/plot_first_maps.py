@@ -31,7 +31,7 @@ maps = dmrifit.fit_image(f"{scan}.nii.gz", protocol, "kurtosis", average="geomet
 maps
 
 # %%
-# What the data do not tell is said in sentences; ``maps["D"]`` is one image, ``save`` writes all of them with a
+# Sentences say which parameters the data do not determine; ``maps["D"]`` is one image, ``save`` writes all of them with a
 # description as JSON, and ``view`` goes through them in three planes.
 
 print(*maps.advice(), sep="\n")

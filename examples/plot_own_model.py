@@ -1,5 +1,5 @@
 """
-How does a signal model of one's own come into the fit?
+How do you fit a signal model of your own?
 
 The stretched exponential S0·exp(−(b·DDC)^α) describes a voxel of many diffusivities by two numbers: how fast the
 signal falls, and how far it is from a single exponential (α = 1). It is no built-in model; written down once,

@@ -1,10 +1,10 @@
 """
-Can two shells tell the others, without a model of the tissue?
+Can two shells predict the others, without a model of the tissue?
 
 A short scan has b = 0, 1000 and 2000 s/mm²; a long one has shells up to 3000. Ten synthetic people have both (nobody
 was scanned: a spread of diffusivities in every voxel, and noise). A regression of nine of them predicts the long scan
 of the tenth from the short one; no model of the signal enters. Beside it stands what a model gives: kurtosis fitted to
-the three images and continued, which goes astray where the cumulant expansion ends, and a measurement.
+the three images and extrapolated, which fails beyond the range of the cumulant expansion, and a measurement.
 """
 
 from pathlib import Path

@@ -43,10 +43,10 @@ def detect(
 
     Writes a folder for each scan with map.nii.gz, binary.nii.gz and opened.nii.gz on its grid,
     lesions.csv and detection.json; for all scans detections.tsv, lesions.csv and, with figures, a
-    page. A scan whose scores are shifted in both hemispheres, not in a part, is reported as
-    differing as a whole, and flagged, as is one that cannot be judged so and of which most voxels
-    lie above the threshold. Scans that are missing or cannot be read or prepared are
-    listed in failed.tsv. An interrupted run resumes when started again with the same options.
+    page. A scan whose scores are shifted in both hemispheres is flagged as differing as a whole. A
+    scan that cannot be compared so is flagged if most of its voxels are above the threshold. Scans
+    that are missing or cannot be read or prepared are listed in failed.tsv. An interrupted run
+    resumes when started again with the same options.
 
     Options:
     model MODEL: Model file from train.
@@ -60,8 +60,8 @@ def detect(
     mask FILE|auto|none: Brain on the grid of the series (single series); auto, the default, finds
         it, none takes all voxels as --all-voxels does.
     tissue: Tissue map: 1 white, 2 gray, 4 deep gray matter, 3 fluid (single series).
-    resample_directions: Estimate signals along the directions of the model also where those that
-        were measured are near them.
+    resample_directions: Estimate signals along the model's directions even if the measured ones
+        are close to them.
     threshold: Score above which a voxel is anomalous; by default the model's.
     calibrate HEALTHY: Table of healthy scans of the site and protocol of SCANS, to which the
         threshold is adjusted; no guarantee.

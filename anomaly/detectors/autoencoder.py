@@ -178,8 +178,7 @@ class DenoisingAutoencoder(Reconstructor):
         super()._check_parameters()
         if self.scale == "image" and self.residual == "relative":
             raise ValueError(
-                "scale='image' divides reconstructions, which relative residuals are not made "
-                "for; use residual='mean' with it"
+                "scale='image' does not work with residual='relative'; use residual='mean'"
             )
 
     def _module(self) -> torch.nn.Module:

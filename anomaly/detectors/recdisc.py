@@ -240,8 +240,8 @@ class RecDiscNet(Reconstructor):
             most = max((max(size) - 1).bit_length(), 1)
             voxels = " × ".join(map(str, size))
             raise ValueError(
-                f"levels={self.levels} halve a brain of {voxels} voxels until one is left; take "
-                f"{most} at most"
+                f"levels={self.levels} is too large for a brain of {voxels} voxels; give at most "
+                f"{most}"
             )
 
     def _box(self, mask: NDArray[np.bool_]) -> tuple[slice, ...]:

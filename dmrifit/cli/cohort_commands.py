@@ -244,8 +244,8 @@ def benchmark(
     predictions, figures and report.html.
 
     Six algorithms on 16 synthetic patients at three sizes take two cores less than three minutes;
-    memory holds the sampled voxels of all patients. CNN takes longest. A bar, or lines in a pipe,
-    tell the time left.
+    memory holds the sampled voxels of all patients. CNN takes longest. A bar (in a pipe: lines)
+    shows the time left.
 
     Options:
     out: Folder for tables and report; an interrupted run resumes there.
@@ -315,7 +315,7 @@ def benchmark(
 
 def report(studies: list[Path], /, out: Path | None = None) -> None:
     """
-    Write the report of finished comparisons again.
+    Rewrite the report of finished comparisons.
 
     Comparisons with other seeds, training masks or difficulties are listed side by side in one
     table.

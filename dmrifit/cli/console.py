@@ -15,8 +15,8 @@ overwrite: Replace files of an earlier run.
 patience 1..: Stop early after this many epochs without improvement.
 seed 0..: Random seed: same seed, same model.
 shape X,Y,Z: Voxels of a scan.
-use sform|qform: Which transform of the header to believe in files where the two place voxels more
-    than 0.5 mm apart; without it such files are refused.
+use sform|qform: Header transform to use where sform and qform differ by more than 0.5 mm; without
+    this option such files are refused.
 validation_fraction 0..0.9: Fraction of patients held out of training to choose the best epoch.
 """
 
@@ -48,7 +48,7 @@ _WRITTEN = ("out", "checkpoint")
 FLAGGED = 3
 _INTERRUPTED = 130  # exit code after Ctrl-C
 _EXIT_CODES = {
-    0: "success; of many cases, those that failed are in failed.tsv",
+    0: "success; failed.tsv lists cases that failed (if all failed, the code is 2)",
     1: "a bug in the program, with a traceback: please report it",
     2: "a problem with an option, a file or the machine; the message says what to do",
     _INTERRUPTED: "interrupted by Ctrl-C; long commands resume when run again",

@@ -67,40 +67,40 @@ def fit(
 
     Writes NIfTI files of each parameter, its standard error and the ends of its 95 % interval, of
     the cost, reduced χ² and status of the fit, and of parameters at a bound and in doubt, a JSON
-    file that describes them, and a quick-look page. Of many scans, also a page of all (index.html)
-    and a table (fits.tsv) for dmrifit roi; the same command goes on after Ctrl-C.
+    file that describes them, and a quick-look page. For many scans, also an overview page
+    (index.html) and a table (fits.tsv) for dmrifit roi; after Ctrl-C, run it again to resume.
 
-    A leg of 90,000 voxels and 42 volumes takes 5 s of one core and 340 MB of memory; the time goes
-    with voxels times volumes, the memory with voxels times maps. A compressed image is unpacked
-    into a temporary file. The first fit of a model compiles for some seconds.
+    A scan of 70,640 voxels and 42 volumes (ivim) takes 10 s of one core and 390 MB of memory. Time
+    grows with voxels times volumes, memory with voxels times maps. A compressed image is unpacked
+    into a temporary file. The first fit of a model compiles it, which takes about 7 s.
 
     Options:
     images IMAGE…|BIDS: 4-D NIfTI image of magnitudes, or a table of images (.tsv); several images,
         a glob, a folder (of images with a .bval file beside) or a BIDS folder for many scans.
     b_max S/MM2: Leave out volumes above this b-value.
     leave_out_b S/MM2,…: Leave out volumes of these b-values, such as 5,10.
-    model: adc, kurtosis or ivim; t2, t2-adc or t2-ivim-kurtosis (need --te); by default the
-        richest that the b-values and echo times determine. All are isotropic: no FA, no tensor.
-    by_te: Fit S0 and f of adc, kurtosis or ivim (--model) at each echo time: no model of T2.
+    model: adc, kurtosis, ivim; with echo times t2, t2-adc, t2-ivim-kurtosis, t2-ivim-relative; by
+        default the richest that the scan determines. All are isotropic: no FA, no tensor.
+    by_te: Fit S0 and f of --model adc, kurtosis or ivim at each echo time, without a model of T2.
     mask FILE|auto|none|PATTERN: Voxels to fit; by default (none) all that are nonzero in any
         volume. auto finds the body or head by median Otsu. For many scans a pattern in quotes,
         relative to the BIDS folder, such as 'derivatives/masks/sub-*/**/*_mask.nii.gz'.
-    sigma NUMBER|FILE|estimate|PATTERN: Standard deviation of the noise, a number or an image: fits
-        with the Rician floor. The word estimate measures it in the image, which must not be
+    sigma NUMBER|FILE|estimate|PATTERN: Standard deviation of the noise, a number or an image; the
+        fit then models the noise floor. estimate measures the noise in an image that is not
         denoised (for denoised images, name the noise map from dmrifit preprocess).
     bounds NAME=LOW,HIGH: Bounds of a parameter, repeatable; K=0,monotonic keeps the signal
-        decreasing (the default of kurtosis; K=0,5 lifts it). The word published takes all bounds
-        of the model's published tool.
+        decreasing (the default of kurtosis; K=0,5 lifts it). published takes all bounds of the
+        tool that published the model.
     fix NAME=VALUE: Fix a parameter at a value, repeatable; S0=measured takes the signal at b = 0.
     average_directions geometric|arithmetic: Average volumes of equal b and TE before the fit.
-    method nlls|ols|wls|segmented|map: Nonlinear least squares; ordinary or weighted least squares
-        of logarithms (adc, kurtosis); for ivim, Dt first; or with a prior learned from the region,
-        toward whose mean it pulls. By default the noise of the scan chooses, and the output says
-        what and why.
+    method nlls|ols|wls|segmented|map: Nonlinear least squares (nlls); ordinary or weighted least
+        squares of logarithms (ols, wls; adc, kurtosis); Dt first (segmented; ivim); a prior
+        learned from the region, which pulls lesions toward its mean (map). By default nlls, for
+        ivim at low SNR segmented; the output says what was chosen and why.
     likelihood gaussian|rician|rician-mean: Noise of single magnitudes (rician) or of averages of
         them (rician-mean); both need --sigma.
-    threshold S/MM2: Lowest b-value of the first step of --method segmented; by default the higher
-        the SNR is, the higher.
+    threshold S/MM2: Lowest b-value from which --method segmented fits Dt; the default increases
+        with the SNR.
     weights NUMBER,…: Weight of each measurement that is fitted, such as its number of averages.
     regularization WEIGHT: Weight of a penalty that pulls bounded parameters to their lower bound.
     starts auto|thorough|NUMBER: Starting points per voxel.

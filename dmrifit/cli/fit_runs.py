@@ -95,7 +95,7 @@ def fit_many(
     scans, root = named_scans(images)
     te = options["te"]
     if te and len(te) > 1:
-        raise ValueError("--te takes one value for many scans; echo times of each are sidecars")
+        raise ValueError("for many scans --te takes one value; else give .te or .json files")
     # The file of each scan where an option is a pattern; words and numbers are for all.
     patterns: dict[str, dict[str, Path | None]] = {}
     for role in ("mask", "sigma"):

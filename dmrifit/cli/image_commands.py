@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def info(image: Path, /, files: ProtocolFiles, mask: str | None = None) -> None:
     """
-    Describe a scan: grid, protocol, noise, the models that it carries, and what looks wrong.
+    Describe a scan: grid, protocol, noise, models that it supports, and possible errors.
 
     For each model the standard deviation is the Cramér–Rao bound in typical tissue at the SNR of
     the scan: no fit can be more precise. The image is read slab by slab, several times.
@@ -172,8 +172,8 @@ def preprocess(
     denoised magnitudes keep their noise floor.
 
     A volume of 640,000 voxels takes one core about 1 s in denoise, 2 s in gibbs and 8 s in motion;
-    the image is read block by block and volume by volume, and written by way of a file in the
-    folder that takes 4 bytes for each value.
+    the image is read block by block and volume by volume, and a temporary file in the folder takes
+    4 bytes for each value.
 
     Options:
     out: Folder for the image and the noise map; created if missing.
@@ -353,7 +353,7 @@ def view(
     overwrite: bool = False,
 ) -> None:
     """
-    Write a page to move through maps of any program, in three planes; it needs no network.
+    Write an offline page that shows maps of any program in three planes.
 
     Maps, image and labels lie on one grid. Takes seconds; the page has up to 6 MB.
 

@@ -60,7 +60,7 @@ _commands += [on_images.dicom_seg, on_cohorts.simulate, on_cohorts.train, on_coh
 _commands += [on_cohorts.report, cite]
 app, main = make_program(
     "dmrifit",
-    "Diffusion MRI of tumors: fit signal models, predict protocols, score by patient.",
+    "Diffusion MRI: fit signal models, predict protocols, score each patient.",
     _commands,
     first="dmrifit fit sub-01_dwi.nii.gz --te sub-01_dwi.te --mask auto --out maps",
     options=__doc__,

@@ -71,8 +71,8 @@ def write_participants(
     existing = [subject for subject in subjects if (folder / subject).exists()]
     if existing and not _is_ours(description):
         raise ValueError(
-            f"{folder} already has {', '.join(existing)}, maybe with your data; "
-            "remove it, or write to another folder"
+            f"{folder} already has {', '.join(existing)}, which dmrifit is not known to have "
+            "written; write to another folder"
         )
     # Before the images, so that those of an interrupted run are recognized as written here.
     words = [row.get("synthetic", "").lower() for row in rows]

@@ -91,7 +91,7 @@ class Novelty:
         """Take numbers of `to_dict`; raise ValueError where they do not fit together."""
         names = [field.name for field in fields(cls)]
         if set(state) != set(names):
-            raise ValueError(f"typical voxels with {', '.join(sorted(state))}")
+            raise ValueError(f"typical voxels have wrong fields: {sorted(state)}; train again")
         novelty = cls(**{name: finite_numbers(state[name], name) for name in names})
         n_voxels, n_shares = len(novelty.voxels), len(novelty.shares)
         shapes = [getattr(novelty, name).shape for name in names]

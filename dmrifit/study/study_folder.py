@@ -138,7 +138,7 @@ class StudyFolder:
             table = self.path / name
             if not table.is_file():
                 raise FileNotFoundError(
-                    f"{table} does not exist, which belongs to the comparison there; run it again"
+                    f"{table} is missing from this comparison; run the comparison again"
                 )
             text = table.read_bytes().decode("utf-8", errors="replace")
             if _sha256(text) != digest:

@@ -8,10 +8,10 @@ cases CASES: Table (.tsv) of scans with the columns patient, image and label, an
     optionally NAME_prior and NAME_brain.nii.gz.
 device auto|cpu|cuda: Device to compute on; by default that of the model.
 flips: Average over eight mirror images; takes eight times as long.
-mask FILE|auto|none: Brain on the grid of the image (single image); auto finds it in each scan
-    that names none; none, the default, takes all nonzero voxels.
+mask FILE|auto|none: Brain mask on the grid of the image (one image); auto finds the brain in scans
+    without a mask; none, the default, takes all nonzero voxels.
 prior: Prior scan on the grid of the image (single image).
-resample: Resample scans to the voxels of the training scans; answers lie on their own grids.
+resample: Resample scans to the voxels of the training scans; results are on the scan's grid.
 """
 
 from __future__ import annotations

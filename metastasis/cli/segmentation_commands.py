@@ -112,8 +112,8 @@ def prepare(
     Options:
     scan T1: Post-contrast T1 scan (NIfTI), on any grid.
     prior: Earlier scan of the same person and contrast, any grid.
-    brain MASK: Brain on the grid of T1, of a tool made for it; by default searched, which is rough
-        where a skull is there.
+    brain MASK: Brain on the grid of T1, from an extraction tool; by default found in T1, roughly
+        if there is a skull.
     spacing 0.4..2: Edge in mm of the voxels to resample to.
 
     Example: dmrifit-metastasis prepare t1c.nii.gz --prior earlier.nii.gz --out prepared
@@ -143,7 +143,7 @@ def _model_and_scans(paths: list[Path]) -> tuple[Path, list[Path]]:
         raise ValueError(f"{first} is a model file; name the scans after it")
     from metastasis.candidates.two_stage import PATH
 
-    say("the included small model is used; it was never tried on a labelled real metastasis")
+    say("the included small model is used; it was never tried on a labeled real metastasis")
     return PATH, paths
 
 

@@ -116,7 +116,7 @@ def train(
     Train a model to find metastases, and write a model file for segment. Not for clinical use.
 
     By default it has two stages: a small U-Net marks candidates, and trees judge them. The U-Net
-    is trained again on what it took for lesions. With --loss, --alpha, --prior, --network,
+    is retrained with its false positives. With --loss, --alpha, --prior, --network,
     --widths, --warm-start or --published it is a network of Huang et al. alone; train the
     sensitive one of an ensemble with --alpha .995, the specific one with --alpha .5. After the
     first epoch it says how long the others will take, and after each one it draws the loss:
@@ -133,16 +133,16 @@ def train(
     published: Network sizes and training as published; needs a GPU.
     widths N,…: Channels of the layers of each path of one of the study's networks, or of the
         levels of the U-Net.
-    epochs 1..: Epochs of each training; 18 or 20 by default.
+    epochs 1..: Epochs of each training; default 18 (study's networks: 20).
     segments_per_epoch 1..: Segments per epoch; 200 by default.
-    batch_size 1..: Segments per step; 2 or 10 by default.
-    learning_rate: Learning rate of the first epoch; .002 or .001 by default.
+    batch_size 1..: Segments per step; default 2 (study's networks: 10).
+    learning_rate: Learning rate of the first epoch; default .002 (study's networks: .001).
     schedule constant|cosine: Schedule of the learning rate.
-    spacing: Grid in mm to resample scans to; by default 1 mm, or not resampled.
+    spacing: Grid in mm to resample scans to; default 1 mm (study's networks: not resampled).
     warm_start: Model file of a network of the same sizes with the initial weights.
     false_positives 0..: False positives per scan of --validation, at the threshold to store.
     validation CASES: Table of other patients, on which the threshold is chosen.
-    min_voxels 1..: Smallest lesion in voxels; 4 voxels of 1 mm, a sphere of 2 mm, or 1 by default.
+    min_voxels 1..: Smallest lesion in voxels; default 4, a sphere of 2 mm (study's networks: 1).
     device auto|cpu|cuda: Device to compute on.
 
     Example: dmrifit-metastasis train cases/cases.tsv --alpha 0.995 --out sensitive.dmrifit
@@ -176,7 +176,7 @@ def train(
             segmenter.set_params(min_voxels=segmenter.segmenter.min_voxels)
         # Before the scans are read, which takes minutes.
         segmenter._check()
-        training_cases = _labelled_cases(cases)
+        training_cases = _labeled_cases(cases)
         patients = [case.patient for case in training_cases]
         if len(set(patients)) < getattr(segmenter, "n_folds", 1):
             raise ValueError(
@@ -185,7 +185,7 @@ def train(
             )
         held_out: list[Case] = []
         if validation is not None:
-            held_out = _labelled_cases(validation)
+            held_out = _labeled_cases(validation)
             # The threshold is chosen on patients that the network has not seen.
             common = sorted({*patients} & {case.patient for case in held_out})
             if common:
@@ -258,7 +258,7 @@ def evaluate(
     from metastasis.study.report import write_evaluation
 
     import_optional("matplotlib", "jinja2")
-    reference = _labelled_cases(cases)
+    reference = _labeled_cases(cases)
     predictions, thresholds, min_voxels = {}, {}, {}
     for name, path in segmentations.items():
         predictions[name], thresholds[name], min_voxels[name] = read_segmentations(path, reference)
@@ -273,12 +273,12 @@ def evaluate(
         random_state=seed,
     )
     typer.echo(format_summary(tables)[[*HEADLINES[:3], "wrong_per_scan"]].to_string())
-    typer.echo(f"published figures, which marking everything wins: {out / 'summary.csv'}")
+    typer.echo(f"the study's scores, best if everything is marked: {out / 'summary.csv'}")
     if any(case.synthetic for case in reference):
         typer.echo("synthetic scans: no clinical result")
     n_patients = len({case.patient for case in reference})
     if n_patients < page.FEW:
-        typer.echo(f"{counted(n_patients, 'patient')}: numbers about these scans, no performance")
+        typer.echo(f"{counted(n_patients, 'patient')}: too few to estimate performance")
 
 
 def train_small(
@@ -292,7 +292,7 @@ def train_small(
     """
     Train the small model of segment on implants in one's own scans without metastases.
 
-    No labelled metastasis is needed: synthetic ones are put into warped copies of the scans. Takes
+    No labeled metastasis is needed: synthetic ones are put into warped copies of the scans. Takes
     some 40 minutes of one core; an interrupted training resumes after its last epoch when started
     again. The threshold is that of the included model: choose another one by what is marked in
     scans without metastases.
@@ -329,11 +329,11 @@ def train_small(
     typer.echo(
         f"trained on implants in {counted(len(negatives), 'scan')} and on "
         f"{counted(phantoms, 'synthetic patient')}: {files.out}\n"
-        "never tried on a labelled metastasis: its accuracy in people is unknown"
+        "never tried on a labeled metastasis: its accuracy in people is unknown"
     )
 
 
-def _labelled_cases(table: Path) -> list[Case]:
+def _labeled_cases(table: Path) -> list[Case]:
     """Read cases that must have labels."""
     from metastasis.cli.case_runs import RUN
     from metastasis.scans.cases import CASES, read_row

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.affines import voxel_volume
-from dmrifit._utils.counts import counted
 from dmrifit.io.grids import Volume, as_stored
 from dmrifit.io.masks import MASK_THRESHOLD, binarize, check_same_grid
 from dmrifit.networks.volume_cases import listed, naming, volume_inputs
@@ -27,8 +26,8 @@ def output_size(size: int, n_layers: int = 9) -> int:
     n_lost = 2 * n_layers
     if size <= n_lost:
         raise ValueError(
-            f"convolutions without padding ({n_layers}) leave nothing of "
-            f"{counted(size, 'voxel')}; give at least {1 + n_lost}"
+            f"{n_layers} convolutions without padding need segments of at least {1 + n_lost} "
+            f"voxels, not {size}"
         )
     return size - n_lost
 

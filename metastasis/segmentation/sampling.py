@@ -48,7 +48,7 @@ def normalized(volume: NDArray[Any], mask: NDArray[Any] | None = None) -> NDArra
     def standardized(channel: NDArray[Any], brain: NDArray[np.bool_]) -> NDArray[np.floating]:
         intensities = channel[brain].astype(np.float64)
         if not intensities.size:
-            raise ValueError("has no voxel that is not zero")
+            raise ValueError("has no nonzero voxel")
         spread = intensities.std()
         # Rounding gives even a constant a standard deviation slightly above zero.
         if not spread > 1e-6 * np.abs(intensities).max():
@@ -387,7 +387,7 @@ def case_inputs(segmenter: Any, case: Scan) -> dict[str, NDArray[Any]]:
     if mask is not None and (mask.shape != shape or not mask.any()):
         raise ValueError(
             f"a mask of shape {mask.shape} with {counted(np.count_nonzero(mask), 'voxel')} "
-            f"for a volume of shape {shape}"
+            f"for a volume of shape {shape}; give a nonempty mask of that shape"
         )
     scaled = locally_scaled if segmenter.scaling == "local" else normalized
     image = scaled(channels, mask)

@@ -446,7 +446,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         # voxels would be segmented badly without any sign of it.
         if not 1 / MAX_EDGE_RATIO <= image_edge / edge <= MAX_EDGE_RATIO:
             raise ValueError(
-                f"voxels of {image_edge:.3g} mm for a network of voxels of {edge:.3g} mm; "
+                f"scan voxels: {image_edge:.3g} mm, network voxels: {edge:.3g} mm; "
                 f"resample the scan (prepare_scan does, spacing={edge:.3g}), or train with a "
                 "spacing"
             )
@@ -551,7 +551,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         if self.low_resolution_input == "stride" and any(f % 2 == 0 for f in self.low_resolution):
             raise ValueError(
                 f"cells of an even width have no voxel in their middle: {self.low_resolution!r}; "
-                "average them"
+                "use low_resolution_input='average'"
             )
         network_inputs.output_size(self._size, self._n_layers)
 

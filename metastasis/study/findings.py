@@ -49,7 +49,7 @@ def findings_in_words(
     is_known = all(key in figures for key in _KEYS)
     whole, small = (f"{100 * figures.get(key, 0):.0f} %" for key in _KEYS)
     found = f"on implants {whole} of all and {small} of those of 2.5–6 mm are found"
-    untried = "never tried on a labelled real metastasis"
+    untried = "never tried on a labeled real metastasis"
     if is_noted:
         untried += (
             "; the notes on this scan say how it differs from those scans: the figures may not "

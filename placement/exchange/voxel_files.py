@@ -184,7 +184,7 @@ def _reader_of(path: Path) -> Callable[[Path], VoxelFile]:
             "not determine an oblique box; enter it by center, size and angles"
         )
     raise ValueError(
-        f"{path} is of no kind that boxes are read from; give .SPAR, .rda, Siemens DICOM, "
+        f"{path} is no supported box file; give .SPAR, .rda, Siemens DICOM, "
         "NIfTI-MRS or JSON of this program"
     )
 

@@ -450,5 +450,5 @@ def _fold_numbers(folds: ArrayLike | None, n: int) -> NDArray[np.intp]:
 def _times(value: ArrayLike, n: int, name: str) -> NDArray[np.float64]:
     array = np.asarray(value, dtype=np.float64)
     if array.shape not in ((), (n,)):
-        raise ValueError(f"{name}: {array.shape} seconds for {counted(n, 'scene')}")
+        raise ValueError(f"seconds of {name}: give one, or {n}, not shape {array.shape}")
     return np.broadcast_to(array, (n,))

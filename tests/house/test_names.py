@@ -30,7 +30,7 @@ for package in sys.argv[1:]:
 """
 
 BRITISH = re.compile(
-    r"tumour|centre|colour|neighbour|behaviour|"
+    r"tumour|centre|colour|neighbour|behaviour|labelled|"
     r"(?:optim|normal|regular|initial|visual|random|general|minim|maxim|standard|summar)is(?:e|a)",
     re.IGNORECASE,
 )

@@ -463,7 +463,7 @@ def _free(model: SignalModel, fixed: Sequence[str]) -> NDArray[np.bool_]:
     fixed = (fixed,) if isinstance(fixed, str) else tuple(fixed)
     unknown = sorted(set(fixed) - set(model.names))
     if unknown or set(fixed) == set(model.names):
-        problem = f"unknown {', '.join(unknown)}" if unknown else "all are"
+        problem = f"unknown {', '.join(unknown)}" if unknown else "leave one free"
         raise ValueError(
             f"fixed parameters of model {model.name}: {problem}; it has {', '.join(model.names)}"
         )

@@ -1,8 +1,8 @@
 """
 When should a map not be believed?
 
-A map has a value in every voxel, also where the images do not say anything about it. Nine reasons for doubt, eight with
-a measurement on synthetic data: nobody was scanned, and in people it is rather worse.
+A map has a value in every voxel, also where the images do not say anything about it. This page gives nine
+reasons for doubt, seven of them with a measurement, and says what an interval means. All data are synthetic.
 """
 
 # %%
@@ -215,14 +215,14 @@ moved[columns].map(lambda values: round(float(np.mean(values)), 2))
 # sphinx_gallery_end_ignore
 
 # %%
-# The scanner did what no model knows
-# -----------------------------------
+# Scanner effects that no model has
+# ---------------------------------
 # A protocol here is b, echo time and direction. The diffusion time and the lengths of the gradient pulses are not
 # modeled: two scans with the same b and other timings give other D and K in tissue that hinders water, and are fitted
 # as if they were one. Neither is the non-linearity of the gradients, through which b differs by some percent toward the
 # ends of a bore: correct it before, or compare like places only.
 #
-# The test was too kind
+# The test was too easy
 # ---------------------
 # Scores of this project are scores on synthetic data, but for those of :doc:`a few real people </people>`. Detectors that learned from lesions like those they are
 # tested on look best of all. Before a map is used for anything, look at: the share of voxels at bounds, the doubts,

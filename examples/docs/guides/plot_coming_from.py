@@ -160,9 +160,9 @@ lesion_table(reference, prediction, np.eye(4))[
 #    * - ``*_s0 *_fv *_dv *_t2v *_dt *_kt *_t2t.nii``
 #      - ``S0 f Dv T2v Dt K T2t``, same units
 #    * - ``--pmin``, ``--pmax``
-#      - ``--bounds``; from Python, ``bounds="published"`` is its default box
+#      - ``--bounds``; ``--bounds published`` is its default box
 #    * - ``--wtk`` (Tikhonov)
-#      - ``regularization`` of `dmrifit.fit_voxels`
+#      - ``--regularization``
 #    * - ``*_exit.nii``
 #      - maps ``status``, ``atbound`` and ``doubt``
 #

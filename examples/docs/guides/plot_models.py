@@ -27,7 +27,7 @@ Seven models of the signal of a voxel are built in, all isotropic: no tensor, so
 # --------------------------
 # .. math:: S(b) = S_0 \, [f e^{-b D_v} + (1-f) e^{-b D_t}]
 #
-# Le Bihan et al., Radiology 168:497, 1988. Blood in capillaries dephases like fast diffusion. f is the share of the
+# Le Bihan et al., Radiology 168:497, 1988. Flow in capillaries dephases the signal like fast diffusion. f is the share of the
 # *signal*, a T2-weighted signal fraction: it depends on the echo time, as blood and tissue have different T2. Dv rests on the few smallest b-values.
 #
 # Relaxation, perfusion and kurtosis: ``t2-ivim-kurtosis``

@@ -175,7 +175,7 @@ def test_published_ellipsoids_have_its_radii_and_may_reach_the_background():
         _, inner = corrupt(volume, mask, **options)
         assert not (inner & ~mask).any()
         changed, whole = corrupt(volume, mask, **options, background=True)
-        # The same ellipsoid, which is labelled and filled beyond the brain, too.
+        # The same ellipsoid, which is labeled and filled beyond the brain, too.
         np.testing.assert_array_equal(whole & mask, inner)
         np.testing.assert_array_equal((changed != volume).any(axis=-1), whole)
         n_beyond += (whole & ~mask).any()

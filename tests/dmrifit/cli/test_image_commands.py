@@ -305,7 +305,7 @@ def test_a_scan_is_described_with_the_models_it_carries(bids, output_of):
         (lambda b, image: (b[::-1], image), "the order of the b-values does not fit"),
         (lambda b, image: (b, -image), "are negative"),
         (lambda b, image: (b, np.minimum(image, 100)), "clipped"),
-        (lambda b, image: (b, image * [1, 1, 3, 3]), "times the gain"),
+        (lambda b, image: (b, image * [1, 1, 3, 3]), "scaled differently"),
     ],
 )
 def test_what_looks_wrong_is_said(bids, output_of, spoil, message):

@@ -24,7 +24,7 @@ from metastasis.cli.study_commands import (
     PatientOptions,
     StudyOptions,
     TrainingOptions,
-    _labelled_cases,
+    _labeled_cases,
     evaluate,
     simulate,
 )
@@ -195,7 +195,7 @@ def test_scans_to_learn_from_are_described(synthetic_cases, tmp_path, capsys):
     affine = case.affine @ np.diag([1, 1, 2, 1])
     flat = np.where(case.brain, 1.0, 0.0)
     thick = replace(case, image=flat, affine=affine, prior=None, synthetic=False, lesions=None)
-    assert len(_labelled_cases(write_cases([thick], tmp_path))) == 1
+    assert len(_labeled_cases(write_cases([thick], tmp_path))) == 1
     notes = capsys.readouterr().err
     assert "has slices of 5 mm" in notes
     assert "no bright vessels" in notes
@@ -251,7 +251,7 @@ def test_segmentations_are_compared_with_lesions_and_controls(
     heading = next(line for line in output.splitlines() if "strict_f1" in line)
     assert heading.split() == ["strict_sensitivity", "strict_precision", "strict_f1", "wrong_per_scan"]
     assert "synthetic scans: no clinical result" in output
-    assert "3 patients: numbers about these scans, no performance" in output
+    assert "3 patients: too few to estimate performance" in output
     summary = pd.read_csv(tmp_path / "compared" / "summary.csv")
     row = summary[(summary["method"] == "first") & (summary["part"] == "all")].iloc[0]
     n_lesions = [len(case.lesions) for case in synthetic_cases]
@@ -292,7 +292,7 @@ def test_a_small_model_learns_from_copies_of_each_scan_and_phantoms(output_of, s
     assert len(set(groups["groups"][:4])) == 2
     assert all((label == 1).any() for label in labels[:4])
     assert "implants in 2 scans and on 3 synthetic patients" in out
-    assert "never tried on a labelled metastasis" in out
+    assert "never tried on a labeled metastasis" in out
 
 
 def test_a_bad_scan_is_refused_before_the_first_copy(error_of, scans, tmp_path, monkeypatch):

@@ -193,5 +193,5 @@ def test_any_storage_of_a_scan_is_seen_alike_and_answered_on_its_own_grid(spacin
 def test_sizes_are_those_published_and_too_small_ones_are_refused():
     assert (output_size(37), output_size(45)) == (19, 27)
     assert output_size(19) == 1
-    with pytest.raises(ValueError, match="leave nothing of 18 voxels; give at least 19"):
+    with pytest.raises(ValueError, match="segments of at least 19 voxels, not 18"):
         output_size(18)

@@ -348,11 +348,11 @@ def test_images_with_other_voxels_than_those_learned_from_are_refused(cohort, tm
     again = load_model(tmp_path / "model.dmrifit")
     other = nib.Nifti1Image(volumes[0], np.diag([0.9, 0.9, 0.9, 1.0]))
     near = nib.Nifti1Image(volumes[0], np.diag([1.3, 1.5, 1.6, 1.0]))
-    with pytest.raises(ValueError, match=r"case 1: voxels of 0\.9 mm for a network of voxels of 1\.5 mm"):
+    with pytest.raises(ValueError, match=r"case 1: scan voxels: 0\.9 mm, network voxels: 1\.5 mm"):
         again.predict([images[0], other])
     assert len(again.predict([near, volumes[1]])) == 2  # an array has no spacing
     assert small(epochs=1).fit(volumes, labels).edge_ is None
-    with pytest.raises(ValueError, match=r"case 0: voxels of 0\.9 mm"):
+    with pytest.raises(ValueError, match=r"case 0: scan voxels: 0\.9 mm"):
         small(epochs=1).fit([other, *images[1:]], labels)
 
 

@@ -32,7 +32,7 @@ def scan():
     return brain_scan()
 
 
-def test_implants_change_only_what_is_labelled_with_brighter_walls_and_a_number_each(scan):
+def test_implants_change_only_what_is_labeled_with_brighter_walls_and_a_number_each(scan):
     implants = draw_implants(*scan, 6, small=0.4, random_state=3)
     volume, brain = scan
     is_same = implants.volume == volume

@@ -179,7 +179,7 @@ def test_real_maps_of_tissue_are_accepted(data_dir):
     assert white > 1.1 * gray
 
 
-def test_the_hard_world_has_vessels_as_bright_as_metastases_all_statuses_and_labelled_walls(cases):
+def test_the_hard_world_has_vessels_as_bright_as_metastases_all_statuses_and_labeled_walls(cases):
     hard_cases = simulate_metastases(
         4, shape=(56, 56, 56), spacing=1.5, metastases=(4, 8), world="hard", prior=1, random_state=1
     )
