@@ -39,14 +39,7 @@ _PANELS = "panels.png"
 _VIEW = "view.html"
 _BRIGHTEST = 3.0  # upper end of a map's color scale, in thresholds
 _NUMBERS = ("threshold", "n_lesions", "volume_mL", "share_found")
-_OVERVIEW = (
-    "scan {name} | threshold {threshold:} | anomalies {n_lesions:} | volume, mL {volume_mL:.2f} | "
-    "largest, mm {largest:.1f} | above, % {share_found:.1%} | as a whole {as_a_whole}"
-)
-_FOUND = (
-    "{number:} | volume, mL {volume_mL:.2f} | diameter, mm {diameter_mm:.1f} | "
-    "at x, y, z, mm {x:.0f}, {y:.0f}, {z:.0f} | largest score {score:.3s}"
-)
+_TEXTS = page.Texts(__file__)
 #: Share of the voxels above the threshold, from which a scan is flagged that cannot be judged:
 #: gliomas fill 5 to 20 % of a brain.
 _MOST_MARKED = 0.5
@@ -197,10 +190,7 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
             "as_a_whole": _AS_A_WHOLE[content["differs"]],
         }
         rows.append({**content, **words})
-        caption = (
-            f"{content['name']}: mean signal, map, voxels above the threshold before and after "
-            "opening, in the axial slice with most of them"
-        )
+        caption = _TEXTS("panels", name=content["name"])
         parts = RUN.shown(out / content["folder"], {_PANELS: caption}, width=900)
         if content["differs"]:
             parts.insert(0, page.Note(page.sentence(DIFFERENT)))
@@ -209,7 +199,7 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
     texts = [page.sentence(text) for text in scan_sentences(contents) if DIFFERENT not in text]
     overview = [
         page.sentence(count_sentence(contents)),
-        page.Table(rows, _OVERVIEW),
+        page.Table(rows, _TEXTS["overview"]),
         *texts,
     ]
     return RunPage("Anomalies", overview, pictures)
@@ -289,10 +279,11 @@ def _view(detection: Detection, picture: bytes, count: str) -> str:
     points = places_of("{number}: {volume_mL:.2f} mL", detection.lesions)
     instead = page.Picture(picture, f"Anomalies of {case.name}", width=900)
     planes = scan_planes(case, maps, thresholds, points, instead, hidden=("before opening",))
+    found = page.Table(detection.lesions, _TEXTS["anomalies"])
     sections = [
         page.Section("", page.Note(page.sentence(DIFFERENT) if detection.differs else "")),
         page.Section("", planes),
-        page.Section("Anomalies", page.sentence(count), page.Table(detection.lesions, _FOUND)),
+        page.Section("Anomalies", page.sentence(count), found),
     ]
     return page.Page(case.name, sections, page.notice_lead([case.synthetic])).html()
 

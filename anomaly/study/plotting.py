@@ -18,15 +18,12 @@ from dmrifit.report.dot_plot import Panel, plot_dots
 from dmrifit.report.slice_figures import robust_limits
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
     from anomaly.scans.cases import Case
 
 _MASK = ("#5b6470", "#ffd166")  # outside and inside a mask
 _HEALTHY, _ELSEWHERE = "healthy persons", "patients, elsewhere"
 _COLORS = {
-    **{_HEALTHY: "#a3aab3", _ELSEWHERE: "#0072b2", "threshold": style.INK},
+    **{_HEALTHY: "#a3aab3", _ELSEWHERE: "#0072b2"},
     **dict.fromkeys(("lesions", "lesions, infiltrating"), "#d55e00"),
     "lesions, cellular": "#cc79a7",
 }
@@ -62,7 +59,7 @@ def slice_to_show(case: Case) -> int:
 class _Slice:
     """An axial slice of a case in radiological view; by default the one to show."""
 
-    def __init__(self, ax: Axes, case: Case, number: int | None = None) -> None:
+    def __init__(self, ax: style.Axes, case: Case, number: int | None = None) -> None:
         self.ax, self.case = ax, case
         self.number = slice_to_show(case) if number is None else number
         ax.set(xticks=[], yticks=[])
@@ -112,7 +109,7 @@ def plot_panels(
     opening: int = 3,
     number: int | None = None,
     title: str = "",
-) -> Figure:
+) -> style.Figure:
     """Draw maps (x, y, z) of a case, and their masks above the thresholds and after opening."""
     mask_colors = import_optional("matplotlib.colors").ListedColormap(_MASK)
     size = 4 * _SLICE + 1.2, 0.9 + len(maps) * (_SLICE * _aspect(case) + 0.35)
@@ -154,7 +151,7 @@ def plot_panels(
 
 def plot_examples(
     examples: Mapping[str, tuple[Case, NDArray | None, NDArray]], method: str
-) -> Figure:
+) -> style.Figure:
     """
     Draw scans by their headings: a map (x, y, z) or None over the anatomy, and what is marked.
 
@@ -186,12 +183,9 @@ def plot_examples(
             if lines is not None:
                 lines.set(path_effects=shadow)
             ax.set_title(_short(heading), fontsize=10)
-        looks: dict[str, dict[str, Any]] = {
-            "reference lesion": {"color": style.REFERENCE},
-            f"marked by {method}": {
-                "color": style.FOUND, "linestyle": "--", "path_effects": shadow
-            },
-        }  # fmt: skip
+        looks: dict[str, Any] = {"reference lesion": {"color": style.REFERENCE}}
+        found = {"color": style.FOUND, "linestyle": "--", "path_effects": shadow}
+        looks[f"marked by {method}"] = found
         style.legend_below(figure, looks, linewidth=2)
         is_synthetic = any(case.synthetic for case, _, _ in examples.values())
         style.note_below(figure, style.figure_notice(is_synthetic))
@@ -207,12 +201,12 @@ def plot_densities(
     healthy: Sequence[Case] = (),
     healthy_maps: Mapping[str, Sequence[ArrayLike]] | None = None,
     thresholds: Mapping[str, float] | None = None,
-) -> Figure:
+) -> style.Figure:
     """Draw densities of scores (x, y, z): healthy persons, patients outside and inside lesions."""
     graded = {name: values for name, values in maps.items() if np.asarray(values[0]).dtype != bool}
     n_rows = -(-len(graded) // _PER_ROW)
     n_columns = min(len(graded), _PER_ROW)
-    shown: dict[str, str] = {}
+    looks: dict[str, Any] = {}
     size = max(3.9 * n_columns, 5.2), 2.6 * n_rows + 0.6
     with style.drawing(size, (n_rows, n_columns), {"font.size": 9}) as (figure, axes):
         for ax in axes.flat[len(graded) :]:
@@ -228,11 +222,11 @@ def plot_densities(
                 look: dict[str, Any] = {"histtype": "step", "linewidth": 1.5}
                 if region == _HEALTHY:
                     look = {"histtype": "stepfilled", "linewidth": 0, "alpha": 0.5}
-                shown[region] = _COLORS.get(region, _OTHER_KIND)
-                ax.hist(of_region, bins=bins, density=True, color=shown[region], **look)
+                looks[region] = {"color": _COLORS.get(region, _OTHER_KIND)}
+                ax.hist(of_region, bins=bins, density=True, **looks[region], **look)
             if thresholds is not None and np.isfinite(thresholds.get(name, np.nan)):
-                shown["threshold"] = _COLORS["threshold"]
-                ax.axvline(thresholds[name], color=shown["threshold"], linewidth=1, linestyle=":")
+                looks["threshold"] = {"color": style.INK, "linestyle": ":"}
+                ax.axvline(thresholds[name], linewidth=1, **looks["threshold"])
             ax.set(xlim=(bins[0], bins[-1]))
             ax.set_title(_short(name), fontsize=10)
             # Panels of the last row, and those above its empty end, have nothing below them.
@@ -240,19 +234,16 @@ def plot_densities(
                 ax.set_xlabel("score (higher is less like healthy)")
             if i % _PER_ROW == 0:
                 ax.set_ylabel("density of voxels")
-        looks = {name: {"color": color, "linestyle": "-"} for name, color in shown.items()}
-        if "threshold" in looks:
-            looks["threshold"]["linestyle"] = ":"
         style.legend_below(figure, looks, linewidth=2)
     return figure
 
 
-def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
+def plot_curves(tables: Mapping[str, pd.DataFrame]) -> style.Figure:
     """Draw the coverage of lesions over the false-positive rate in healthy persons."""
     curves = tables["curves"].pivot_table("coverage", "rate", "method", dropna=False)
-    looks = _method_looks(tables, curves.columns)
-    colors = {name: {"color": look["color"]} for name, look in looks.items()}
-    size = style.pair_size(len(looks))
+    looks = style.method_looks(tables["summary"]["method"].unique(), CONTROLS)
+    colors = {name: {"color": look["color"]} for name, look in looks.items() if name in curves}
+    size = style.pair_size(len(colors))
     with style.drawing(size, (1, 2), style.GRID) as (figure, [[few, all_rates]]):
         for ax, title in ((few, "Few false positives"), (all_rates, "All that count")):
             for name, color in colors.items():
@@ -267,7 +258,7 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def plot_opening(tables: Mapping[str, pd.DataFrame]) -> Figure:
+def plot_opening(tables: Mapping[str, pd.DataFrame]) -> style.Figure:
     """Draw the Dice coefficients of each method by rule, before and after opening."""
     summary = tables["summary"]
     blind = summary[(summary["part"] == "all") & ~summary["needs_truth"].astype(bool)]
@@ -288,7 +279,7 @@ def plot_opening(tables: Mapping[str, pd.DataFrame]) -> Figure:
     return plot_dots(table[table["rule"].isin(rules)], panels, styles)
 
 
-def plot_strata(tables: Mapping[str, pd.DataFrame], *, rule: str) -> Figure:
+def plot_strata(tables: Mapping[str, pd.DataFrame], *, rule: str) -> style.Figure:
     """Draw where in the brain methods are better and worse."""
     table = tables["strata"][tables["strata"]["rule"] == rule]
     table = table.assign(row=table["stratum"], series=table["method"])
@@ -299,17 +290,9 @@ def plot_strata(tables: Mapping[str, pd.DataFrame], *, rule: str) -> Figure:
         Panel("auc", "AUC", ends=(0.4, 1), title="AUC"),
         Panel("sensitivity_opened", "sensitivity, opened", ends=(0, 1), title=title),
     ]
-    looks = _method_looks(tables, table["method"])
+    looks = style.method_looks(tables["summary"]["method"].unique(), CONTROLS)
+    looks = {name: look for name, look in looks.items() if name in set(table["method"])}
     return plot_dots(table, panels, looks, width=2 * style.PANEL[0])
-
-
-def _method_looks(
-    tables: Mapping[str, pd.DataFrame], methods: Sequence[str]
-) -> dict[str, dict[str, str]]:
-    """Give color and mark of methods, controls apart, in the order of the summary."""
-    names = list(dict.fromkeys(tables["summary"]["method"]))
-    looks = style.method_looks(names, CONTROLS)
-    return {name: look for name, look in looks.items() if name in set(methods)}
 
 
 def _scores(values: Sequence[ArrayLike], cases: Sequence[Case]) -> list[NDArray]:

@@ -142,11 +142,7 @@ class _Comparison:
         """The threshold of each method by the rule that figures show."""
         table = self.tables["thresholds"]
         limits = table[table["rule"] == self.rule].set_index("method")["threshold"]
-        return {
-            name: float(limits[name])
-            for name in self.maps
-            if np.isfinite(limits.get(name, np.nan))
-        }
+        return limits[np.isfinite(limits) & limits.index.isin(self.maps)].to_dict()
 
     @cached_property
     def shown(self) -> str:

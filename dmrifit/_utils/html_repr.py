@@ -44,13 +44,11 @@ def html_summary(
         cells = "".join(f'<td style="text-align: left">{escape(_text(cell))}</td>' for cell in row)
         lines.append(f"<tr>{cells}</tr>")
     lines += ["</tbody>", "</table>"]
-    notes = []
     if len(all_rows) > MOST_ROWS:
-        notes.append(counted(len(all_rows) - MOST_ROWS, "more row"))
+        hidden = counted(len(all_rows) - MOST_ROWS, "more row")
+        note = "; ".join(filter(None, [hidden, note]))
     if note:
-        notes.append(note)
-    if notes:
-        lines.append(f"<p><small>{escape('; '.join(notes))}</small></p>")
+        lines.append(f"<p><small>{escape(note)}</small></p>")
     return "<div>\n" + "\n".join(lines) + "\n</div>"
 
 

@@ -35,7 +35,7 @@ from dmrifit.io.bids_derivatives import common_stem, derivative_name, describe_d
 from dmrifit.io.case_tables import check_folder_names, folder_rows
 from dmrifit.report import verdict
 from dmrifit.report.numerals import significant
-from dmrifit.report.page import Fold, Link, Note, Picture, Table
+from dmrifit.report.page import Fold, Link, Note, Picture, Table, Texts
 from dmrifit.report.quicklook import AMPLITUDE_UNIT, thumbnail, value_lines
 from dmrifit.report.voxel_records import short_unit
 
@@ -47,25 +47,13 @@ _TABLE = "fits.tsv"
 _OF_DIFFUSION = ("ADC", "D", "Dt", "K")  # parameters that differ between directions
 _PAGE = "index.html"
 _FEWEST_COMPARED = 5  # scans, below which none is told to differ from the others
-_COLUMNS = (
-    "For each parameter: median without voxels in doubt, and their share of the fitted voxels. "
-    "Scans that differ most from the others come first; a click on a heading sorts. Scans that "
-    "were refitted as advised are linked under 'refit with' when this command runs again."
-)
+_TEXTS = Texts(__file__)
 _THUMBNAIL = 110  # pixels
 _UNUSUAL = 3.5  # robust SDs (Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993)
 _LEAST_SPREAD = 0.02  # of shares, and of medians relative to their size
 #: What a validator of BIDS shall not read: tables, pages, and maps, whose names (model-, param-,
 #: dwimap) are of the proposal for diffusion derivatives, which the standard has not taken.
 _IGNORED = f"{_TABLE}\n{FAILED}\n{_PAGE}\nsettings.json\n*_quicklook.*\n*_dwimap.*\n"
-
-_README = """Maps of signal models, fitted by dmrifit to diffusion images; a folder for each scan.
-
-index.html shows all scans, fits.tsv lists them. The names of maps (model-, param-, dwimap) follow
-the proposal for diffusion derivatives (BEP 16), which the standard has not taken yet; .bidsignore
-keeps validators from reading them.
-"""
-
 
 #: A scan, its files by option that is a pattern (None: none matches), and its earlier sidecar.
 _ScanFiles: TypeAlias = "tuple[DiffusionScan, dict[str, Path | None], str]"
@@ -151,7 +139,8 @@ def fit_many(
         is_whole=partial(_is_whole, out=out),
         say=lambda records: _result_lines(context, out, list(records.values()), len(scans)),
     )
-    describe_dataset(out, "Maps of signal models, fitted by dmrifit", "derivative", _README)
+    title = "Maps of signal models, fitted by dmrifit"
+    describe_dataset(out, title, "derivative", _TEXTS["readme"])
     if not (out / ".bidsignore").exists():
         write_text(out / ".bidsignore", _IGNORED)
 
@@ -405,7 +394,7 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
     rows = [cells for _, cells in sorted(lines, key=lambda line: line[0])]
     header += ["refit with", "notes"]
     table = Table(rows, header, numbers=range(4, len(header) - 2), words=(2, len(header) - 2))
-    return RunPage("Fits", [Note(_COLUMNS), *_models_differ(records.values()), table], [])
+    return RunPage("Fits", [Note(_TEXTS["columns"]), *_models_differ(records.values()), table], [])
 
 
 def _models_differ(records: Iterable[Mapping[str, Any]]) -> list[str]:

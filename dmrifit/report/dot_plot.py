@@ -13,8 +13,6 @@ from dmrifit.report.numerals import fixed
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _ROW, _DOT, _NUMBER = 0.25, 0.04, 0.16  # inches of a row at least, of each dot, of a number
 _MARGINS = 0.85  # for titles and labels of axes
@@ -44,7 +42,7 @@ def plot_dots(
     title: str = "",
     *,
     width: float = 12.4,
-) -> Figure:
+) -> style.Figure:
     """
     Draw a table with the columns row, series, those of panels and their ``_low`` and ``_high``.
 
@@ -78,7 +76,7 @@ def plot_dots(
 
 
 def _draw(
-    ax: Axes,
+    ax: style.Axes,
     table: pd.DataFrame,
     rows: Sequence[str],
     panel: Panel,

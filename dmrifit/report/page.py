@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from dmrifit._optional import import_optional
-from dmrifit._utils.counts import counted
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.tables import csv_text
 from dmrifit.report.numerals import wording
@@ -164,11 +163,6 @@ class Table(Block):
         self.faint = [mark or row[0] in controls for mark, row in marked]
         super().__init__(records)
 
-    @property
-    def is_prose(self) -> bool:
-        """Whether a column has sentences."""
-        return "words" in self.classes.values()
-
 
 class Picture(Block):
     """A figure, or the bytes of a PNG file; with a name it is a file beside the page, too."""
@@ -289,6 +283,9 @@ class Texts:
         return Picture(figure, alt, caption, name=file)
 
 
+_TEXTS = Texts(__file__)
+
+
 @contextmanager
 def report_files(
     folder: str | Path, names: Sequence[str], *, overwrite: bool = False
@@ -385,12 +382,7 @@ def sentence(text: str, names: Collection[str] | None = None) -> str:
 
 def few_note(n_patients: int) -> str:
     """Warn that numbers of few patients do not estimate performance."""
-    if n_patients >= FEW:
-        return ""
-    return (
-        f"With {counted(n_patients, 'patient')} these numbers describe these scans; they are no "
-        "performance."
-    )
+    return _TEXTS("few", n_patients=n_patients) if n_patients < FEW else ""
 
 
 def notice_lead(synthetic: Iterable[bool], unit: str = "scan", notice: str = NOTICE) -> str:
@@ -399,14 +391,11 @@ def notice_lead(synthetic: Iterable[bool], unit: str = "scan", notice: str = NOT
     n_synthetic, n = sum(flags), len(flags)
     if not n_synthetic:
         return notice
+    kind = "all" if n > 1 else "one"
     if n_synthetic < n:
-        share = f"{n_synthetic} of {n} {unit}s were simulated"
-        return f"{notice} Synthetic data: {share}; their numbers are no clinical result."
-    subject = f"all {unit}s were" if n > 1 else f"this {unit} was"
-    return (
-        f"{notice} Synthetic data: {subject} simulated; no person was scanned, and no number here "
-        "is a clinical result."
-    )
+        kind = "some"
+    values = {"notice": notice, "unit": unit, "n_synthetic": n_synthetic, "n": n}
+    return wording(_TEXTS["synthetic"][kind], values)
 
 
 def _digest(text: str) -> str:

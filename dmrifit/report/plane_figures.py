@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit.report import style
 from dmrifit.report.numerals import fixed
 from dmrifit.report.slice_figures import robust_limits
-from dmrifit.report.style import FAINT, FRAMED, legend_below, new_figure, shared_style
+from dmrifit.report.viewer import PLANES
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-#: Planes by name: the axis they are perpendicular to, and the world axes across and up.
-PLANES = {"sagittal": (0, 1, 2), "coronal": (1, 0, 2), "axial": (2, 0, 1)}
-
-_ENDS = (("R", "L"), ("A", "P"), ("S", "I"))  # at the high and at the low end of each axis
 _STEP = 0.5  # mm
 
 
@@ -33,7 +27,7 @@ class Plane:
     and `y` in mm, `index` (len(y), len(x), 3) in voxels of the scan, `image` (x, y, z).
     """
 
-    ax: Axes
+    ax: style.Axes
     normal: int
     across: int
     up: int
@@ -93,24 +87,32 @@ def plot_planes(
     around: NDArray[np.float64],
     outlines: Mapping[str, Outline],
     heading: str,
-    notice: str,
     *,
     margin: float,
+    notice: str = style.NOT_CLINICAL,
     window: tuple[float, float] | None = None,
     finish: Callable[[Plane], None] | None = None,
-) -> Figure:
+) -> style.Figure:
     """
     Draw outlines by name into three planes of a scan (x, y, z), right at the left.
 
     What is shown is a cube around points (n, 3), with a margin in mm at the widest side.
     """
-    with shared_style(FRAMED):
-        figure = new_figure(11.0, 4.4)
+    from matplotlib.patheffects import withStroke
+
+    # Left, right, top and bottom of a plane.
+    places = ((0.03, 0.5), (0.97, 0.5), (0.5, 0.96), (0.5, 0.04))
+    letters: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 15, "weight": "bold"}
+    # Dark around them, so that they are read over bright tissue, too.
+    letters["path_effects"] = [withStroke(linewidth=3, foreground="black")]
+    with style.shared_style(style.FRAMED):
+        figure = style.new_figure(11.0, 4.4)
         inverse = np.linalg.inv(np.asarray(affine, dtype=np.float64))
         low, high = around.min(axis=0), around.max(axis=0)
         middle, half = (low + high) / 2, (high - low).max() / 2 + margin
         low, high = middle - half, middle + half
-        for column, (name, (normal, across, up)) in enumerate(PLANES.items()):
+        for column, (name, (normal, ends)) in enumerate(reversed(PLANES.items())):
+            across, up = (axis for axis in range(3) if axis != normal)
             ax = figure.add_axes((0.03 + column * 0.325, 0.13, 0.29, 0.72))
             x, y = (np.arange(low[k], high[k] + _STEP, _STEP) for k in (across, up))
             points = np.empty((len(y), len(x), 3))
@@ -128,16 +130,23 @@ def plot_planes(
             if name != "sagittal":
                 ax.invert_xaxis()
             title = f"{name}, {'xyz'[normal]} = {fixed(center[normal], 1)} mm"
-            ax.set_title(title, fontsize=9.5, color=FAINT)
-            _name_ends(ax, across, up, flipped=name != "sagittal")
+            ax.set_title(title, fontsize=9.5, color=style.FAINT)
+            for text, place in zip(ends, places, strict=True):
+                ax.text(*place, text, transform=ax.transAxes, color="white", **letters)
         looks = {
             name: {"color": outline.color, "linestyle": outline.dash}
             for name, outline in outlines.items()
         }
-        legend_below(figure, looks, len(looks), linewidth=2, fontsize=9)
-        figure.text(0.97, 0.035, notice, ha="right", fontsize=9, color=FAINT)
+        style.legend_below(figure, looks, len(looks), linewidth=2, fontsize=9)
+        figure.text(0.97, 0.035, notice, ha="right", fontsize=9, color=style.FAINT)
         figure.text(0.03, 0.95, heading, fontsize=11, fontweight="bold", va="center")
     return figure
+
+
+def box_corners(low: NDArray, high: NDArray, affine: NDArray) -> NDArray[np.float64]:
+    """Give the corners (8, 3) of a box of voxels in mm, from its lowest and highest indices."""
+    indices = list(itertools.product(*zip(low, high, strict=True)))
+    return np.array(indices) @ affine[:3, :3].T + affine[:3, 3]
 
 
 def sample_volume(volume: NDArray[Any], index: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -146,16 +155,3 @@ def sample_volume(volume: NDArray[Any], index: NDArray[np.float64]) -> NDArray[n
 
     places = np.moveaxis(index, -1, 0)
     return np.asarray(map_coordinates(volume, places, np.float64, order=1, mode="constant"))
-
-
-def _name_ends(ax: Axes, across: int, up: int, *, flipped: bool) -> None:
-    from matplotlib.patheffects import withStroke
-
-    left, right = _ENDS[across] if flipped else _ENDS[across][::-1]
-    top, bottom = _ENDS[up]
-    places = ((left, 0.03, 0.5), (right, 0.97, 0.5), (top, 0.5, 0.96), (bottom, 0.5, 0.04))
-    look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 15, "weight": "bold"}
-    # Dark, so that letters are read over bright tissue, too.
-    stroke = withStroke(linewidth=3, foreground="black")
-    for text, x, y in places:
-        ax.text(x, y, text, transform=ax.transAxes, color="white", path_effects=[stroke], **look)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import re
@@ -12,7 +11,7 @@ from functools import cached_property
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +29,6 @@ from dmrifit.report.numerals import significant
 from dmrifit.report.slice_figures import MapPanel, Slices, plot_codes, plot_maps
 from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.report.voxel_records import VoxelRecords, VoxelSignals, short_unit
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _TEXTS = page.Texts(__file__)
 AMPLITUDE_UNIT = short_unit("arbitrary")
@@ -125,12 +121,11 @@ class ShownMaps:
             layers.append(Layer(panel.layer, values, "map", panel.unit, panel.window))
         # An amplitude looks like the scan, so that the reader sees where the colors lie.
         images = [layer.name for layer in layers if layer.unit == AMPLITUDE_UNIT]
-        names = [panel.layer for panel in panels if panel.unit != AMPLITUDE_UNIT]
+        colored = [panel for panel in panels if panel.unit != AMPLITUDE_UNIT]
         overlay = ""
-        if images and names:
-            faint = [panel.layer for panel in panels if panel.faint]
-            determined = [name for name in names if name not in faint]
-            overlay = verdict.least_doubted(determined or names, self.sidecar)
+        if images and colored:
+            names = [panel.layer for panel in colored if not panel.faint]
+            overlay = verdict.least_doubted(names or [colored[0].layer], self.sidecar)
         for panel in panels:
             if panel.doubted is not None and panel.doubted.any():
                 layers.append(Layer(panel.layer, panel.doubted, "doubt"))
@@ -142,7 +137,7 @@ class ShownMaps:
             [*layers, *outlines],
             self.affine,
             region=region,
-            image=(images or names)[0],
+            image=images[0] if images else panels[0].layer,
             overlay=overlay,
             start=start,
             opacity=OPACITY,
@@ -363,17 +358,17 @@ def map_summary(shown: ShownMaps, *, title: str, advice: Sequence[str] = ()) -> 
     figure = plot_maps(slices, panels, histograms=False)
     # As many pixels as the room for the picture allows: noise does not compress.
     for resolution in _RESOLUTIONS:
-        picture = page.png_bytes(figure, dpi=resolution)
-        if len(picture) <= MAX_PICTURE_BYTES:
+        picture = page.Picture(page.png_bytes(figure, dpi=resolution), "")
+        if len(picture.png) <= MAX_PICTURE_BYTES:
             break
-    source = f"data:image/png;base64,{base64.b64encode(picture).decode('ascii')}"
+    source = f"data:image/png;base64,{picture.data}"
     names = escape(", ".join(panel.name for panel in panels))
     return f'{summary}\n<img src="{source}" alt="Slices of {names}" style="max-width: 100%">'
 
 
 def single_map_figure(
     shown: ShownMaps, name: str | None, signals: VoxelSignals | None, voxel: Any, title: str
-) -> Figure:
+) -> style.Figure:
     """Draw a map, and beside it the signals and the curve of a voxel where there are signals."""
     panels = {panel.name: panel for panel in shown.panels}
     determined = [n for n, p in panels.items() if p.unit != AMPLITUDE_UNIT] or list(panels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,6 @@ from numpy.typing import NDArray
 from dmrifit._optional import import_optional
 from dmrifit.io.grids import upright, upright_affine, upright_edges
 from dmrifit.report import style
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 #: For voxels of the mask whose value is in doubt or missing. Outside it the page shows through.
 NO_VALUE_COLOR = "#b9bec6"
@@ -121,16 +117,12 @@ class Slices:
         first, last = np.maximum(first - pads, 0), np.minimum(last + pads, shown.shape[1:])
         self._box = tuple(map(slice, first.tolist(), last.tolist()))
         self._size = last - first
-        self.labels: list[str] = []
-        middle = (np.array(mask.shape) - 1) / 2
-        affine = upright_affine(affine, self.mask.shape)
-        for index in self._indices:
-            middle[axis] = index
-            # Only the first names the axis: labels of narrow slices would run into each other.
-            label = f"{affine[axis] @ [*middle, 1]:.0f} mm"
-            if not self.labels:
-                label = f"{'xyz'[axis]} = {label}"
-            self.labels.append(label)
+        centers = np.tile([*(np.array(mask.shape) - 1) / 2, 1.0], (n, 1))
+        centers[:, axis] = self._indices
+        positions = centers @ upright_affine(affine, self.mask.shape)[axis]
+        self.labels = [f"{position:.0f} mm" for position in positions]
+        # Only the first names the axis: labels of narrow slices would run into each other.
+        self.labels[0] = f"{'xyz'[axis]} = {self.labels[0]}"
 
     def pictures(self, volume: NDArray) -> list[NDArray]:
         """Cut the slices (rows, columns, ...) out of a volume (x, y, z, ...)."""
@@ -147,7 +139,11 @@ class Slices:
         return n_columns, size * columns, size * rows
 
     def mosaic(
-        self, axes: Axes, pictures: Sequence[NDArray], n_columns: int, labels: Sequence[str] = ()
+        self,
+        axes: style.Axes,
+        pictures: Sequence[NDArray],
+        n_columns: int,
+        labels: Sequence[str] = (),
     ) -> None:
         """Draw slices (rows, columns, 4) side by side, over their positions or other labels."""
         rows, columns = pictures[0].shape[:2]
@@ -202,7 +198,7 @@ def plot_maps(
     title: str = "",
     histograms: bool = True,
     beside: float = 0.0,
-) -> Figure:
+) -> style.Figure:
     """Show slices of maps above histograms; `beside` is free room at the right, in inches."""
     per_line, width, height = slices.arrange(3.6, 3.2)
     edge, foot = (4.6, 1.85) if histograms else (width + 1.1, 0.25)
@@ -234,7 +230,7 @@ def plot_codes(
     title: str,
     *,
     colors: Sequence[str] = _STATUS_COLORS,
-) -> Figure:
+) -> style.Figure:
     """Show a map (x, y, z) of codes, such as how the fit of each voxel ended, in their colors."""
     patches = import_optional("matplotlib.patches")
     to_rgba = import_optional("matplotlib.colors").to_rgba
@@ -251,13 +247,11 @@ def plot_codes(
         axes = style.add_axes(figure, 0.2, 0.5, width, height)
         axes.set_title(title)
         slices.mosaic(axes, slices.pictures(shades), n_columns)
-        figure.legend(
-            handles=legend, loc="lower left", bbox_to_anchor=(0.02, 0), ncols=2, frameon=False
-        )
+        figure.legend(handles=legend, loc="lower left", bbox_to_anchor=(0.02, 0), ncols=2)
     return figure
 
 
-def _draw_map(axes: Axes, slices: Slices, panel: MapPanel, n_columns: int) -> Any:
+def _draw_map(axes: style.Axes, slices: Slices, panel: MapPanel, n_columns: int) -> Any:
     """Draw the slices of a map, and give the scale of its colors."""
     matplotlib = import_optional("matplotlib")
     cm, colors = import_optional("matplotlib.cm"), import_optional("matplotlib.colors")
@@ -281,7 +275,7 @@ def _draw_map(axes: Axes, slices: Slices, panel: MapPanel, n_columns: int) -> An
     return scale
 
 
-def _draw_histogram(axes: Axes, slices: Slices, panel: MapPanel) -> None:
+def _draw_histogram(axes: style.Axes, slices: Slices, panel: MapPanel) -> None:
     values = panel.finite(slices.mask)
     # Percentiles 1 to 99, widened to the bounds that voxels sit at.
     low, high = robust_limits(values, (1, 99))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dmrifit._optional import import_optional
 
 if TYPE_CHECKING:
+    # Modules that draw take these types from here: ``style.Axes``, ``style.Figure``.
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure

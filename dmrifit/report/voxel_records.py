@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dmrifit.engine.fit_maps import OUTSIDE, unpack_bits, unpack_bounds
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitStatus
+from dmrifit.report.page import Texts
 
 #: Binary digits of each number: four decimal digits are right.
 _MANTISSA = 13
@@ -23,12 +24,7 @@ _FLOAT32_MANTISSA = 23
 #: Voxels within which a sound one is preferred to the middle one.
 _NEAR = 3
 
-_OUTCOMES = {
-    int(FitStatus.CONVERGED): "The fit converged.",
-    int(FitStatus.AT_BOUND): "The fit ended at a bound.",
-    int(FitStatus.NOT_CONVERGED): "The fit ran out of iterations.",
-    int(FitStatus.NOT_FITTED): "This voxel could not be fitted.",
-}
+_TEXTS = Texts(__file__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +100,7 @@ class VoxelRecords:
                 {"name": name, "unit": short_unit(entry["Units"]), "fixed": "Fixed" in entry}
                 for name, entry in self.sidecar["Parameters"].items()
             ],
-            "outcomes": _OUTCOMES,
+            "outcomes": {int(FitStatus[key]): text for key, text in _TEXTS["outcomes"].items()},
             "note": "; ".join(notes),
         }
 
@@ -125,8 +121,9 @@ class VoxelRecords:
 
 
 def short_unit(unit: str) -> str:
-    """Shorten the unit of a sidecar for axes; empty for a number without unit."""
-    if unit == "1":
+    """Shorten the unit of a map for axes; empty for a number without unit."""
+    # Amplitudes of a comparison are relative to the scale of each patient.
+    if unit in ("1", "signal"):
         return ""
     if "arbitrary" in unit:
         return "a.u."

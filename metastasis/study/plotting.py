@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,17 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit.io.components import label_components
 from dmrifit.report import style
-from dmrifit.report.plane_figures import Outline, Plane, plot_planes
+from dmrifit.report.plane_figures import Outline, Plane, box_corners, plot_planes
 from dmrifit.report.slice_figures import robust_limits
 from dmrifit.stats.lesion_matching import lesion_table
 from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import BOTH_LABEL, CANDIDATE, MARKED_BY_BOTH
 from metastasis.study.controls import CONTROLS
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 
 _WINDOW = (1.0, 99.8)  # percentiles of the brain
 _FOUND_LABEL = "share of lesions found (strict)"
@@ -50,7 +44,7 @@ _MARK: dict[str, Any] = {"linestyle": "none", "markeredgewidth": 1.6}
 
 def plot_overlay(
     case: Case, labels: ArrayLike, *, of_two_models: bool = False, title: str = ""
-) -> Figure:
+) -> style.Figure:
     """Draw the lesions of a scan (x, y, z) in three planes, over the scan."""
     label_map = np.asarray(labels)
     middle, description = place_to_show(case, label_map)
@@ -83,17 +77,15 @@ def plot_overlay(
 
     # The cube around the brain is shown.
     voxels = np.argwhere(brain)
-    corners = itertools.product(*zip(voxels.min(axis=0), voxels.max(axis=0), strict=True))
-    points = np.array(list(corners)) @ case.affine[:3, :3].T + case.affine[:3, 3]
     return plot_planes(
         case.image,
         case.affine,
         middle,
-        points,
+        box_corners(voxels.min(axis=0), voxels.max(axis=0), case.affine),
         outlines,
         heading,
-        style.figure_notice(case.synthetic),
         margin=3,
+        notice=style.figure_notice(case.synthetic),
         window=robust_limits(case.image[brain], _WINDOW),
         finish=draw_inset,
     )
@@ -142,7 +134,7 @@ def place_to_show(case: Case, labels: NDArray[Any]) -> tuple[NDArray[np.float64]
 
 def plot_strip(
     lesions: pd.DataFrame, cases: Sequence[str], methods: Sequence[str], *, small_ml: float
-) -> Figure:
+) -> style.Figure:
     """
     Draw what became of each lesion, a row for each scan: found, missed, or found with others.
 
@@ -193,7 +185,7 @@ def plot_strip(
     return figure
 
 
-def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
+def plot_curves(tables: Mapping[str, pd.DataFrame]) -> style.Figure:
     """Draw strict sensitivity over wrong components per scan, and precision over sensitivity."""
     from matplotlib.transforms import ScaledTranslation
 
@@ -243,7 +235,7 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def _draw_hull(ax: Axes, cost: pd.Series, gain: pd.Series, color: str, is_few: bool) -> None:
+def _draw_hull(ax: style.Axes, cost: pd.Series, gain: pd.Series, color: str, is_few: bool) -> None:
     """
     Draw the points of thresholds, and the line of the best gain at each cost or less.
 
@@ -257,7 +249,7 @@ def _draw_hull(ax: Axes, cost: pd.Series, gain: pd.Series, color: str, is_few: b
     ax.plot(np.abs(best.index), best, drawstyle="steps-post", color=color, linewidth=1.5)
 
 
-def plot_calibration(tables: Mapping[str, pd.DataFrame]) -> Figure:
+def plot_calibration(tables: Mapping[str, pd.DataFrame]) -> style.Figure:
     """Draw how often predicted probabilities come true, of voxels and of components."""
     table = tables["calibration"]
     methods = list(dict.fromkeys(table["method"]))

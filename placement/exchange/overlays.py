@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.report import style
-from dmrifit.report.plane_figures import Outline, Plane, plot_planes
+from dmrifit.report.plane_figures import Outline, Plane, box_corners, plot_planes
 from placement.box.voxel import Voxel
 from placement.search.scene import Scene
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _MOST_BOXES = 5
 _AROUND = 20.0  # mm
@@ -43,38 +40,31 @@ def box_outline(voxel: Voxel, axis: int, position: float) -> NDArray[np.float64]
     return outline[np.argsort(np.arctan2(flat[:, 1], flat[:, 0]))]
 
 
-def plot_overlay(voxels: Voxel | Mapping[str, Voxel], scene: Scene) -> Figure:
+def plot_overlay(voxels: Voxel | Mapping[str, Voxel], scene: Scene) -> style.Figure:
     """Draw boxes in three planes through the center of the first, with their exact outlines."""
     boxes = {"voxel": voxels} if isinstance(voxels, Voxel) else dict(voxels)
     if not 1 <= len(boxes) <= _MOST_BOXES:
         raise ValueError(
             f"one to {_MOST_BOXES} voxels can be drawn over each other, not {len(boxes)}"
         )
-    cycle = itertools.cycle(style.OUTLINES)
-    colors = dict(zip([scene.target_name, *scene.outlined, *boxes], cycle, strict=False))
     middle = next(iter(boxes.values())).center
     if scene.image is None:
         # A wide window leaves the bare mask gray, so that outlines show on it.
         image, window = scene.tumor, (-0.2, 2.0)
     else:
         image, window = scene.image.reshape(*scene.image.shape[:3], -1)[..., 0], None
-    outlines = {scene.target_name: Outline(colors[scene.target_name], scene.tumor, width=1.1)}
+    colors = itertools.cycle(style.OUTLINES)
+    outlines = {scene.target_name: Outline(next(colors), scene.tumor, width=1.1)}
     for name in scene.outlined:
-        outlines[name] = Outline(colors[name], scene.region(name), width=0.9)
+        outlines[name] = Outline(next(colors), scene.region(name), width=0.9)
     for name, voxel in boxes.items():
-        outlines[name] = _box(voxel, middle, colors[name])
-    around, notice = _corners(list(boxes.values()), scene), style.NOT_CLINICAL
-    figure = plot_planes(
-        image,
-        scene.affine,
-        middle,
-        around,
-        outlines,
-        scene.name,
-        notice,
-        margin=_AROUND,
-        window=window,
-    )
+        outlines[name] = _box(voxel, middle, next(colors))
+    # The tumor and the boxes are shown.
+    first = np.array(scene.origin)
+    tumor = box_corners(first, first + scene.occupancy.shape - 1, scene.affine)
+    around = np.vstack([tumor, *(voxel.corners for voxel in boxes.values())])
+    look: dict[str, Any] = {"margin": _AROUND, "window": window}
+    figure = plot_planes(image, scene.affine, middle, around, outlines, scene.name, **look)
     # Not below the planes, where the names of many boxes leave no room.
     if scene.synthetic:
         figure.text(
@@ -85,12 +75,11 @@ def plot_overlay(voxels: Voxel | Mapping[str, Voxel], scene: Scene) -> Figure:
 
 def plot_box(
     voxel: Voxel, image: NDArray[np.float64], affine: NDArray[np.float64], title: str = ""
-) -> Figure:
+) -> style.Figure:
     """Draw a box in three planes through its center; `image` (x, y, z)."""
     outlines = {"voxel": _box(voxel, voxel.center, style.OUTLINES[1])}
-    around, notice = voxel.corners, style.NOT_CLINICAL
     return plot_planes(
-        image, affine, voxel.center, around, outlines, title, notice, margin=_AROUND_BOX
+        image, affine, voxel.center, voxel.corners, outlines, title, margin=_AROUND_BOX
     )
 
 
@@ -102,12 +91,3 @@ def _box(voxel: Voxel, center: NDArray[np.float64], color: str) -> Outline:
         return corners[:, [plane.across, plane.up]]
 
     return Outline(color, cut=cut, width=1.8)
-
-
-def _corners(voxels: list[Voxel], scene: Scene) -> NDArray[np.float64]:
-    """Give the corners (n, 3) of what to show: the tumor and boxes."""
-    last = np.array(scene.occupancy.shape) - 1
-    voxel_corners = np.array(list(itertools.product(*zip([0, 0, 0], last, strict=True))))
-    indices = voxel_corners + np.array(scene.origin)
-    tumor = indices @ scene.affine[:3, :3].T + scene.affine[:3, 3]
-    return np.vstack([tumor, *(voxel.corners for voxel in voxels)])

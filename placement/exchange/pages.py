@@ -41,10 +41,17 @@ def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: 
         label="Voxel over the image",
         instead=page.Picture(picture, "Voxel in three planes", width=1000),
     )
+    numbers = [
+        *pose_rows(content),
+        ["volume, mL", f"{content['volume_ml']:.2f}"],
+        ["angles to set on the console", angles_words(content)],
+        ["part that is target", f"{content['scores']['tumor_fraction']:.3f}"],
+        ["target", ", ".join(content["targets"])],
+    ]
     sections = [
         page.Section("", case_summary(content)),
         page.Section("", planes),
-        page.Section("The voxel", _numbers(content)),
+        page.Section("The voxel", page.Table(numbers)),
         page.Section("Numbers for consoles", console_numbers(content)),
     ]
     lead = page.notice_lead([scene.synthetic], "case", f"{NOTICE}.")
@@ -89,11 +96,9 @@ def summary_line(content: Mapping[str, Any]) -> str:
 def _size_line(content: Mapping[str, Any]) -> str:
     sides = " × ".join(f"{round(side, 2):g}" for side in content["size_mm"])
     center = ", ".join(f"{x:z.1f}" for x in content["ras"]["center_mm"])
-    share = share_words(content["scores"]["tumor_fraction"])
-    return (
-        f"{sides} mm ({content['volume_ml']:.1f} mL) at {center} mm RAS+; {share} of it are "
-        f"target ({', '.join(content['targets'])}); {angles_words(content)} to set on the console"
-    )
+    values = {"sides": sides, "center": center, "volume_ml": content["volume_ml"]}
+    values |= {"targets": ", ".join(content["targets"]), "angles": angles_words(content)}
+    return _TEXTS("size", share=share_words(content["scores"]["tumor_fraction"]), **values)
 
 
 def angles_words(content: Mapping[str, Any]) -> str:
@@ -137,17 +142,6 @@ def _distance_words(content: Mapping[str, Any]) -> str:
         words.append("the brain is unknown: skull and scalp not checked")
     words += [*content["notes"], content["lipid"]]
     return f"{'; '.join(words)}. {content['shim']}."
-
-
-def _numbers(content: Mapping[str, Any]) -> page.Table:
-    rows = [
-        *pose_rows(content),
-        ["volume, mL", f"{content['volume_ml']:.2f}"],
-        ["angles to set on the console", angles_words(content)],
-        ["part that is target", f"{content['scores']['tumor_fraction']:.3f}"],
-        ["target", ", ".join(content["targets"])],
-    ]
-    return page.Table(rows)
 
 
 def pose_rows(record: Mapping[str, Any]) -> list[list[str]]:

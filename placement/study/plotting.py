@@ -20,8 +20,6 @@ from placement.study.evaluation import CONTROLS
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _POINTS: dict[str, Any] = {"marker": "o", "linestyle": "none", "markeredgewidth": 0}
 _MEASURES = {
@@ -34,7 +32,9 @@ _MAX_BYTES = 24_000_000
 _NUMBERS = {"center, mm": "xyz", "sides, mm": "123", "angles, degrees": "xyz"}
 
 
-def plot_evaluation(tables: Mapping[str, pd.DataFrame], *, synthetic: bool = False) -> Figure:
+def plot_evaluation(
+    tables: Mapping[str, pd.DataFrame], *, synthetic: bool = False
+) -> style.Figure:
     """Draw how placements compare with experts', as the study's figures do."""
     cases = tables["cases"]
     experts, *raters = dict.fromkeys(cases["method"])
@@ -65,7 +65,9 @@ def plot_evaluation(tables: Mapping[str, pd.DataFrame], *, synthetic: bool = Fal
     return figure
 
 
-def _draw_scores(ax: Axes, cases: pd.DataFrame, measure: str, colors: Mapping[str, str]) -> None:
+def _draw_scores(
+    ax: style.Axes, cases: pd.DataFrame, measure: str, colors: Mapping[str, str]
+) -> None:
     """Draw the scores of all cases in a column for each method, with their means."""
     for k, (name, color) in enumerate(colors.items()):
         scores = cases.loc[cases["method"] == name, measure].dropna().to_numpy()
@@ -78,7 +80,9 @@ def _draw_scores(ax: Axes, cases: pd.DataFrame, measure: str, colors: Mapping[st
     ax.set_ylim(-0.02, 1.02)
 
 
-def _draw_agreement(ax: Axes, tables: Mapping[str, pd.DataFrame], method: str, color: str) -> None:
+def _draw_agreement(
+    ax: style.Axes, tables: Mapping[str, pd.DataFrame], method: str, color: str
+) -> None:
     """Draw differences of volume from the experts over means, with the limits of agreement."""
     rows = tables["cases"][tables["cases"]["method"] == method]
     mean = rows["volume"] - rows["difference"] / 2

@@ -18,8 +18,6 @@ from dmrifit.report.slice_figures import NO_VALUE_COLOR, Slices, robust_limits
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from dmrifit.study.predictions import PatientPredictions
 
@@ -35,7 +33,9 @@ _N_BINS = 40
 _EDGES = (0.5, 99.5)  # percentiles at which the axes of joint histograms end
 
 
-def plot_signal_errors(signals: pd.DataFrame, title: str, *, learners: Sequence[str]) -> Figure:
+def plot_signal_errors(
+    signals: pd.DataFrame, title: str, *, learners: Sequence[str]
+) -> style.Figure:
     """Draw the relative error of predicted signals, contrast by contrast."""
     keys = ["strategy", "algorithm", "te", "b"]
     by_contrast = signals.groupby(keys, sort=False, dropna=False)
@@ -73,7 +73,7 @@ def plot_sizes(
     looks: Mapping[str, Mapping[str, Any]],
     *,
     width: float,
-) -> Figure:
+) -> style.Figure:
     """
     Draw scores over the number of training patients: a panel for each cohort and score.
 
@@ -103,7 +103,7 @@ def plot_sizes(
     return figure
 
 
-def plot_decays(decays: pd.DataFrame, title: str) -> Figure:
+def plot_decays(decays: pd.DataFrame, title: str) -> style.Figure:
     """Draw measured and predicted signals against b, one color for each echo time."""
     measured = decays[decays["kind"] == "measured"]
     strategies = [label for label in dict.fromkeys(decays["kind"]) if label != "measured"]
@@ -181,7 +181,7 @@ def plot_lesion(
     *,
     width: float,
     n_columns: int = 1,
-) -> Figure:
+) -> style.Figure:
     """Draw maps and their relative errors in the middle of the largest group of scored voxels."""
     mask = np.zeros(patient.shape, bool)
     mask[tuple(patient.index.T)] = True
@@ -204,7 +204,7 @@ def plot_lesion(
     return figure
 
 
-def _draw_row(ax: Axes, patient: PatientPredictions, slices: Slices, row: MapRow) -> None:
+def _draw_row(ax: style.Axes, patient: PatientPredictions, slices: Slices, row: MapRow) -> None:
     """Draw the maps of a parameter, its errors, and the two color bars."""
     errors = {}
     for name, predicted in row.predictions.items():
@@ -231,7 +231,7 @@ def _draw_row(ax: Axes, patient: PatientPredictions, slices: Slices, row: MapRow
 
 def plot_joint_histograms(
     voxels: pd.DataFrame, title: str, *, unit: str = "", log: bool = False
-) -> Figure:
+) -> style.Figure:
     """Count voxels by reference and prediction, one panel for each cohort and strategy."""
     colors = import_optional("matplotlib.colors")
     both = voxels[["reference", "predicted"]].to_numpy(float)

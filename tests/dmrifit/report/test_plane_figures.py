@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from dmrifit.report.plane_figures import PLANES, Outline, plot_planes, sample_volume
+from dmrifit.report.plane_figures import Outline, plot_planes, sample_volume
 
 AFFINES = {
     "straight": np.diag([2.0, 2.0, 2.0, 1.0]),
@@ -22,7 +22,7 @@ def test_each_plane_shows_the_point_at_its_place(affine):
     around = np.array([np.zeros(3), np.full(3, 38.0)])
     planes = []
     look = {"margin": 0, "window": (0, 1), "finish": planes.append}
-    plot_planes(volume, affine, point, around, {"point": Outline("red")}, "", "", **look)
+    plot_planes(volume, affine, point, around, {"point": Outline("red")}, "", **look)
     for plane in planes:
         picture = plane.ax.images[0].get_array()
         row, column = np.unravel_index(picture.argmax(), picture.shape)
@@ -30,7 +30,7 @@ def test_each_plane_shows_the_point_at_its_place(affine):
         assert plane.y[row] == pytest.approx(point[plane.up], abs=0.01)
         assert plane.outline(volume, colors=["red"])
         assert not plane.outline(np.zeros_like(volume), colors=["red"])
-    assert [plane.normal for plane in planes] == [normal for normal, _, _ in PLANES.values()]
+    assert [plane.normal for plane in planes] == [0, 1, 2]
     # The patient's right, where x is low, is at the left.
     assert [plane.ax.xaxis_inverted() for plane in planes] == [False, True, True]
     assert [text.get_text() for text in planes[2].ax.texts] == ["R", "L", "A", "P"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -12,16 +12,12 @@ from dmrifit._utils.counts import counted
 from dmrifit.predict.controls import is_control
 from dmrifit.report import page, style
 from dmrifit.report.dot_plot import Panel, plot_dots
-from dmrifit.report.numerals import fixed, wording
+from dmrifit.report.numerals import wording
 from dmrifit.stats.metrics import AT_BOUND, METRICS, RANKING_METRIC, MapMetric
 from dmrifit.study.report.figures import plot_lesion, plot_sizes, series_looks
-from dmrifit.study.report.sections import scores
-from dmrifit.study.report.sections.patients import best_maps, has_picture, typical_patient
+from dmrifit.study.report.sections import patients, scores
 from dmrifit.study.report.sections.scores import SKILL_ENDS, training_words
 from dmrifit.study.summaries import Board, averaged, matching, size_summary, unique
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: A further gain of skill that is not worth more patients.
 SMALL_GAIN = 0.02
@@ -62,7 +58,8 @@ def verdict(board: Board) -> list[str]:
     rows = _best_rows(board)
     means = matching(rows, parameters="tissue")
     measure = board.skill_column
-    numbers = [f"{_interval(row, measure)} in {row['cohort']}" for row in means.to_dict("records")]
+    text = f"{{{measure}:.2i}} in {{cohort}}"
+    numbers = [wording(text, row) for row in means.to_dict("records")]
     reference = f", {_INDEPENDENT}" if measure == "skill_independent" else ""
     skill = f"skill of its maps over the best constant{reference}: {'; '.join(numbers)}"
     if board.undecided:
@@ -79,12 +76,7 @@ def predictor_words(strategy: str, algorithm: str) -> str:
 
 def _best_rows(board: Board) -> pd.DataFrame:
     """Rows of the skill of the best predictor, first way of training."""
-    return _of_best(board, matching(board.skill, train_on=board.regimes[0]))
-
-
-def _of_best(board: Board, table: pd.DataFrame) -> pd.DataFrame:
-    strategy, algorithm = board.best or ("", "")
-    return matching(table, strategy=strategy, algorithm=algorithm)
+    return patients.of_best(board, matching(board.skill, train_on=board.regimes[0]))
 
 
 def _parameters_in_words(board: Board, rows: pd.DataFrame) -> str:
@@ -103,14 +95,6 @@ def _parameters_in_words(board: Board, rows: pd.DataFrame) -> str:
         texts[verdict].append(parameter)
     listed = [f"{verdict} {', '.join(names)}" for verdict, names in texts.items() if names]
     return f"{page.capital('; '.join(listed))}." if listed else ""
-
-
-def _interval(row: dict[Any, Any], measure: str) -> str:
-    text = fixed(row[measure], 2)
-    if np.isfinite(row[f"{measure}_low"]):
-        low, high = (fixed(row[f"{measure}_{side}"], 2) for side in ("low", "high"))
-        text += f" [{low}, {high}]"
-    return text
 
 
 def skill_bars(board: Board) -> pd.DataFrame:
@@ -157,18 +141,18 @@ def _skill(board: Board) -> Iterator[Any]:
 
 def _example(board: Board) -> Iterator[Any]:
     yield page.Heading("What does it look like?")
-    patient = typical_patient(board, board.cohorts[0])
+    patient = patients.typical_patient(board, board.cohorts[0])
     if patient is None:
         yield "No predictions of single voxels were kept: compare(…, keep_predictions=True)."
         return
-    if not has_picture(patient):
+    if not patients.has_picture(patient):
         yield "Regions without images were compared: there is no map to draw."
         return
     names = [name for name in board.averaged_metrics if name in patient.names]
     rows = matching(_best_rows(board), cohort=patient.cohort).set_index("parameters")
     skill = rows[board.skill_column].reindex(names).fillna(-np.inf)
     best, worst = str(skill.idxmax()), str(skill.idxmin())
-    maps = best_maps(board, patient, list(dict.fromkeys([best, worst])))
+    maps = patients.best_maps(board, patient, list(dict.fromkeys([best, worst])))
     figure = plot_lesion(patient, maps, "", width=_WIDTH)
     label = " and ".join(row.name for row in maps)
     is_lesion = board.setting("score_mask", "lesion") == "lesion"
@@ -183,7 +167,7 @@ def _example(board: Board) -> Iterator[Any]:
 
 def _sites(board: Board) -> Iterator[Any]:
     yield page.Heading("Does it work at the other site?")
-    rows = _of_best(board, board.summary)
+    rows = patients.of_best(board, board.summary)
     measure, regimes = board.skill_column, board.regimes
     if len(board.cohorts) < 2:
         yield "One cohort was compared, so nothing is known of another site."
@@ -201,7 +185,7 @@ def _sites(board: Board) -> Iterator[Any]:
 
 def _plot_regimes(
     table: pd.DataFrame, panels: Sequence[Panel], title: str = "", *, width: float
-) -> Figure:
+) -> style.Figure:
     """Draw scores in a color for each way of training."""
     styles = {}
     for train_on in unique(table["train_on"]):
@@ -217,7 +201,7 @@ def _trained_on(train_on: str) -> str:
 
 def _sizes(board: Board) -> Iterator[Any]:
     yield page.Heading("How many patients are enough?")
-    table = _of_best(board, sizes_of(board))
+    table = patients.of_best(board, sizes_of(board))
     if not len(table) or table["n_train"].nunique() < 2:
         yield _TEXTS("one_size", size=board.size(board.scores))
         return
@@ -430,7 +414,7 @@ def _pair_table(tests: _Tests, metric: MapMetric) -> page.Table:
 
 def plot_critical_difference(
     ranks: pd.DataFrame, cliques: pd.DataFrame, title: str, *, learners: Sequence[str]
-) -> Figure:
+) -> style.Figure:
     """
     Draw average ranks, the best on top, under bars over those that no test tells apart.
 

@@ -14,6 +14,7 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.report.page import Grid, Heading, Note, Picture, Table, Texts, capital
 from dmrifit.report.slice_figures import robust_limits
 from dmrifit.report.viewer import Layer, html_viewer
+from dmrifit.report.voxel_records import short_unit
 from dmrifit.stats.metrics import spearman
 from dmrifit.stats.patient_summary import patient_draws, percentile_interval
 from dmrifit.study.comparison import Evaluation
@@ -27,10 +28,11 @@ FEWEST_LESIONS = 6
 #: Parameters whose order of lesions could help beside ADC.
 PARAMETERS = ("K", "T2t")
 
-_COLUMNS = (
-    "cohort", "parameter", "estimator", "n_lesions", "rho_predicted", "rho_adc", "gain",
-    "gain_low", "gain_high", "rho_predicted_adc", "reordered", "reordered_rightly",
-)  # fmt: skip
+_KEYS, _MEDIANS = ["cohort", "parameter", "estimator"], ["predicted", "adc", "truth"]
+_COLUMNS = [
+    *_KEYS, "n_lesions", "rho_predicted", "rho_adc", "gain", "gain_low", "gain_high",
+    "rho_predicted_adc", "reordered", "reordered_rightly",
+]  # fmt: skip
 _N_DRAWS = 2000
 
 _TEXTS = Texts(__file__)
@@ -64,16 +66,18 @@ def example_patients(board: Board) -> Iterator[Any]:
         yield Grid(*_decays(patient, names, f"{algorithm}; {conditions}"))
 
 
+def of_best(board: Board, table: pd.DataFrame) -> pd.DataFrame:
+    """Select the rows of the best predictor; none where there are controls alone."""
+    strategy, algorithm = board.best or ("", "")
+    return matching(table, strategy=strategy, algorithm=algorithm)
+
+
 def typical_patient(board: Board, cohort: str) -> PatientPredictions | None:
     """Choose the patient with the median score of the best predictor, of those that were kept."""
     if board.best is None:
         return None
-    strategy, algorithm = board.best
     patients = {patient for name, patient in board.evaluation.predictions if name == cohort}
-    rows = matching(
-        board.scores, train_on=board.regimes[0], cohort=cohort, strategy=strategy,
-        algorithm=algorithm,
-    )  # fmt: skip
+    rows = of_best(board, matching(board.scores, train_on=board.regimes[0], cohort=cohort))
     rows = averaged(rows[rows["patient"].isin(patients)])
     means = rows.groupby("patient")[board.skill_column].mean().dropna().sort_values(kind="stable")
     if not len(means):
@@ -118,7 +122,7 @@ def joint_histograms(board: Board) -> Iterator[Any]:
     for (cohort, _), patient in predictions.items():
         if cohort not in board.cohorts:
             continue
-        units |= dict(zip(patient.names, map(_unit, patient.units), strict=True))
+        units |= dict(zip(patient.names, map(short_unit, patient.units), strict=True))
         unseen = ~patient.seen
         for strategy, estimator in _estimators(board, patient, str(algorithm)).items():
             columns = {}
@@ -199,7 +203,7 @@ def _map_rows(
         i = patient.names.index(name)
         truth = patient.truth[:, i] if with_truth and patient.truth is not None else None
         predictions = {label: patient.maps[key][:, i] for label, key in names.items()}
-        unit = _unit(patient.units[i])
+        unit = short_unit(patient.units[i])
         rows.append(MapRow(name, unit, patient.reference[:, i], predictions, truth))
     return [row for row in rows if np.isfinite(row.reference).any()]
 
@@ -224,10 +228,6 @@ def _planes(patient: PatientPredictions, rows: Sequence[MapRow]) -> Any:
         start=(patient.affine @ [*np.median(patient.index, axis=0), 1])[:3],
         instead=Note("The picture above shows a slice of the same maps."),
     )
-
-
-def _unit(unit: str) -> str:
-    return "" if unit in ("1", "signal") else unit
 
 
 def lesion_ranking(evaluation: Evaluation) -> pd.DataFrame:
@@ -261,15 +261,14 @@ def lesion_ranking(evaluation: Evaluation) -> pd.DataFrame:
                 for estimator, maps in patient.maps.items():
                     row = (cohort, parameter, estimator, _lesion_median(maps, j), adc, truth)
                     rows.append(row)
-    keys, columns = list(_COLUMNS[:3]), ["predicted", "adc", "truth"]
-    medians = pd.DataFrame(rows, columns=[*keys, *columns])
     ranked = []
-    for key, lesions in medians.groupby(keys, sort=False):
+    table = pd.DataFrame(rows, columns=[*_KEYS, *_MEDIANS])
+    for key, lesions in table.groupby(_KEYS, sort=False):
         if len(lesions) >= FEWEST_LESIONS:
-            predicted, adc, truth = lesions[columns].to_numpy(np.float64).T
-            compared = _compared(predicted, adc, truth)
-            ranked.append(dict(zip(keys, key, strict=True)) | compared)
-    return pd.DataFrame(ranked, columns=list(_COLUMNS))
+            # A lesion without one of the medians has no place in an order.
+            compared = _compared(*lesions[_MEDIANS].dropna().to_numpy(np.float64).T)
+            ranked.append(dict(zip(_KEYS, key, strict=True)) | compared)
+    return pd.DataFrame(ranked, columns=_COLUMNS)
 
 
 def _median_adc(patient: PatientPredictions) -> float:
@@ -293,29 +292,28 @@ def _lesion_median(maps: NDArray, j: int) -> float:
 
 def _compared(predicted: NDArray, adc: NDArray, truth: NDArray) -> dict[str, Any]:
     """Compare two orders of the same lesions with the true one."""
-    usable = np.isfinite(predicted) & np.isfinite(adc) & np.isfinite(truth)
-    predicted, adc, truth = predicted[usable], adc[usable], truth[usable]
     if len(truth) < FEWEST_LESIONS:
         return {"n_lesions": len(truth)}
     if _rho(adc, truth) < 0:
         adc = -adc
-    draws = patient_draws(len(truth), _N_DRAWS, 0)
-    every = np.tile(np.arange(len(truth)), _N_DRAWS)
-    lesions = np.repeat(every, draws.ravel()).reshape(draws.shape)
-    drawn = predicted[lesions].T, adc[lesions].T, truth[lesions].T
-    gains = _rho(drawn[0], drawn[2]) - _rho(drawn[1], drawn[2])
-    low, high = percentile_interval(gains)
+    # All lesions once, then samples of them.
+    every = np.arange(len(truth))
+    samples = [np.repeat(every, draw) for draw in patient_draws(len(truth), _N_DRAWS, 0)]
+    lesions = np.array([every, *samples]).T
+    rho_predicted = _rho(predicted[lesions], truth[lesions])
+    rho_adc = _rho(adc[lesions], truth[lesions])
+    gains = rho_predicted - rho_adc
+    low, high = percentile_interval(gains[1:])
     first, second = np.triu_indices(len(truth), k=1)
     is_risen = predicted[first] < predicted[second]
     is_reordered = is_risen != (adc[first] < adc[second])
     is_right = is_risen == (truth[first] < truth[second])
-    rho_predicted, rho_adc = _rho(predicted, truth), _rho(adc, truth)
     share_right = float(is_right[is_reordered].mean()) if is_reordered.any() else np.nan
     return {
         "n_lesions": len(truth),
-        "rho_predicted": rho_predicted,
-        "rho_adc": rho_adc,
-        "gain": rho_predicted - rho_adc,
+        "rho_predicted": rho_predicted[0],
+        "rho_adc": rho_adc[0],
+        "gain": gains[0],
         "gain_low": low,
         "gain_high": high,
         "rho_predicted_adc": _rho(predicted, adc),

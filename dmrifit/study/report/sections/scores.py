@@ -64,8 +64,7 @@ def predictor_panels(board: Board, skill_column: str) -> list[Panel]:
     panels = [Panel(skill_column, "skill of maps", ends=SKILL_ENDS)]
     if len(board.signals):
         panels.insert(0, Panel("signal_skill", "skill of unseen signals", ends=SKILL_ENDS))
-    panels += [Panel("abs_bias", "|BI| (%)", 100), Panel("dispersion", "DI (%)", 100)]
-    return [*panels, Panel("pearson", "r")]
+    return [*panels, *map(_metric_panel, summary_metrics())]
 
 
 def predictor_scores(board: Board) -> Iterator[Any]:

@@ -50,12 +50,12 @@ def test_the_best_predictor_is_named_with_skill_interval_and_parameters(make_eva
     name, skill, parameters = verdict(study_of(make_evaluation))
     assert name == "Best predictor: LR, signals to signals."
     # The mean of Dt, K and f, without T2v and S0.
-    assert skill.startswith("Skill of its maps over the best constant: 0.07 [")
+    assert skill.startswith("Skill of its maps over the best constant: 0.07 (")
     assert skill.endswith("in A.")
     assert parameters == "Better than guessing in Dt; not shown to be better in f; worse in K, T2v."
     # Noise of its own decides where it is known.
     _, skill, parameters = verdict(study_of(make_evaluation, independent=0.1))
-    assert "against a reference with independent noise: −0.03 [" in skill
+    assert "against a reference with independent noise: −0.03 (" in skill
     assert parameters.startswith("Better than guessing in Dt; not shown to be better in f")
 
 
@@ -66,7 +66,7 @@ def test_the_best_predictor_is_named_with_skill_interval_and_parameters(make_eva
 def test_one_seed_or_few_patients_have_skill_and_interval_and_no_verdict(make_evaluation, options, reason):
     name, skill, last = verdict(study_of(make_evaluation, **options))
     assert name == "Highest mean here: LR, signals to signals."
-    assert " [" in skill
+    assert " (" in skill
     assert last.startswith("Whether algorithms differ cannot be told from ")
     assert reason in last
 
