@@ -299,7 +299,7 @@ def _compared(predicted: NDArray, adc: NDArray, truth: NDArray) -> dict[str, Any
         return {"n_lesions": len(truth)}
     if _rho(adc, truth) < 0:
         adc = -adc
-    draws = patient_draws(len(truth), _N_DRAWS, 0)
+    draws = patient_draws(len(truth), _N_DRAWS, 0)[1:]
     every = np.tile(np.arange(len(truth)), _N_DRAWS)
     lesions = np.repeat(every, draws.ravel()).reshape(draws.shape)
     drawn = predicted[lesions].T, adc[lesions].T, truth[lesions].T
