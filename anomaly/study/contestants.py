@@ -61,8 +61,7 @@ class Bench:
             raise ValueError("there are no cases to evaluate")
         self.scored = [case.scored for case in cases]
         self.healthy_scored = [case.scored for case in healthy]
-        masks = zip((*cases, *healthy), (*self.scored, *self.healthy_scored), strict=True)
-        empty = [case.name for case, mask in masks if not mask.any()]
+        empty = [case.name for case in (*cases, *healthy) if not case.scored.any()]
         if empty:
             raise ValueError(
                 f"no white or gray matter to score in {first_few(empty)}; check the tissue maps"
@@ -139,19 +138,17 @@ def method_entries(
 
     if not maps:
         raise ValueError("there are no maps to evaluate; give those of one method at least")
-    tables = {"maps": maps}
     scans = {"healthy": bench.healthy or None, "validation": validation}
-    for key, table in (("healthy", healthy_maps), ("validation", validation_maps)):
-        if (scans[key] is None) != (table is None):
+    tables = {"maps": maps, "healthy": healthy_maps, "validation": validation_maps}
+    for key, given in scans.items():
+        table = tables[key]
+        if (given is None) != (table is None):
             raise ValueError(f"{key} and {key}_maps belong together; give both or neither")
-        if table is None:
-            continue
-        if set(table) != set(maps):
+        if table is not None and set(table) != set(maps):
             raise ValueError(
                 f"{key}_maps are of {sorted(table)} and maps of {sorted(maps)}; give both for the "
                 "same methods"
             )
-        tables[key] = table
     validation_folds: list[Any] = [()] * len(folds)
     if validation is not None:
         validation_folds = by_fold(validation, "validation")
@@ -172,8 +169,9 @@ def method_entries(
             checked = {}
             for key, table in tables.items():
                 label = f"{method}: {key}"
-                volumes = by_fold(table[method], label)[i]
-                checked[key] = volumes_of_cases(volumes, cases[key], label)
+                if table is not None:
+                    volumes = by_fold(table[method], label)[i]
+                    checked[key] = volumes_of_cases(volumes, cases[key], label)
             # Masks have no threshold to choose, so that rules would hold for a part of the scans.
             kinds = {values.dtype == bool for volumes in checked.values() for values in volumes}
             if len(kinds) > 1:
@@ -193,10 +191,8 @@ def _refuse(problem: str, cases: Sequence[Case]) -> None:
 def control_entries(bench: Bench, fold: str) -> list[Entry]:
     """Make the entries of controls, which learn nothing."""
     maps = control_maps(bench.cases)
-    healthy_maps: dict[str, list[NDArray[Any]]] = {}
-    if len(bench.healthy):
-        healthy_maps = control_maps(bench.healthy, lesions_of=bench.cases)
-    return [Entry(fold, name, True, maps[name], healthy_maps.get(name)) for name in CONTROLS]
+    healthy_maps = control_maps(bench.healthy, lesions_of=bench.cases)
+    return [Entry(fold, name, True, maps[name], healthy_maps[name] or None) for name in CONTROLS]
 
 
 def checked_rules(
@@ -246,7 +242,7 @@ def control_maps(
 ) -> dict[str, list[NDArray]]:
     """Make the maps and masks (x, y, z) of all controls for each case."""
     sources = list(cases if lesions_of is None else lesions_of)
-    maps: dict[str, list[NDArray]] = {name: [] for name in CONTROLS}
+    maps = []
     for i, case in enumerate(cases):
         nothing = np.zeros(case.shape, dtype=bool)
         # Lesions are edematous and diffuse fast, so that signals alone, unlearned, find many.
@@ -256,10 +252,8 @@ def control_maps(
         others = [s for s in sources[first:] + sources[:first] if s.patient != case.patient]
         lesions = [s.lesion for s in others if s.shape == case.shape and not s.healthy]
         lesion: Any = lesions[0] if lesions else nothing
-        controls = (case.scored, nothing, case.brain, lesion, brightness)
-        for name, values in zip(CONTROLS, controls, strict=True):
-            maps[name].append(values)
-    return maps
+        maps.append((case.scored, nothing, case.brain, lesion, brightness))
+    return {name: [controls[k] for controls in maps] for k, name in enumerate(CONTROLS)}
 
 
 def strata_masks(case: Case) -> dict[str, NDArray[np.bool_]]:

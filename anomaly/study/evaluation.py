@@ -173,8 +173,7 @@ def scan_summary(scans: pd.DataFrame, healthy: pd.DataFrame) -> pd.DataFrame:
     table = in_parts(scans, parts)
     summary = summarize(table, ["part", *KEYS], _MEASURES, within=["fold"])
     # A map that marks nothing has a Dice of 0, of which opening makes no multiple.
-    with np.errstate(invalid="ignore", divide="ignore"):
-        summary["gain"] = summary["dice_opened"] / summary["dice"]
+    summary["gain"] = summary["dice_opened"] / summary["dice"]
     columns = [*RATES, "empty", "empty_opened"]
     rates = summarize(healthy, KEYS, columns, within=["fold"])
     return summary.merge(rates[[*KEYS, *columns]], on=KEYS, how="left")

@@ -76,27 +76,33 @@ def score_method(
             rows["strata"].append(row | {"stratum": region, "healthy": kind == "healthy"})
 
     lesion_tables = []
+    matching = {"connectivity": bench.connectivity, "min_overlap": bench.min_overlap}
     for decision in _decisions(bench, entry, rules):
         rule_keys = keys | {"rule": decision.rule, "needs_truth": decision.needs_truth}
         limits = {"threshold": decision.threshold, "n_fitted": decision.n_fitted}
         rows["thresholds"].append(rule_keys | limits)
         for i, marked in enumerate(decision.masks):
             case, lesion = bench.cases[i], bench.lesions[i]
-            patient_keys = {**rule_keys, "patient": case.patient}
+            columns = rule_keys | _case_columns(i, case)
             # Opened first: a cube may reach beyond the scored voxels.
             opened = open_map(marked, bench.opening) & bench.scored[i]
             limit = np.nan if decision.limits is None else decision.limits[i]
             for name, region in bench.regions[i].items():
-                row = {**rule_keys, **_case_columns(i, case), **rankings[i][name]}
+                row = columns | rankings[i][name]
                 overlaps = _overlaps(marked & region, opened & region, lesion & region)
                 add("scans", name, {**row, "threshold": limit, **overlaps})
             # Masks that used the truth say nothing about lesions found or followed up.
             if decision.needs_truth:
                 continue
             if bench.lesion_wise:
-                table = _lesions(bench, i, opened, rule_keys)
-                rows["counts"].append(patient_keys | lesion_counts(table))
-                lesion_tables.append(table)
+                table = lesion_table(lesion, opened, case.affine, **matching)
+                counts = {"patient": case.patient, **lesion_counts(table)}
+                rows["counts"].append(rule_keys | counts)
+                # What the table notes about its own scan would be wrong for all scans joined.
+                table.attrs = {}
+                # The table has a column "kind" already: lesion or false positive.
+                own = {key.replace("kind", "lesion_kind"): value for key, value in columns.items()}
+                lesion_tables.append(table.assign(**own))
             if case.followup is not None and case.lesion is not None:
                 overlap = overlap_with_followup(
                     opened,
@@ -123,7 +129,6 @@ def score_method(
             [values[mask] for values, mask in masks],
             entry.maps,
             bench.lesions,
-            bench.scored,
             connectivity=bench.connectivity,
         )
         tables["curves"] = curve.assign(**keys)
@@ -135,21 +140,6 @@ def _case_columns(
     i: int, case: Case, columns: Sequence[str] = ("name", "patient", "kind", "grade")
 ) -> dict[str, Any]:
     return {"case": i, **{column: getattr(case, column) for column in columns}}
-
-
-def _lesions(
-    bench: Bench, i: int, opened: NDArray[np.bool_], rule_keys: Mapping[str, Any]
-) -> pd.DataFrame:
-    """Match the lesions of a case one by one."""
-    matching = {"connectivity": bench.connectivity, "min_overlap": bench.min_overlap}
-    table = lesion_table(bench.lesions[i], opened, bench.cases[i].affine, **matching)
-    # What the table notes about its own scan would be wrong for all scans joined.
-    table.attrs = {}
-    # The table has a column "kind" already: lesion or false positive.
-    names = {"kind": "lesion_kind"}
-    case_columns = _case_columns(i, bench.cases[i])
-    columns = {names.get(key, key): value for key, value in case_columns.items()}
-    return table.assign(**rule_keys, **columns)
 
 
 def _false_positives(
@@ -241,13 +231,14 @@ def coverage_curve(
     healthy: Sequence[NDArray[Any]],
     scores: Sequence[NDArray[Any]],
     lesions: Sequence[NDArray[np.bool_]],
-    masks: Sequence[NDArray[np.bool_]],
     *,
     rates: Sequence[float] = CURVE_RATES,
     connectivity: int = 26,
 ) -> pd.DataFrame:
     """
     Compute the coverage of lesions (x, y, z) over the false-positive rate of healthy scans.
+
+    One scan at least has a lesion.
 
     False positives are counted on healthy scans only, because voxels around a lesion may belong to
     it (Bertoldo et al., arXiv:2401.01984, 2024); coverage is per region (Bergmann et al., Int J
@@ -256,25 +247,20 @@ def coverage_curve(
     steps = np.unique(np.asarray(rates, dtype=np.float64))
     limits, realized = rate_limits(healthy, steps)
     coverages, sensitivities, hits = [], [], []
-    for values, lesion, mask in zip(scores, lesions, masks, strict=True):
-        inside = lesion & mask
+    for values, inside in zip(scores, lesions, strict=True):
         if not inside.any():
             continue
         labels = label_components(inside, connectivity=connectivity)[inside]
         is_above = values[inside][:, None] > limits
-        n_voxels = np.bincount(labels)
-        n_above = [np.bincount(labels, column, len(n_voxels)) for column in is_above.T]
-        # Component 0 is the background, which has no voxel inside a lesion.
-        shares = np.stack(n_above, axis=1)[1:] / n_voxels[1:, None]
+        numbers = range(1, labels.max() + 1)
+        shares = np.stack([is_above[labels == number].mean(axis=0) for number in numbers])
         coverages.append(shares.mean(axis=0))
         sensitivities.append(is_above.mean(axis=0))
         hits.append(shares > 0)
     columns: dict[str, Any] = {"rate": steps, "realized": realized, "threshold": limits}
-    columns |= dict.fromkeys(("coverage", "sensitivity", "lesion_sensitivity"), np.nan)
-    if coverages:
-        columns["coverage"] = np.mean(coverages, axis=0)
-        columns["sensitivity"] = np.mean(sensitivities, axis=0)
-        columns["lesion_sensitivity"] = np.concatenate(hits).mean(axis=0)
+    columns["coverage"] = np.mean(coverages, axis=0)
+    columns["sensitivity"] = np.mean(sensitivities, axis=0)
+    columns["lesion_sensitivity"] = np.concatenate(hits).mean(axis=0)
     return pd.DataFrame(columns)
 
 
@@ -412,10 +398,8 @@ def overlap_with_followup(
     n_later = np.bincount(labels[growth], minlength=len(sizes))
     numbers = 1 + np.flatnonzero(sizes[1:] >= min_voxels)
     boxes = ndimage.find_objects(labels)
-    chances = []
-    for number in numbers:
-        region = labels[boxes[number - 1]] == number
-        chances.append(_chance(region, growth, outside, min_overlap))
+    shapes = [labels[boxes[number - 1]] == number for number in numbers]
+    chances = [_chance(shape, growth, outside, min_overlap) for shape in shapes]
     voxel_volume_ml = voxel_volume(matrix) / MM3_PER_ML
     regions = pd.DataFrame(
         {

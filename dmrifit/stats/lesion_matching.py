@@ -220,10 +220,7 @@ def lesion_scores(
 def scores_from_counts(counts: Any) -> dict[str, NDArray[np.float64]]:
     """Compute the scores from sums of `lesion_counts` over scans, a mapping or a Series."""
     c = {name: np.asarray(count, dtype=np.float64) for name, count in counts.items()}
-    scores = {}
-    for name, count in c.items():
-        if name.startswith("n_") and not name.startswith("n_found_"):
-            scores[name] = count
+    scores = {name: c[name] for name in c if name.startswith("n_") and "found_" not in name}
     scores |= _rates(c["n_found"], c["n_lesions"], c["n_false_positives"])
     scores["false_positives_per_scan"] = ratio(c["n_false_positives"], c["n_scans"])
     scores["mDSC"] = ratio(c["dice_sum"], c["n_found"])
@@ -330,31 +327,23 @@ def _clusters(matching: Matching) -> tuple[dict[str, NDArray[Any]], NDArray[np.b
     from scipy import ndimage
 
     reference, prediction = matching.reference, matching.prediction
-    n_lesions, n_components = len(matching.lesion_voxels), len(matching.component_voxels)
     grown = np.zeros(reference.shape, dtype=bool)
     faces_and_edges = ndimage.generate_binary_structure(3, 2)
-    boxes = ndimage.find_objects(reference) if n_lesions else []
-    # A voxel of each lesion, to look up its cluster.
-    first_voxel = np.empty((n_lesions, 3), dtype=np.intp)
-    for i, box in enumerate(boxes):
+    for number, box in enumerate(ndimage.find_objects(reference), start=1):
         # Each lesion is grown in its own box; growing the whole scan takes far longer.
         wide = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)
-        inside = reference[wide] == i + 1
-        first_voxel[i] = np.argwhere(inside)[0] + [side.start for side in wide]
-        grown[wide] |= ndimage.binary_dilation(inside, faces_and_edges)
-    clusters = reference
-    if n_lesions:
-        clusters = ndimage.label(grown, np.ones((3, 3, 3)), output=np.int32)[0]
-    cluster_of_lesion = clusters[tuple(first_voxel.T)].astype(np.intp) - 1
+        grown[wide] |= ndimage.binary_dilation(reference[wide] == number, faces_and_edges)
+    clusters = label_components(grown)
+    # Each lesion lies in one cluster.
+    _, cluster_of_lesion, _ = meeting_pairs(reference, clusters)
     n_clusters = int(cluster_of_lesion.max(initial=-1)) + 1
     # Pairs of a cluster or a lesion with a component, and the voxels that they share.
-    cluster, component, _ = meeting_pairs(clusters, prediction, grown, n_components)
-    lesion, _, overlap = meeting_pairs(reference, prediction, reference > 0, n_components)
+    cluster, component, _ = meeting_pairs(clusters, prediction)
+    lesion, _, overlap = meeting_pairs(reference, prediction)
     n_voxels = np.bincount(cluster_of_lesion, matching.lesion_voxels, n_clusters)
     predicted = np.bincount(cluster, matching.component_voxels[component], n_clusters)
     shared = np.bincount(cluster_of_lesion[lesion], overlap, n_clusters)
-    touches_cluster = np.zeros(n_components, dtype=bool)
-    touches_cluster[component] = True
+    touches_cluster = np.bincount(component, minlength=len(matching.component_voxels)) > 0
     dice = 2 * shared / np.maximum(n_voxels + predicted, 1)
     columns = {
         "cluster": cluster_of_lesion + 1,
@@ -411,11 +400,7 @@ class Matching:
             )
         predicted = drop_small(predicted, min_voxels, connectivity=connectivity)
         components = label_components(predicted, connectivity=connectivity)
-        inside = lesions > 0
-        component_voxels = np.bincount(components[predicted], minlength=1)[1:]
-        lesion, component, overlap = meeting_pairs(
-            lesions, components, inside, len(component_voxels)
-        )
+        lesion, component, overlap = meeting_pairs(lesions, components)
         is_match = overlap >= min_overlap
         return cls(
             reference=lesions,
@@ -423,8 +408,8 @@ class Matching:
             lesion=lesion[is_match],
             component=component[is_match],
             overlap=overlap[is_match],
-            lesion_voxels=np.bincount(lesions[inside], minlength=1)[1:],
-            component_voxels=component_voxels,
+            lesion_voxels=np.bincount(lesions[lesions > 0], minlength=1)[1:],
+            component_voxels=np.bincount(components[predicted], minlength=1)[1:],
         )
 
     @property
@@ -454,15 +439,13 @@ class Matching:
         return np.bincount(self.lesion[unflagged], minlength=len(self.lesion_voxels)) > 0
 
 
-def meeting_pairs(
-    a: NDArray[np.int32], b: NDArray[np.int32], inside: NDArray[np.bool_], n_b: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+def meeting_pairs(a: NDArray[np.int32], b: NDArray[np.int32]) -> tuple[NDArray[np.intp], ...]:
     """Find pairs of components that share voxels: their numbers less 1, and how many voxels."""
-    first, second = a[inside].astype(np.intp), b[inside].astype(np.intp)
-    both = second > 0
+    both = (a > 0) & (b > 0)
+    first, second = a[both].astype(np.intp) - 1, b[both].astype(np.intp) - 1
     # One number for each pair, so that equal pairs are counted at once.
-    base = max(n_b, 1)
-    keys, voxels = np.unique((first[both] - 1) * base + second[both] - 1, return_counts=True)
+    base = second.max(initial=0) + 1
+    keys, voxels = np.unique(first * base + second, return_counts=True)
     return keys // base, keys % base, voxels
 
 

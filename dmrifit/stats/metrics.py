@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -20,7 +20,7 @@ def relative_error_counts(
     prediction: NDArray[np.float64], reference: NDArray[np.float64]
 ) -> tuple[int, int, int]:
     """Count voxels with a relative error, without a usable reference, and without a prediction."""
-    n = int(np.isfinite(_relative_errors(prediction, reference)).sum())
+    n = int(np.isfinite(_errors(prediction, reference)).sum())
     is_defined = np.isfinite(reference) & (reference != 0)
     n_failed = int(np.count_nonzero(is_defined & ~np.isfinite(prediction)))
     return n, prediction.size - n - n_failed, n_failed
@@ -164,7 +164,7 @@ def dice(prediction: ArrayLike, reference: ArrayLike) -> float:
     ----------
     Dice, Ecology 26(3):297–302, 1945.
     """
-    p, r = _pair(prediction, reference)
+    p, r = _columns(prediction, reference, axes=())
     if np.isnan(p).any() or np.isnan(r).any():
         raise ValueError("dice needs masks, and one of them holds NaN; threshold the map first")
     inside_p, inside_r = p != 0, r != 0
@@ -241,15 +241,12 @@ def metric_of(column: str) -> MapMetric | None:
     return METRICS.get(name, _SKILL if name.endswith("skill") else None)
 
 
-def _relative_errors(p: NDArray[np.float64], r: NDArray[np.float64]) -> NDArray[np.float64]:
+def _errors(prediction: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
     """Give E; NaN where it is not finite: a value is missing, or the reference is (almost) 0."""
+    p, r = _columns(prediction, reference)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         errors = (p - r) / r
     return np.where(np.isfinite(errors), errors, np.nan)
-
-
-def _errors(prediction: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
-    return _relative_errors(*_columns(prediction, reference))
 
 
 def _over_voxels(statistic: Callable[..., Any], errors: NDArray[np.float64], **q: Any) -> Any:
@@ -259,22 +256,16 @@ def _over_voxels(statistic: Callable[..., Any], errors: NDArray[np.float64], **q
         return statistic(errors, axis=0, **q)
 
 
-def _pair(
-    prediction: ArrayLike, reference: ArrayLike
+def _columns(
+    prediction: ArrayLike, reference: ArrayLike, axes: Sequence[int] = (1, 2)
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give arrays of one shape that has one of these numbers of axes, or any."""
     p, r = real_numbers(prediction, "the prediction"), real_numbers(reference, "the reference")
     if p.shape != r.shape:
         raise ValueError(
             f"prediction and reference must have one shape, not {p.shape} and {r.shape}"
         )
-    return p, r
-
-
-def _columns(
-    prediction: ArrayLike, reference: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    p, r = _pair(prediction, reference)
-    if p.ndim not in (1, 2):
+    if axes and p.ndim not in axes:
         raise ValueError(
             "scores are computed from (n_voxels,) or (n_voxels, n_columns), not from shape "
             f"{p.shape}"

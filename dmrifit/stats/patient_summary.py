@@ -22,11 +22,13 @@ def patient_draws(n_patients: int, n_bootstrap: int, seed: Any) -> NDArray[np.in
     """
     Draw patients with replacement, and give how often each of them is in each sample.
 
-    Shapes: returns (n_bootstrap, n_patients), of fewer than `FEWEST_PATIENTS` no sample.
+    The first row is all patients once. Shapes: returns (1 + n_bootstrap, n_patients), of fewer
+    than `FEWEST_PATIENTS` no sample.
     """
     n_samples = n_bootstrap if n_patients >= FEWEST_PATIENTS else 0
     shares = np.full(n_patients, 1 / n_patients)
-    return np.random.default_rng(seed).multinomial(n_patients, shares, n_samples)
+    samples = np.random.default_rng(seed).multinomial(n_patients, shares, n_samples)
+    return np.vstack([np.ones((1, n_patients), dtype=np.int64), samples])
 
 
 def percentile_interval(samples: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
@@ -96,9 +98,8 @@ def summarize(
     for key, group in values.groupby(by, sort=False):
         # The order of rows must move no sample.
         patients = group.sort_index(level=unit).to_numpy(np.float64)
-        # All patients once, then samples of them: counts add up, so one product gives all sums.
-        every = np.ones((1, len(patients)))
-        draws = np.vstack([every, patient_draws(len(patients), n_bootstrap, seed)])
+        # Counts add up, so one product gives all sums.
+        draws = patient_draws(len(patients), n_bootstrap, seed)
         sums = draws @ patients if score else _means(draws, patients)
         scores: Mapping[str, NDArray[Any]] = dict(zip(columns, sums.T, strict=True))
         if score:
@@ -120,7 +121,7 @@ def summarize(
     return pd.DataFrame(summary).join(spread, on=by)
 
 
-def _means(draws: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _means(draws: NDArray[Any], values: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     Average over the patients of each sample.
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed, parallel_config
 
-from dmrifit._utils.checks import check_words
+from dmrifit._utils.checks import check_own_names, check_words
 from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import html_summary
 from dmrifit._utils.progress import step_bar
@@ -153,7 +153,7 @@ class Evaluation:
         ValueError
             If a file is damaged or was changed.
         """
-        study, texts = StudyFolder(folder).read_study()
+        study, texts = StudyFolder(folder).read_study(f"{name}.csv" for name in _TABLES)
         tables = {}
         for name in _TABLES:
             table = read_texts(StringIO(texts[f"{name}.csv"]), ",")
@@ -369,11 +369,14 @@ def compare(
     # Results in a folder are recognized by plain values that describe the estimator.
     options: dict[str, Any] = {"kept": folder is not None}
     options["example"] = next(iter(cohorts.values())).scans[0].protocol
+    contestants.check_named(estimators, "estimator")
     entrants = [
         contestants.Entrant.of(name, estimator, **options)
-        for name, estimator in contestants.named_estimators(estimators).items()
+        for name, estimator in estimators.items()
     ]
-    contestants.check_distinct(entrants)
+    # Tables could not separate two estimators with equal strategy and algorithm.
+    names = [f"{entrant.algorithm} of strategy {entrant.strategy}" for entrant in entrants]
+    check_own_names("estimators, of which more than signs and the strategy differ,", names)
     if controls:
         has_noise_free = any(cohort.has_noise_free for cohort in cohorts.values())
         entrants += contestants.controls_of(entrants, noise_free=has_noise_free, **options)
@@ -514,12 +517,8 @@ def _run(
     cells: list[Cell], bank: Bank, folder: StudyFolder | None, n_jobs: int | None
 ) -> tuple[list[dict[str, Any]], int]:
     """Run all cells that are not finished; return all results, and how many were finished."""
-    results: dict[int, dict[str, Any]] = {}
-    if folder is not None:
-        for i, cell in enumerate(cells):
-            content = folder.get(cell.key, arrays=cell.keep)
-            if content is not None:
-                results[i] = content
+    stored = {i: folder.get(cell.key, arrays=cell.keep) for i, cell in enumerate(cells) if folder}
+    results = {i: content for i, content in stored.items() if content is not None}
     n_reused = len(results)
     waiting = [i for i in range(len(cells)) if i not in results]
     algorithms = set()
@@ -605,9 +604,7 @@ def _material(cell: Cell, bank: Bank, futures: Mapping[int, Any]) -> tuple[Any, 
     # A cluster is sent these once.
     arrays = [futures.get(id(array), array) for array in stack.arrays]
     rows = [stack.rows[patient] for patient in cell.train]
-    n_dropped = None
-    if stack.n_dropped:
-        n_dropped = sum(stack.n_dropped[patient] for patient in cell.train)
+    n_dropped = sum(stack.n_dropped.get(patient, 0) for patient in cell.train)
     tests = bank.tests(cell.view, cell.test)
     constants = bank.constants(cell.view, cell.repeat, cell.train)
     return *arrays, rows, n_dropped, tests, constants

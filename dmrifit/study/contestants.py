@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
-from dmrifit._utils.checks import errors_about
+from dmrifit._utils.checks import check_own_names, errors_about
 from dmrifit._utils.counts import counted
 from dmrifit.cohort.cohort import Cohort, in_order
 from dmrifit.cohort.scaling import contrast_order
-from dmrifit.cohort.scan import Scan
 from dmrifit.engine.map_fitter import clinical_columns, resolve_model
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
@@ -32,6 +31,12 @@ DEFAULT_MODEL = "t2-ivim-kurtosis"
 
 #: The strategies of the study by name.
 STRATEGIES = {"s2s": SignalToSignal, "m2m": MapsToMaps}
+
+_REMEDY = (
+    ". Training in one cohort and testing in another needs the protocol of {!r} in both: use "
+    "train_on='same', give the estimators a source and a target that both have, or "
+    "resynthesize=True to compute what is missing through the fitted model"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,14 +123,9 @@ def named_cohorts(cohorts: Mapping[str, Cohort] | Sequence[Cohort] | Cohort) -> 
         cohorts = [cohorts]
     if not isinstance(cohorts, Mapping):
         names = [cohort.name or f"cohort {i}" for i, cohort in enumerate(cohorts, start=1)]
-        if len(set(names)) != len(names):
-            raise ValueError(
-                f"cohorts need different names, not {names}; give a dict of name to cohort"
-            )
+        check_own_names("cohorts without a dict of name to cohort", names)
         cohorts = dict(zip(names, cohorts, strict=True))
-    if not cohorts:
-        raise ValueError("no cohort was given")
-    _check_names(cohorts, "cohort")
+    check_named(cohorts, "cohort")
     home: dict[str, str] = {}
     listed = [(name, patient) for name in cohorts for patient in cohorts[name].patients]
     check_patients((0, patient) for _, patient in listed)
@@ -139,12 +139,13 @@ def named_cohorts(cohorts: Mapping[str, Cohort] | Sequence[Cohort] | Cohort) -> 
     return {name: in_order(cohorts[name]) for name in sorted(cohorts)}
 
 
-def named_estimators(estimators: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Make sure that estimators have names."""
-    if not isinstance(estimators, Mapping) or not estimators:
-        raise ValueError("estimators must be a dict of name to estimator, with at least one")
-    _check_names(estimators, "estimator")
-    return estimators
+def check_named(named: Mapping[str, Any], what: str) -> None:
+    """Make sure that there are estimators or cohorts, and that they have names."""
+    if not isinstance(named, Mapping) or not named:
+        raise ValueError(f"{what}s must be a dict of name to {what}, with at least one")
+    for name in named:
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"the name of a {what} must be a text, not {name!r}")
 
 
 def controls_of(
@@ -208,9 +209,12 @@ def choose_views(
             # Where all train within their cohort, none needs the contrasts of another one.
             is_crossed = not resynthesize and any(regime != "same" for regime in regimes)
             for training_name, training_cohort in cohorts.items():
-                if training_name == name or is_crossed:
-                    for scan in training_cohort.scans:
-                        _check_contrasts(view, scan, training_name, tested=name)
+                remedy = "" if training_name == name else _REMEDY.format(name)
+                for scan in training_cohort.scans if not remedy or is_crossed else ():
+                    where = f"patient {scan.patient} of cohort {training_name!r}"
+                    with errors_about(where, remedy):
+                        source.indices_in(scan.protocol)
+                        target.indices_in(scan.protocol)
     return views
 
 
@@ -237,26 +241,6 @@ def _fewer_inputs(protocol: Protocol) -> str:
         return "; acquire more b-values"
     inputs = ",".join(f"{value:g}" for value in np.unique(b))
     return f"; {remedy}: --source-b {inputs} (in Python, give the estimators these as source)"
-
-
-def check_distinct(entrants: Sequence[Entrant]) -> None:
-    """Refuse two estimators with equal strategy and algorithm: tables could not separate them."""
-    names: dict[tuple[str, str], str] = {}
-    for entrant in entrants:
-        key = entrant.strategy, entrant.algorithm
-        if key in names:
-            raise ValueError(
-                f"estimators {names[key]!r} and {entrant.name!r} are both algorithm "
-                f"{entrant.algorithm!r} of strategy {entrant.strategy}; give them names of which "
-                "more than signs and the strategy differ"
-            )
-        names[key] = entrant.name
-
-
-def _check_names(named: Mapping[Any, Any], what: str) -> None:
-    for name in named:
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"the name of a {what} must be a text, not {name!r}")
 
 
 def _code(estimator: Any) -> str:
@@ -301,16 +285,3 @@ def _full_protocol(cohort: Cohort) -> Protocol:
     """Sort the first scan's contrasts: their order would change the columns that forests draw."""
     full = cohort.scans[0].protocol
     return full.take(contrast_order(full))
-
-
-def _check_contrasts(view: View, scan: Scan, cohort: str, *, tested: str) -> None:
-    remedy = ""
-    if tested != cohort:
-        remedy = (
-            f". Training in one cohort and testing in another needs the protocol of {tested!r} in "
-            "both: use train_on='same', give the estimators a source and a target that both have, "
-            "or resynthesize=True to compute what is missing through the fitted model"
-        )
-    with errors_about(f"patient {scan.patient} of cohort {cohort!r}", remedy):
-        view.source.indices_in(scan.protocol)
-        view.target.indices_in(scan.protocol)

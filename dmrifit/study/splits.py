@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
-from dmrifit._utils.checks import check_fields, check_number, check_word
+from dmrifit._utils.checks import check_fields, check_number, check_own_names, check_words
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import Seed
 from dmrifit.io.bids_derivatives import versions
@@ -46,21 +46,18 @@ class Cell:
 
 def software() -> dict[str, str]:
     """List the versions that may change a score."""
-    installed = []
+    found = versions(*VERSIONS)
     for name in _OPTIONAL_VERSIONS:
         with suppress(PackageNotFoundError):
-            version(name)
-            installed.append(name)
-    return versions(*VERSIONS, *installed)
+            found |= versions(name)
+    return found
 
 
 def check_settings(settings: Settings) -> None:
     """Refuse settings that no comparison of these cohorts can have."""
     regimes, sizes = settings.train_on, settings.n_train
-    for regime in regimes:
-        check_word("train_on", regime, TRAIN_ON)
-    if not regimes or len(set(regimes)) != len(regimes):
-        raise ValueError(f"train_on must name each way once, not {tuple(regimes)}")
+    check_words("train_on", regimes, TRAIN_ON)
+    check_own_names("ways of training, train_on,", regimes)
     if sizes is not None and (not sizes or len(set(sizes)) != len(sizes)):
         raise ValueError(f"n_train must name each number of patients once, not {tuple(sizes)}")
     for size in sizes or ():
@@ -69,9 +66,8 @@ def check_settings(settings: Settings) -> None:
     if "other" in regimes and len(settings.cohorts) < 2:
         raise ValueError("train_on 'other' needs at least two cohorts")
     # Counted before any image is read; patients without a usable voxel fail later, by name.
-    for regime in regimes:
-        for name in settings.cohorts:
-            _available(regime, name, settings.cohorts, sizes)
+    for regime, name in itertools.product(regimes, settings.cohorts):
+        _available(regime, name, settings.cohorts, sizes)
 
 
 def views_by_cohort(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ class StudyFolder:
             if earlier.get(key) != value:
                 raise ValueError(
                     f"{self.path} holds the results of another study: {key} was "
-                    f"{_short(earlier.get(key))} there and is {_short(value)} now; choose another "
+                    f"{earlier.get(key)!r:.80} there and is {value!r:.80} now; choose another "
                     "folder, or remove that one"
                 )
 
@@ -112,8 +112,8 @@ class StudyFolder:
         text = json.dumps({"format": _FORMAT, **content}, indent=1, ensure_ascii=False)
         write_text(self.path / _STUDY, f"{text}\n")
 
-    def read_study(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """Read study.json and the tables of a finished study, by their file names."""
+    def read_study(self, names: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
+        """Read study.json and the tables of these names of a finished study."""
         path = self.path / _STUDY
         content = self._description()
         if not content:
@@ -128,20 +128,15 @@ class StudyFolder:
                 "where it stopped"
             )
         tables = {}
-        for name, digest in digests.items():
-            # A file name in study.json must not lead out of the folder.
-            if Path(name).name != name:
-                raise ValueError(
-                    f"{path} names the table {name!r}, which is none of this folder; run the "
-                    "comparison again"
-                )
+        # No file name is taken from study.json, which could lead out of the folder.
+        for name in names:
             table = self.path / name
             if not table.is_file():
                 raise FileNotFoundError(
                     f"{table} is missing from this comparison; run the comparison again"
                 )
             text = table.read_bytes().decode("utf-8", errors="replace")
-            if _sha256(text) != digest:
+            if _sha256(text) != digests.get(name):
                 raise ValueError(
                     f"{table} was changed or damaged after it was written; run the comparison "
                     "again to restore it"
@@ -179,8 +174,3 @@ class StudyFolder:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else f"{text[:77]}…"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from dmrifit._utils.checks import check_number
 from dmrifit.predict.controls import is_control
 from dmrifit.stats import patient_summary
 from dmrifit.stats.metrics import AT_BOUND, METRICS, NO_TISSUE, MapMetric
@@ -36,6 +37,7 @@ _UNDEFINED = "* some correlations are undefined (constant answers) and count as 
 _ALSO_ALONE = ("f", "K")
 _N_DRAWS = 2000
 _CORRELATIONS = ("pearson", "pearson_independent")
+_OF_REPEATS = ("map skill, independent", "shared noise", "r, independent")
 
 #: Fewer draws, or patients of a cohort, tell nothing about differences between algorithms.
 FEWEST_DRAWS = 2
@@ -67,8 +69,7 @@ def summary_of(
     every_parameter: bool = False,
 ) -> pd.DataFrame:
     """Summarize the tables of a comparison, as `Evaluation.summary` describes it."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, such as 0.95, not {level!r}")
+    check_number("level", level, above=0, below=1)
     scores, signals = largest(scores), matching(largest(signals), contrast=POOLED)
     names = unique(scores["metric"])
     alone = names
@@ -99,19 +100,18 @@ def headline(summary: pd.DataFrame) -> pd.DataFrame:
         "trained on": shown["train_on"],
         "N": shown["n_train"],
         **{name: shown[name] for name in KEYS[1:]},
-        "signal skill": _with_interval(signals, "skill"),
-        "map skill": _with_interval(shown, "skill"),
+        "signal skill": _texts(signals, "skill"),
+        "map skill": _texts(shown, "skill"),
+        "map skill, independent": _texts(shown, "skill_independent"),
+        "shared noise": shown["skill_shared_noise"].map(_number),
+        "|BI| (%)": [_number(100 * value, 1) for value in shown["abs_bias"]],
+        "DI (%)": [_number(100 * value, 1) for value in shown["dispersion"]],
+        "r": _texts(shown, "pearson"),
+        "r, independent": _texts(shown, "pearson_independent"),
     }
-    is_repeated = bool(summary["skill_independent"].notna().any())
-    if is_repeated:
-        columns["map skill, independent"] = _with_interval(shown, "skill_independent")
-        columns["shared noise"] = shown["skill_shared_noise"].map(_number)
-    columns["|BI| (%)"] = [_number(100 * value, 1) for value in shown["abs_bias"]]
-    columns["DI (%)"] = [_number(100 * value, 1) for value in shown["dispersion"]]
-    columns["r"] = _marked(shown, "pearson")
-    if is_repeated:
-        columns["r, independent"] = _marked(shown, "pearson_independent")
-    return pd.DataFrame({name: list(values) for name, values in columns.items()})
+    table = pd.DataFrame({name: list(values) for name, values in columns.items()})
+    is_repeated = summary["skill_independent"].notna().any()
+    return table if is_repeated else table.drop(columns=list(_OF_REPEATS))
 
 
 def headline_notes(study: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
@@ -137,23 +137,17 @@ def headline_notes(study: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _with_interval(rows: pd.DataFrame, measure: str) -> list[str]:
-    """Write a measure of every row, with its interval where there is one."""
+def _texts(rows: pd.DataFrame, measure: str) -> list[str]:
+    """Write skill with its interval, a correlation with a mark where some are undefined."""
+    columns = [measure, f"{measure}_low", f"{measure}_high", f"n_undefined_{measure}"]
     texts = []
     # A summary without rows has no intervals.
-    ends = rows.reindex(columns=[measure, f"{measure}_low", f"{measure}_high"])
-    for value, low, high in ends.to_numpy(float):
-        interval = f" [{_number(low)}, {_number(high)}]" if np.isfinite(low) else ""
-        texts.append(_number(value) + interval)
-    return texts
-
-
-def _marked(rows: pd.DataFrame, measure: str) -> list[str]:
-    """Write a correlation of every row, with a mark where it is undefined of some parameter."""
-    texts = []
-    for value, n_undefined in rows[[measure, f"n_undefined_{measure}"]].to_numpy(float):
+    for value, low, high, n_undefined in rows.reindex(columns=columns).to_numpy(float):
         text = _number(value)
-        texts.append(f"{text}*" if n_undefined and text != "–" else text)
+        if np.isfinite(low) and measure not in _CORRELATIONS:
+            text += f" [{_number(low)}, {_number(high)}]"
+        # NaN of skill, which is not counted.
+        texts.append(f"{text}*" if n_undefined > 0 and text != "–" else text)
     return texts
 
 

@@ -41,11 +41,11 @@ def run_trial(
     features: NDArray,
     targets: NDArray,
     rows: Sequence[slice],
-    n_dropped: int | None,
+    n_dropped: int,
     tests: Sequence[HeldOut],
     constants: Constants,
 ) -> dict[str, Any]:
-    """Train once, score every held-out patient; `n_dropped` is None without a strategy."""
+    """Train once, score every held-out patient; a strategy has dropped `n_dropped` voxels."""
     content: dict[str, Any] = {"scores": [], "signals": []}
     if cell.keep:
         content["predictions"] = {}
@@ -61,12 +61,12 @@ def run_trial(
                 if entrant.control == controls.SHUFFLED:
                     generator = Seed(cell.seed).rng("shuffle")
                     y = y[generator.permutation(len(y))]
-                if n_dropped is None:
-                    estimator.fit(x, y)
-                else:
+                if entrant.recipe:
                     groups = np.repeat(cell.train, [r.stop - r.start for r in rows])
                     n_columns = tests[0].X.shape[1]
                     estimator.fit_design(Design(x, y, n_dropped, n_columns, groups=groups))
+                else:
+                    estimator.fit(x, y)
             # Patients that share a training share its time.
             training_seconds = (time.perf_counter() - start) / len(tests)
             for test in tests:

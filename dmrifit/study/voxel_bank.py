@@ -51,14 +51,9 @@ class HeldOut:
     index: NDArray[np.intp]  # (n_voxels, 4): number of the patient's scan, then the indices
     shape: tuple[int, int, int]  # of the scan that is shown
     affine: NDArray[np.float64]  # (4, 4)
-    shown_scan: int  # number of the scan whose images are kept
+    shown: NDArray[np.bool_]  # (n_voxels,), those of the scan whose images are kept
     # Of a synthetic patient whose noise-free signals and noise level are known.
     repeat: Repeat | None = None
-
-    @property
-    def shown(self) -> NDArray[np.bool_]:
-        """Voxels of the scan whose images are kept."""
-        return np.asarray(self.index[:, 0] == self.shown_scan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +218,7 @@ class Bank:
         self._digests["test", view, patient] = digest(content)
         self._tests[view, patient] = HeldOut(
             cohort.name, patient, table.X, table.Y, fit.parameters, at_bound, relative_truth,
-            table.index, shown.shape, shown.affine, shown_scan, repeat,
+            table.index, shown.shape, shown.affine, table.index[:, 0] == shown_scan, repeat,
         )  # fmt: skip
 
     def material(self, entrant: Entrant, view: View, repeat: int) -> Stack:

@@ -25,8 +25,7 @@ def control_segmentations(
     """Make the masks of `CONTROLS` for each case, which do not look at its image."""
     truths = reference_masks(cases)
     seed = Seed(random_state)
-    controls: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in CONTROLS}
-    lesions = []
+    lesions, masks = [], []
     for truth in truths:
         labels = label_components(truth)
         boxes = ndimage.find_objects(labels)
@@ -44,15 +43,10 @@ def control_segmentations(
         # As many as another patient has, as the number of a case's own lesions would be a look at
         # it.
         model = donors[rng.integers(len(donors))] if donors else i
-        masks = (
-            brain,
-            np.zeros(shape, bool),
-            cropped(donor_mask, (0, 0, 0), shape),
-            _random_blobs(blobs or lesions[i], len(lesions[model]), brain, rng),
-        )
-        for name, mask in zip(CONTROLS, masks, strict=True):
-            controls[name].append(mask)
-    return controls
+        copied = cropped(donor_mask, (0, 0, 0), shape)
+        scattered = _random_blobs(blobs or lesions[i], len(lesions[model]), brain, rng)
+        masks.append((brain, np.zeros(shape, bool), copied, scattered))
+    return {name: [controls[k] for controls in masks] for k, name in enumerate(CONTROLS)}
 
 
 def reference_masks(cases: Sequence[Case]) -> list[NDArray[np.bool_]]:

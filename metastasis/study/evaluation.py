@@ -157,8 +157,6 @@ def evaluate_segmentations(
     arXiv:2306.00838, 2023.
     """
     fewest_voxels = option_by_method("min_voxels", min_voxels, predictions, 1)
-    for value in fewest_voxels.values():
-        check_number("min_voxels", value, least=1, whole=True)
     limits = option_by_method("thresholds", threshold, predictions, 0.5)
     truths = reference_masks(cases)
     methods = {
@@ -168,16 +166,15 @@ def evaluate_segmentations(
     reserved = CONTROLS if controls else ()
     of_both = [name for name in methods if name.endswith(OF_BOTH)]
     check_own_names("predictions", methods, [*reserved, *of_both])
-    masks = {name: method.masks for name, method in methods.items()}
-    for name, method in methods.items():
+    for name, method in list(methods.items()):
         if method.labels is not None:
-            masks[name + OF_BOTH] = [labels == 2 for labels in method.labels]
+            methods[name + OF_BOTH] = _Method([labels == 2 for labels in method.labels])
     # Controls are no methods, so that limits by method have none for them.
     min_control_voxels = 1 if isinstance(min_voxels, Mapping) else min_voxels
     if controls:
         for name, values in control_segmentations(cases, random_state=random_state).items():
-            masks[name] = [drop_small(mask, min_control_voxels) for mask in values]
-            methods[name] = _Method(masks[name])
+            masks = [drop_small(mask, min_control_voxels) for mask in values]
+            methods[name] = _Method(masks, probabilities=masks)
     scans, further, lesions = [], [], []
     # The status of the lesions of synthetic cases by their numbers.
     statuses: list[dict[int, str]] = []
@@ -193,8 +190,8 @@ def evaluate_segmentations(
             distance[:] = distance_transform_edt(~truths[i], sampling=case.spacing)
         keys: dict[str, Any] = {"case": i, "name": case.name, "patient": case.patient}
         keys["prior"] = case.prior is not None
-        for name, method_masks in masks.items():
-            mask = method_masks[i]
+        for name, method in methods.items():
+            mask = method.masks[i]
             table = lesion_table(truths[i], mask, case.affine)
             row = {**keys, "method": name, **lesion_counts(table, small)}
             row["voxel_dice"] = dice(mask, truths[i])
@@ -222,9 +219,11 @@ def evaluate_segmentations(
     cases_of_parts = {part: by_scan["case"][mask].unique() for part, mask in parts.items()}
     curves, froc, matched, calibrations = {}, {}, [], []
     for name, method in methods.items():
-        volumes: Any = method.probabilities
+        volumes = method.probabilities
+        if volumes is None:
+            continue
         given: dict[str, Any] = {"min_voxels": method.min_voxels}
-        if volumes is not None:
+        if name not in reserved:
             table = reader_scores.matched_table(truths, volumes, cases_of_parts, statuses, **given)
             matched.append(table.assign(method=name))
             brains = [case.brain for case in cases]
@@ -232,12 +231,8 @@ def evaluate_segmentations(
                 truths, volumes, masks=brains, threshold=method.threshold, **given
             )
             calibrations.append(table.assign(method=name))
-            given["thresholds"] = thresholds
-        elif name in reserved:
-            # Masks have one operating point: any threshold between 0 and 1 gives it.
-            volumes, given = method.masks, {"thresholds": [0.5]}
-        else:
-            continue
+        # Masks have one operating point: any threshold between 0 and 1 gives it.
+        given["thresholds"] = [0.5] if name in reserved else thresholds
         pairs = zip(truths, volumes, strict=True)
         curves_of_scans = [threshold_curve([truth], [scan], **given) for truth, scan in pairs]
         curves[name] = summed_curve(curves_of_scans).assign(method=name)

@@ -202,15 +202,12 @@ def _lesions(
 ) -> tuple[NDArray[np.int32], list[dict[str, Any]]]:
     """Describe the lesions of a scan (x, y, z), and number them with their cores."""
     components = label_components(labels)
-    boxes = dict(enumerate(ndimage.find_objects(components), start=1))
     filled = components.copy()
-    for number, box in boxes.items():
-        # Another lesion in the core stays.
-        whole = with_core(components[box] == number, affine)
-        filled[box][whole & (filled[box] == 0)] = number
     rows = []
-    for number, box in boxes.items():
+    for number, box in enumerate(ndimage.find_objects(components), start=1):
         inside = components[box] == number
+        # Another lesion in the core stays.
+        filled[box][with_core(inside, affine) & (filled[box] == 0)] = number
         is_of_both = (labels[box][inside] == BOTH_LABEL).any()
         center = np.argwhere(inside).mean(axis=0) + [side.start for side in box]
         x, y, z = (affine[:3, :3] @ center + affine[:3, 3]).tolist()

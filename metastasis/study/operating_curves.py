@@ -13,7 +13,7 @@ from scipy import ndimage
 from dmrifit._utils.checks import check_words
 from dmrifit.stats.lesion_matching import Matching, ratio
 from dmrifit.stats.patient_summary import patient_draws, percentile_interval
-from metastasis.segmentation.operating_points import COUNTS, paired_volumes
+from metastasis.segmentation.operating_points import COUNTS
 
 #: False positives per scan at which the FROC curve is read.
 FROC_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -40,10 +40,7 @@ def precision_recall_area(
     knots = np.unique(np.clip([low, *x, high], low, high))
     # Beyond the largest sensitivity nothing was measured, so the curve gains nothing there.
     knots = knots[knots <= max(x[-1], low)]
-    heights = np.zeros(len(knots))
-    if x[-1] >= low:
-        heights = np.interp(knots, x, y)
-    return float(np.trapezoid(heights, knots) / (high - low))
+    return float(np.trapezoid(np.interp(knots, x, y), knots) / (high - low))
 
 
 def precision_at_sensitivity(curve: pd.DataFrame, sensitivity: float) -> dict[str, float]:
@@ -84,9 +81,7 @@ def froc_table(
     `scans` are the curves of single scans, `patients` (n_scans,) whose they are.
     """
     names, numbers = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    # All patients once, then samples of them.
     draws = patient_draws(len(names), n_bootstrap, seed)[:, numbers]
-    draws = np.vstack([np.ones((1, len(scans))), draws])
     counts = np.stack([scan[list(COUNTS)].to_numpy(np.float64) for scan in scans])
     # Thresholds are the last axis, after samples and rates.
     sums = np.moveaxis(np.tensordot(draws, counts, 1), -1, 0)
@@ -111,10 +106,10 @@ def froc_table(
 
 
 def calibration_curve(
-    labels: Sequence[ArrayLike],
-    probabilities: Sequence[ArrayLike],
+    labels: Sequence[NDArray[Any]],
+    probabilities: Sequence[NDArray[Any]],
     *,
-    masks: Sequence[ArrayLike | None] | None = None,
+    masks: Sequence[ArrayLike | None],
     n_bins: int = 10,
     threshold: float = 0.5,
     min_voxels: int = 1,
@@ -124,11 +119,9 @@ def calibration_curve(
 
     ``error`` is the expected calibration error of a level: of voxels, or of components.
     """
-    pairs = paired_volumes(labels, probabilities)
     # By level: numbers, probabilities, and how many came true, in each bin.
     sums = {level: np.zeros((3, n_bins)) for level in ("voxel", "component")}
-    masks = [None] * len(pairs) if masks is None else masks
-    for (label, probability), mask in zip(pairs, masks, strict=True):
+    for label, probability, mask in zip(labels, probabilities, masks, strict=True):
         inside = np.ones(label.shape, bool) if mask is None else np.asarray(mask) > 0
         sums["voxel"] += _binned(probability[inside], label[inside] > 0, n_bins)
         matching = Matching.of(label, probability >= threshold, min_voxels=min_voxels)
@@ -195,11 +188,9 @@ def _front(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Give the points of a curve that no other surpasses, by ascending sensitivity."""
     usable = ~np.isnan(x + y)
-    if not usable.any():
-        return x[:0], y[:0]
     # From the most sensitive point on; of equal ones, the more precise comes first.
     order = np.lexsort((y[usable], x[usable]))[::-1]
     x = x[usable][order]
     y = y[usable][order]
-    is_better = np.concatenate([[True], y[1:] > np.maximum.accumulate(y)[:-1]])
+    is_better = y > np.append(-np.inf, np.maximum.accumulate(y))[:-1]
     return x[is_better][::-1], y[is_better][::-1]

@@ -14,10 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.randomness import Seed
 from dmrifit.io.components import check_affine, label_components
-from dmrifit.stats.lesion_matching import (
-    Matching,
-    ratio,
-)
+from dmrifit.stats.lesion_matching import Matching, ratio
 from dmrifit.stats.patient_summary import summarize
 from metastasis.segmentation.operating_points import summed_curve, threshold_curve
 from metastasis.study.operating_curves import precision_at_sensitivity
@@ -35,6 +32,7 @@ LEVELS = (0.85, 0.9, 0.95)
 #: What a lesion can be in comparison with the prior scan.
 STATUSES = ("new", "grown", "stable", "shrunk")
 
+_READINGS = ("threshold", "false_positives_per_scan", "precision")
 _THRESHOLDS = 1 / (1 + np.exp(-np.linspace(-7, 7, 29)))
 
 
@@ -48,34 +46,6 @@ _LEAST_DICE = 1e-6
 _UNPAIRED = 1 + 1e-6  # cost
 
 
-def distance_counts(
-    lesions: NDArray[np.int32],
-    distance: NDArray[np.floating],
-    prediction: NDArray[np.bool_],
-    tolerance: float,
-) -> dict[str, int]:
-    """
-    Count lesions and findings by a strict rule of distance, which lets outlines differ a little.
-
-    A finding that touches a lesion is right when most of its voxels lie within the tolerance of a
-    lesion. Covering everything is still an error, and so is what runs off along a vessel.
-
-    Shapes: `lesions` (numbers), `distance` (to the nearest lesion, mm) and `prediction` (x, y, z).
-    """
-    matching = Matching.to_lesions(lesions, prediction)
-    n_components = len(matching.component_voxels)
-    near = np.bincount(
-        matching.prediction[(distance <= tolerance) & prediction], minlength=n_components + 1
-    )[1:]
-    is_near = 2 * near > matching.component_voxels
-    hits = matching.lesion[is_near[matching.component]]
-    return {
-        "n_lesions": len(matching.lesion_voxels),
-        "n_found": len(np.unique(hits)),
-        "n_wrong": int((matching.false_positive | ~is_near).sum()),
-    }
-
-
 def scan_scores(
     truth: NDArray[np.bool_],
     lesions: NDArray[np.int32],
@@ -83,12 +53,28 @@ def scan_scores(
     mask: NDArray[np.bool_],
     affine: NDArray[np.float64],
 ) -> dict[str, float]:
-    """Count by distance and score by the rule of BraTS-METS; shapes: volumes (x, y, z)."""
+    """
+    Count by a strict rule of distance, which lets outlines differ, and score as BraTS-METS does.
+
+    A finding that touches a lesion is right when most of its voxels lie within the tolerance of a
+    lesion. Covering everything is still an error, and so is what runs off along a vessel.
+
+    Shapes: `truth`, `lesions` (numbers), `distance` (to the nearest lesion, mm) and `mask`
+    (x, y, z).
+    """
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     tolerance = max(TOLERANCE_MM, float(2 * np.hypot(*np.sort(edges)[1:])))
-    counts = distance_counts(lesions, distance, mask, tolerance)
-    marked = float(np.count_nonzero(mask)) * voxel_volume(affine) / MM3_PER_ML
-    return {**counts, "marked_mL": marked, **mets_scores(truth, mask, affine)}
+    matching = Matching.to_lesions(lesions, mask)
+    n_components = len(matching.component_voxels)
+    numbers = matching.prediction[mask & (distance <= tolerance)]
+    is_near = 2 * np.bincount(numbers, minlength=n_components + 1)[1:] > matching.component_voxels
+    return {
+        "n_lesions": len(matching.lesion_voxels),
+        "n_found": len(np.unique(matching.lesion[is_near[matching.component]])),
+        "n_wrong": int((matching.false_positive | ~is_near).sum()),
+        "marked_mL": float(np.count_nonzero(mask)) * voxel_volume(affine) / MM3_PER_ML,
+        **mets_scores(truth, mask, affine),
+    }
 
 
 def recall_by_volume(lesions: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataFrame:
@@ -190,8 +176,7 @@ def matched_table(
         for level in LEVELS:
             point = precision_at_sensitivity(curve, level)
             row: dict[str, Any] = {"part": part, "sensitivity": level}
-            for key in ("threshold", "false_positives_per_scan", "precision"):
-                row[key] = point[key]
+            row |= {key: point[key] for key in _READINGS}
             is_found = lesions["peak"] >= point["threshold"]
             shares = is_found.groupby(lesions["status"]).mean()
             if np.isnan(point["threshold"]):
@@ -241,7 +226,16 @@ def mets_scores(
     """
     matched = Matching.of(reference, prediction)
     volumes = matched.lesion_voxels * voxel_volume(check_affine(affine))
-    dice = dice_pairs(matched)
+    # Pairs one to one; 0 is the Dice coefficient of a lesion without a partner.
+    sizes = matched.lesion_voxels[matched.lesion] + matched.component_voxels[matched.component]
+    overlap = 2 * matched.overlap / sizes
+    cost = np.full((len(matched.lesion_voxels), len(matched.component_voxels)), _UNPAIRED)
+    is_pair = overlap >= _LEAST_DICE
+    cost[matched.lesion[is_pair], matched.component[is_pair]] = 1 - overlap[is_pair]
+    lesion, component = linear_sum_assignment(cost)
+    dice = np.zeros(len(volumes))
+    paired_cost = cost[lesion, component]
+    dice[lesion] = np.where(paired_cost < 1, 1 - paired_cost, 0)
     n_false = len(matched.component_voxels) - int((dice > 0).sum())
     is_large = volumes >= LARGE_MM3
     found = {"all": dice > 0, "large": dice[is_large] >= MIN_DICE}
@@ -263,17 +257,3 @@ def mets_scores(
         n = int(is_large.sum()) + n_false
         scores["lesionwise_dsc_mean"] = float(dice[is_large].sum()) / n
     return scores
-
-
-def dice_pairs(matched: Matching) -> NDArray[np.float64]:
-    """Pair lesions and components one to one; give Dice (n_lesions,), 0 without a partner."""
-    sizes = matched.lesion_voxels[matched.lesion] + matched.component_voxels[matched.component]
-    overlap = 2 * matched.overlap / sizes
-    cost = np.full((len(matched.lesion_voxels), len(matched.component_voxels)), _UNPAIRED)
-    is_pair = overlap >= _LEAST_DICE
-    cost[matched.lesion[is_pair], matched.component[is_pair]] = 1 - overlap[is_pair]
-    lesion, component = linear_sum_assignment(cost)
-    dice = np.zeros(len(matched.lesion_voxels))
-    paired_cost = cost[lesion, component]
-    dice[lesion] = np.where(paired_cost < 1, 1 - paired_cost, 0)
-    return dice

@@ -162,16 +162,11 @@ def test_equal_maps_rank_nothing_and_scans_without_a_lesion_that_counts_change_n
     assert tables["scans"]["precision"].isna().all()
     assert tables["healthy"]["empty"].all()
     assert (tables["curves"]["coverage"] == 0).all()
-    healthy, mask = [np.arange(10.0)], row_volume(1, 1, 1, 0) > 0
+    healthy = [np.arange(10.0)]
     lesion, scores = row_volume(1, 1, 0, 0) > 0, row_volume(9.5, 0, 0, 0)
-    beyond = row_volume(0, 0, 0, 1) > 0
-    alone = coverage_curve(healthy, [scores], [lesion], [mask])
-    extended = coverage_curve(healthy, [scores] * 3, [lesion, beyond, 0 * lesion > 0], [mask, mask, mask])
+    alone = coverage_curve(healthy, [scores], [lesion])
+    extended = coverage_curve(healthy, [scores] * 2, [lesion, 0 * lesion > 0])
     pd.testing.assert_frame_equal(extended, alone)
-    without = coverage_curve(healthy, [scores], [beyond], [mask], rates=[0.1, 0.2])
-    assert without["threshold"].tolist() == [8, 7]
-    shares = without[["coverage", "sensitivity", "lesion_sensitivity"]]
-    assert shares.isna().all(axis=None)
 
 
 def row_volume(*values):
@@ -183,10 +178,8 @@ def test_curves_of_ten_voxels_and_areas_of_triangles_and_trapezes_by_hand():
     # A healthy scan with the scores 0 to 9: at a rate of .1, one of ten may be above.
     healthy = [np.arange(10.0)]
     scores = row_volume(8.5, 7.5, 0, 9.5, 20.0, 6.5, 5.5, 0, 0, 0)
-    lesion = row_volume(1, 1, 0, 1, 0, 1, 1, 0, 0, 0) > 0
-    # The last voxel of the third lesion does not count.
-    mask = row_volume(1, 1, 1, 1, 1, 1, 0, 1, 1, 1) > 0
-    curve = coverage_curve(healthy, [scores], [lesion], [mask], rates=[0.3, 0.1, 0.2, 0.25, 0])
+    lesion = row_volume(1, 1, 0, 1, 0, 1, 0, 0, 0, 0) > 0
+    curve = coverage_curve(healthy, [scores], [lesion], rates=[0.3, 0.1, 0.2, 0.25, 0])
     assert curve["rate"].tolist() == [0, 0.1, 0.2, 0.25, 0.3]
     assert curve["realized"].tolist() == pytest.approx([0, 0.1, 0.2, 0.2, 0.3])
     assert curve["threshold"].tolist() == [9, 8, 7, 7, 6]
@@ -218,7 +211,6 @@ def test_components_join_at_corners_where_asked():
             [np.array([1.0, 2.0])],
             [scores],
             [lesion],
-            [np.ones_like(lesion)],
             rates=[0],
             connectivity=connectivity,
         ).itertuples()
@@ -230,18 +222,17 @@ def test_components_join_at_corners_where_asked():
 @pytest.mark.parametrize("seed", [40, 41])
 def test_the_curve_counts_false_positives_on_healthy_scans_only(seed, cohort):
     cases, maps, healthy, free = cohort(seed)
-    masks = [case.scored for case in cases]
     quiet = [values[case.scored] for values, case in zip(free["strong"], healthy, strict=True)]
-    lesions = [case.lesion.copy() for case in cases]
+    lesions = [case.lesion & case.scored for case in cases]
     lesions[0][8:10, 9, 14] = True  # a second lesion
-    curve = coverage_curve(quiet, maps["strong"], lesions, masks)
+    curve = coverage_curve(quiet, maps["strong"], lesions)
     assert curve["rate"].tolist() == sorted(CURVE_RATES)
     for row in curve.iloc[::5].itertuples():
         assert row.realized <= row.rate + 1e-12
         assert row.realized == pytest.approx(np.mean([(one > row.threshold).mean() for one in quiet]))
         shares, voxels = [], []
-        for values, lesion, mask in zip(maps["strong"], lesions, masks, strict=True):
-            labels, n = ndimage.label(lesion & mask, np.ones((3, 3, 3)))
+        for values, lesion in zip(maps["strong"], lesions, strict=True):
+            labels, n = ndimage.label(lesion, np.ones((3, 3, 3)))
             above = values > row.threshold
             shares.append(np.mean([above[labels == k].mean() for k in range(1, n + 1)]))
             voxels.append(above[labels > 0].mean())
@@ -250,7 +241,7 @@ def test_the_curve_counts_false_positives_on_healthy_scans_only(seed, cohort):
     assert curve["coverage"].is_monotonic_increasing
     # What is flagged beside lesions does not count as false.
     raised = [np.where(lesion, values, 50) for values, lesion in zip(maps["strong"], lesions, strict=True)]
-    assert coverage_curve(quiet, raised, lesions, masks)["coverage"].equals(curve["coverage"])
+    assert coverage_curve(quiet, raised, lesions)["coverage"].equals(curve["coverage"])
 
 
 def areas_of(rates, coverage):

@@ -367,9 +367,9 @@ def test_pairs_that_meet_are_those_of_a_search():
         for i, j in np.ndindex(5, 7)
         if i and j and ((first == i) & (second == j)).any()
     ]
-    pairs = meeting_pairs(first, second, first > 0, 6)
+    pairs = meeting_pairs(first, second)
     assert list(zip(*(column.tolist() for column in pairs), strict=True)) == expected
-    nothing = meeting_pairs(first, np.zeros_like(second), first > 0, 0)
+    nothing = meeting_pairs(first, np.zeros_like(second))
     assert [len(column) for column in nothing] == [0, 0, 0]
 
 

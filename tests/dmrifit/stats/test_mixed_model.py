@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from statsmodels.regression.mixed_linear_model import MixedLM
 
-from dmrifit.stats.mixed_model import mixed_model
+from dmrifit.stats.method_tests import mixed_model
 
 METRICS = ("f", "Dv", "T2v", "Dt", "K", "T2t")
 

@@ -23,7 +23,7 @@ def test_files_and_studies_of_another_version_are_refused(tmp_path):
     with pytest.raises(ValueError, match="is a file"):
         StudyFolder(tmp_path / "study").settings()
     with pytest.raises(FileNotFoundError, match="dmrifit benchmark"):
-        StudyFolder(tmp_path).read_study()
+        StudyFolder(tmp_path).read_study([])
     (tmp_path / "study.json").write_text('{"settings": {"seed": 1}}')
     with pytest.raises(ValueError, match="was written by another version: train again"):
         StudyFolder(tmp_path).claim({"seed": 1})

@@ -180,7 +180,7 @@ def test_the_summary_survives_files_and_the_order_of_rows(evaluation, tmp_path):
     for measure in MEASURES[:2]:
         spread = [(t[f"{measure}_high"] - t[f"{measure}_low"])[learned].dropna() for t in (wide, narrow)]
         assert (spread[0] > spread[1]).all()
-    with pytest.raises(ValueError, match="level must be between 0 and 1"):
+    with pytest.raises(ValueError, match="level must be a number above 0 and below 1"):
         evaluation.summary(95)
 
 

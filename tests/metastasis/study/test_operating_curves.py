@@ -189,7 +189,7 @@ def test_calibration_of_voxels_is_that_of_scikit_learn_with_certain_voxels_in_th
     assert voxels["error"].iloc[0] == pytest.approx(error)
     label = np.zeros((3, 3, 3), int)
     label[0] = 1
-    table = calibration_curve([label], [np.where(np.indices((3, 3, 3))[0] < 2, 1.0, 0.0)], n_bins=4)
+    table = calibration_curve([label], [np.where(np.indices((3, 3, 3))[0] < 2, 1.0, 0.0)], masks=[None], n_bins=4)
     voxels = table[table["level"] == "voxel"]
     assert voxels["n"].tolist() == [9, 0, 0, 18]
     assert voxels["observed"].iloc[-1] == 0.5
@@ -197,7 +197,7 @@ def test_calibration_of_voxels_is_that_of_scikit_learn_with_certain_voxels_in_th
 
 
 def test_calibration_of_components_counts_those_that_hit(ball_scans):
-    table = calibration_curve(*ball_scans, threshold=0.4)
+    table = calibration_curve(*ball_scans, masks=[None] * len(ball_scans[0]), threshold=0.4)
     parts = table[table["level"] == "component"]
     row = threshold_curve(*ball_scans, thresholds=[0.4]).iloc[0]
     true = (parts["n"] * parts["observed"].fillna(0)).sum()

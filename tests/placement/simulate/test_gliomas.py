@@ -13,7 +13,7 @@ from placement.simulate.gliomas import (
     place_boxes,
     simulate_gliomas,
 )
-from placement.study.agreement import icc
+from placement.study.evaluation import icc
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.study.agreement import ICC_FORMS, bland_altman, icc
+from placement.study.evaluation import ICC_FORMS, bland_altman, icc
 
 # What versions of pingouin call the forms.
 NAMES = {"ICC(1,1)": ("ICC1", "ICC(1,1)"), "ICC(2,1)": ("ICC2", "ICC(A,1)"), "ICC(3,1)": ("ICC3", "ICC(C,1)")}

@@ -296,10 +296,9 @@ def _compared(predicted: NDArray, adc: NDArray, truth: NDArray) -> dict[str, Any
         return {"n_lesions": len(truth)}
     if _rho(adc, truth) < 0:
         adc = -adc
-    # All lesions once, then samples of them.
-    every = np.arange(len(truth))
-    samples = [np.repeat(every, draw) for draw in patient_draws(len(truth), _N_DRAWS, 0)]
-    lesions = np.array([every, *samples]).T
+    # The first draw holds all lesions once.
+    draws = patient_draws(len(truth), _N_DRAWS, 0)
+    lesions = np.array([np.repeat(np.arange(len(truth)), draw) for draw in draws]).T
     rho_predicted = _rho(predicted[lesions], truth[lesions])
     rho_adc = _rho(adc[lesions], truth[lesions])
     gains = rho_predicted - rho_adc
