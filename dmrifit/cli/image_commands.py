@@ -48,6 +48,9 @@ def info(image: Path, /, files: ProtocolFiles, mask: str | None = None) -> None:
     try:
         images, protocol = scan_of(image, files, needs_te=True)
     except ValueError as error:
+        # The foreground is found in the volumes of lowest b.
+        if mask == "auto":
+            raise
         problem = str(error)
     described = scan_info(images, protocol, mask=mask)
     edges = " × ".join(f"{edge:.4g}" for edge in described.voxel)
@@ -323,6 +326,8 @@ def predict(
 
         if image is not None or prediction.sigma is not None or prediction.signals:
             raise ValueError("--map replaces IMAGE, --sigma and --signals; leave them out")
+        if prediction.mask == "auto":
+            raise ValueError("--mask auto finds the body in signals; with --map name a mask file")
         mask = None if prediction.mask in (None, "none") else Path(prediction.mask)
         predict_from_maps(estimator, map_, out, units=unit or {}, mask=mask, overwrite=overwrite)
         typer.echo(f"predicted maps: {out}")

@@ -204,7 +204,12 @@ def read_region(
     word = mask if isinstance(mask, str) else None
     if mask is None or word == "none":
         return None, ALL_VOXELS
-    if word == "auto" and protocol is not None:
+    if word == "auto":
+        if protocol is None:
+            raise ValueError(
+                f"mask auto is found at the lowest b-values, and {series.name} comes without any; "
+                "give its protocol, or the file of a mask"
+            )
         region = foreground_mask(series, protocol)
         return region, NO_AIR if region is None else FOREGROUND_RULE
     if isinstance(mask, str | Path) and not Path(mask).suffix and not Path(mask).exists():

@@ -256,6 +256,9 @@ def file_paths(inputs: Iterable[Any]) -> list[Path]:
         if isinstance(value, list | tuple):
             paths += file_paths(value)
             continue
+        # Words of options, even where a file has such a name: that is given as ./auto.
+        if isinstance(value, str) and value in ("auto", "none", "estimate"):
+            continue
         # Values in memory are read from no file, even if the image once had one.
         is_stored = isinstance(value, nib.Nifti1Pair) and is_proxy(value.dataobj)
         name = value.get_filename() if is_stored else value

@@ -175,5 +175,9 @@ def _contrasts(folder: Path, row: dict[str, str], image: Path, where: str) -> _C
                 where_in = f"{source}: " if isinstance(source, Path) else ""
                 raise ValueError(f"{where_in}{error}") from None
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        # A scan of a folder is called by its image, with which messages may begin.
+        message = str(error)
+        if not message.startswith(where):
+            message = f"{where}: {message}"
+        raise ValueError(message) from None
     return b, times, directions

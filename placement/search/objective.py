@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,11 @@ def tumor_fraction(voxel: Voxel, scene: Scene) -> float:
     float
         The study's f_tumour, from 0 to 1.
     """
-    return scene.rows.fraction(voxel)
+    # Typed as anything, because mypy would take the check for unreachable.
+    box: Any = voxel
+    if not isinstance(box, Voxel):
+        raise TypeError(f"the first argument must be a Voxel, got {type(box).__name__}")
+    return scene.rows.fraction(box)
 
 
 def tumor_volume_inside(voxel: Voxel, scene: Scene) -> float:
