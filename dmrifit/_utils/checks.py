@@ -169,10 +169,7 @@ def real_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
             f"{name} must be real numbers, not {np.asarray(values).dtype}; take the magnitude of "
             "complex ones"
         )
-    try:
-        return np.asarray(filled(values), dtype=np.float64)
-    except ValueError as error:
-        raise ValueError(f"{name} must be real numbers: {error}") from None
+    return np.asarray(filled(values), dtype=np.float64)
 
 
 def finite_numbers(values: Any, name: str) -> NDArray[np.float64]:

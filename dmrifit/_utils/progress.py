@@ -26,8 +26,8 @@ def step_bar(
     Give the function that counts a step: its text, how many units it has, and its state.
 
     Where there is no terminal, a step with a text is a line on standard error; of steps without
-    one, a line tells every ten seconds how many are done, and for how long the first one takes, at
-    times that double. The state, such as a loss, stands beside
+    one, a line tells every ten seconds how many are done, and at times that double how long the
+    first one takes. The state, such as a loss, stands beside
     the bar and in these lines. `n_before` units were done by an earlier run. Without `show`
     nothing is told.
     """
@@ -57,20 +57,13 @@ def step_bar(
             if n_done < total and n_done - n_before > total // 100:
                 seconds = (now - start) / (n_done - n_before) * (total - n_done)
                 remaining = f"(about {tqdm.format_interval(seconds)} left)"
-            tell(remaining, text or state or f"{unit}s")
-
-        def tell(*words: str) -> None:
-            words = (task or "", f"{n_done}/{total}", *words)
+            words = (task, f"{n_done}/{total}", remaining, text or state or f"{unit}s")
             print(" ".join(word for word in words if word), file=sys.stderr, flush=True)
 
         def watch_first() -> None:
-            seconds, next_line = 0, _SECONDS_BETWEEN_LINES
-            while n_done == n_before and not is_over.wait(1.0):
-                seconds += 1
-                bar.refresh()
-                if bar.disable and seconds >= next_line:
-                    next_line *= 2
-                    tell(f"({tqdm.format_interval(seconds)} so far)", f"{unit}s")
+            for seconds in (10, 20, 40, 80, 160, 320, 640):
+                if not is_over.wait(seconds) and n_done == n_before and bar.disable:
+                    print(f"first {unit}: over {seconds} s so far", file=sys.stderr, flush=True)
 
         threading.Thread(target=watch_first, daemon=True).start()
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -447,8 +446,6 @@ class SimulationRun:
                     # Options that are refused leave nothing behind.
                     if not any(self.out.glob(records)):
                         (self.out / "settings.json").unlink()
-                        with suppress(OSError):
-                            self.out.rmdir()
                     raise
             for table, own_table in tables.items():
                 for row in read_texts(folder / own_table).to_dict("records"):

@@ -48,9 +48,6 @@ def info(image: Path, /, files: ProtocolFiles, mask: str | None = None) -> None:
     try:
         images, protocol = scan_of(image, files, needs_te=True)
     except ValueError as error:
-        # The foreground is found in the volumes of lowest b.
-        if mask == "auto":
-            raise
         problem = str(error)
     described = scan_info(images, protocol, mask=mask)
     edges = " × ".join(f"{edge:.4g}" for edge in described.voxel)

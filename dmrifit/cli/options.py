@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dmrifit._utils.counts import counted, first_few
+from dmrifit._utils.counts import first_few
 from dmrifit._utils.text_files import check_file, read_small
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import stem
@@ -70,12 +70,10 @@ def named_images(paths: Sequence[Path], bids: str = "") -> list[Path]:
         elif path.is_dir() and not (is_bids or bids):
             # Masks and maps have no b-values; derivatives beside scans are no further scans.
             series = {bval.stem for bval in path.glob("*.bval")}
-            found = sorted(path.glob("*.nii*"))
-            matches = [image for image in found if stem(image) in series]
-            others = [image.name for image in found if stem(image) not in series]
+            matches = [image for image in sorted(path.glob("*.nii*")) if stem(image) in series]
+            others = [file.name for file in path.glob("*.nii*") if stem(file) not in series]
             if matches and others:
-                lacking = counted(len(others), "image")
-                say(f"{lacking} in {path} without a .bval file, left out: {first_few(others)}")
+                say(f"left out of {path}, no .bval ({len(others)}): {first_few(sorted(others))}")
             raw = [image for image in matches if "_desc-" not in image.name]
             matches = raw or matches or [path]
         else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit._utils.checks import check_number, check_word, is_number, real_numbers
+from dmrifit._utils.checks import check_number, check_word, is_number
 from dmrifit._utils.counts import counted
 from dmrifit.engine.kernels.layout import form, is_share
 from dmrifit.engine.models import Parameter, SignalModel, read_table
@@ -124,7 +124,7 @@ class FitSettings:
             )
         if self.likelihood == "gaussian":
             return
-        if self.sigma is None or not (real_numbers(self.sigma, "sigma") > 0).all():
+        if self.sigma is None or not (np.asarray(self.sigma, dtype=float) > 0).all():
             raise ValueError(
                 f"likelihood {self.likelihood!r} needs sigma, the standard deviation of the "
                 "noise, above 0 everywhere"
@@ -257,7 +257,7 @@ class FitSettings:
         """
         if self.sigma is None:
             return None
-        levels = real_numbers(self.sigma, "sigma")
+        levels = np.asarray(self.sigma, dtype=float)
         if levels.shape not in ((), (1,), (n,)):
             raise ValueError(
                 f"sigma must be a number or {n} of them, one for each voxel; "

@@ -206,10 +206,7 @@ def read_region(
         return None, ALL_VOXELS
     if word == "auto":
         if protocol is None:
-            raise ValueError(
-                f"mask auto is found at the lowest b-values, and {series.name} comes without any; "
-                "give its protocol, or the file of a mask"
-            )
+            raise ValueError(f"mask auto: {series.name} has no b-values; name a mask file")
         region = foreground_mask(series, protocol)
         return region, NO_AIR if region is None else FOREGROUND_RULE
     if isinstance(mask, str | Path) and not Path(mask).suffix and not Path(mask).exists():

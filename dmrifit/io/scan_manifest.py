@@ -175,9 +175,5 @@ def _contrasts(folder: Path, row: dict[str, str], image: Path, where: str) -> _C
                 where_in = f"{source}: " if isinstance(source, Path) else ""
                 raise ValueError(f"{where_in}{error}") from None
     except ValueError as error:
-        # A scan of a folder is called by its image, with which messages may begin.
-        message = str(error)
-        if not message.startswith(where):
-            message = f"{where}: {message}"
-        raise ValueError(message) from None
+        raise ValueError(f"{where}: {error}") from None
     return b, times, directions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -592,18 +592,9 @@ def allowed_sides(
     return sides
 
 
-def scene_list(scenes: Any) -> list[Any]:
-    """List scenes; refuse a single one."""
-    if not isinstance(scenes, Iterable):
-        kind = type(scenes).__name__
-        raise TypeError(f"scenes must be a sequence of Scene, such as [scene], not a {kind}")
-    return list(scenes)
-
-
-def expert_voxels(voxels: ArrayLike, scenes: Iterable[Any]) -> NDArray[np.float64]:
+def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float64]:
     """Check experts' voxels of n scenes; returns them as (n, n_experts, 9), NaN where missing."""
-    scenes = scene_list(scenes)
-    if not scenes:
+    if not len(scenes):
         raise ValueError("placers learn from a sequence of Scene; there is none")
     for i, scene in enumerate(scenes):
         # Scenes are recognized by an attribute, because their module lies above this one.

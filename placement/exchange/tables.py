@@ -174,15 +174,11 @@ def case_notes(row: Any, scene: Scene) -> list[str]:
     """Say that the tumor is counted by parts, and that no brain was found in the image."""
     notes = []
     if ((scene.occupancy > 0) & (scene.occupancy < 1)).any():
-        notes.append(
-            "the tumor file holds probabilities, which count as parts of voxels: to count whole "
-            "ones, save a mask of those above 0.5"
-        )
-    if row.brain == "auto" and row.image and OUTSIDE_BRAIN not in scene.margins:
-        notes.append(
-            "no brain was found in the image that holds the tumor: give its mask (--brain FILE)"
-        )
-    return notes
+        notes.append("the tumor file holds probabilities, which count as parts of voxels")
+    if row.brain != "auto" or not row.image or OUTSIDE_BRAIN in scene.margins:
+        return notes
+    missing = "no brain was found in the image that holds the tumor: give its mask (--brain FILE)"
+    return [*notes, missing]
 
 
 def check_channels(placer: Any, table: pd.DataFrame) -> None:

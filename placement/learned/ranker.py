@@ -19,7 +19,7 @@ from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit._utils.threads import check_jobs, one_thread
 from dmrifit.io.parameter_json import refuse_keys
 from dmrifit.model_files.registry import register
-from placement.box.voxel import MM3_PER_ML, Voxel, expert_voxels, scene_list
+from placement.box.voxel import MM3_PER_ML, Voxel, expert_voxels
 from placement.learned.features import (
     FEATURES,
     FreeTumorSearch,
@@ -209,7 +209,7 @@ class VoxelRanker(BaseEstimator):
             If it is not fitted.
         """
         check_is_fitted(self)
-        voxels = self._gather(self.place, scene_list(scenes), "place")
+        voxels = self._gather(self.place, list(scenes), "place")
         rows = [voxel.as_array() for voxel in voxels]
         return np.array(rows, dtype=np.float64).reshape(-1, 9)
 

@@ -15,14 +15,7 @@ from dmrifit._utils.checks import Count, Within, check_number, is_number
 from dmrifit.model_files.registry import register
 from dmrifit.networks.training import Training
 from dmrifit.networks.volume_estimator import VolumeEstimator
-from placement.box.voxel import (
-    MM3_PER_ML,
-    Voxel,
-    allowed_sides,
-    angles_of,
-    expert_voxels,
-    scene_list,
-)
+from placement.box.voxel import MM3_PER_ML, Voxel, allowed_sides, angles_of, expert_voxels
 from placement.learned.views import CHANNELS, FLIPS, turned_pose, turned_view, view_of
 from placement.search.objective import PlacementObjective, tumor_fraction
 from placement.search.scene import Scene
@@ -183,7 +176,7 @@ class VoxelRegressor(VolumeEstimator):
             Centers in mm, sides in mm, angles in degrees, of canonical poses.
         """
         check_is_fitted(self)
-        scenes = scene_list(scenes)
+        scenes = list(scenes)
         return super().predict(scenes) if scenes else np.empty((0, 9))
 
     def place(self, scene: Scene) -> Voxel:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -39,11 +38,7 @@ def tumor_fraction(voxel: Voxel, scene: Scene) -> float:
     float
         The study's f_tumour, from 0 to 1.
     """
-    # Typed as anything, because mypy would take the check for unreachable.
-    box: Any = voxel
-    if not isinstance(box, Voxel):
-        raise TypeError(f"the first argument must be a Voxel, got {type(box).__name__}")
-    return scene.rows.fraction(box)
+    return scene.rows.fraction(voxel)
 
 
 def tumor_volume_inside(voxel: Voxel, scene: Scene) -> float:

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, clone
 
 from dmrifit._utils.checks import Within, check_fields
 from dmrifit._utils.randomness import RandomState
-from placement.box.voxel import MM3_PER_ML, Voxel, expert_voxels, scene_list
+from placement.box.voxel import MM3_PER_ML, Voxel, expert_voxels
 from placement.search.objective import PlacementObjective, tumor_fraction
 from placement.search.scene import Scene
 from placement.search.scene_search import Search, Wishes
@@ -203,7 +203,7 @@ class VoxelOptimizer(BaseEstimator):
         self.objective_ = self._objective
         if voxels is None:
             return self
-        scenes = [] if scenes is None else scene_list(scenes)
+        scenes = [] if scenes is None else list(scenes)
         volumes = []
         fractions = []
         for scene, rows in zip(scenes, expert_voxels(voxels, scenes), strict=True):
@@ -245,7 +245,9 @@ class VoxelOptimizer(BaseEstimator):
         ndarray of shape (n, 9)
             Centers in mm, sides in mm, angles in degrees.
         """
-        rows = [self.place(scene).as_array() for scene in scene_list(scenes)]
+        if hasattr(scenes, "occupancy"):
+            raise TypeError("predict takes a sequence of Scene, such as [scene]; place takes one")
+        rows = [self.place(scene).as_array() for scene in scenes]
         return np.array(rows, dtype=np.float64).reshape(-1, 9)
 
     def place(self, scene: Scene) -> Voxel:
