@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,7 +26,8 @@ def step_bar(
     Give the function that counts a step: its text, how many units it has, and its state.
 
     Where there is no terminal, a step with a text is a line on standard error; of steps without
-    one, a line tells every ten seconds how many are done. The state, such as a loss, stands beside
+    one, a line tells every ten seconds how many are done, and at times that double how long the
+    first one takes. The state, such as a loss, stands beside
     the bar and in these lines. `n_before` units were done by an earlier run. Without `show`
     nothing is told.
     """
@@ -36,6 +38,7 @@ def step_bar(
 
     n_done = n_before
     start = last_line = time.monotonic()
+    is_over = threading.Event()
     with tqdm(
         total=total, unit=unit, desc=task, disable=None, leave=leave, initial=n_before
     ) as bar:
@@ -57,7 +60,16 @@ def step_bar(
             words = (task, f"{n_done}/{total}", remaining, text or state or f"{unit}s")
             print(" ".join(word for word in words if word), file=sys.stderr, flush=True)
 
-        yield count
+        def watch_first() -> None:
+            for seconds in (10, 20, 40, 80, 160, 320, 640):
+                if not is_over.wait(seconds) and n_done == n_before and bar.disable:
+                    print(f"first {unit}: over {seconds} s so far", file=sys.stderr, flush=True)
+
+        threading.Thread(target=watch_first, daemon=True).start()
+        try:
+            yield count
+        finally:
+            is_over.set()
 
 
 def progress(rows: Iterable[Any], total: int, label: str | None = None) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -234,11 +235,12 @@ class CaseRun:
             raise
         finally:
             records = {name: records[name] for name in folders if name in records}
-            failures = [
-                {**row, "problem": problems[name]}
-                for name, row in zip(folders, rows, strict=True)
-                if name in problems
-            ]
+            failures = []
+            for name, row in zip(folders, rows, strict=True):
+                if name in problems:
+                    # The name is told before the problem, which may begin with it too.
+                    beginning = rf"\A(case )?{re.escape(row['name'])}: "
+                    failures.append({**row, "problem": re.sub(beginning, "", problems[name])})
             _say_failed(failures[len(failed) :])
             self.write(out, records, failures, figure=options.figure)
         if failures and not records:
@@ -476,7 +478,13 @@ class SimulationRun:
             folder = self.out / name
             finish_interrupted(folder)
             if self.overwrite or not (folder / TABLE).exists():
-                write(i, folder)
+                try:
+                    write(i, folder)
+                except ValueError:
+                    # Options that are refused leave nothing behind.
+                    if not any(self.out.glob(records)):
+                        (self.out / "settings.json").unlink()
+                    raise
             for table, own_table in tables.items():
                 for row in read_texts(folder / own_table).to_dict("records"):
                     # In the table of all cases, paths are relative to the folder above.

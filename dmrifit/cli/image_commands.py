@@ -323,6 +323,8 @@ def predict(
 
         if image is not None or prediction.sigma is not None or prediction.signals:
             raise ValueError("--map replaces IMAGE, --sigma and --signals; leave them out")
+        if prediction.mask == "auto":
+            raise ValueError("--mask auto finds the body in signals; with --map name a mask file")
         mask = None if prediction.mask in (None, "none") else Path(prediction.mask)
         predict_from_maps(estimator, map_, out, units=unit or {}, mask=mask, overwrite=overwrite)
         typer.echo(f"predicted maps: {out}")

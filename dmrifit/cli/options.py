@@ -70,6 +70,9 @@ def named_images(paths: Sequence[Path], bids: str = "") -> list[Path]:
             # Masks and maps have no b-values; derivatives beside scans are no further scans.
             series = {bval.stem for bval in path.glob("*.bval")}
             matches = [image for image in sorted(path.glob("*.nii*")) if stem(image) in series]
+            others = [file.name for file in path.glob("*.nii*") if stem(file) not in series]
+            if matches and others:
+                say(f"left out of {path}, no .bval ({len(others)}): {first_few(sorted(others))}")
             raw = [image for image in matches if "_desc-" not in image.name]
             matches = raw or matches or [path]
         else:

@@ -214,7 +214,9 @@ def read_region(
     word = mask if isinstance(mask, str) else None
     if mask is None or word == "none":
         return None, ALL_VOXELS
-    if word == "auto" and protocol is not None:
+    if word == "auto":
+        if protocol is None:
+            raise ValueError(f"mask auto: {series.name} has no b-values; name a mask file")
         region = foreground_mask(series, protocol)
         return region, NO_AIR if region is None else FOREGROUND_RULE
     if isinstance(mask, str | Path) and not Path(mask).suffix and not Path(mask).exists():

@@ -259,7 +259,9 @@ def file_paths(inputs: Iterable[Any]) -> list[Path]:
         # Values in memory are read from no file, even if the image once had one.
         is_stored = isinstance(value, nib.Nifti1Pair) and is_proxy(value.dataobj)
         name = value.get_filename() if is_stored else value
-        if isinstance(name, str | Path) and Path(name).is_file():
+        # A word of an option stands for no file of that name.
+        is_word = name in ("auto", "none", "estimate") if isinstance(name, str) else False
+        if isinstance(name, str | Path) and not is_word and Path(name).is_file():
             paths.append(Path(name))
     return paths
 

@@ -220,8 +220,7 @@ def _segment(
     # Sensitivities hold only where the model is used as measured.
     if not is_unchanged:
         figures = {key: value for key, value in figures.items() if key == "seen"}
-    source = scans if isinstance(scans, Path) else None
-    work = partial(case_runs.segment_case, segmenter=segmenter, figures=figures, source=source)
+    work = partial(case_runs.segment_case, segmenter=segmenter, figures=figures)
     case_runs.RUN.run(
         cases,
         settings,

@@ -45,6 +45,8 @@ def threshold_curve(
         raise ValueError(
             f"thresholds must lie between 0 and 1, not {np.asarray(thresholds).tolist()}"
         )
+    if np.shape(min_voxels) not in ((), (1,), (len(pairs),)):
+        raise ValueError(f"min_voxels {min_voxels}: give one, or one for each of the scans")
     scans = []
     limits = np.broadcast_to(min_voxels, len(pairs)).tolist()
     for (label, probability), fewest in zip(pairs, limits, strict=True):

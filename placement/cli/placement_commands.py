@@ -234,7 +234,7 @@ def place(
             # The optimizer rounds within its constraints; boxes of models are rounded afterwards.
             if rounding:
                 voxel = optimizer.rounded(voxel, scene)
-        notes = tables.brain_note(row, scene)
+        notes = tables.case_notes(row, scene)
         return write_prescription(voxel, scene, folder, notes=notes, overwrite=True, **options)
 
     RUN.run(
@@ -276,7 +276,7 @@ def prescribe(
     of experts' boxes; a low one is no error.
 
     Options:
-    tumor TUMOR: NIfTI mask of the tumor.
+    tumor TUMOR: NIfTI mask of the tumor; probabilities count as parts of voxels.
     center X,Y,Z: Center in mm, RAS+.
     size X,Y,Z: Sides in mm.
     angles A,B,C: Intrinsic XYZ Euler angles in degrees.
@@ -287,7 +287,7 @@ def prescribe(
     from dmrifit._utils.text_files import read_numbers
     from placement.box.voxel import Voxel
     from placement.exchange.prescription import check_reason, write_prescription
-    from placement.exchange.tables import brain_note, read_cases, read_scene
+    from placement.exchange.tables import case_notes, read_cases, read_scene
     from placement.exchange.voxel_files import check_angles
 
     # Before the scans are read, and a brain is searched.
@@ -309,7 +309,7 @@ def prescribe(
     check_angles(voxel.angles, "the angles")
     options = displacement.of_prescription()
     options |= {"force": force, "figure": figure, "overwrite": overwrite}
-    content = write_prescription(voxel, scene, out, notes=brain_note(row, scene), **options)
+    content = write_prescription(voxel, scene, out, notes=case_notes(row, scene), **options)
     typer.echo(case_line(scene.name, content))
     scores, goal = content["scores"], content["objective"]
     typer.echo(

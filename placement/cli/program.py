@@ -8,9 +8,10 @@ brain FILE|auto|none: Mask of the brain, outside of which no box may reach; auto
     brain of the table, or finds the brain in the image.
 brain_margin 0..: Distance to keep inside the brain, in mm.
 carrier: Chemical shift that the pulses are tuned to, in ppm.
-cases CASES: NIfTI mask of the tumor; a folder of them, where NAME_image, NAME_exclude and
-    NAME_brain.nii.gz belong to NAME.nii.gz; or a table (.tsv) with the columns name and tumor, and
-    optionally image, exclude (files, separated by commas) and brain, relative to the table.
+cases CASES: NIfTI mask of the tumor, where probabilities count as parts of voxels; a folder of
+    them, where NAME_image, NAME_exclude and NAME_brain.nii.gz belong to NAME.nii.gz; or a table
+    (.tsv) with the columns name and tumor, and optionally image, exclude (files, separated by
+    commas) and brain, relative to the table.
 exclude LABELS|FILES: Labels of the tumor file, or masks, that no voxel may overlap.
 experts EXPERTS: Table (.tsv) of boxes with the columns name, expert, x, y, z (center in mm RAS+),
     size_x, size_y, size_z (mm), angle_x, angle_y, angle_z (degrees), as simulate writes it.

@@ -164,11 +164,15 @@ def source_digests(row: Any) -> dict[str, dict[str, str]]:
     )
 
 
-def brain_note(row: Any, scene: Scene) -> list[str]:
-    """Say that the brain was asked for and not found in the image."""
+def case_notes(row: Any, scene: Scene) -> list[str]:
+    """Say that the tumor is counted by parts, and that no brain was found in the image."""
+    notes = []
+    if ((scene.occupancy > 0) & (scene.occupancy < 1)).any():
+        notes.append("the tumor file holds probabilities, which count as parts of voxels")
     if row.brain != "auto" or not row.image or OUTSIDE_BRAIN in scene.margins:
-        return []
-    return ["no brain was found in the image that holds the tumor: give its mask (--brain FILE)"]
+        return notes
+    missing = "no brain was found in the image that holds the tumor: give its mask (--brain FILE)"
+    return [*notes, missing]
 
 
 def check_channels(placer: Any, table: pd.DataFrame) -> None:

@@ -227,7 +227,7 @@ def moved_off(
     """
     Search anew, from the boxes that touch an excluded region, for boxes that are clear of it.
 
-    The wanted volume is the median of `volumes` (mL), or the least volume.
+    The wanted volume is the middle of `volumes`, quantiles of the experts' (mL), or the least one.
 
     Shapes: `boxes` (n, 5, 3); returns (m, 5, 3).
     """

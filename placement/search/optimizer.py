@@ -245,6 +245,8 @@ class VoxelOptimizer(BaseEstimator):
         ndarray of shape (n, 9)
             Centers in mm, sides in mm, angles in degrees.
         """
+        if hasattr(scenes, "occupancy"):
+            raise TypeError("predict takes a sequence of Scene, such as [scene]; place takes one")
         rows = [self.place(scene).as_array() for scene in scenes]
         return np.array(rows, dtype=np.float64).reshape(-1, 9)
 

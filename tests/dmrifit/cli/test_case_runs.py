@@ -106,7 +106,7 @@ def failures(tmp_path):
 
 
 def test_a_case_that_fails_is_listed_leaves_the_others_keeps_no_result_and_is_tried_again(tmp_path, capsys):
-    assert run_with_failures(tmp_path, {"a": 1, "b": 2}, {"a": "no tumor"}) == ["b"]
+    assert run_with_failures(tmp_path, {"a": 1, "b": 2}, {"a": "case a: no tumor"}) == ["b"]
     assert failures(tmp_path) == [{"name": "a", "problem": "no tumor"}]
     assert "failed: a: no tumor" in capsys.readouterr().out
     assert run_with_failures(tmp_path, {"a": 1, "b": 2}, {}) == ["a", "b"]
