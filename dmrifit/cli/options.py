@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dmrifit._utils.counts import first_few
 from dmrifit._utils.text_files import check_file, read_small
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import stem
