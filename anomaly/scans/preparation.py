@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import block_diag
+from scipy.ndimage import binary_fill_holes
 from threadpoolctl import threadpool_limits
 
 from anomaly.scans.cases import TISSUES, UNWEIGHTED, Case, normalized
@@ -28,8 +29,9 @@ from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.counts import counted
 from dmrifit._utils.threads import one_thread
 from dmrifit.engine.protocol import Protocol
-from dmrifit.imaging.head_steps import tissue_in
+from dmrifit.imaging.head_steps import otsu_mask
 from dmrifit.io.bids_derivatives import stem
+from dmrifit.io.components import largest_components
 from dmrifit.io.grids import Volume, as_stored, cropped
 from dmrifit.io.masks import MASK_THRESHOLD, binarize
 from dmrifit.io.nifti import Image, image_name
@@ -597,14 +599,14 @@ def _segmented_brain(values: NDArray[np.float32], series: Series) -> NDArray[np.
     picture = np.nan_to_num(values).mean(axis=-1, dtype=np.float64)
     edge = float(np.cbrt(voxel_volume(series.affine)))
     radius = int(np.clip(np.rint(_SMOOTHED / edge), 1, 4))
-    # Eyes and neck may be bright, too; the brain is the largest part.
-    inside = tissue_in(picture, radius)
+    inside = otsu_mask(picture, radius=radius, passes=2)
     if not inside.any():
         raise ValueError(
             f"{series.name}: no brain was found in the signal at b = 0; give a mask (mask=…, "
             "--mask)"
         )
-    return inside
+    # Eyes and neck may be bright, too; the brain is the largest part.
+    return np.asarray(binary_fill_holes(largest_components(inside)))
 
 
 def _check_finite(values: NDArray[np.float32], brain: NDArray[np.bool_], name: str) -> None:

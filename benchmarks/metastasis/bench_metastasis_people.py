@@ -39,7 +39,7 @@ from dmrifit import load_model, save_model
 from dmrifit._utils.randomness import Seed
 from dmrifit.io.components import drop_small, label_components
 from metastasis import TwoStageSegmenter, prepare_scan
-from metastasis.candidates.case_candidates import comparable
+from metastasis.candidates.case_candidates import comparable_probability
 from metastasis.candidates.features import Candidates, ScanVolumes, find_candidates
 from metastasis.candidates.judgment import candidate_truth
 from metastasis.candidates.two_stage import CARD, small_unet
@@ -254,7 +254,7 @@ def candidates(name: str, work: Path) -> tuple[NDArray[np.float64], NDArray[np.i
 def candidates_in(probability: NDArray[np.float32], scan: TrainingScan) -> Candidates:
     """Find candidates in a scan of 1 mm voxels with known lesions."""
     relative = ScanVolumes.scaled(scan.volume, scan.brain, np.ones(3))
-    scaled = comparable(probability, scan.brain, lesions=scan.label > 0)
+    scaled = comparable_probability(probability, scan.brain, lesions=scan.label > 0)
     return find_candidates(scaled, relative, limited=True)
 
 

@@ -56,7 +56,7 @@ def check_fields(instance: Any) -> None:
         elif get_origin(hint) is Annotated:
             _check_limits(name, value, hint)
         elif get_origin(hint) is Sequence and get_origin(get_args(hint)[0]) is Annotated:
-            if not isinstance(value, tuple | list | np.ndarray) or not len(value):
+            if not isinstance(value, tuple | list) or not value:
                 raise ValueError(f"{name} must be a list of numbers, not {value!r}")
             for number in value:
                 _check_limits(f"each of {name}", number, get_args(hint)[0])

@@ -61,9 +61,10 @@ def step_bar(
             print(" ".join(word for word in words if word), file=sys.stderr, flush=True)
 
         def watch_first() -> None:
-            for seconds in (10, 20, 40, 80, 160, 320, 640):
-                if not is_over.wait(seconds) and n_done == n_before and bar.disable:
-                    print(f"first {unit}: over {seconds} s so far", file=sys.stderr, flush=True)
+            seconds = waited = 10
+            while not is_over.wait(waited) and n_done == n_before and bar.disable:
+                print(f"first {unit}: over {seconds} s so far", file=sys.stderr, flush=True)
+                seconds, waited = 2 * seconds, seconds
 
         threading.Thread(target=watch_first, daemon=True).start()
         try:

@@ -330,8 +330,11 @@ def _with_noise_before(result: FitResult, settings: FitSettings) -> FitResult:
     inputs = result.inputs
     if inputs is None or inputs.sigma is None:
         return result
-    share = np.sqrt(result.reduced_chi2 * settings.n_averaged)
-    result.standard_errors[:] /= np.fmin(np.fmax(share, 1e-9), 1)[:, None]
+    # With a prior, errors come from sigma already.
+    if settings.method != "map":
+        share = np.sqrt(result.reduced_chi2 * settings.n_averaged)
+        share = np.where(np.isfinite(share), np.clip(share, 1e-9, 1), 1)
+        result.standard_errors[:] /= share[:, None]
     known = inputs.sigma / np.sqrt(settings.n_averaged)
     return replace(result, inputs=replace(inputs, noise=known, is_denoised=True))
 

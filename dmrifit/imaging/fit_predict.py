@@ -101,6 +101,8 @@ MOST_NEGATIVE = 0.2
 MOST_MISFIT = 10.0
 #: Residuals relative to the noise of averages, below which the image holds less noise than sigma.
 _LEAST_MISFIT = 0.3
+#: Voxels whose median of so few degrees of freedom is not below this by chance.
+_FEWEST_JUDGED = 100
 
 
 def fit_image(
@@ -373,10 +375,12 @@ def fit_image(
                 f"the residuals are {misfit:.3g} times sigma: check that sigma is in the units of "
                 "the image (without it the fit measures the noise), and model and bounds"
             )
-        if misfit * settings.n_averaged**0.5 < _LEAST_MISFIT and not settings.is_denoised:
+        is_plain = weights is None and method != "map" and not settings.is_denoised
+        is_plain &= tally.n_fitted >= _FEWEST_JUDGED
+        if is_plain and misfit * settings.n_averaged**0.5 < _LEAST_MISFIT:
             notes.warn(
-                f"the residuals are {misfit:.2g} times sigma: of a denoised or averaged image, "
-                "standard errors and intervals are too narrow; else check the units of sigma"
+                f"the residuals are {misfit:.2g} times sigma: of a denoised image, standard "
+                "errors and intervals are too narrow; else check that sigma is that of this image"
             )
         if region_text == FOREGROUND_RULE:
             has_signal = above_air_or_noise(scan.values.ravel(), tally.noise_level())

@@ -98,7 +98,7 @@ def _search_brain(picture: NDArray, steps: NDArray[np.float64]) -> NDArray[np.bo
     """Find the brain inside its skull, on a grid with steps in mm; None without a likely one."""
     # A few bright vessels would set the threshold of the whole head.
     picture = np.minimum(picture, np.percentile(picture, 99.5))
-    bright = _otsu_mask(picture, radius=1, passes=1)
+    bright = otsu_mask(picture, radius=1, passes=1)
     # A ball around the middle of the head is brain.
     voxels = np.argwhere(bright)
     center = voxels.mean(axis=0) if len(voxels) else np.array(bright.shape) / 2
@@ -183,17 +183,7 @@ def correct_bias_field(
     return (picture / field).astype(np.float32)
 
 
-def tissue_in(picture: NDArray, radius: int, smallest_piece: float = 1.0) -> NDArray[np.bool_]:
-    """
-    Find tissue in a volume (x, y, z), with its holes filled; all False if there is none.
-
-    A piece smaller than this share of the largest one is left out.
-    """
-    inside = binary_fill_holes(_otsu_mask(picture, radius=radius, passes=_MEDIAN_PASSES))
-    return largest_components(inside, smallest_piece)
-
-
-def _otsu_mask(picture: NDArray, *, radius: int, passes: int) -> NDArray[np.bool_]:
+def otsu_mask(picture: NDArray, *, radius: int, passes: int) -> NDArray[np.bool_]:
     """Tell tissue from air in a volume (x, y, z) by dipy's median Otsu; all False if constant."""
     median_otsu = import_optional("dipy.segment.mask").median_otsu
     if not np.ptp(picture):
@@ -239,7 +229,8 @@ def foreground_mask(series: Series, protocol: Protocol) -> NDArray[np.bool_] | N
     reference = np.clip(reference, 0, np.percentile(reference, 99.5))
     # A filter wider than an image would leave nothing of it.
     radius = max(0, min(_MEDIAN_RADIUS, (min(series.grid) - 1) // 8))
-    inside = tissue_in(reference, radius, _SMALLEST_PIECE)
+    inside = binary_fill_holes(otsu_mask(reference, radius=radius, passes=_MEDIAN_PASSES))
+    inside = largest_components(inside, _SMALLEST_PIECE)
     share = inside.mean()
     if share < _SMALLEST_SHARE:
         raise ValueError(

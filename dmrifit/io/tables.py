@@ -136,8 +136,8 @@ def table_text(
 
 
 def save_table(table: pd.DataFrame, path: Path, digits: int | None = None) -> None:
-    """Write a table of results, by commas if it is a .csv, to a path that nothing reads yet."""
-    make_text = csv_text if path.suffix == ".csv" else table_text
+    """Write a table of results, by tabs if it is a .tsv, to a path that nothing reads yet."""
+    make_text = table_text if path.suffix.lower() == ".tsv" else csv_text
     path.write_text(make_text(table, digits), encoding="utf-8")
 
 

@@ -185,9 +185,15 @@ def _contents(estimator: BaseEstimator, scale: PatientScale | str | None) -> dic
         parameters, fitted, files = estimator.stored()
         for key, value in fitted.items():
             if isinstance(value, BaseEstimator):
+                inner = type(value).__name__
+                if _class_named(inner) is not type(value) or not hasattr(estimator, "own_files"):
+                    raise TypeError(
+                        f"{key} of {name}, a {inner}, has no model file: register {inner}, and "
+                        f"name the other files of {name} in the class attribute own_files"
+                    )
                 inside = dict(zip(_INSIDE[1:], value.stored(), strict=True))
                 files = {**files, **inside.pop("files")}
-                fitted[key] = {"class": type(value).__name__, **inside}
+                fitted[key] = {"class": inner, **inside}
         parts = {}
         for key, content in files.items():
             if not _PART.fullmatch(f"{_REGISTERED}{key}"):
@@ -279,7 +285,8 @@ def _rebuilt(
         fitted = decoded(metadata["fitted"])
         try:
             for key, value in fitted.items():
-                if isinstance(value, dict) and set(value) == set(_INSIDE[:-1]):
+                is_inside = isinstance(value, dict) and set(value) == set(_INSIDE[:-1])
+                if is_inside and hasattr(cls, "own_files"):
                     inner_files = {k: files.pop(k) for k in set(files) - {*cls.own_files}}
                     fitted[key] = _restored_inside(key, value, inner_files)
             estimator.restore(fitted, files)

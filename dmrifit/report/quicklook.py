@@ -125,7 +125,9 @@ class ShownMaps:
         overlay = ""
         if images and colored:
             names = [panel.layer for panel in colored if not panel.faint]
-            overlay = verdict.least_doubted(names or [colored[0].layer], self.sidecar)
+            overlay = verdict.least_doubted(
+                names or [panel.layer for panel in colored], self.sidecar
+            )
         for panel in panels:
             if panel.doubted is not None and panel.doubted.any():
                 layers.append(Layer(panel.layer, panel.doubted, "doubt"))
