@@ -174,17 +174,18 @@ def segment_case(
     segmenter: Any,
     figure: bool,
     figures: Mapping[str, Any],
+    source: Path | None = None,
 ) -> dict[str, Any]:
     """
     Segment a case and write its files, its record last; give the record.
 
-    `figures` are what is known of the model.
+    `figures` are what is known of the model, `source` is the file of a case that has no table.
     """
     case, notes = scan
     is_ensemble = isinstance(segmenter, SensitivitySpecificityEnsemble)
     images = scans_of([case])
     prior_labels = None
-    with called([case.name]):
+    with called([str(source or case.name)]):
         labels, probability = next(iter(segment_by(segmenter, **images)))
         if is_ensemble and case.prior is not None:
             # The same models see both scans, so that a change is one of the patient and not of

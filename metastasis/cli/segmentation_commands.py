@@ -220,7 +220,8 @@ def _segment(
     # Sensitivities hold only where the model is used as measured.
     if not is_unchanged:
         figures = {key: value for key, value in figures.items() if key == "seen"}
-    work = partial(case_runs.segment_case, segmenter=segmenter, figures=figures)
+    source = None if is_table else paths[0]
+    work = partial(case_runs.segment_case, segmenter=segmenter, figures=figures, source=source)
     case_runs.RUN.run(
         cases,
         settings,
