@@ -27,9 +27,8 @@ def step_bar(
 
     Where there is no terminal, a step with a text is a line on standard error; of steps without
     one, a line tells every ten seconds how many are done, and at times that double how long the
-    first one takes. The state, such as a loss, stands beside
-    the bar and in these lines. `n_before` units were done by an earlier run. Without `show`
-    nothing is told.
+    first one takes. The state, such as a loss, stands beside the bar and in these lines.
+    `n_before` units were done by an earlier run. Without `show` nothing is told.
     """
     if not show:
         yield lambda *_, **__: None

@@ -101,7 +101,7 @@ MOST_NEGATIVE = 0.2
 MOST_MISFIT = 10.0
 #: Residuals relative to the noise of averages, below which the image holds less noise than sigma.
 _LEAST_MISFIT = 0.3
-#: Voxels whose median of so few degrees of freedom is not below this by chance.
+#: Fewer voxels may have such residuals by chance, where degrees of freedom are few.
 _FEWEST_JUDGED = 100
 
 

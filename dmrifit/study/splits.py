@@ -11,7 +11,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
-from dmrifit._utils.checks import check_fields, check_number, check_own_names, check_words
+from dmrifit._utils.checks import check_fields, check_number, check_words
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import Seed
 from dmrifit.io.bids_derivatives import versions
@@ -57,7 +57,8 @@ def check_settings(settings: Settings) -> None:
     """Refuse settings that no comparison of these cohorts can have."""
     regimes, sizes = settings.train_on, settings.n_train
     check_words("train_on", regimes, TRAIN_ON)
-    check_own_names("ways of training, train_on,", regimes)
+    if not regimes or len(set(regimes)) != len(regimes):
+        raise ValueError(f"train_on must name each way once, not {tuple(regimes)}")
     if sizes is not None and (not sizes or len(set(sizes)) != len(sizes)):
         raise ValueError(f"n_train must name each number of patients once, not {tuple(sizes)}")
     for size in sizes or ():
