@@ -12,7 +12,6 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import block_diag
-from scipy.ndimage import binary_fill_holes
 from threadpoolctl import threadpool_limits
 
 from anomaly.scans.cases import TISSUES, UNWEIGHTED, Case, normalized
@@ -24,14 +23,12 @@ from anomaly.scans.directions import (
     resampling_matrix,
 )
 from dmrifit._optional import import_optional
-from dmrifit._utils.affines import voxel_volume
 from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.counts import counted
 from dmrifit._utils.threads import one_thread
 from dmrifit.engine.protocol import Protocol
-from dmrifit.imaging.head_steps import otsu_mask
+from dmrifit.imaging.head_steps import bright_brain
 from dmrifit.io.bids_derivatives import stem
-from dmrifit.io.components import largest_components
 from dmrifit.io.grids import Volume, as_stored, cropped
 from dmrifit.io.masks import MASK_THRESHOLD, binarize
 from dmrifit.io.nifti import Image, image_name
@@ -40,7 +37,6 @@ from dmrifit.io.series import Series
 __all__ = ["PreparedScan", "prepare_scan"]
 
 _TINY = 0.02  # of the median at b = 0 in the brain, up to which voxels are left out of the brain
-_SMOOTHED = 4.0  # mm, radius of the median filter before the brain is segmented
 _SPACINGS = (0.5, 20.0)  # mm
 _SHELL_WIDTH = 0.05  # of a b-value, by which others may differ on the same shell
 _TOO_MANY_ABOVE = 0.1  # of the signals in the brain where that at b = 0 is high
@@ -597,16 +593,13 @@ def _shell_levels(protocol: Protocol) -> list[float]:
 def _segmented_brain(values: NDArray[np.float32], series: Series) -> NDArray[np.bool_]:
     """Segment the brain in the signal at b = 0."""
     picture = np.nan_to_num(values).mean(axis=-1, dtype=np.float64)
-    edge = float(np.cbrt(voxel_volume(series.affine)))
-    radius = int(np.clip(np.rint(_SMOOTHED / edge), 1, 4))
-    inside = otsu_mask(picture, radius=radius, passes=2)
-    if not inside.any():
+    brain = bright_brain(picture, series.affine)
+    if not brain.any():
         raise ValueError(
             f"{series.name}: no brain was found in the signal at b = 0; give a mask (mask=…, "
             "--mask)"
         )
-    # Eyes and neck may be bright, too; the brain is the largest part.
-    return np.asarray(binary_fill_holes(largest_components(inside)))
+    return brain
 
 
 def _check_finite(values: NDArray[np.float32], brain: NDArray[np.bool_], name: str) -> None:

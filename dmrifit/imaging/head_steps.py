@@ -44,6 +44,7 @@ FOREGROUND_RULE = (
 )
 NO_AIR = "no air around the tissue, so all voxels that are not 0 in every measurement"
 
+_SMOOTHED = 4.0  # mm, radius of the median filter before a brain is segmented
 _MEDIAN_RADIUS = 2  # voxels
 _MEDIAN_PASSES = 2
 _SMALLEST_PIECE = 0.1  # of the largest: a leg beside a leg stays, a bright vessel in air goes
@@ -98,7 +99,7 @@ def _search_brain(picture: NDArray, steps: NDArray[np.float64]) -> NDArray[np.bo
     """Find the brain inside its skull, on a grid with steps in mm; None without a likely one."""
     # A few bright vessels would set the threshold of the whole head.
     picture = np.minimum(picture, np.percentile(picture, 99.5))
-    bright = otsu_mask(picture, radius=1, passes=1)
+    bright = _otsu_mask(picture, radius=1, passes=1)
     # A ball around the middle of the head is brain.
     voxels = np.argwhere(bright)
     center = voxels.mean(axis=0) if len(voxels) else np.array(bright.shape) / 2
@@ -183,7 +184,16 @@ def correct_bias_field(
     return (picture / field).astype(np.float32)
 
 
-def otsu_mask(picture: NDArray, *, radius: int, passes: int) -> NDArray[np.bool_]:
+def bright_brain(picture: NDArray, affine: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Find the brain in the signal (x, y, z) of a head at b = 0; all False if there is none."""
+    edge = float(np.cbrt(voxel_volume(affine)))
+    radius = int(np.clip(np.rint(_SMOOTHED / edge), 1, 4))
+    inside = _otsu_mask(picture, radius=radius, passes=_MEDIAN_PASSES)
+    # Eyes and neck may be bright, too; the brain is the largest part.
+    return np.asarray(binary_fill_holes(largest_components(inside)))
+
+
+def _otsu_mask(picture: NDArray, *, radius: int, passes: int) -> NDArray[np.bool_]:
     """Tell tissue from air in a volume (x, y, z) by dipy's median Otsu; all False if constant."""
     median_otsu = import_optional("dipy.segment.mask").median_otsu
     if not np.ptp(picture):
@@ -229,7 +239,7 @@ def foreground_mask(series: Series, protocol: Protocol) -> NDArray[np.bool_] | N
     reference = np.clip(reference, 0, np.percentile(reference, 99.5))
     # A filter wider than an image would leave nothing of it.
     radius = max(0, min(_MEDIAN_RADIUS, (min(series.grid) - 1) // 8))
-    inside = binary_fill_holes(otsu_mask(reference, radius=radius, passes=_MEDIAN_PASSES))
+    inside = binary_fill_holes(_otsu_mask(reference, radius=radius, passes=_MEDIAN_PASSES))
     inside = largest_components(inside, _SMALLEST_PIECE)
     share = inside.mean()
     if share < _SMALLEST_SHARE:
