@@ -22,12 +22,11 @@ from anomaly.scans.detection import (
 from anomaly.scans.series import SeriesDetector, SeriesFiles, naming_scan
 from dmrifit._utils.counts import counted
 from dmrifit._utils.progress import progress
-from dmrifit.cli.case_runs import CaseRun, ResultTable, RunPage
+from dmrifit.cli.case_runs import CaseRun, RunPage
 from dmrifit.io.bids_derivatives import file_record
 from dmrifit.io.grids import Volume
 from dmrifit.report import page
 from dmrifit.report.numerals import wording
-from dmrifit.report.viewer import places_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -215,7 +214,7 @@ def read_detections(
     names = [scan.case.name for scan in scans]
     maps: dict[str, list[NDArray[Any]]] = {}
     for method, table in tables.items():
-        results = ResultTable.read(table, names, ("map", "binary"))
+        results = RUN.read(table, names, ("map", "binary"))
         volumes: dict[str, list[NDArray[Any]]] = {}
         for column in ("map", "binary"):
             pairs = zip(scans, results.volumes(column, scans), strict=True)
@@ -276,7 +275,7 @@ def _view(detection: Detection, picture: bytes, count: str) -> str:
     thresholds = {}
     if np.isfinite(detection.threshold):
         thresholds["anomaly map"] = detection.threshold
-    points = places_of("{number}: {volume_mL:.2f} mL", detection.lesions)
+    points = [("{number}: {volume_mL:.2f} mL", detection.lesions)]
     instead = page.Picture(picture, f"Anomalies of {case.name}", width=900)
     planes = scan_planes(case, maps, thresholds, points, instead, hidden=("before opening",))
     found = page.Table(detection.lesions, _TEXTS["anomalies"])

@@ -22,7 +22,7 @@ from anomaly.study.evaluation import AS_GIVEN, evaluate_detectors
 from dmrifit._utils.counts import counted
 from dmrifit.report import page, style
 from dmrifit.report.numerals import wording
-from dmrifit.report.viewer import Layer, html_viewer, places_of
+from dmrifit.report.viewer import Layer, html_viewer
 
 __all__ = ["write_evaluation"]
 
@@ -346,7 +346,7 @@ def _panels(comparison: _Comparison, figures: int) -> Iterator[Any]:
             points = []
             if case.lesion is not None:
                 lesions = lesions_of(case.lesion, case.signal.mean(axis=-1), case.affine)
-                points = places_of("lesion of {volume_mL:.2f} mL", lesions)
+                points = [("lesion of {volume_mL:.2f} mL", lesions)]
             instead = page.Note("The pictures below show the same scan.")
             yield scan_planes(case, maps, thresholds, points, instead)
         main_map = {main: maps.pop(main)}
@@ -366,7 +366,7 @@ def scan_planes(
     case: Case,
     maps: Mapping[str, NDArray],
     thresholds: Mapping[str, float],
-    points: Sequence[tuple[str, Sequence[float]]],
+    points: Sequence[tuple[str, pd.DataFrame]],
     instead: Any,
     *,
     hidden: Sequence[str] = (),

@@ -252,6 +252,18 @@ class CaseRun:
         if self.flag:
             self.say_flagged(records.values(), fail=options.fail_on_flag, n_failed=len(failures))
 
+    def read(self, path: Path, names: Sequence[str], columns: Sequence[str] = ()) -> ResultTable:
+        """Read the rows of cases in the table of such a run, which must have these columns."""
+        rows: dict[str, dict[str, str]] = {}
+        for line, row in read_rows(path, required=("name", *columns)):
+            if row["name"] in rows:
+                raise ValueError(f"{path}, row {line}: {row['name']} has a row above; keep one")
+            rows[row["name"]] = row
+        missing = [name for name in names if name not in rows]
+        if missing:
+            raise ValueError(f"{path} has no {first_few(missing)}; write it anew for these cases")
+        return ResultTable(path, [rows[name] for name in names])
+
     def say_flagged(
         self, records: Collection[Mapping[str, Any]], *, fail: bool, n_failed: int = 0
     ) -> None:
@@ -503,19 +515,6 @@ class ResultTable:
 
     path: Path
     rows: list[dict[str, str]]
-
-    @classmethod
-    def read(cls, path: Path, names: Sequence[str], columns: Sequence[str] = ()) -> ResultTable:
-        """Read the rows of cases, by their names; the table must have these columns."""
-        rows: dict[str, dict[str, str]] = {}
-        for line, row in read_rows(path, required=("name", *columns)):
-            if row["name"] in rows:
-                raise ValueError(f"{path}, row {line}: {row['name']} has a row above; keep one")
-            rows[row["name"]] = row
-        missing = [name for name in names if name not in rows]
-        if missing:
-            raise ValueError(f"{path} has no {first_few(missing)}; write it anew for these cases")
-        return cls(path, [rows[name] for name in names])
 
     def volumes(self, column: str, cases: Sequence[Any]) -> Iterator[NDArray[Any]]:
         """Read the volumes of a column, which must lie on the grids of their cases."""

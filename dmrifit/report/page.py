@@ -33,6 +33,9 @@ NOTICE = "Research software; not for clinical use."
 #: Patients below which a table says nothing about performance.
 FEW = 20
 PAGE = "report.html"
+#: Planes of viewers, which all templates know as ``planes``: the axis of each, and what is at its
+#: left, right, top and bottom.
+PLANES = {"axial": (2, "RLAP"), "coronal": (1, "RLSI"), "sagittal": (0, "PASI")}
 
 _DPI = 180
 _SCREEN = 100  # CSS pixels for an inch
@@ -405,7 +408,8 @@ def _digest(text: str) -> str:
 
 @cache
 def _compiled(template: str) -> Any:
-    return import_optional("jinja2").Environment(autoescape=True).from_string(template)
+    environment = import_optional("jinja2").Environment(autoescape=True)
+    return environment.from_string(template, globals={"planes": PLANES})
 
 
 def _safe(html: str) -> Markup:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.report import style
 from dmrifit.report.numerals import fixed
+from dmrifit.report.page import PLANES
 from dmrifit.report.slice_figures import robust_limits
-from dmrifit.report.viewer import PLANES
 
 _STEP = 0.5  # mm
+_ZOOM = 10.0  # mm, half of the edge of the inset
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,15 @@ class Plane:
 
 @dataclass(frozen=True, eq=False)
 class Outline:
-    """What is outlined: a `mask` (x, y, z), or corners (n, 2) in mm that `cut` gives."""
+    """
+    What is outlined: a `mask` (x, y, z), or what `cut` gives for the plane.
+
+    `cut` takes the world axis that the plane is perpendicular to and gives corners (n, 3) in mm.
+    """
 
     color: str
     mask: NDArray[Any] | None = None
-    cut: Callable[[Plane], NDArray[np.float64]] | None = None
+    cut: Callable[[int], NDArray[np.float64]] | None = None
     width: float = 1.2
     dash: str = "solid"
 
@@ -75,8 +80,8 @@ class Outline:
         if self.mask is not None:
             look = {"linewidths": width or self.width, "linestyles": self.dash}
             plane.outline(self.mask, colors=[self.color], **look)
-        if self.cut is not None and len(corners := self.cut(plane)):
-            x, y = np.vstack([corners, corners[:1]]).T
+        if self.cut is not None and len(corners := self.cut(plane.normal)):
+            x, y = np.vstack([corners, corners[:1]])[:, [plane.across, plane.up]].T
             plane.ax.plot(x, y, color=self.color, linewidth=self.width)
 
 
@@ -84,19 +89,21 @@ def plot_planes(
     image: NDArray[Any],
     affine: ArrayLike,
     center: Sequence[float] | NDArray[np.float64],
-    around: NDArray[np.float64],
     outlines: Mapping[str, Outline],
     heading: str,
     *,
     margin: float,
+    inside: NDArray[Any] | None = None,
+    around: Sequence[NDArray[np.float64]] = (),
     notice: str = style.NOT_CLINICAL,
     window: tuple[float, float] | None = None,
-    finish: Callable[[Plane], None] | None = None,
+    zoom: bool = False,
 ) -> style.Figure:
     """
     Draw outlines by name into three planes of a scan (x, y, z), right at the left.
 
-    What is shown is a cube around points (n, 3), with a margin in mm at the widest side.
+    What is shown is a cube around what is not 0 in the volume `inside` and points (n, 3), with a
+    margin in mm at the widest side. `zoom` draws the center of the axial plane once more, larger.
     """
     from matplotlib.patheffects import withStroke
 
@@ -107,8 +114,11 @@ def plot_planes(
     letters["path_effects"] = [withStroke(linewidth=3, foreground="black")]
     with style.shared_style(style.FRAMED):
         figure = style.new_figure(11.0, 4.4)
-        inverse = np.linalg.inv(np.asarray(affine, dtype=np.float64))
-        low, high = around.min(axis=0), around.max(axis=0)
+        matrix = np.asarray(affine, dtype=np.float64)
+        inverse = np.linalg.inv(matrix)
+        if inside is not None:
+            around = [_box_corners(inside, matrix), *around]
+        low, high = (end(np.vstack(around), axis=0) for end in (np.min, np.max))
         middle, half = (low + high) / 2, (high - low).max() / 2 + margin
         low, high = middle - half, middle + half
         for column, (name, (normal, ends)) in enumerate(reversed(PLANES.items())):
@@ -123,8 +133,8 @@ def plot_planes(
             plane.show()
             for outline in outlines.values():
                 outline.draw(plane)
-            if finish is not None:
-                finish(plane)
+            if zoom and name == "axial":
+                _draw_inset(plane, center, outlines)
             ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), xticks=[], yticks=[], aspect="equal")
             # Radiological view: the patient's right is at the left.
             if name != "sagittal":
@@ -143,10 +153,34 @@ def plot_planes(
     return figure
 
 
-def box_corners(low: NDArray, high: NDArray, affine: NDArray) -> NDArray[np.float64]:
-    """Give the corners (8, 3) of a box of voxels in mm, from its lowest and highest indices."""
-    indices = list(itertools.product(*zip(low, high, strict=True)))
+def _box_corners(volume: NDArray[Any], affine: NDArray) -> NDArray[np.float64]:
+    """Give the corners (8, 3) in mm of the box of voxels that are not 0 in a volume (x, y, z)."""
+    voxels = np.argwhere(volume)
+    indices = list(itertools.product(*zip(voxels.min(axis=0), voxels.max(axis=0), strict=True)))
     return np.array(indices) @ affine[:3, :3].T + affine[:3, 3]
+
+
+def _draw_inset(
+    plane: Plane,
+    center: Sequence[float] | NDArray[np.float64],
+    outlines: Mapping[str, Outline],
+) -> None:
+    """Draw what lies at a place once more and larger, in the corner that is farthest from it."""
+    x, y = center[plane.across], center[plane.up]
+    # x grows to the patient's right, which is at the left of the picture.
+    left = 0.6 if x > plane.x.mean() else 0.0
+    bottom = 0.6 if y < plane.y.mean() else 0.0
+    ax = plane.ax.inset_axes((left, bottom, 0.4, 0.4))
+    zoomed = replace(plane, ax=ax)
+    zoomed.show()
+    for outline in outlines.values():
+        outline.draw(zoomed, 1.8)
+    ax.set(xlim=(x + _ZOOM, x - _ZOOM), ylim=(y - _ZOOM, y + _ZOOM))
+    ax.set(xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set(color="white", linewidth=1.5)
+    ax.text(0.04, 0.04, f"{2 * _ZOOM:g} mm", color="white", fontsize=8, transform=ax.transAxes)
+    plane.ax.indicate_inset_zoom(ax, edgecolor="white", alpha=0.8)
 
 
 def sample_volume(volume: NDArray[Any], index: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -49,8 +49,6 @@ _GRAYS = (1, 99.5)  # percentiles of an image that are black and white
 _COLORS = (2, 98)  # those of a map at the ends of its colors
 # Of an image, what the eye tells apart; of a map, three digits; of a score, where thresholds lie.
 _BITS = {"image": 8, "map": 12, "score": 16, "mask": 8, "doubt": 8}
-#: The axis of each plane, and what is at its left, right, top and bottom.
-PLANES = {"axial": (2, "RLAP"), "coronal": (1, "RLSI"), "sagittal": (0, "PASI")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +85,7 @@ def html_viewer(
     affine: ArrayLike,
     *,
     boxes: Mapping[str, ArrayLike] | None = None,
-    points: Sequence[tuple[str, Sequence[float] | NDArray[np.float64]]] = (),
+    points: Sequence[tuple[str, Any]] = (),
     region: NDArray[np.bool_] | None = None,
     start: Sequence[float] | NDArray[np.float64] | None = None,
     image: str | None = None,
@@ -102,13 +100,16 @@ def html_viewer(
     Show volumes of one grid in three planes, with a threshold that can be slid.
 
     With `records` also the signals of the voxel at the crosshair. `opacity` of the overlay is in
-    percent; by default the colors of a map hide the image, and those of a score do not.
+    percent; by default the colors of a map hide the image, and those of a score do not. Each of
+    `points`, which one can go to, is a text with x, y, z in mm, or with a DataFrame of points,
+    whose columns the text names.
 
     Shapes: `region` (x, y, z).
     """
     if records is not None:
         layers = [*layers, Layer("rows", records.signals.rows, "rows")]
     stack = _Stack(layers, affine, region)
+    places = [place for text, point in points for place in _places(text, point)]
     whole = stack.shape
     boxes = boxes or {}
     is_cropped = stack.crop(list(boxes.values()))
@@ -119,8 +120,8 @@ def html_viewer(
     n_colors = _number_colors(layers, packed)
     if start is None:
         start = (matrix @ [*(np.array(stack.shape) - 1) / 2, 1])[:3]
-        if points:
-            start = points[0][1]
+        if places:
+            start = places[0][1]
     box_entries = [
         {"name": name, "affine": np.asarray(box, float)[:3].tolist(), "color": color}
         for color, (name, box) in enumerate(boxes.items(), start=n_colors)
@@ -132,7 +133,7 @@ def html_viewer(
         "voxel": voxel_volume(matrix),
         "layers": packed,
         "boxes": box_entries,
-        "points": [np.asarray(position, float).tolist() for _, position in points],
+        "points": [np.asarray(position, float).tolist() for _, position in places],
         "start": [float(x) for x in start],
         "colormaps": {name: _base64(table.tobytes()) for name, table in colors.items()},
     }
@@ -154,7 +155,6 @@ def html_viewer(
     return fill(
         read_data(__file__, "viewer.html"),
         label=label,
-        planes=PLANES,
         below=below,
         above=above,
         image=next(iter(images), None),
@@ -163,7 +163,7 @@ def html_viewer(
         layers=list(zip(layers, packed, strict=True)),
         boxes=box_entries,
         n_outlines=len(OUTLINES),
-        points=[name for name, _ in points],
+        points=[name for name, _ in places],
         has_records=records is not None,
         instead=instead,
         whole=whole if is_cropped else (),
@@ -173,9 +173,11 @@ def html_viewer(
     )
 
 
-def places_of(text: str, table: Any) -> list[tuple[str, list[float]]]:
-    """List points to go to: x, y, z of each row of a DataFrame, under a text with its values."""
-    rows = table.to_dict("records")
+def _places(text: str, point: Any) -> list[tuple[str, Any]]:
+    """List points to go to: the one that is given, or those of the rows of a DataFrame."""
+    if isinstance(point, Sequence | np.ndarray):
+        return [(text, point)]
+    rows = point.to_dict("records")
     return [(text.format(**row), [row[axis] for axis in "xyz"]) for row in rows]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dmrifit.cli.case_runs import CaseRun, ResultTable, RunPage
+from dmrifit.cli.case_runs import CaseRun, RunPage
 from dmrifit.imaging.head_steps import find_brain
 from dmrifit.io.grids import Volume
 from dmrifit.networks.volume_cases import called
@@ -87,7 +87,7 @@ def read_segmentations(
     table: Path, cases: Sequence[Case]
 ) -> tuple[list[NDArray[Any]], float, int]:
     """Read predictions (x, y, z) of cases that a run wrote, its threshold and smallest lesion."""
-    results = ResultTable.read(table, [case.name for case in cases])
+    results = RUN.read(table, [case.name for case in cases])
     settings: dict[str, Any] = {}
     for key, number, default in (("threshold", float, None), ("min_voxels", int, 1)):
         # Scores of cases at different thresholds are those of no operating point.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit.io.components import label_components
 from dmrifit.report import style
-from dmrifit.report.plane_figures import Outline, Plane, box_corners, plot_planes
+from dmrifit.report.plane_figures import Outline, plot_planes
 from dmrifit.report.slice_figures import robust_limits
 from dmrifit.stats.lesion_matching import lesion_table
 from metastasis.scans.cases import Case
@@ -25,7 +24,6 @@ _FOUND_LABEL = "share of lesions found (strict)"
 _FROC_TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 #: Lesions below which a curve over thresholds is drawn as points: its steps are single lesions.
 _FEW_LESIONS = 10
-_ZOOM_MM = 10.0  # half of the edge of the inset
 _ZOOMED_ML = 0.5  # volume below which the outlines of a lesion hide it
 _ROWS = 30  # scans of a strip
 _NAME = 26  # letters of the name of a scan
@@ -70,46 +68,18 @@ def plot_overlay(
     brain = case.image != 0 if case.brain is None else case.brain
     # Of an empty brain the whole image.
     brain = brain if brain.any() else ~brain
-
-    def draw_inset(plane: Plane) -> None:
-        if plane.normal == 2 and is_small:
-            _draw_inset(plane, middle, outlines)
-
-    # The cube around the brain is shown.
-    voxels = np.argwhere(brain)
     return plot_planes(
         case.image,
         case.affine,
         middle,
-        box_corners(voxels.min(axis=0), voxels.max(axis=0), case.affine),
         outlines,
         heading,
         margin=3,
+        inside=brain,
         notice=style.figure_notice(case.synthetic),
         window=robust_limits(case.image[brain], _WINDOW),
-        finish=draw_inset,
+        zoom=is_small,
     )
-
-
-def _draw_inset(
-    plane: Plane, center: NDArray[np.float64], outlines: Mapping[str, Outline]
-) -> None:
-    """Draw what lies at a place once more and larger, in the corner that is farthest from it."""
-    x, y = center[plane.across], center[plane.up]
-    # x grows to the patient's right, which is at the left of the picture.
-    left = 0.6 if x > plane.x.mean() else 0.0
-    bottom = 0.6 if y < plane.y.mean() else 0.0
-    ax = plane.ax.inset_axes((left, bottom, 0.4, 0.4))
-    zoomed = replace(plane, ax=ax)
-    zoomed.show()
-    for outline in outlines.values():
-        outline.draw(zoomed, 1.8)
-    ax.set(xlim=(x + _ZOOM_MM, x - _ZOOM_MM), ylim=(y - _ZOOM_MM, y + _ZOOM_MM))
-    ax.set(xticks=[], yticks=[])
-    for spine in ax.spines.values():
-        spine.set(color="white", linewidth=1.5)
-    ax.text(0.04, 0.04, f"{2 * _ZOOM_MM:g} mm", color="white", fontsize=8, transform=ax.transAxes)
-    plane.ax.indicate_inset_zoom(ax, edgecolor="white", alpha=0.8)
 
 
 def place_to_show(case: Case, labels: NDArray[Any]) -> tuple[NDArray[np.float64], str]:

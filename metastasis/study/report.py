@@ -15,9 +15,8 @@ from dmrifit._utils.randomness import RandomState
 from dmrifit.io.components import drop_small
 from dmrifit.report import page, style
 from dmrifit.report.numerals import wording
-from dmrifit.report.viewer import Layer, html_viewer, places_of
+from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.stats.lesion_matching import lesion_table
-from dmrifit.stats.patient_summary import FEWEST_PATIENTS
 from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.study import plotting
@@ -162,7 +161,7 @@ def scan_page(
     planes = _viewer(
         case,
         layers,
-        points=places_of("{number}: {volume_mL:.3f} mL enhancing", located),
+        points=[("{number}: {volume_mL:.3f} mL enhancing", located)],
         overlay=None if threshold is not None else "",
         label="Lesions over the scan",
         instead=page.Picture(picture, f"Lesions of {case.name} in three planes", width=1000),
@@ -296,8 +295,8 @@ def _summaries(tables: _Tables) -> Iterator[Any]:
 def _interval_sentence(tables: _Tables) -> str:
     """Say what stands in brackets, or why nothing does."""
     n_patients = tables["scans"]["patient"].nunique()
-    if n_patients < FEWEST_PATIENTS:
-        return f"No intervals: they need {FEWEST_PATIENTS} patients, not {n_patients}."
+    if n_patients == 1:
+        return "No intervals: they need 2 patients, not 1."
     if tables["intervals"].empty:
         return ""
     return "In brackets the 95 % interval over patients."
@@ -412,7 +411,7 @@ def _planes(
     """Make the viewer of one scan with the results of each method, and the lesions to look at."""
     assert case.label is not None
     scores, masks = [], [Layer("reference", case.label, "mask", colors=(style.REFERENCE,))]
-    points: list[tuple[str, list[float]]] = []
+    points: list[tuple[str, Any]] = []
     for name, values in predictions.items():
         if values.dtype.kind == "f":
             look: dict[str, Any] = {"window": (0.0, 1.0), "threshold": limits[name][0]}
@@ -427,8 +426,7 @@ def _planes(
             table = lesion_table(case.label, labels > 0, case.affine).query("kind == 'lesion'")
             states = table["found"].map({True: "found", False: "missed"})
             text = "lesion {number}: {volume_mL:.3f} mL, {state}"
-            points = [(f"{words} ({name})", center.tolist())]
-            points += places_of(text, table.assign(state=states))
+            points = [(f"{words} ({name})", center), (text, table.assign(state=states))]
     instead = page.Note("The pictures below show the same scan.")
     return _viewer(case, [*scores, *masks], points=points, label=title, instead=instead)
 

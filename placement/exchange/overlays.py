@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.report import style
-from dmrifit.report.plane_figures import Outline, Plane, box_corners, plot_planes
+from dmrifit.report.plane_figures import Outline, plot_planes
 from placement.box.voxel import Voxel
 from placement.search.scene import Scene
 
@@ -54,17 +54,16 @@ def plot_overlay(voxels: Voxel | Mapping[str, Voxel], scene: Scene) -> style.Fig
     else:
         image, window = scene.image.reshape(*scene.image.shape[:3], -1)[..., 0], None
     colors = itertools.cycle(style.OUTLINES)
-    outlines = {scene.target_name: Outline(next(colors), scene.tumor, width=1.1)}
+    tumor = scene.tumor
+    outlines = {scene.target_name: Outline(next(colors), tumor, width=1.1)}
     for name in scene.outlined:
         outlines[name] = Outline(next(colors), scene.region(name), width=0.9)
     for name, voxel in boxes.items():
         outlines[name] = _box(voxel, middle, next(colors))
     # The tumor and the boxes are shown.
-    first = np.array(scene.origin)
-    tumor = box_corners(first, first + scene.occupancy.shape - 1, scene.affine)
-    around = np.vstack([tumor, *(voxel.corners for voxel in boxes.values())])
-    look: dict[str, Any] = {"margin": _AROUND, "window": window}
-    figure = plot_planes(image, scene.affine, middle, around, outlines, scene.name, **look)
+    shown: dict[str, Any] = {"inside": tumor, "around": [box.corners for box in boxes.values()]}
+    shown |= {"margin": _AROUND, "window": window}
+    figure = plot_planes(image, scene.affine, middle, outlines, scene.name, **shown)
     # Not below the planes, where the names of many boxes leave no room.
     if scene.synthetic:
         figure.text(
@@ -78,16 +77,12 @@ def plot_box(
 ) -> style.Figure:
     """Draw a box in three planes through its center; `image` (x, y, z)."""
     outlines = {"voxel": _box(voxel, voxel.center, style.OUTLINES[1])}
+    around = [voxel.corners]
     return plot_planes(
-        image, affine, voxel.center, voxel.corners, outlines, title, margin=_AROUND_BOX
+        image, affine, voxel.center, outlines, title, margin=_AROUND_BOX, around=around
     )
 
 
 def _box(voxel: Voxel, center: NDArray[np.float64], color: str) -> Outline:
     """Outline a box where the plane through a center cuts it."""
-
-    def cut(plane: Plane) -> NDArray[np.float64]:
-        corners = box_outline(voxel, plane.normal, float(center[plane.normal]))
-        return corners[:, [plane.across, plane.up]]
-
-    return Outline(color, cut=cut, width=1.8)
+    return Outline(color, cut=lambda axis: box_outline(voxel, axis, center[axis]), width=1.8)

@@ -10,7 +10,7 @@ import numpy as np
 
 from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.report import page, style
-from dmrifit.report.viewer import PLANES, pack_volumes
+from dmrifit.report.viewer import pack_volumes
 from placement.box.voxel import Voxel
 from placement.exchange.pages import scene_layers
 from placement.exchange.tables import BOX
@@ -122,7 +122,6 @@ def reader_page(
     data = {"cases": cases, "columns": ["name", "expert", *BOX], "key": key.hexdigest()[:16]}
     body = page.fill(
         page.read_data(__file__, "reader.html"),
-        planes=PLANES,
         numbers=list(_NUMBERS.items()),
         data=data,
     )

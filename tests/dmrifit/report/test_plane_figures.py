@@ -14,15 +14,15 @@ AFFINES = {
 
 
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
-def test_each_plane_shows_the_point_at_its_place(affine):
+def test_each_plane_shows_the_point_at_its_place(affine, monkeypatch):
     point = np.array([12.0, 20.0, 26.0])
     voxel = np.linalg.solve(affine, [*point, 1])[:3].round().astype(int)
     volume = np.zeros((20, 20, 20))
     volume[tuple(voxel)] = 1
-    around = np.array([np.zeros(3), np.full(3, 38.0)])
     planes = []
-    look = {"margin": 0, "window": (0, 1), "finish": planes.append}
-    plot_planes(volume, affine, point, around, {"point": Outline("red")}, "", **look)
+    monkeypatch.setattr(Outline, "draw", lambda outline, plane: planes.append(plane))
+    look = {"margin": 0, "window": (0, 1), "inside": np.ones_like(volume)}
+    plot_planes(volume, affine, point, {"point": Outline("red")}, "", **look)
     for plane in planes:
         picture = plane.ax.images[0].get_array()
         row, column = np.unravel_index(picture.argmax(), picture.shape)
