@@ -13,9 +13,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from dmrifit._utils.checks import check_number
-from dmrifit.io.case_tables import check_shape
 from dmrifit.io.components import check_affine, label_components
 from dmrifit.io.grids import Volume
+from dmrifit.io.masks import check_same_grid
 from dmrifit.stats.patient_summary import joined
 from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import (
@@ -50,7 +50,6 @@ _COLUMNS = (
 )
 #: What these columns hold of a lesion that is compared with none; others hold NaN.
 _UNCOMPARED: dict[str, Any] = {"change": "", "prior_finding": "", "n_prior": 0, "n_now": 1}
-_REMEDY = "bring them to one grid"
 # Volumes that reach a limit exactly may miss it by rounding.
 _ROUNDING = 1e-9
 
@@ -128,13 +127,15 @@ def reader_table(
         check_number(name, value, below=1 if name == "shrunk" else np.inf)
     label_map = _checked_labels(labels, "the labels")
     matrix = check_affine(affine)
+    grid = label_map.shape, matrix
     if probability is not None:
         probability = np.asarray(probability, dtype=np.float64)
-        check_shape(probability, label_map.shape, "probability", remedy=_REMEDY)
+        own_grid = probability.shape, matrix
+        check_same_grid(own_grid, grid, name="probability", reference_name="the scan")
     filled, rows = _lesions(label_map, matrix, probability)
     if prior is not None:
         prior = _checked_labels(prior, "the prior labels")
-        check_shape(prior, label_map.shape, "prior", remedy=_REMEDY)
+        check_same_grid((prior.shape, matrix), grid, name="prior", reference_name="the scan")
         prior_filled, prior_rows = _lesions(prior, matrix, None)
         groups = _groups(filled, prior_filled, matrix, tolerance)
         rows = _changed_rows(rows, prior_rows, groups, limits)
@@ -298,9 +299,8 @@ def _segment(
     segmenter: Any, case: Case, field: str
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Segment the image of a case with its prior, or the prior alone."""
-    volumes = {"volumes": getattr(case, field), "masks": case.brain}
-    if field == "image":
-        volumes["priors"] = case.prior
+    priors = case.prior if field == "image" else None
+    volumes = {"volumes": getattr(case, field), "priors": priors, "masks": case.brain}
     scan = {key: values for key, values in volumes.items() if values is not None}
     # A model resamples images; arrays it cannot.
     if any(getattr(model, "spacing", None) is not None for model in models_of(segmenter)):
