@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.generators.implants import ball_radius, tissue_share
+from anomaly.generators.implants import tissue_share
 from dmrifit.simulate.gliomas import Glioma, fall
-from dmrifit.simulate.head_shapes import BRAIN
 from dmrifit.simulate.heads import Head
 
 #: Grades by the World Health Organization, and how many of all gliomas have them.
@@ -134,7 +133,7 @@ def add_glioma(
 
 def head_of_scan(volume: NDArray[np.float32], mask: NDArray[np.bool_]) -> Head:
     """Describe the brain of a scan as a head of adult size; anisotropic tissue is white matter."""
-    edge = float(BRAIN.prod() ** (1 / 3)) / ball_radius(mask)
+    edge = Head.adult_edge(mask)
     steps = np.full(3, edge)
     shape = mask.shape
     affine, places = Head.grid(shape, [edge] * 3)

@@ -172,6 +172,11 @@ class Head:
         affine[:3, 3] = -0.5 * (np.asarray(shape) - 1) * spacing
         return affine, voxel_centers(shape, affine)
 
+    @staticmethod
+    def adult_edge(mask: NDArray[np.bool_]) -> float:
+        """Give the edge in mm of cubic voxels of which a brain (x, y, z) has adult size."""
+        return float(BRAIN.prod() ** (1 / 3) / (0.75 / np.pi * mask.sum()) ** (1 / 3))
+
     @classmethod
     def draw(
         cls,

@@ -15,7 +15,6 @@ from dmrifit._utils.affines import MM3_PER_ML
 from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.simulate.gliomas import Glioma
-from dmrifit.simulate.head_shapes import BRAIN
 from dmrifit.simulate.heads import Head, StandardHead, check_spacing
 from placement.search.scene import Scene
 
@@ -187,12 +186,13 @@ def _draw_patient(
 ) -> tuple[Head, Glioma]:
     """Draw a head and a lesion of a random volume."""
     head_stream, glioma_stream = rng.spawn(2)
-    x, y, z = (int(n) for n in np.ceil(2 * (BRAIN + _MARGIN) / spacing))
+    standard = StandardHead.of(spacing)
+    x, y, z = (int(n) for n in np.ceil(2 * (standard.half_axes + _MARGIN) / spacing))
     head = Head.draw(
         (x, y, z),
         spacing,
         head_stream,
-        standard=StandardHead.of(spacing),
+        standard=standard,
         growth=rng.uniform(*_VENTRICLES),
         scale=rng.uniform(*_SCALES, 3),
     )
