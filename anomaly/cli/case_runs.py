@@ -19,7 +19,8 @@ from anomaly.scans.detection import (
     Detection,
     mean_over_scans,
 )
-from anomaly.scans.series import SeriesDetector, SeriesFiles, naming_scan
+from anomaly.scans.series import SeriesDetector, SeriesFiles
+from dmrifit._utils.checks import errors_about
 from dmrifit._utils.counts import counted
 from dmrifit._utils.progress import progress
 from dmrifit.cli.case_runs import CaseRun, RunPage
@@ -232,7 +233,7 @@ def prepared_cases(series: Sequence[SeriesFiles], **options: Any) -> list[Prepar
     """Prepare scans on their own grid, in RAS order, for the evaluation of maps."""
     scans = []
     for files in progress(series, len(series), "reading"):
-        with naming_scan(files):
+        with errors_about(files.label):
             scans.append(files.prepare(**options))
     return scans
 

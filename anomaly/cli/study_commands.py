@@ -14,7 +14,7 @@ import typer
 from anomaly.cli.detection_commands import series_of
 from anomaly.detectors.detector_table import detector_names, import_detector
 from dmrifit._optional import import_optional
-from dmrifit._utils.checks import check_word
+from dmrifit._utils.checks import check_word, errors_about
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import SimulationRun
 from dmrifit.cli.options import given
@@ -194,12 +194,10 @@ def train(
         series = series_of([cases])
         # Before the scans are read, which takes minutes.
         estimator._check_shared()
-        try:
-            # Lesions are refused by the training, which says what the table should hold.
-            if all(scan.lesion is None for scan in series):
+        # Lesions are refused by the training, which says what the table should hold.
+        if all(scan.lesion is None for scan in series):
+            with errors_about(str(cases)):
                 estimator._subject_numbers(len(series), [scan.subject for scan in series])
-        except ValueError as error:
-            raise ValueError(f"{cases}: {error}") from None
         model.fit(series, tissue=estimate_tissue, mask=not all_voxels)
         files.save(model)
     threshold = getattr(model.detector_.threshold_, "threshold_", float("nan"))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,7 +32,7 @@ from anomaly.scans.detection import (
     scan_figures,
 )
 from anomaly.scans.preparation import PreparedScan, prepare_scan, tables_beside
-from dmrifit._utils.checks import check_word
+from dmrifit._utils.checks import check_word, errors_about
 from dmrifit._utils.counts import counted, first_few, size_text
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import stem
@@ -288,7 +287,7 @@ class SeriesDetector(BaseEstimator):
         measurements: dict[str, Any] = {"b": self.b, "directions": own}
         given = {"tissue": tissue, "mask": mask, "spacing": self.spacing, "shape": self.shape}
         for files in series:
-            with naming_scan(files):
+            with errors_about(files.label):
                 scan = files.prepare(center=self.center, **given, **measurements)
                 if scans:
                     _check_like(scan.case, scans[0].case)
@@ -521,7 +520,7 @@ class SeriesDetector(BaseEstimator):
         self._check_calibration_scans(series)
         scans = []
         for files in series:
-            with naming_scan(files):
+            with errors_about(files.label):
                 scans.append(self.prepare(files, **options))
         maps = np.stack([self._map_of(scan) for scan in scans])
         masks = np.stack([scan.case.scored for scan in scans])
@@ -729,15 +728,6 @@ def _files_of(row: dict[str, str], folder: Path) -> SeriesFiles:
             raise FileNotFoundError(f"{key} {row[key]!r} {problem}")
     name = row.get("name") or row["patient"]
     return SeriesFiles(patient=row["patient"], name=name, known=patient_data(row), **files)
-
-
-@contextmanager
-def naming_scan(series: SeriesFiles) -> Iterator[None]:
-    """Name the scan in errors about it."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{series.label}: {error}") from None
 
 
 def _check_like(case: Case, reference: Case) -> None:

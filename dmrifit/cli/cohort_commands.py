@@ -13,7 +13,7 @@ import numpy as np
 import typer
 
 from dmrifit._optional import import_optional
-from dmrifit._utils.checks import check_word
+from dmrifit._utils.checks import check_word, errors_about
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.options import NewFile, given, numbers, pairs, say
 from dmrifit.cli.workers import scheduler
@@ -432,11 +432,9 @@ def _source(protocol: Protocol, source_b: Sequence[float]) -> Protocol:
     """Find the contrasts with these b-values at the shortest echo time."""
     te = None if protocol.te is None else protocol.te.min()
     source = Protocol([*source_b, *protocol.b], te).take(np.arange(len(source_b)))
-    try:
+    text = ",".join(f"{b:g}" for b in source_b)
+    with errors_about(f"--source-b {text}"):
         return protocol.take(source.indices_in(protocol))
-    except ValueError as error:
-        text = ",".join(f"{b:g}" for b in source_b)
-        raise ValueError(f"--source-b {text}: {error}") from None
 
 
 def _training_cohorts(

@@ -361,27 +361,26 @@ def _row(_folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
 def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> RunPage:
     """Make the page of all scans: medians of believed voxels and shares in doubt by scan."""
     units = {name: unit for record in records.values() for name, unit in record["units"].items()}
-    header = ["", "scan", "differs from the others", "model", "voxels", "fitted", "air"]
-    for name, unit in units.items():
-        header += [f"{name}, {unit}" if unit else name, f"{name} in doubt"]
     lines = []
     unusual = _unusual([_figures(record) for record in records.values()])
     for record, (distance, measure) in zip(records.values(), unusual, strict=True):
         page = record["sidecar"].replace("dwimap.json", "quicklook.html")
-        cells: list[Any] = ["", record["name"]]
+        cells: dict[str, Any] = {"": "", "scan": record["name"]}
         if (out / page).is_file():
             name, png = record["thumbnail"]
             picture = Picture(base64.b64decode(png), f"A slice of {name}", name, width=_THUMBNAIL)
-            cells = [picture, Link(page, record["name"])]
+            cells = {"": picture, "scan": Link(page, record["name"])}
         words = ""
         if distance > _UNUSUAL:
             words = f"{distance:.1f} times the usual distance from the median scan: {measure}"
-        share = f"{record['fitted'] / max(record['voxels'], 1):.1%}"
-        cells += [words, record["model"], record["voxels"], share, verdict.percent(record["air"])]
-        for name in units:
-            median, doubt = record["medians"].get(name), record["in_doubt"].get(name)
-            cells.append("–" if median is None else significant(median))
-            cells.append("–" if doubt is None else verdict.percent(doubt))
+        cells |= {"differs from the others": words, "model": record["model"]}
+        cells["voxels"] = record["voxels"]
+        cells["fitted"] = f"{record['fitted'] / max(record['voxels'], 1):.1%}"
+        cells["air"] = verdict.percent(record["air"])
+        for name, unit in units.items():
+            median, doubt = record["medians"].get(name, np.nan), record["in_doubt"].get(name)
+            cells[f"{name}, {unit}" if unit else name] = significant(median)
+            cells[f"{name} in doubt"] = "–" if doubt is None else verdict.percent(doubt)
         notes = Fold(counted(len(record["notes"]), "note"), *record["notes"])
         options = record["remedies"].items()
         refit: Any = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in options)
@@ -390,9 +389,10 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
         if refitted:
             refit = Link(refitted[0].relative_to(out).as_posix(), refit or "refitted")
         order = -distance if words else 0.0, -max(record["in_doubt"].values(), default=0.0)
-        lines.append((order, [*cells, refit, notes if notes else "none"]))
-    rows = [cells for _, cells in sorted(lines, key=lambda line: line[0])]
-    header += ["refit with", "notes"]
+        cells |= {"refit with": refit, "notes": notes if notes else "none"}
+        lines.append((order, cells))
+    header = list(lines[0][1])
+    rows = [list(cells.values()) for _, cells in sorted(lines, key=lambda line: line[0])]
     table = Table(rows, header, numbers=range(4, len(header) - 2), words=(2, len(header) - 2))
     return RunPage("Fits", [Note(_TEXTS["columns"]), *_models_differ(records.values()), table], [])
 

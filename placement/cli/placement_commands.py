@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dmrifit._utils.checks import errors_about
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage
 from dmrifit.cli.options import given, trained_model
@@ -295,10 +296,8 @@ def prescribe(
     voxel = Voxel(center, size, angles)
     if matrix is not None:
         numbers = read_numbers(matrix)
-        try:
+        with errors_about(str(matrix), "; write four rows of four numbers"):
             voxel = voxel.transform(numbers)
-        except ValueError as error:
-            raise ValueError(f"{matrix}: {error}; write four rows of four numbers") from None
     row = next(read_cases(tumor, **region.of_cases()).itertuples())
     scene = read_scene(row, **region.of_scene())
     if not _is_inside(voxel, scene.shape, scene.affine):
