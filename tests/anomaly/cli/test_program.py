@@ -42,6 +42,7 @@ def test_series_are_looked_at_and_compared(run, output_of, cases, model, tmp_pat
     out = output_of(*words)
     assert "synthetic scans: no clinical result" in out
     assert "z, stored" in out
+    assert f"by all rules: {compared / 'summary.csv'}" in out
     # Rules that know the lesions are in the table, not among what is printed.
     assert "Youden" not in out
     assert f"by all rules: {compared / 'summary.csv'}" in out

@@ -115,6 +115,10 @@ def test_the_bulk_leaves_out_the_largest_component_and_its_mirror_image():
     largest = marked & (np.arange(SHAPE[0]) < 10)[:, None, None]
     mirrored = np.where(largest | largest[::-1], -50, scores)
     np.testing.assert_array_equal(figures_of(mirrored, marked).bulk[:2], raised.bulk[:2])
+    edge = np.roll(largest, -6, axis=0)
+    assert edge[-1].any()
+    low, high = (figures_of(np.where(edge | edge[::-1], value, scores), edge).bulk for value in (-50, 50))
+    assert low == high
     assert max(np.abs(np.subtract(raised.bulk, plain.bulk))) < 0.1
     # A component that is most of the scan is not left out.
     most = np.arange(SHAPE[0])[:, None, None] + np.zeros(SHAPE) > 0

@@ -233,10 +233,11 @@ def test_a_model_file_finds_the_same_and_keeps_the_healthy_scans_of_its_threshol
     assert usual.differs is False
     assert usual.figures.share == pytest.approx(usual.found.sum() / usual.scan.case.scored.sum())
     assert usual.figures.n_components == len(usual.lesions)
-    # A scan is judged as a whole by the threshold of the model.
-    changed = again.detect(sick[0], threshold=usual.threshold / 2, opening=1)
+    # A scan is judged as a whole by the threshold and the opening of the model.
+    changed = again.detect(sick[0], threshold=usual.threshold / 2)
     assert changed.figures.share > usual.figures.share
-    assert changed.figures.bulk == usual.figures.bulk
+    for detection in (changed, again.detect(sick[0], opening=1)):
+        assert (detection.figures.bulk, detection.figures.noise) == (usual.figures.bulk, usual.figures.noise)
     assert SeriesDetector(VoxelwiseGaussian(calibration=None)).fit(healthy[:3]).healthy_ is None
 
 
@@ -281,6 +282,9 @@ def test_a_guarantee_says_where_it_does_not_hold(healthy, sick):
     assert model.detect(sick[0], opening=2).no_guarantee == "opening 2, it holds from 3 on"
     assert model.detect(sick[0], threshold=3.0).no_guarantee == "another threshold than the model's"
     assert model.detect(bare).no_guarantee == "tissue map: none (calibration scans: given)"
+    # A guarantee of voxels holds for any opening; a model file of before says nothing of tissue maps.
+    model.detector_.threshold_.counted, model.training_ = "voxels", None
+    assert model.detect(bare, opening=2).no_guarantee == ""
 
 
 def test_a_smallest_lesion_sets_the_opening_of_model_guarantee_and_scans(tmp_path, healthy, sick):
@@ -339,10 +343,16 @@ def test_a_calibration_adjusts_the_threshold_to_another_site(tmp_path, healthy, 
     before = [model.detect(scan) for scan in new]
     assert np.mean([detection.figures.share for detection in before]) > 0.05
     assert all(detection.differs for detection in before)
-    model.calibrate(other_site[:5])
+    # Two of the five scans are of one subject, and are left out together.
+    subjects = [other_site[0], replace(other_site[1], patient=other_site[0].patient), *other_site[2:5]]
+    scores = [scan.map[scan.scan.case.scored] for scan in map(model.detect, other_site[:5])]
+    rests = (scores[2:], *([*scores[:i], *scores[i + 1 :]] for i in (2, 3, 4)))
+    highest = max(np.quantile(np.concatenate(rest), 0.99) for rest in rests)
+    model.calibrate(subjects)
     after = [model.detect(scan) for scan in new]
     assert np.mean([detection.figures.share for detection in after]) < 0.02
     assert not any(detection.differs for detection in after)
+    assert after[0].threshold == pytest.approx(highest, rel=1e-3)
     assert len(model.healthy_.scans) == 5
     save_model(model, tmp_path / "adjusted.dmrifit")
     assert load_model(tmp_path / "adjusted.dmrifit").detect(new[0]).threshold == after[0].threshold
@@ -361,6 +371,7 @@ def test_a_calibration_takes_healthy_scans_of_several_subjects(healthy, sick, ot
         # The same file under another name, and another scan of a patient.
         (model, [other_site[0], *renamed(healthy[1:2])], known),
         (model, [other_site[0], replace(other_site[1], patient=healthy[0].patient)], known),
+        (guaranteed, [*other_site[:4], *renamed(other_site[:1], other_site[1].patient)], "one of each subject"),
         (guaranteed, other_site[:3], r"3 scans for the calibration .* level 0\.75; 4 are needed"),
         (fixed, other_site[:2], "does not come from healthy scans; leave the calibration out"),
     ):

@@ -41,14 +41,17 @@ def volume(*values):
 def test_strata_are_scored_by_their_own_voxels(row_of):
     scores = volume(5, 3, 3, 1, 0, 0, 1, 2, 3, 4, 0, 0)
     quiet = [volume(*range(12)), volume(*[0] * 12)]
-    entry = Entry("fold", "a", False, [scores], quiet, None, None)
-    cases = [small_case("p", lesion=[0, 1, 2, 3])]
+    entry = Entry("fold", "a", False, [scores, scores], quiet, None, None)
+    cases = [small_case("p", lesion=[0, 1, 2, 3]), small_case("q", lesion=[0, 3, 6, 9])]
     bench = Bench(cases, [small_case("h"), small_case("i")], 1, 26, 1, True)
     table = score_method(bench, entry, {"fixed": FixedThreshold(2.5)})["strata"]
     # The lowest of three slices: of voxels 0, 3, 6 and 9 the first two are lesion, the first and last are above.
     row = row_of(table, stratum="basal", healthy=False, patient="p")
     assert row["auc"] == pytest.approx(2.5 / 4)
     assert (row["dice_opened"], row["sensitivity"], row["sensitivity_opened"]) == (0.5, 0.5, 0.5)
+    # The lesion of the other fills the stratum, where nothing is left to rank it above.
+    full = row_of(table, stratum="basal", healthy=False, patient="q")
+    assert (full["average_precision"], np.isnan(full["auc"])) == (1, True)
     rates = row_of(table, stratum="basal", healthy=True, patient="h")
     assert rates[RATES[0]] == 0.75
     # There is no gray matter.
@@ -123,11 +126,9 @@ def test_every_number_of_a_scan_is_what_plain_numpy_counts(seed, cohort, row_of)
         assert (row.n_scored, row.n_lesion) == (inside.sum(), truth.sum())
     for row in tables["healthy"].itertuples():
         values, inside = free[row.method][row.case], healthy[row.case].scored
-        limit = (
-            0.7
-            if row.rule == "fixed"
-            else row_of(tables["thresholds"], method=row.method, rule=row.rule).threshold
-        )
+        limit = 0.7
+        if row.rule != "fixed":
+            limit = row_of(tables["thresholds"], method=row.method, rule=row.rule).threshold
         limit = best_split(values[inside]) if row.rule == "own" else limit
         found = inside & (values > limit)
         opened = ndimage.binary_opening(found, np.ones((3, 3, 3)))

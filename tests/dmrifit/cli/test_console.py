@@ -188,6 +188,12 @@ make_program("toy", "Toys.", [one, other], first="toy --help")[1]()
 
 def test_a_file_that_cannot_be_written_is_told_before_work(tmp_path):
     check_output(tmp_path / "new", overwrite=False)
+    old, kept = tmp_path / "old", tmp_path / "kept"
+    for path in (old, kept):
+        path.touch()
+    check_output(old, overwrite=True, keep=[None, tmp_path / "new", kept])
+    with pytest.raises(ValueError, match="is an input and would be overwritten"):
+        check_output(kept, overwrite=True, keep=[old, kept])
     with pytest.raises(FileExistsError, match="--overwrite"):
         check_output(tmp_path, overwrite=False)
     with pytest.raises(FileNotFoundError, match="there is no folder"):

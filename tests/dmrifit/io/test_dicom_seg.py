@@ -30,22 +30,14 @@ def write_series(folder, rotation=OBLIQUE, *, n_volumes=1, skip=(), order=1, **c
     """Write a synthetic series; give its affine to RAS+ from the pose that it was made of."""
     folder.mkdir(parents=True, exist_ok=True)
     shared = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid()}
-    shared |= {
-        "FrameOfReferenceUID": generate_uid(),
-        "PatientName": NAME,
-        "PatientID": "synthetic-1",
-    }
+    shared |= {"FrameOfReferenceUID": generate_uid(), "PatientName": NAME, "PatientID": "synthetic-1"}
     shared |= {"SOPClassUID": MRImageStorage, "Modality": "MR", "SeriesNumber": 3}
     shared |= {"Columns": SHAPE[0], "Rows": SHAPE[1], "PixelSpacing": [SPACING[1], SPACING[0]]}
     shared |= {
         "SliceThickness": SPACING[2],
         "ImageOrientationPatient": np.round(rotation[:, :2].T.ravel(), 9).tolist(),
     }
-    shared |= {
-        "SamplesPerPixel": 1,
-        "PhotometricInterpretation": "MONOCHROME2",
-        "BitsAllocated": 16,
-    }
+    shared |= {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "BitsAllocated": 16}
     shared |= {"BitsStored": 16, "HighBit": 15, "PixelRepresentation": 0}
     shared |= changes
     number = 0
@@ -123,11 +115,7 @@ def test_each_voxel_is_where_nibabel_has_it_however_the_axes_are_turned(series, 
     segments = write_dicom_seg(turned, image.affine, tmp_path / "seg.dcm", source=folder)
     assert segments == {1: "lesion 1", 2: "lesion 2"}
     for number in segments:
-        assert_allclose(
-            places_by_hand(tmp_path / "seg.dcm", number),
-            world(turned, image.affine, number),
-            atol=1e-4,
-        )
+        assert_allclose(places_by_hand(tmp_path / "seg.dcm", number), world(turned, image.affine, number), atol=1e-4)
 
 
 @pytest.mark.parametrize("rotation", [np.eye(3), OBLIQUE, np.diag([1.0, -1.0, -1.0])])
@@ -182,12 +170,7 @@ def test_frames_name_the_source_image_of_their_plane(tmp_path):
 def test_identity_is_that_of_the_source_and_codes_are_those_of_the_kind(series, tmp_path):
     folder, affine = series
     source = pydicom.dcmread(folder / "001")
-    types = {
-        "lesion": "52988006",
-        "metastasis": "14799000",
-        "tumor": "108369006",
-        "voxel": "130488",
-    }
+    types = {"lesion": "52988006", "metastasis": "14799000", "tumor": "108369006", "voxel": "130488"}
     for kind, code in types.items():
         path = tmp_path / f"{kind}.dcm"
         write_dicom_seg(
@@ -241,9 +224,7 @@ def test_a_stretched_or_shifted_grid_is_refused_with_a_remedy(series, tmp_path):
         with pytest.raises(ValueError, match=message) as refused:
             write_dicom_seg(random_labels(), wrong, tmp_path / "seg.dcm", source=folder)
         assert str(folder) in str(refused.value)
-        assert "name the series that the scan was converted from" in str(refused.value).replace(
-            "Name", "name"
-        )
+        assert "name the series that the scan was converted from" in str(refused.value).replace("Name", "name")
     fine = affine @ np.diag([0.5, 0.5, 0.5, 1])
     with pytest.raises(ValueError, match="voxel sizes differ"):
         write_dicom_seg(random_labels(), fine, tmp_path / "seg.dcm", source=folder)
@@ -335,9 +316,7 @@ def test_damaged_cut_off_and_deflated_files_are_refused_by_name(tmp_path):
     for n in (200, 400, len(whole) - 420):  # in the head, before and after the name of the image
         cut.write_bytes(whole[:n])
         with pytest.raises(ValueError, match="002 cannot be read"):
-            write_dicom_seg(
-                random_labels(), affine, tmp_path / "seg.dcm", source=tmp_path / "series"
-            )
+            write_dicom_seg(random_labels(), affine, tmp_path / "seg.dcm", source=tmp_path / "series")
     image = pydicom.dcmread(tmp_path / "series" / "001")
     image.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
     image.save_as(cut)
@@ -349,14 +328,7 @@ def test_the_command_writes_a_file_and_tells_nothing_of_the_patient(series, run,
     folder, affine = series
     nib.save(nib.Nifti1Image(random_labels(), affine), tmp_path / "labels.nii.gz")
     (tmp_path / "names.tsv").write_text("index\tname\n1\tedge\n2\tcore\n")
-    words = [
-        "dicom-seg",
-        tmp_path / "labels.nii.gz",
-        "--source",
-        folder,
-        "--names",
-        tmp_path / "names.tsv",
-    ]
+    words = ["dicom-seg", tmp_path / "labels.nii.gz", "--source", folder, "--names", tmp_path / "names.tsv"]
     code, out, err = run(*words, "--out", tmp_path / "seg.dcm")
     assert (code, err) == (0, "")
     assert out.startswith("2 segments: ")

@@ -3,8 +3,10 @@
 import errno
 import gzip
 import os
+import re
 import warnings
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from multiprocessing import get_context
 from unittest import mock
 
@@ -79,12 +81,7 @@ def test_files_of_inputs_are_found_and_numbered(values, tmp_path):
         write_volume(values, AFFINE, tmp_path / name)
     a, b = tmp_path / "a.nii", tmp_path / "b.nii"
     in_memory = nib.Nifti1Image(values, AFFINE)
-    assert file_paths([str(a), nib.load(b), in_memory, None, 3.0, [a, b], tmp_path / "none"]) == [
-        a,
-        b,
-        a,
-        b,
-    ]
+    assert file_paths([str(a), nib.load(b), in_memory, None, 3.0, [a, b], tmp_path / "none"]) == [a, b, a, b]
     described = describe_sources(Image=[a, b], Mask=b, Sigma=2.0)
     assert list(described) == ["Image 1", "Image 2", "Mask"]
     assert described["Image 2"] == described["Mask"]
@@ -92,9 +89,7 @@ def test_files_of_inputs_are_found_and_numbered(values, tmp_path):
 
 
 def test_an_image_that_was_saved_elsewhere_is_read_from_where_it_was_loaded(values, tmp_path):
-    nib.save(
-        nib.Nifti1Image(np.rint(100 * values).astype(np.int16), AFFINE), tmp_path / "a.nii.gz"
-    )
+    nib.save(nib.Nifti1Image(np.rint(100 * values).astype(np.int16), AFFINE), tmp_path / "a.nii.gz")
     loaded = nib.load(tmp_path / "a.nii.gz")
     expected = np.asarray(loaded.dataobj).copy()
     loaded.set_data_dtype(np.float32)
@@ -132,9 +127,7 @@ def test_remarks_on_one_image_are_not_those_on_another_and_handlers_stay(values,
 def test_files_with_the_ending_of_another_kind_are_refused_by_name(tmp_path, ending):
     nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.float32), np.eye(4)), tmp_path / "a.nii.gz")
     path = (tmp_path / "a.nii.gz").rename(tmp_path / f"scan.{ending}")
-    with pytest.raises(
-        ValueError, match=rf"scan\.{ending} cannot be read as an image, .*convert it to NIfTI"
-    ):
+    with pytest.raises(ValueError, match=rf"scan\.{ending} cannot be read as an image, .*convert it to NIfTI"):
         load_image(path)
 
 
@@ -148,30 +141,24 @@ def placed(folder, affine, *, units=None):
     return folder / "a.nii"
 
 
+def leaning(height):
+    """Give an affine whose third axis is as long as the others and rises by so many mm over their plane."""
+    affine = np.eye(4)
+    affine[[0, 2], 2] = np.sqrt(1 - height**2), height
+    return affine
+
+
 @pytest.mark.parametrize(
-    ("edge", "refused"), [(9e3, False), (1.1e4, True), (1.1e-4, False), (0.9e-4, True)]
+    ("affine", "refused"),
+    [
+        *((np.diag([edge, edge, edge, 1]), edge in (1.1e4, 0.9e-4)) for edge in (9e3, 1.1e4, 1.1e-4, 0.9e-4)),
+        *((leaning(height), height < 1e-3) for height in (2e-3, 5e-4)),
+    ],
 )
-def test_voxels_have_edges_from_a_tenth_of_a_micrometer_to_ten_meters(tmp_path, edge, refused):
-    path = placed(tmp_path, np.diag([edge, edge, edge, 1]))
-    if not refused:
-        assert load_image(path).shape == (2, 2, 2)
-        return
-    with pytest.raises(ValueError, match=r"a\.nii has an affine that places no voxels"):
-        load_image(path)
-
-
-@pytest.mark.parametrize(("height", "refused"), [(2e-3, False), (5e-4, True)])
-def test_axes_that_nearly_lie_in_a_plane_place_no_voxels(tmp_path, height, refused):
-    """The third axis is as long as the others and rises by so many mm over the plane of the others."""
-    affine = np.array(
-        [[1, 0, np.sqrt(1 - height**2), 0], [0, 1, 0, 0], [0, 0, height, 0], [0, 0, 0, 1.0]]
-    )
+def test_voxels_have_edges_from_a_tenth_of_a_micrometer_to_ten_meters_and_three_axes(tmp_path, affine, refused):
     path = placed(tmp_path, affine)
-    if not refused:
+    with pytest.raises(ValueError, match=r"a\.nii .*places no voxels") if refused else nullcontext():
         assert load_image(path).shape == (2, 2, 2)
-        return
-    with pytest.raises(ValueError, match="places no voxels"):
-        load_image(path)
 
 
 def test_headers_and_files_without_position_are_refused_by_name(values, tmp_path):
@@ -187,21 +174,6 @@ def test_headers_and_files_without_position_are_refused_by_name(values, tmp_path
             read(path)
     with use_form("sform"), pytest.raises(ValueError, match="neither"):
         load_image(path)
-
-
-@pytest.mark.parametrize(("shift", "told"), [(0.004, False), (0.05, True), (5.0, True)])
-def test_two_positions_in_a_header_are_warned_of(values, shift, told):
-    image = nib.Nifti1Image(values, np.eye(4))
-    image.set_qform(np.eye(4), 1)
-    moved = np.eye(4)
-    moved[0, 3] = shift
-    image.set_sform(moved, 1)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        check_position(image, "scan")
-    assert [str(one.message) for one in caught] == told * [
-        f"scan: its sform and qform place voxels up to {shift:g} mm apart; the sform is used"
-    ]
 
 
 def two_positions(path, shift, *, codes=(1, 1)):
@@ -228,9 +200,12 @@ def test_files_of_two_positions_need_a_choice_beyond_half_a_millimeter(tmp_path)
         nib.save(loaded, tmp_path / "one.nii")
         assert load_image(tmp_path / "one.nii").affine[0, 3] == x
     assert chosen_form() is None
-    near = two_positions(tmp_path / "near.nii", 0.4)
-    with pytest.warns(UserWarning, match=r"near.nii: .* up to 0.4 mm apart; the sform is used"):
-        assert load_image(near).affine[0, 3] == 0
+    with pytest.warns(UserWarning, match="scan: .* up to 7 mm apart; the sform is used"):
+        check_position(nib.load(path), "scan")
+    for shift in (0.05, 0.4):
+        near = two_positions(tmp_path / "near.nii", shift)
+        with pytest.warns(UserWarning, match=rf"near.nii: .* up to {shift} mm apart; the sform is used"):
+            assert load_image(near).affine[0, 3] == 0
     with use_form("qform"), pytest.warns(UserWarning, match="0.4 mm apart; the qform is used"):
         assert load_image(near).affine[0, 3] == np.float32(0.4)
     assert load_image(two_positions(tmp_path / "rounded.nii", 0.004)).affine[0, 3] == 0
@@ -271,30 +246,44 @@ def spoiled_at(place, value):
     return values
 
 
-@pytest.mark.parametrize("place", [(1, 0, 0), (31, 17, 5), (59, 59, 59)])
-@pytest.mark.parametrize("sign", [-1, 1])
-def test_a_value_beyond_all_others_is_reported_wherever_it_lies(sign, place, tmp_path):
-    nib.save(nib.Nifti1Image(spoiled_at(place, sign * 1e30), AFFINE), tmp_path / "a.nii")
-    with pytest.raises(ValueError, match=r"a\.nii holds 1e\+30 beside values up to 1\d\d"):
-        read_volume(tmp_path / "a.nii")
-    nib.save(nib.Nifti1Image(spoiled_at(place, sign * 1e10), AFFINE), tmp_path / "a.nii")
-    with pytest.warns(UserWarning, match=r"a\.nii holds 1e\+10 beside values up to 1\d\d"):
-        read_volume(tmp_path / "a.nii")
+def few(*sizes):
+    """Give an image that is 0 but for a few values, all of them between those that a sample takes."""
+    values = np.zeros(60**3)
+    values[1 : 2 * len(sizes) : 2] = sizes
+    return values.reshape((60, 60, 60), order="F")
 
 
-@pytest.mark.parametrize("factor", [1e-300, 1e300])
-def test_an_image_on_a_scale_without_squares_is_refused(factor, values, tmp_path):
-    nib.save(nib.Nifti1Image(values.astype(float) * factor, AFFINE), tmp_path / "a.nii")
-    with pytest.raises(ValueError, match="scale the image"):
-        read_volume(tmp_path / "a.nii")
+PLACES = [(1, 0, 0), (31, 17, 5), (59, 59, 59)]
+RAMP = np.linspace(0.5, 1, 60)[:, None, None]
 
 
-def test_masks_and_maps_with_few_or_wide_values_are_not_reported(tmp_path):
-    mask = np.zeros((60, 60, 60), np.int16)
-    mask[3, 4, 5] = 1
-    wide = np.geomspace(1e-3, 1e9, mask.size).reshape(mask.shape)
-    for values in (mask, wide, np.full(mask.shape, np.nan)):
-        nib.save(nib.Nifti1Image(values, AFFINE), tmp_path / "a.nii")
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        *((scale * RAMP, "refused") for scale in (1e-300, 0.9e-18, -1.1e18, 1e300)),
+        *((scale * RAMP, "read") for scale in (-1.1e-18, 0.9e18)),
+        *((1e-9 * few(1, largest)[1:4:2, :1, :1], "warned") for largest in (1.1e6, -1e17)),
+        (few(1, 1e30)[1:4:2, :1, :1], "refused"),
+        *((spoiled_at(place, value), "refused") for place in PLACES for value in (-1e30, 1e30)),
+        *((spoiled_at(place, value), "warned") for place in PLACES for value in (-1e10, 1e10)),
+        *((few(*[1] * 150, largest), verdict) for largest, verdict in ((0.9e6, "read"), (1.1e6, "warned"))),
+        (few(1), "read"),
+        (few(1, 0, np.inf, np.nan), "read"),
+        (0 * RAMP, "read"),
+        (RAMP[:0], "read"),
+        (np.full((60, 60, 60), np.nan), "read"),
+        (np.geomspace(1e-3, 1e9, 60**3).reshape(60, 60, 60), "read"),
+    ],
+)
+def test_values_without_squares_are_refused_and_those_far_above_all_others_warned_of(values, verdict, tmp_path):
+    nib.save(nib.Nifti1Image(values, AFFINE), tmp_path / "a.nii")
+    sight = rf"a\.nii holds {re.escape(f'{np.abs(values).max(initial=0):.3g}')} beside values up to "
+    told = {
+        "refused": pytest.raises(ValueError, match=sight + ".*squares of such .* scale the image"),
+        "warned": pytest.warns(UserWarning, match=sight + ".*spoils means and filters"),
+        "read": nullcontext(),
+    }
+    with told[verdict]:
         read_volume(tmp_path / "a.nii")
 
 
@@ -304,15 +293,9 @@ def test_packed_maps_take_no_less_room_than_is_estimated(tmp_path):
     rng = np.random.default_rng(0)
     n_bytes = 0
     for name in ("a.nii.gz", "b.nii.gz"):
-        write_volume(
-            np.where(region, rng.normal(size=region.shape), 0).astype("f4"),
-            AFFINE,
-            tmp_path / name,
-        )
+        write_volume(np.where(region, rng.normal(size=region.shape), 0).astype("f4"), AFFINE, tmp_path / name)
         n_bytes += (tmp_path / name).stat().st_size
-    assert nifti.bytes_of_maps(2, region.shape, None) <= nifti.bytes_of_maps(
-        2, region.shape, region
-    )
+    assert nifti.bytes_of_maps(2, region.shape, None) <= nifti.bytes_of_maps(2, region.shape, region)
     assert 0.8 * n_bytes < nifti.bytes_of_maps(2, region.shape, region) < n_bytes
 
 

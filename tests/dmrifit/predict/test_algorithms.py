@@ -71,6 +71,8 @@ def test_parameters_reach_the_class_behind_the_name():
     for name in ("RFR", "GBR", "slNN"):
         with pytest.raises(TypeError, match="n_trees"):
             make_regressor(name, n_trees=7)
+    with pytest.raises(ValueError, match="slNN cannot learn the median"):
+        make_regressor("slNN", loss="median")
 
 
 @pytest.mark.parametrize("epochs", [3, 12])

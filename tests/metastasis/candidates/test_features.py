@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from metastasis.candidates.features import FEATURES, PRIOR_FEATURES, ScanVolumes, find_candidates
 from metastasis.candidates.judgment import scored_volume
@@ -13,9 +14,7 @@ NAMES = [*FEATURES, *PRIOR_FEATURES]
 GRID = np.stack(np.indices(SHAPE), axis=-1).astype(float)
 BRAIN = np.linalg.norm(GRID - 30, axis=-1) < 29
 BALL = np.linalg.norm(GRID - (18, 30, 30), axis=-1) < 3.5
-TUBE = (np.linalg.norm((GRID - (40, 30, 30))[..., :2], axis=-1) < 1.6) & (
-    np.abs(GRID[..., 2] - 30) < 12
-)
+TUBE = (np.linalg.norm((GRID - (40, 30, 30))[..., :2], axis=-1) < 1.6) & (np.abs(GRID[..., 2] - 30) < 12)
 SHEET = (np.abs(GRID[..., 1] - 15) < 1) & (np.linalg.norm(GRID - (30, 15, 30), axis=-1) < 9)
 
 
@@ -46,6 +45,12 @@ def test_shapes_are_told_apart_and_a_ring_has_a_core():
     assert ball["log_volume"] == pytest.approx(np.log(BALL.sum()))
     assert ball["midplane"] == pytest.approx(12, abs=1)
     assert ball["depth"] == pytest.approx(17, abs=1)
+    # The shell ends 3.5 mm from it in voxels of any size.
+    steps = np.array([0.5, 0.7, 1.75])
+    distance = ndimage.distance_transform_edt(~BALL, sampling=steps)
+    rim, shell = (distance > 3.3) & (distance <= 3.5), (distance > 1) & (distance <= 3.5)
+    ball = features(BALL, replace(scan(BALL, rim), steps=steps))
+    assert ball["bright_shell"] == pytest.approx(rim.sum() / shell.sum())
     core = np.linalg.norm(GRID - (18, 30, 30), axis=-1) < 2
     volumes = scan(BALL)
     volumes.image[core] = 0.4

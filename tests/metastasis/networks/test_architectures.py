@@ -188,7 +188,10 @@ def test_dropout_leaves_features_out_in_training_alone():
     # Of all features left out, the offset of the last layer stays.
     assert torch.equal(network.train()(**segments), torch.full((2, 1, 5, 5, 5), -3.0))
     assert network.eval()(**segments).std() > 0
-    unet, image = UNet(1, (4, 8), dropout=0.5), torch.randn(1, 1, 8, 8, 8)
-    first, second = unet.train()(image), unet(image)
-    assert not torch.equal(first, second)
-    assert torch.equal(unet.eval()(image), unet(image))
+    image = torch.randn(1, 1, 8, 8, 8)
+    for unet, leaves_out in ((UNet(1, (4, 8)), False), (UNet(1, (4, 8), dropout=0.5), True)):
+        first, second = unet.train()(image), unet(image)
+        assert torch.equal(first, second) != leaves_out
+        first.square().sum().backward()
+        assert all(weights.grad.any() for weights in unet.parameters() if weights.ndim > 1)
+        assert torch.equal(unet.eval()(image), unet(image))

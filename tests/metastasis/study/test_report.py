@@ -124,7 +124,7 @@ def test_the_page_of_a_run_lists_the_lesions_of_each_scan(brightness, synthetic_
     assert EVIL not in page
     assert page.count("<img ") == 2
     lesions = pd.read_csv(tmp_path / "lesions.tsv", sep="\t")
-    assert all(heading in page for heading in ("enhancing, mL", "with cores, mL"))
+    assert all(heading in page for heading in (">by both models<", "enhancing, mL", "with cores, mL"))
     assert page.count("<td>marked by both</td>") == (lesions["finding"] == "marked by both").sum()
     assert "all scans were simulated" in page
     assert "since the prior scan" in page

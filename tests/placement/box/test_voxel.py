@@ -125,6 +125,8 @@ def test_parts_of_a_box_along_the_grid_are_exact_and_one_outside_the_image_leave
     np.testing.assert_allclose(parts[3:8, 5, 5], [0, 0.5, 1, 1, 0], atol=1e-6)
     thick = Voxel((5, 5, 30), (8, 8, 19)).mask((11, 11, 10), np.diag([1, 1, 6.5, 1]), partial=True)
     assert 6.5 * thick.sum() == pytest.approx(8 * 8 * 19, rel=5e-3)
+    double = Voxel((5, 5, 10), (8, 8, 4 + 1 / 3)).mask((11, 11, 10), np.diag([1, 1, 2, 1]), partial=True)
+    np.testing.assert_allclose(double[5, 5, 3:8], [0, 7 / 12, 1, 7 / 12, 0], atol=1e-6)
     assert not Voxel((500, 0, 0), (10, 10, 10)).mask((20, 20, 20), np.eye(4)).any()
 
 

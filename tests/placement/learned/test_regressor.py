@@ -266,7 +266,8 @@ def test_refining_moves_a_box_into_the_tumor_nearby():
     tumor[20:40, 20:40, 20:40] = True
     scene = Scene(tumor, np.eye(4))
     off = Voxel((33, 27, 31), (17, 22, 18), (5, -4, 8))
-    better = _polished(off, scene, (10.0, 60.0), 6.0)
+    assert small()._finished(off, scene) == off
+    better = small(refine=True)._finished(off, scene)
     assert tumor_fraction(off, scene) < 0.85
     assert tumor_fraction(better, scene) > 0.93
     assert better.volume == pytest.approx(off.volume, rel=0.2)

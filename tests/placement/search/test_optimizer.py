@@ -365,6 +365,9 @@ def test_experts_moments_become_the_objective(tilted, cube):
     assert optimizer.objective == PlacementObjective(one_sided=True)
     assert optimizer.placement(cube).objective == learned(optimizer.place(cube), cube)
     assert VoxelOptimizer().fit(scenes, voxels[:, 0]).objective_.mean_volume > 0
+    for n, message in ((1, "two voxels or more, got 1"), (2, "all have the same volume or part of tumor")):
+        with pytest.raises(ValueError, match=message):
+            VoxelOptimizer().fit([cube], np.repeat(voxels[1:, :1], n, axis=1))
 
 
 @pytest.mark.slow

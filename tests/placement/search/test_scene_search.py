@@ -7,7 +7,7 @@ from placement import PlacementObjective, Scene, Voxel, tumor_fraction
 from placement.box import overlap
 from placement.box.voxel import rotation_of
 from placement.search.optimizer import CONSOLE
-from placement.search.scene_search import FINE, Boxes, Search, Wishes, spaced_points
+from placement.search.scene_search import COARSE, FINE, Boxes, Search, Wishes, spaced_points
 
 OBJECTIVE = PlacementObjective(11.0, 4.0, 0.8, 0.15)
 
@@ -34,12 +34,12 @@ def prepared(scene, **changes):
     return search
 
 
-def compiled_costs(search, voxels, weight=3.0):
+def compiled_costs(search, voxels, weight=3.0, level=FINE):
     """Evaluate what the compiled search minimizes, at boxes along the scanner's axes."""
     centers = np.array([voxel.center for voxel in voxels])
     sizes = np.array([voxel.size for voxel in voxels])
     start = search.spread(centers, sizes, (0,), np.eye(3)[None])
-    return overlap.costs_of(start.x, start.kinds, start.bases, start.origins, *search.common(FINE, weight))
+    return overlap.costs_of(start.x, start.kinds, start.bases, start.origins, *search.common(level, weight))
 
 
 def as_boxes(voxels):
@@ -96,13 +96,14 @@ def test_compiled_costs_and_the_objective_agree_on_random_boxes(one_sided):
 
 def test_every_millimeter_beyond_the_image_and_every_excess_of_an_excluded_region_costs_the_weight():
     search = prepared(block_scene())
-    # The image ends at 4.5 mm along x and at 109.75 mm along z.
-    below, above = Voxel((11.5, 20, 50), (20, 20, 20)), Voxel((30, 20, 102), (20, 20, 20))
-    expected = [plain_cost(below), plain_cost(above)]
-    added = compiled_costs(search, [below, above], weight=2.0) - expected
-    np.testing.assert_allclose(added, [2 * (0.1 + 3.0), 2 * (0.1 + 2.25)], rtol=1e-4)
+    # The image ends at 4.5 and 64.5 mm along x and at 109.75 mm along z.
+    places = ((11.5, 20, 50, 20), (50, 20, 50, 35), (30, 20, 102, 20))
+    voxels = [Voxel((x, y, z), (side, 20, 20)) for x, y, z, side in places]
     free = prepared(block_scene(), inside_image=False)
-    np.testing.assert_allclose(compiled_costs(free, [below, above]), expected, rtol=1e-4)
+    np.testing.assert_allclose(compiled_costs(free, voxels), [plain_cost(voxel) for voxel in voxels], rtol=1e-4)
+    for level in (COARSE, FINE):
+        added = compiled_costs(search, voxels, 2.0, level) - compiled_costs(free, voxels, 2.0, level)
+        np.testing.assert_allclose(added, 2 * (0.1 + np.array([3.0, 3.0, 2.25])), rtol=1e-4)
     wall = np.zeros((60, 60, 40), bool)
     wall[:20] = True
     voxel = Voxel((32.5, 20, 50), (20, 20, 20))

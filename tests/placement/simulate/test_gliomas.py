@@ -134,6 +134,7 @@ def test_the_sampler_estimates_the_share_of_a_box_in_a_mask(spacing):
 def test_an_improved_box_has_the_intended_volume_and_is_nearly_pure(kind):
     mask, _, affine = ellipsoid()
     share = _sampler(mask, affine)
+    shares = []
     for seed in range(4):
         rng = np.random.default_rng(seed)
         box = _search(np.array([4.0, -3, 2]), 11.0, np.zeros(3, bool), share, kind, rng)
@@ -141,9 +142,12 @@ def test_an_improved_box_has_the_intended_volume_and_is_nearly_pure(kind):
         inside = tumor_fraction(Voxel.from_array(box), Scene(mask, affine))
         assert (volume * (inside if kind == "objective" else 1)) == pytest.approx(11, rel=0.25)
         assert inside > 0.9
+        shares.append(inside)
         np.testing.assert_array_equal(box[6:], 0)
         turned = _search(np.zeros(3), 11.0, np.array([True, False, True]), share, kind, rng)
         np.testing.assert_array_equal(turned[6:] != 0, [True, False, True])
+    # The objective asks for no more than 97 %, as far as few points can tell.
+    assert kind == "preference" or 0.92 < np.mean(shares) < 0.975
 
 
 def test_experts_move_boxes_at_the_rim_rather_than_shrink_them_and_avoid_necrosis_if_they_prefer():
