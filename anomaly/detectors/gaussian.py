@@ -242,16 +242,19 @@ class VoxelwiseGaussian(AnomalyDetector):
         # Voxels in the mask of at least one scan; arrays below have a column for each.
         covered = self.counts_ > 0
         counts = self.counts_[covered]
+
         # The normal equations of every voxel, (n_voxels, n_columns, n_columns).
         gram = np.zeros((len(counts), n_columns, n_columns))
         for i, row in enumerate(columns):
             gram[scans.mask(i)[covered]] += np.outer(row, row)
+
         needs_correlation = self.distance == "mahalanobis" and n_features > 1
         # About 4,000 of the voxels that most scans have are enough for pooled correlations.
         best_covered = np.flatnonzero(counts == counts.max())
         sample = best_covered[:: max(1, len(best_covered) // 4000)]
         if not needs_correlation:
             sample = sample[:0]
+
         self.coefficients_ = np.empty((n_features, n_columns, *scans.shape[:3]), dtype=np.float32)
         self.variance_ = np.empty((n_features, *scans.shape[:3]), dtype=np.float32)
         z_sample = np.empty((n_features, len(scans) * len(sample)), dtype=np.float32)
@@ -269,13 +272,7 @@ class VoxelwiseGaussian(AnomalyDetector):
                 squares += np.square(values)
                 for column, weight in enumerate(columns[i]):
                     products[column] += weight * values
-            beta = _solved(gram, products)
-            # Of the residuals, from the normal equations without their ridge.
-            squares += np.einsum("cv,vcd,dv->v", beta, gram, beta) - 2 * (beta * products).sum(0)
-            freedom = np.maximum(counts - n_columns, 0)
-            variance = shrunk_variance(np.maximum(squares, 0), freedom, float(self.prior_scans))
-            # A new scan also differs by the error of the mean of the healthy ones.
-            variance = np.maximum(variance * (1 + 1 / np.maximum(counts, 1)), _LEAST_SD**2)
+            beta, variance = self._regress(gram, products, squares, counts)
             targets = [*self.coefficients_[k], self.variance_[k]]
             for target, values in zip(targets, [*beta, variance], strict=True):
                 volume[covered] = values
@@ -283,6 +280,7 @@ class VoxelwiseGaussian(AnomalyDetector):
             inside = np.stack([scans.mask(i)[covered][sample] for i in range(len(scans))])
             residuals = np.where(inside, sampled - columns @ beta[:, sample], 0)
             z_sample[k] = (residuals / np.sqrt(variance[sample])).ravel()
+
         self.correlation_ = np.eye(n_features)
         if needs_correlation:
             # A feature that is equal in all scans has no correlation.
@@ -290,6 +288,27 @@ class VoxelwiseGaussian(AnomalyDetector):
             block = np.ix_(varies, varies)
             self.correlation_[block] *= _SHRINKAGE
             self.correlation_[block] += (1 - _SHRINKAGE) * np.corrcoef(z_sample[varies])
+
+    def _regress(
+        self, gram: NDArray, products: NDArray, squares: NDArray, counts: NDArray
+    ) -> tuple[NDArray, NDArray]:
+        """
+        Fit a feature by the covariates; gives coefficients and the variance of a new scan.
+
+        Shapes: of each voxel, sums over its scans (`counts`): `gram` (n_voxels, n_columns,
+        n_columns) of covariates, `products` (n_columns, n_voxels) of covariates and values,
+        `squares` (n_voxels,) of values.
+        """
+        beta = _solved(gram, products)
+        # By the normal equations without their ridge.
+        fitted_squares = np.einsum("cv,vcd,dv->v", beta, gram, beta)
+        residual_squares = squares + (fitted_squares - 2 * (beta * products).sum(0))
+        freedom = np.maximum(counts - len(products), 0)
+        variance = shrunk_variance(
+            np.maximum(residual_squares, 0), freedom, float(self.prior_scans)
+        )
+        # A new scan also differs by the error of the mean of the healthy ones.
+        return beta, np.maximum(variance * (1 + 1 / np.maximum(counts, 1)), _LEAST_SD**2)
 
     # Features
     # -------------------------------------------------------------------------------------

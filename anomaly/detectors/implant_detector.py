@@ -202,30 +202,37 @@ def _table(look: Look, expected: NDArray, positions: NDArray) -> NDArray[np.floa
     mean, mean_sd, spread, spread_sd, low, high, share = expected
     # Zeros outside the brain would be the minimum of every voxel at its border.
     filled = look.mean[nearest_inside(mask)]
-    small, large = ndimage.minimum_filter(filled, 3), ndimage.maximum_filter(filled, 3)
+    lowest, highest = ndimage.minimum_filter(filled, 3), ndimage.maximum_filter(filled, 3)
     deviations = Deviations.of(look, expected)
     deviation, z = deviations.mean, deviations.z_mean
     spread_deviation, spread_z = deviations.spread, deviations.z_spread
     # The deviation beyond all healthy voxels nearby: misregistration explains no more than these.
     beyond = deviation - np.clip(deviation, low - mean, high - mean)
-    columns = [look.mean, look.spread, mean, spread, mean_sd, spread_sd, share]
-    columns += [deviation, z, spread_deviation, spread_z]
-    columns += [beyond, small, large]
-    columns += [ndimage.minimum_filter(small, 3), ndimage.maximum_filter(large, 3)]
+
+    # The voxel itself: in the scan, in healthy scans, and the deviation between the two.
+    columns = [look.mean, look.spread]
+    columns += [mean, spread, mean_sd, spread_sd, share]
+    columns += [deviation, z, spread_deviation, spread_z, beyond]
+    # Its neighbors: range of 3 and of 5 voxels, median, and the level of healthy scans.
+    columns += [lowest, highest]
+    columns += [ndimage.minimum_filter(lowest, 3), ndimage.maximum_filter(highest, 3)]
     columns += [ndimage.median_filter(filled, 3), smooth(mean, 2.0), smooth(spread, 2.0)]
+    # Its surroundings, ever wider: smoothed signals and deviations, and the local SD.
     for sd in _NEAR:
         columns += [smooth(look.mean, sd), smooth(deviation, sd)]
     for sd in _NEAR[:3]:
         columns += [smooth(look.spread, sd)]
     for sd in _WIDE:
-        local = smooth(look.mean, sd)
-        columns += [np.sqrt(np.maximum(smooth(look.mean**2, sd) - local**2, 0))]
+        local_mean = smooth(look.mean, sd)
+        columns += [np.sqrt(np.maximum(smooth(look.mean**2, sd) - local_mean**2, 0))]
         differences = (z, spread_deviation, spread_z, beyond, np.abs(z))
         columns += [smooth(volume, sd) for volume in differences]
     # The largest deviation nearby: at the border of a lesion the deviation is half of it.
-    local = smooth(deviation, 1.2)
+    smoothed = smooth(deviation, 1.2)
     for size in _REACH:
-        columns += [ndimage.minimum_filter(local, size), ndimage.maximum_filter(local, size)]
+        columns += [ndimage.minimum_filter(smoothed, size)]
+        columns += [ndimage.maximum_filter(smoothed, size)]
     columns += [smooth(deviation, 5.0), smooth(np.abs(z), 3.5)]
+    # Where it lies: depth below the border of the brain, and the position in the template.
     columns += [ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1], *positions]
     return np.stack([np.asarray(c[mask], dtype=np.float32) for c in columns], axis=1)

@@ -565,6 +565,7 @@ class HealthyScanThreshold(_HealthyThreshold):
         int
             The smallest n whose n / (n + 1) is the level or more.
         """
+        # A quotient that is whole, as 19 at level 0.95, may come out a rounding error above.
         return int(np.ceil(self.level / (1 - self.level) * (1 - 1e-12)))
 
 

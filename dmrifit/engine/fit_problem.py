@@ -17,6 +17,7 @@ from dmrifit.engine.fit_settings import Box, FitSettings
 from dmrifit.engine.kernels import compiler
 from dmrifit.engine.kernels.layout import (
     LANES,
+    NO_VOXEL_YET,
     UNROLL,
     Common,
     Contrasts,
@@ -234,7 +235,7 @@ class Problem:
             zeros_of_lanes(n_padded),
             zeros_of_lanes(max(n_tabulated, (n + 1) * UNROLL) * LANES),
             np.zeros(1 + 2 * UNROLL, np.int64),
-            np.full(LANES, -2),
+            np.full(LANES, NO_VOXEL_YET),
             np.zeros(LANES, np.int64),
             np.zeros(n),
             np.zeros(self.dictionary.n_strata + 3 * n),

@@ -36,7 +36,6 @@ from dmrifit.engine.noise_choice import (
     describe_choice,
     directions_vary,
     lowest_signals,
-    spread_rows,
     typical_snr,
 )
 from dmrifit.engine.protocol import Protocol, average_directions, check_protocol
@@ -58,7 +57,9 @@ from dmrifit.imaging.noise import (
     estimate_sigma,
     noise_levels,
     noise_levels_of_middle,
+    noise_of_voxels,
     noise_slices,
+    spread_voxels,
 )
 from dmrifit.imaging.scan_info import clipping_doubt, is_same_b, protocol_doubts
 from dmrifit.io.bids_derivatives import (
@@ -339,7 +340,7 @@ def fit_image(
                 signals = measurements.of_image(signals)
                 gain_sample.add(signals, by_slice(inside))
                 signals, screening = measurements.screened(signals)
-                slab_noise = _noise_of(noise, slab, inside)
+                slab_noise = noise_of_voxels(noise, slab, inside)
                 result = fit_with(signals, contrasts, model, replace(settings, sigma=slab_noise))
                 if result.noise is not None:
                     slab_noise = np.where(result.has_floor, result.noise, np.nan)
@@ -562,7 +563,7 @@ def predict_image(
                 readable, region, volumes, patch_shape, progress=progress, whole=scan.add
             )
             for slab, inside, rows in slabs:
-                prediction.add(rows, unit, _noise_of(noise, slab, inside), slab, inside)
+                prediction.add(rows, unit, noise_of_voxels(noise, slab, inside), slab, inside)
             typical_noise = _typical_noise(readable, region, noise)
         sidecar = describe_prediction(strategy, model, target, unit, files)
         scale_text = "given" if scale else "none"
@@ -714,32 +715,11 @@ def _learn_prior(
     noise: float | NDArray | None,
 ) -> Prior | None:
     """Learn the prior of a region from voxels spread over it, however it is cut into slabs."""
-    signals, levels = _spread_voxels(series, region, measurements, noise, PRIOR_VOXELS)
+    signals, levels = spread_voxels(series, region, measurements.of_image, noise, PRIOR_VOXELS)
     if not signals.size:
         return None
     signals, _ = measurements.screened(signals)
     return learn_prior(signals, measurements.contrasts, model, replace(settings, sigma=levels))
-
-
-def _spread_voxels(
-    series: Series,
-    region: NDArray[np.bool_] | None,
-    measurements: _Measurements,
-    noise: float | NDArray | None,
-    most: int,
-) -> tuple[NDArray, NDArray | None]:
-    """Read kept measurements of voxels spread over a region, and their noise if it is known."""
-    signals: NDArray = np.empty((0, len(measurements.protocol)))
-    levels = np.empty(0)
-    for slab, inside, voxels in series.slabs(region, progress=False, task="sample"):
-        signals = np.concatenate([signals, measurements.of_image(voxels)])
-        level = _noise_of(noise, slab, inside)
-        known: ArrayLike = np.nan if level is None else level
-        levels = np.append(levels, np.broadcast_to(known, len(voxels)))
-        # The same voxels however the image is stored, and cut into slabs.
-        rows = spread_rows(signals, most)
-        signals, levels = signals[rows], levels[rows]
-    return signals, None if noise is None else levels
 
 
 def _estimated_noise(
@@ -788,7 +768,7 @@ def _chosen_by_noise(
     """Choose the method by the noise; also give the noise, if it could be measured."""
     protocol, contrasts = measurements.protocol, measurements.contrasts
     slices = noise_slices(series.grid, region, series.affine)
-    rows, levels = _spread_voxels(series, slices, measurements, noise, NOISE_VOXELS)
+    rows, levels = spread_voxels(series, slices, measurements.of_image, noise, NOISE_VOXELS)
     level = None
     if rows.size:
         rows, _ = Screen(protocol).apply(rows)
@@ -921,14 +901,6 @@ def _check_noise(
         # Only the image tells which voxels of the map have a signal.
         for slab, inside, _ in series.slabs(None, progress=False, task="sigma"):
             replace(settings, sigma=noise[:, :, slab][inside]).check()
-
-
-def _noise_of(
-    noise: float | NDArray | None, slab: slice, inside: NDArray[np.bool_]
-) -> float | NDArray | None:
-    if isinstance(noise, np.ndarray):
-        return noise[:, :, slab][inside]
-    return noise
 
 
 def _check_tally(tally: FitTally, notes: _Notes) -> None:

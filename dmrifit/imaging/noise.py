@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import size_text
 from dmrifit._utils.text_files import read_object
 from dmrifit.engine.models import read_table
-from dmrifit.engine.noise_choice import NoiseLevel
+from dmrifit.engine.noise_choice import NoiseLevel, spread_rows
 from dmrifit.imaging.corrections import denoise, patches_are_large
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.chunked_arrays import Array, is_array, read_block
 from dmrifit.io.grids import upright
 from dmrifit.io.nifti import file_paths
-from dmrifit.io.series import read_slabs
+from dmrifit.io.series import Series, read_slabs
 
 __all__ = ["estimate_sigma"]
 
@@ -178,6 +178,40 @@ def noise_slices(
         used = np.flatnonzero(upright(region, affine).any(axis=(0, 1)))
     axial[:, :, used[:: -(-len(used) // _NOISE_SLICES)]] = True
     return inside if region is None else inside & region
+
+
+def spread_voxels(
+    series: Series,
+    region: NDArray[np.bool_] | None,
+    select: Callable[[NDArray], NDArray],
+    noise: float | NDArray | None,
+    most: int,
+) -> tuple[NDArray, NDArray | None]:
+    """
+    Read voxels spread over a region, and their noise if it is known.
+
+    They are the same ones however the image is stored, and cut into slabs. `select` takes those
+    measurements that are needed of (n_voxels, n_measurements).
+    """
+    signals = select(np.empty((0, series.n_measurements)))
+    levels = np.empty(0)
+    for slab, inside, voxels in series.slabs(region, progress=False, task="sample"):
+        signals = np.concatenate([signals, select(voxels)])
+        level = noise_of_voxels(noise, slab, inside)
+        levels_of_slab: ArrayLike = np.nan if level is None else level
+        levels = np.append(levels, np.broadcast_to(levels_of_slab, len(voxels)))
+        rows = spread_rows(signals, most)
+        signals, levels = signals[rows], levels[rows]
+    return signals, None if noise is None else levels
+
+
+def noise_of_voxels(
+    noise: float | NDArray | None, slab: slice, inside: NDArray[np.bool_]
+) -> float | NDArray | None:
+    """Take the noise of the voxels inside a slab from a map; one number is that of all voxels."""
+    if isinstance(noise, np.ndarray):
+        return noise[:, :, slab][inside]
+    return noise
 
 
 def describe_noise_levels(levels: list[NoiseLevel]) -> tuple[str, str]:

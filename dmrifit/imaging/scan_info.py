@@ -22,17 +22,23 @@ from dmrifit.engine.fitting import measured_noise
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
 from dmrifit.engine.models import MODELS, SignalModel
 from dmrifit.engine.noise_choice import (
+    NOISE_VOXELS,
     NoiseLevel,
     above_air,
     above_air_or_noise,
     lowest_signals,
-    spread_rows,
     typical_snr,
 )
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.screening import Screen
 from dmrifit.imaging.head_steps import read_region
-from dmrifit.imaging.noise import SENTENCES, describe_noise_levels, noise_levels, noise_slices
+from dmrifit.imaging.noise import (
+    SENTENCES,
+    describe_noise_levels,
+    noise_levels,
+    noise_slices,
+    spread_voxels,
+)
 from dmrifit.io.bids_derivatives import SNR_VOXELS
 from dmrifit.io.nifti import Image, Images
 from dmrifit.io.series import Series
@@ -220,11 +226,8 @@ def _noise_of_fit(
     if protocol is None:
         return []
     slices = noise_slices(series.grid, region, series.affine)
-    rows = np.empty((0, series.n_measurements))
-    for _, _, signals in series.slabs(slices, progress=False, task="noise"):
-        rows = np.concatenate([rows, signals])
-        rows = rows[spread_rows(rows)]
-    rows = Screen(protocol).apply(rows)[0]
+    signals, _ = spread_voxels(series, slices, np.asarray, None, NOISE_VOXELS)
+    rows = Screen(protocol).apply(signals)[0]
     bright = rows[above_air(lowest_signals(rows, protocol))]
     try:
         model = MODELS[suggest_model(protocol)[0]]

@@ -415,7 +415,11 @@ def check_folder_names(names: Sequence[str], place: object) -> None:
 def named_rows(
     source: Path | Sequence[Path], required: Sequence[str], images: Sequence[str]
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Give rows and where each stands, of images as row 0, whose names can be those of folders."""
+    """
+    Read rows of a table, of a folder or of images, each with the words that name it in errors.
+
+    Rows of images have the number 0. The names of all can be those of folders.
+    """
     place = folder_table(source) if isinstance(source, Path) else source[0].parent
     if isinstance(source, Path) and not place.is_dir():
         rows = read_rows(place, required=("name", *required))

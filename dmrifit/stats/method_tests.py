@@ -406,11 +406,12 @@ def _places(ranks: NDArray[np.float64], level: float, n_bootstrap: int) -> NDArr
 
     Shapes: `ranks` (n_patients, n_algorithms); returns the columns `_PLACES`, (5, n_algorithms).
     """
-    # Sums of ranks are multiples of 1/2, so that equal sums are equal to the last bit.
+    # How often each patient is in each resample; the first row is the patients themselves.
     draws = patient_draws(len(ranks), n_bootstrap, 0)[1:]
+    # Sums of ranks are multiples of 1/2, so that equal sums are equal to the last bit.
     places = rankdata(draws @ ranks, method="min", axis=1)
     tail = 50 * (1 - level)
-    # A place lies between two others in no resample, so no percentile is interpolated.
+    # Interpolated, a percentile could be a place that no resample has.
     low, high = np.percentile(places, [tail, 100 - tail], axis=0, method="nearest")
     average = ranks.mean(axis=0)
     place = rankdata(average, method="min")

@@ -238,15 +238,15 @@ def _answer(cases: Sequence[Case], tables: _Tables) -> Iterator[Any]:
     ranked = _ranked(tables)
     best = str(ranked.index[0])
     scores = ranked.iloc[0]
-    rows = tables["intervals"].query("part == 'all' and method == @best")
-    rows = rows[rows["measure"] == "strict_sensitivity"].dropna(subset="low")
+    # The interval of the best method: one row, or none where there are few patients.
+    intervals = tables["intervals"].query("part == 'all' and method == @best")
+    intervals = intervals[intervals["measure"] == "strict_sensitivity"].dropna(subset="low")
     yield _TEXTS(
         "answer",
         **scores,
         leading=f"Best of {len(ranked)}: " if len(ranked) > 1 else "",
         best=best,
-        # There is one, or none of few patients.
-        interval="".join(wording(_TEXTS["interval"], row) for row in rows.to_dict("records")),
+        interval="".join(wording(_TEXTS["interval"], row) for row in intervals.to_dict("records")),
         n_wrong=scores["n_false_positives"] + scores["n_flagged"],
         n_cases=len(cases),
         small_ml=SMALL_ML,

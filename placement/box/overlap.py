@@ -644,27 +644,17 @@ def _new_work():
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def scan(prefix, depth, shapes, volume_element, limits, stride):
+def _block_sums(prefix, depth, pad):
     """
-    Score boxes along the image's axes, centered at blocks: the best sides for each block.
+    Sum a volume over all blocks before (i, j, `pad` + k).
 
-    A block is one row wide and `depth` voxels deep along the row. Centers are at every block of
-    every `stride`-th row. Of boxes with nearly equal costs, those deep in the tumor are preferred:
-    0.05 times the tumor fraction of the box grown by two blocks on each side is subtracted from
-    the cost.
-
-    Shapes: `prefix` (a + 2, b + 2, c + 1), `shapes` (m, 3), sides in blocks; returns centers
-    (n, 3), sides (n, 3), costs (n,). `volume_element` is the volume of a block.
+    Along w, where sums stay constant before and after the volume, there are `pad` more of them on
+    either side, so that boxes need no clipping.
     """
     a = prefix.shape[0] - 2
     b = prefix.shape[1] - 2
     c = prefix.shape[2]
     layers = (c - 1 + depth - 1) // depth
-    # Sums over all blocks before (i, j, k): the sum in any box is that of its corners with
-    # alternating signs. Padding along w, where sums stay constant, spares the clipping of boxes.
-    pad = 3
-    for s in range(len(shapes)):
-        pad = max(pad, shapes[s, 2] + 3)
     sums = np.zeros((a + 1, b + 1, layers + 1 + 2 * pad), dtype=np.float32)
     for i in range(a):
         for j in range(b):
@@ -677,6 +667,67 @@ def scan(prefix, depth, shapes, volume_element, limits, stride):
                     - sums[i, j, pad + k]
                 )
             sums[i + 1, j + 1, pad + layers + 1 :] = sums[i + 1, j + 1, pad + layers]
+    return sums
+
+
+# Both are called for every place, and are inlined like the objective.
+@njit(inline="always")
+def _edges(sums, i, j, k, shape, margin):
+    """
+    Give the flat indices in `sums` of the four edges along w of a box, and its length along w.
+
+    The box has its center at block (i, j, k) and is grown by a margin; all in blocks.
+    """
+    low_i = i - shape[0] // 2 - margin
+    low_j = j - shape[1] // 2 - margin
+    low_k = k - shape[2] // 2 - margin
+    i0 = max(low_i, 0)
+    j0 = max(low_j, 0)
+    i1 = min(low_i + shape[0] + 2 * margin, sums.shape[0] - 1)
+    j1 = min(low_j + shape[1] + 2 * margin, sums.shape[1] - 1)
+    return (
+        np.uint64((i0 * sums.shape[1] + j0) * sums.shape[2] + low_k),
+        np.uint64((i0 * sums.shape[1] + j1) * sums.shape[2] + low_k),
+        np.uint64((i1 * sums.shape[1] + j0) * sums.shape[2] + low_k),
+        np.uint64((i1 * sums.shape[1] + j1) * sums.shape[2] + low_k),
+        np.uint64(shape[2] + 2 * margin),
+    )
+
+
+@njit(inline="always")
+def _sum_in_box(flat_sums, edges, shift):
+    """Sum over a box, shifted along w: the sums at its eight corners, with alternating signs."""
+    edge00, edge01, edge10, edge11, far = edges
+    return (
+        (flat_sums[edge11 + far + shift] - flat_sums[edge01 + far + shift])
+        - (flat_sums[edge10 + far + shift] - flat_sums[edge00 + far + shift])
+        - (flat_sums[edge11 + shift] - flat_sums[edge01 + shift])
+        + (flat_sums[edge10 + shift] - flat_sums[edge00 + shift])
+    )
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def scan(prefix, depth, shapes, volume_element, limits, stride):
+    """
+    Score boxes along the image's axes, centered at blocks: the best sides for each block.
+
+    A block is one row wide and `depth` voxels deep along the row. Centers are at every block of
+    every `stride`-th row. Of boxes with nearly equal costs, those deep in the tumor are preferred:
+    0.05 times the tumor fraction of the box grown by two blocks on each side is subtracted from
+    the cost.
+
+    Shapes: `prefix` (a + 2, b + 2, c + 1), `shapes` (m, 3), sides in blocks; returns centers
+    (n, 3), sides (n, 3), costs (n,). `volume_element` is the volume of a block.
+    """
+    pad = 3
+    for s in range(len(shapes)):
+        pad = max(pad, shapes[s, 2] + 3)
+    sums = _block_sums(prefix, depth, pad)
+    flat_sums = sums.ravel()
+    a = sums.shape[0] - 1
+    b = sums.shape[1] - 1
+    layers = sums.shape[2] - 1 - 2 * pad
+
     n_rows = len(range(stride // 2, a, stride)) * len(range(stride // 2, b, stride))
     n_places = n_rows * layers
     centers = np.empty((n_places, 3))
@@ -686,8 +737,7 @@ def scan(prefix, depth, shapes, volume_element, limits, stride):
     shape_costs = np.empty(layers, dtype=np.float32)
     best_costs = np.empty(layers, dtype=np.float32)
     best_shapes = np.empty(layers, dtype=np.int32)
-    row_length = sums.shape[2]
-    flat_sums = sums.ravel()
+
     # Fractions and volumes in units of their standard deviations need no divisions.
     exact = limits.objective
     scaled = ObjectiveParameters(
@@ -698,34 +748,18 @@ def scan(prefix, depth, shapes, volume_element, limits, stride):
         np.float32(exact.largest_deviation),
     )
     to_volume = np.float32(volume_element / exact.sd_volume)
+
     n = 0
     for i in range(stride // 2, a, stride):
         for j in range(stride // 2, b, stride):
+            # The best shape of each layer. All layers of a shape are scored at once.
             best_costs[:] = np.float32(1e30)
             for s in range(len(shapes)):
-                i0 = max(i - shapes[s, 0] // 2, 0)
-                j0 = max(j - shapes[s, 1] // 2, 0)
-                i1 = min(i - shapes[s, 0] // 2 + shapes[s, 0], a)
-                j1 = min(j - shapes[s, 1] // 2 + shapes[s, 1], b)
-                k0 = pad - shapes[s, 2] // 2
-                n_deep = shapes[s, 2]
-                # Flat indices of the four edges of the box along w, where the center is at w = 0.
-                edge00 = np.uint64((i0 * (b + 1) + j0) * row_length + k0)
-                edge01 = np.uint64((i0 * (b + 1) + j1) * row_length + k0)
-                edge10 = np.uint64((i1 * (b + 1) + j0) * row_length + k0)
-                edge11 = np.uint64((i1 * (b + 1) + j1) * row_length + k0)
-                far = np.uint64(n_deep)
-                to_fraction = np.float32(
-                    1.0 / (exact.sd_fraction * shapes[s, 0] * shapes[s, 1] * n_deep)
-                )
+                edges = _edges(sums, i, j, pad, shapes[s], 0)
+                n_blocks = shapes[s, 0] * shapes[s, 1] * shapes[s, 2]
+                to_fraction = np.float32(1.0 / (exact.sd_fraction * n_blocks))
                 for layer in range(layers):
-                    shift = np.uint64(layer)
-                    tumor_sum = (
-                        (flat_sums[edge11 + far + shift] - flat_sums[edge01 + far + shift])
-                        - (flat_sums[edge10 + far + shift] - flat_sums[edge00 + far + shift])
-                        - (flat_sums[edge11 + shift] - flat_sums[edge01 + shift])
-                        + (flat_sums[edge10 + shift] - flat_sums[edge00 + shift])
-                    )
+                    tumor_sum = _sum_in_box(flat_sums, edges, np.uint64(layer))
                     shape_costs[layer] = objective_cost(
                         tumor_sum * to_fraction, tumor_sum * to_volume, scaled
                     )
@@ -733,34 +767,21 @@ def scan(prefix, depth, shapes, volume_element, limits, stride):
                     if shape_costs[layer] < best_costs[layer]:
                         best_costs[layer] = shape_costs[layer]
                         best_shapes[layer] = s
+
             for layer in range(layers):
                 # No shape has a finite cost here.
                 if best_costs[layer] > 1e29:
                     continue
-                s = best_shapes[layer]
-                low_i = i - shapes[s, 0] // 2
-                low_j = j - shapes[s, 1] // 2
-                low_k = layer - shapes[s, 2] // 2
+                shape = shapes[best_shapes[layer]]
                 # A box deep in the tumor stays full when it is rotated.
-                i0 = max(low_i - 2, 0)
-                j0 = max(low_j - 2, 0)
-                i1 = min(low_i + shapes[s, 0] + 2, a)
-                j1 = min(low_j + shapes[s, 1] + 2, b)
-                k0 = pad + low_k - 2
-                k1 = pad + low_k + shapes[s, 2] + 2
-                tumor_sum = (
-                    (sums[i1, j1, k1] - sums[i0, j1, k1])
-                    - (sums[i1, j0, k1] - sums[i0, j0, k1])
-                    - (sums[i1, j1, k0] - sums[i0, j1, k0])
-                    + (sums[i1, j0, k0] - sums[i0, j0, k0])
-                )
-                grown = (shapes[s, 0] + 4) * (shapes[s, 1] + 4) * (shapes[s, 2] + 4)
+                edges = _edges(sums, i, j, pad + layer, shape, 2)
+                tumor_sum = _sum_in_box(flat_sums, edges, np.uint64(0))
+                grown = (shape[0] + 4) * (shape[1] + 4) * (shape[2] + 4)
                 costs[n] = best_costs[layer] - 0.05 * tumor_sum / grown
-                centers[n, 0] = low_i + 0.5 * shapes[s, 0]
-                centers[n, 1] = low_j + 0.5 * shapes[s, 1]
-                centers[n, 2] = low_k + 0.5 * shapes[s, 2]
+                place = (i, j, layer)
                 for x in range(3):
-                    sides[n, x] = shapes[s, x]
+                    centers[n, x] = place[x] - shape[x] // 2 + 0.5 * shape[x]
+                    sides[n, x] = shape[x]
                 n += 1
     return centers[:n], sides[:n], costs[:n]
 

@@ -219,16 +219,20 @@ def _check_inside(voxel: Voxel, image: Image, remedy: str) -> None:
 
 
 def _compare_tissue(surroundings: Voxel, alignment: HeadAlignment) -> tuple[float, float]:
-    """Give the part of a box that changed, beyond that of the head, and the part that is shown."""
+    """
+    Compare the two scans around a box: the share of tissue that changed, and that compared at all.
+
+    The first is what exceeds the share of the whole head; the second is of the surroundings.
+    """
     region = surroundings.mask(alignment.head.shape, alignment.affine) & alignment.head
-    shown = np.isfinite(alignment.concordance)
-    n_region, n_shown = np.count_nonzero(region), np.count_nonzero(region & shown)
-    if not n_shown:
+    is_compared = np.isfinite(alignment.concordance)
+    n_region, n_compared = np.count_nonzero(region), np.count_nonzero(region & is_compared)
+    if not n_compared:
         return 0.0, 0.0
-    unlike = alignment.concordance < _UNLIKE
-    share = np.count_nonzero(unlike & region) / n_shown
-    share_of_head = np.count_nonzero(unlike) / np.count_nonzero(shown)
-    return max(share - share_of_head, 0.0), n_shown / n_region
+    has_changed = alignment.concordance < _UNLIKE
+    share = np.count_nonzero(has_changed & region) / n_compared
+    share_of_head = np.count_nonzero(has_changed) / np.count_nonzero(is_compared)
+    return max(share - share_of_head, 0.0), n_compared / n_region
 
 
 def _compare_headers(

@@ -40,8 +40,10 @@ LABEL_TOLERANCE = 1e-4
 #: Above this ratio of the longest to the shortest edge of image voxels, an affine is likely wrong.
 LARGEST_EDGE_RATIO = 10.0
 
-#: Largest margin in mm: no head is larger, and memory grows with its third power.
-_MAX_MARGIN = 100.0
+#: Largest margin in mm and largest tolerance, each with its range in words. No head is larger than
+#: that margin, and memory grows with its third power.
+_MARGINS = (100.0, "in mm, from 0 to 100")
+_TOLERANCES = (1.0, "a part of the voxel, from 0 (strict) to 1")
 
 #: Above this part of enhancing tissue inside necrosis, the names of labels are doubted.
 _MOST_ENCLOSED = 0.5
@@ -205,8 +207,8 @@ class Scene:
             self._forbidden[key] = self._region(key, region, low, crop, values_included, present)
         names = list(regions)
         self.excluded = tuple(names)
-        self.margins = _by_name(exclude_margin, names, "exclude_margin", _MAX_MARGIN)
-        self.tolerances = _by_name(exclude_tolerance, names, "exclude_tolerance", 1.0)
+        self.margins = _by_region(exclude_margin, names, "exclude_margin", _MARGINS)
+        self.tolerances = _by_region(exclude_tolerance, names, "exclude_tolerance", _TOLERANCES)
         if self.targets:
             self._limit_tissues()
         self.cut_off_volume = self.cut_off_share = float("nan")
@@ -565,7 +567,7 @@ class Scene:
         Scene
             It shares the arrays of this one.
         """
-        margins = _by_name(margin, [tissue_labels.OUTSIDE_BRAIN], "brain_margin", _MAX_MARGIN)
+        margins = _by_region(margin, [tissue_labels.OUTSIDE_BRAIN], "brain_margin", _MARGINS)
         return self._changed(margins=self.margins | margins)
 
     def _changed(self, **attributes: Any) -> Scene:
@@ -786,7 +788,7 @@ class Scene:
             raise ValueError(f"{self._title}: the mask of the brain is empty; give another one")
         self._forbidden[key] = (low, mask)
         self.inverted.add(key)
-        self.margins |= _by_name(margin, [key], "brain_margin", _MAX_MARGIN)
+        self.margins |= _by_region(margin, [key], "brain_margin", _MARGINS)
         self.tolerances[key] = 0.0
 
     def _measure_cut_off(self) -> None:
@@ -1014,26 +1016,27 @@ def _named(exclude: Any) -> dict[str, Any]:
     return {"exclude": exclude}
 
 
-def _by_name(
-    values: float | Mapping[str, float], names: list[str], what: str, most: float
+def _by_region(
+    values: float | Mapping[str, float],
+    regions: list[str],
+    option: str,
+    allowed: tuple[float, str],
 ) -> dict[str, float]:
-    """Give each excluded region its margin or tolerance."""
+    """Give each excluded region its margin or tolerance, which must be in the allowed range."""
+    most, words = allowed
     if isinstance(values, Mapping):
-        unknown = sorted(set(values) - set(names))
+        unknown = sorted(set(values) - set(regions))
         if unknown:
             raise ValueError(
-                f"{what} names {unknown}, which are not among the excluded regions {names}"
+                f"{option} names {unknown}, which are not among the excluded regions {regions}"
             )
-        numbers = {name: float(values.get(name, 0.0)) for name in names}
+        numbers = {name: float(values.get(name, 0.0)) for name in regions}
         checked = list(numbers.values())
     else:
-        numbers = dict.fromkeys(names, float(values))
+        numbers = dict.fromkeys(regions, float(values))
         # A bad number is refused even where no region is excluded.
         checked = [float(values)]
     for value in checked:
         if not 0 <= value <= most:
-            unit = "a part of the voxel, from 0 (strict) to 1"
-            if most == _MAX_MARGIN:
-                unit = "in mm, from 0 to 100"
-            raise ValueError(f"{what} is {unit}, got {value}")
+            raise ValueError(f"{option} is {words}, got {value}")
     return numbers

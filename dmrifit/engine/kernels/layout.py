@@ -31,6 +31,9 @@ _CACHE_LINE = 64  # bytes
 #: How a fit has ended; one that is lost was abandoned, near its minimum or far from it.
 RUNNING, CONVERGED, STUCK, LOST_NEAR, LOST_FAR = 0.0, 1.0, 2.0, 3.0, 4.0
 
+#: What a lane has in place of the index of a voxel: none before its first one, and after its last.
+NO_VOXEL_YET, NO_MORE_VOXELS = -2, -1
+
 # Fields with one number a lane. They come first, in the same rows for all models. The fit is at
 # its current point and tries a trial point.
 SINGLE = (

@@ -14,6 +14,7 @@ from dmrifit.engine.kernels.layout import (
     LANES,
     LOST_FAR,
     LOST_NEAR,
+    NO_MORE_VOXELS,
     RUNNING,
     SINGLE,
 )
@@ -80,17 +81,21 @@ SAME_COST, RIDGE = 1e-2, 5e-2
 # Iterations, and those of a trial start: where the signal sinks into the noise floor, one start in
 # seven converges slowly, mostly to a poor end.
 MAX_ITER, TRIAL_ITER = 200.0, 30.0
+# Tasks of a voxel with trials, see `search`.
+WITHOUT_FLOOR, FROM_ITS_END = 1, 2
 
 # Called from Python, and from jitted code alone: the latter have no wrappers.
 entry = njit(nogil=True, cache=True, error_model="numpy", no_cfunc_wrapper=True)
 helper = njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, no_cpython_wrapper=True)
-# For each voxel: the fields of a dozen arrays as arguments would cost more than the work itself.
+# For each voxel: the fields of a dozen arrays as arguments would cost more than the work itself,
+# and so would counting references to them (`_nrt`); these functions may not allocate.
 inlined = njit(
     nogil=True,
     error_model="numpy",
     no_cfunc_wrapper=True,
     no_cpython_wrapper=True,
     forceinline=True,
+    _nrt=False,
 )
 
 
@@ -383,50 +388,89 @@ def describe_all(common, ends, ratings, squares, features):
         describe(common, ends, slot, ratings, squares[slot], features[slot])
 
 
+@inlined
+def place_floor(w, lane, i, scale, sigma):
+    """Put the square of the noise floor of a voxel into a lane."""
+    floor = sigma[i if sigma.shape[0] > 1 else 0] * scale
+    w[NF2, lane] = 0.5 * math.pi * floor * floor
+
+
+@inlined
+def place_voxel(w, y, v, lane, slot, starts, sigma, common, pinned):
+    """Put the signals, bounds and noise floor of a voxel into a lane; no start of it has ended."""
+    signals, scales, usable, _, _, _ = starts
+    i = usable[slot]
+    for k in range(signals.shape[1]):
+        value = signals[i, k]
+        measured = math.isfinite(value)
+        y[k * LANES + lane] = value * scales[slot] if measured else 0.0
+        v[k * LANES + lane] = 1.0 if measured else 0.0
+    place_bounds(w, lane, i, scales[slot], common, pinned)
+    place_floor(w, lane, i, scales[slot], sigma)
+    w[BC, lane] = math.inf
+
+
+@inlined
+def keep_best_end(w, n, lane, slot, elsewhere, regularized, results):
+    """Keep the end of a start if it is the best of its voxel, and note whether two disagree."""
+    ends, sums, squares, converged, _, disagree = results
+    if elsewhere:
+        disagree[slot] = True
+    elif w[C, lane] < (1.0 - SAME_COST) * w[BC, lane]:
+        disagree[slot] = False
+    if w[C, lane] < w[BC, lane]:
+        # In a bent valley steps stay short, but promise little near the end.
+        near = w[LAM, lane] < 0.5 and w[P1, lane] <= 1e-7 * w[C, lane]
+        converged[slot] = w[END, lane] == CONVERGED or near
+        # The last step promises so little that it is taken without a look.
+        takes_trial = w[END, lane] == CONVERGED and w[P1, lane] > 1e-290 and not regularized
+        gain = min(w[P1, lane], w[C, lane]) if takes_trial else 0.0
+        w[BC, lane] = w[C, lane] - gain
+        squares[slot] = w[SQ, lane] - gain
+        row = N_SINGLE + (T if takes_trial else Q) * n
+        for j in range(n):
+            ends[slot, j] = w[row + j, lane]
+        for j in range(n * (n + 1) // 2):
+            sums[slot, j] = w[N_SINGLE + M * n + j, lane]
+
+
 @entry
 def search(code, common, starts, sigma, pinned, contrasts, weights, floored, work, results):
     """
     Minimize from the starting points of every voxel, and keep the best end of each.
 
-    A lane never meets another one, so results do not depend on which voxels are fitted together.
-    With `weights`, only voxels whose first end has not converged or scores above zero get other
-    starts: with a noise floor the end of a short search without it; the points that are left; with
-    a noise floor the best end with parameters moved to the values `middle` (NaN: not moved).
+    A voxel stays in one lane for all of its starts, its tasks, and leaves it to the next voxel. A
+    lane never meets another one, so results do not depend on which voxels are fitted together.
+
+    The tasks are the starting points in their order. With `weights`, a voxel gets tasks after the
+    first one only if its end has not converged or scores above zero. If there is a noise floor,
+    too, all tasks are trials of few steps, and there are more of them: after the first point the
+    same one `WITHOUT_FLOOR`, then `FROM_ITS_END` with the floor; after the other points the best
+    end with parameters moved to the values `middle` (NaN: not moved); and task `n_tasks`, which
+    goes on from the best end unless that has converged.
     """
     w, s, y, v, t, places, slot_of, task_of, point, features = work
-    signals, scales, usable, _, points, ratings = starts
-    ends, sums, squares, converged, steps, disagree = results
+    _, scales, usable, _, points, ratings = starts
+    ends, _, _, converged, steps, _ = results
     pairs, rows, b, te = contrasts
-    n, n_slots, middle = common.numbers[N], len(usable), common.middle
-    n_pairs = n * (n + 1) // 2
-    q, trial, sum_at = N_SINGLE + Q * n, N_SINGLE + T * n, N_SINGLE + M * n
-    n_points = points.shape[1]
-    routed = len(weights) > 0
-    # With a floor, tasks 1 and 2 are the search without it and the one from there, then come the
-    # other points and the middle. All are cut short, and task `n_tasks` goes on from the best end.
-    n_extra = 2 if routed and floored else 0
-    n_tasks = n_points + n_extra
-    if n_extra > 0:
-        n_tasks += 1
-    m = signals.shape[1]
-    n_placed = 0
-    active = 0
-    # The first round only hands out voxels: every lane looks as if its last start had ended.
+    n, n_slots, n_points = common.numbers[N], len(usable), points.shape[1]
+    has_trials = len(weights) > 0 and floored
+    n_tasks = n_points + 3 if has_trials else n_points
+    n_placed, n_active = 0, 0
+    # The first round only hands out voxels: no lane has one yet.
     while True:
         for lane in range(LANES):
-            slot = slot_of[lane]
-            # A start without a finite signal ends at once: its lane still holds the voxel before.
-            begun = w[C, lane] < math.inf
-            task = task_of[lane]
-            longest = MAX_ITER
-            if n_extra > 0 and task < n_tasks:
-                longest = min(longest, TRIAL_ITER)
-            if slot == -1 or (
-                slot >= 0 and begun and w[END, lane] == RUNNING and w[IT, lane] < longest
-            ):
+            slot, task = slot_of[lane], task_of[lane]
+            if slot == NO_MORE_VOXELS:
                 continue
             if slot >= 0:
-                without_floor = n_extra > 0 and task == 1
+                longest = TRIAL_ITER if has_trials and task < n_tasks else MAX_ITER
+                # A start without a finite signal ends at once: its lane still holds numbers of
+                # the start before.
+                begun = w[C, lane] < math.inf
+                if begun and w[END, lane] == RUNNING and w[IT, lane] < longest:
+                    continue
+                without_floor = has_trials and task == WITHOUT_FLOOR
                 elsewhere = (
                     begun
                     and w[END, lane] != LOST_FAR
@@ -439,75 +483,48 @@ def search(code, common, starts, sigma, pinned, contrasts, weights, floored, wor
                 steps[slot] += int(w[IT, lane])
                 if without_floor:
                     for j in range(n):
-                        point[j] = w[q + j, lane]
-                    floor = sigma[usable[slot] if sigma.shape[0] > 1 else 0] * scales[slot]
-                    w[NF2, lane] = 0.5 * math.pi * floor * floor
+                        point[j] = w[N_SINGLE + Q * n + j, lane]
+                    place_floor(w, lane, usable[slot], scales[slot], sigma)
                 else:
-                    if elsewhere:
-                        disagree[slot] = True
-                    elif w[C, lane] < (1.0 - SAME_COST) * w[BC, lane]:
-                        disagree[slot] = False
-                    if w[C, lane] < w[BC, lane]:
-                        # In a bent valley steps stay short, but promise little near the end.
-                        near = w[LAM, lane] < 0.5 and w[P1, lane] <= 1e-7 * w[C, lane]
-                        converged[slot] = w[END, lane] == CONVERGED or near
-                        # The last step promises so little that it is taken without a look.
-                        last = w[END, lane] == CONVERGED and w[P1, lane] > 1e-290
-                        last = last and not common.regularized
-                        gain = min(w[P1, lane], w[C, lane]) if last else 0.0
-                        w[BC, lane] = w[C, lane] - gain
-                        squares[slot] = w[SQ, lane] - gain
-                        for j in range(n):
-                            ends[slot, j] = w[(trial if last else q) + j, lane]
-                        for j in range(n_pairs):
-                            sums[slot, j] = w[sum_at + j, lane]
+                    keep_best_end(w, n, lane, slot, elsewhere, common.regularized, results)
+                n_active -= 1
                 task += 1
-                if routed and task == 1 and converged[slot]:
+                if task == 1 and len(weights) > 0 and converged[slot]:
                     describe(common, ends, slot, ratings, w[BC, lane], features)
                     if score(weights, n_points + n, features) <= 0.0:
                         task = n_tasks
-                if task == n_tasks and (n_extra == 0 or converged[slot]):
+                if task == n_tasks and (not has_trials or converged[slot]):
                     task = n_tasks + 1
-                task_of[lane] = task
-                active -= 1
-            if slot < 0 or task_of[lane] > n_tasks:
-                task_of[lane] = 0
-                slot = -1
+
+            if slot < 0 or task > n_tasks:
+                slot, task = NO_MORE_VOXELS, 0
                 if n_placed < n_slots:
                     slot = n_placed
-                    i = usable[slot]
-                    for k in range(m):
-                        value = signals[i, k]
-                        measured = math.isfinite(value)
-                        y[k * LANES + lane] = value * scales[slot] if measured else 0.0
-                        v[k * LANES + lane] = 1.0 if measured else 0.0
-                    place_bounds(w, lane, i, scales[slot], common, pinned)
-                    floor = sigma[i if sigma.shape[0] > 1 else 0] * scales[slot]
-                    w[NF2, lane] = 0.5 * math.pi * floor * floor
-                    w[BC, lane] = math.inf
+                    place_voxel(w, y, v, lane, slot, starts, sigma, common, pinned)
                     n_placed += 1
-                slot_of[lane] = slot
-            if slot >= 0:
-                task = task_of[lane]
-                if task == n_tasks:
-                    # The best end has not converged: it goes on, and its new end counts.
-                    w[BC, lane] *= 1.0 + 1e-9
-                    for j in range(n):
-                        point[j] = ends[slot, j]
-                elif task == n_points + n_extra:
-                    for j in range(n):
-                        point[j] = ends[slot, j] if math.isnan(middle[j]) else middle[j]
-                elif n_extra == 0 or task != 2:
-                    p = task - n_extra if task > 1 else 0 if n_extra > 0 else task
-                    for j in range(n):
-                        point[j] = points[slot, p, j]
-                begin(w, n, lane, point)
-                if n_extra > 0 and task == 1:
-                    # The costs without a floor are not those to beat; this one ends early.
-                    w[NF2, lane] = 0.0
-                    w[GB, lane] = 0.0
-                active += 1
-        if active == 0:
+            slot_of[lane], task_of[lane] = slot, task
+            if slot == NO_MORE_VOXELS:
+                continue
+
+            if task == n_tasks:
+                # The end counts that it comes to from the best one, not that one itself.
+                w[BC, lane] *= 1.0 + 1e-9
+                for j in range(n):
+                    point[j] = ends[slot, j]
+            elif has_trials and task == n_tasks - 1:
+                for j in range(n):
+                    point[j] = ends[slot, j] if math.isnan(common.middle[j]) else common.middle[j]
+            elif not has_trials or task != FROM_ITS_END:
+                p = max(task - 2, 0) if has_trials else task
+                for j in range(n):
+                    point[j] = points[slot, p, j]
+            begin(w, n, lane, point)
+            if has_trials and task == WITHOUT_FLOOR:
+                # The costs without a floor are not those to beat; this one ends early.
+                w[NF2, lane] = 0.0
+                w[GB, lane] = 0.0
+            n_active += 1
+        if n_active == 0:
             break
         sizes = (len(pairs) // 2, len(b), len(te), int(floored), int(common.regularized))
         call(code, (w, s, y, v, t, places, pairs, rows, b, te, *sizes))

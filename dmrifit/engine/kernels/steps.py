@@ -560,24 +560,26 @@ class IntervalSteps(Sums):
 
     def bend(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
         """Compute the curvature on a side, with the objective minimized over other coordinates."""
-        own, side = (Fields(self.layout, t[row]) for row in (PARAMETER, SIDE))
+        parameter, side = (Fields(self.layout, t[row]) for row in (PARAMETER, SIDE))
         variance = w.VARIANCE
-        precision = self.precision(w, s, self.kept, variance)
-        prior: Any = 0.0
-        gain: Any = 0.0
-        z: list[Any] = []
+        # At the probe: the cost of the prior, and minus half the gradient of the objective.
+        prior_cost: Any = 0.0
+        descent = []
         for j in range(self.n):
             away = w.T[j] - w.MID[j]
-            prior = w.WEIGHT[j] * away * away + prior
-            entry = (w.GT[j] - +(w.WEIGHT[j] * variance) * away) * s[self.kept + j]
-            for k in range(j):
-                entry = entry - precision.lower[j, k] * z[k]
-            z.append(+entry)
-            gain = z[j] * z[j] * precision.inverses[j] + gain
-        rise = (w.SQT - gain) / variance + (prior - w.LEAST)
+            prior_cost = w.WEIGHT[j] * away * away + prior_cost
+            pull = w.GT[j] - +(w.WEIGHT[j] * variance) * away
+            descent.append(pull * s[self.kept + j])
+        # One Newton step of the other coordinates lowers the objective by g'P⁻¹g.
+        precision = self.precision(w, s, self.kept, variance)
+        decrease: Any = 0.0
+        for z, inverse in zip(precision.forward(descent), precision.inverses, strict=True):
+            decrease = z * z * inverse + decrease
+        rise = (w.SQT - decrease) / variance + (prior_cost - w.LEAST)
+        # √rise·SD is the distance at which a linear signal would have this rise.
+        linear = +(sqrt(choose(rise > 0.0, rise, 0.0)) * parameter.SD[0])
         distance = side.DISTANCE[0]
-        root = +(sqrt(choose(rise > 0.0, rise, 0.0)) * own.SD[0])
-        side.BEND[0] = (root / distance - 1.0) / distance
+        side.BEND[0] = (linear / distance - 1.0) / distance
 
     def finish(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
         """Compute the ends of the intervals of all parameters at one level, in their units."""
