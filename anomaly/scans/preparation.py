@@ -459,7 +459,8 @@ def _shell(
     if not len(shell):
         raise ValueError(
             f"{name} has no measurement at b = {b:g} s/mm² (± {100 * _SHELL_WIDTH:g} %); it has "
-            f"{b_values}"
+            f"{b_values}: give a scan with that b-value, or train a detector for one of these "
+            "(b=…, --b)"
         )
     return plain, shell
 
@@ -597,7 +598,7 @@ def _segmented_brain(values: NDArray[np.float32], series: Series) -> NDArray[np.
     if not brain.any():
         raise ValueError(
             f"{series.name}: no brain was found in the signal at b = 0; give a mask (mask=…, "
-            "--mask)"
+            "--mask, for many scans the column brain of a table)"
         )
     return brain
 

@@ -168,7 +168,13 @@ def errors_about(subject: str, remedy: str = "") -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{subject}: {error}{remedy}") from None
+        raise ValueError(f"{told_of(subject, error)}{remedy}") from None
+
+
+def told_of(subject: str, error: Exception) -> str:
+    """Begin the text of an error with what it is about, unless it does so itself."""
+    text = str(error)
+    return text if text.startswith((f"{subject} ", f"{subject}: ")) else f"{subject}: {text}"
 
 
 def real_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:

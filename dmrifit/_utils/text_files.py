@@ -77,6 +77,11 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
 
 def read_text(path: Path) -> str:
     """Read and decode a file of text."""
+    if path.name.lower().endswith((".nii", ".nii.gz", ".img", ".hdr")):
+        raise ValueError(
+            f"{path} is an image, where a table or other text is needed; name a file of text, of "
+            "tables one that ends in .tsv or .csv"
+        )
     content = read_small(path)
     # Excel and PowerShell write UTF-16, for which the message of the decoder would be a riddle.
     if b"\x00" in content or content[:2] in (b"\xff\xfe", b"\xfe\xff"):

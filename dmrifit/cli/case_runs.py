@@ -241,10 +241,11 @@ class CaseRun:
                     # The name is told before the problem, which may begin with it too.
                     beginning = rf"\A(case )?{re.escape(row['name'])}: "
                     failures.append({**row, "problem": re.sub(beginning, "", problems[name])})
-            _say_failed(failures[len(failed) :])
+            # An error that ends the run tells the first of them.
+            _say_failed(failures[len(failed) + (not records) :])
             self.write(out, records, failures, figure=options.figure)
         if failures and not records:
-            raise ValueError(f"{failures[0]['name']}: {failures[0]['problem']}")
+            raise ValueError("{name}: {problem}".format(**failures[len(failed)]))
         for line in say(records):
             typer.echo(line)
         if any(record.get("synthetic") for record in records.values()):

@@ -259,7 +259,12 @@ class FitSettings:
         """
         if self.sigma is None:
             return None
-        levels = np.asarray(self.sigma, dtype=float)
+        try:
+            levels = np.asarray(self.sigma, dtype=float)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"sigma must be a number, or one for each voxel, not {self.sigma!r:.80}"
+            ) from None
         if levels.shape not in ((), (1,), (n,)):
             raise ValueError(
                 f"sigma must be a number or {n} of them, one for each voxel; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -37,15 +37,17 @@ class GainStep:
     low: str  # contrasts of the group of lower gain
     high: str  # contrasts of the group of higher gain
     ratio: float  # gain of the first over that of the second, at most: the signal falls in between
+    is_reversed: bool = False  # whether no step remains with the b-values in the reverse order
 
     @property
     def description(self) -> str:
         """What was found and what to do about it, in a sentence without its stop."""
-        return read_table("sentences")["scan"]["gain_step"].format(**vars(self))
+        key = "reversed_b" if self.is_reversed else "gain_step"
+        return read_table("sentences")["scan"][key].format(**vars(self))
 
     def describe(self) -> dict[str, Any]:
         """Describe the step for a sidecar."""
-        fields = {name.capitalize(): value for name, value in vars(self).items()}
+        fields = {"Low": self.low, "High": self.high, "Ratio": self.ratio}
         return {"Description": self.description, **fields}
 
 
@@ -64,8 +66,21 @@ def find_gain_step(signals: NDArray, protocol: Protocol) -> GainStep | None:
     no directions are known, b-values that differ within a shell show that volumes are of single
     directions, because scanners write the b-value that each direction really had.
 
+    Where no step remains with the b-values in the reverse order, this order is the likely fault.
+
     Shapes: `signals` (n_voxels, n_measurements), of at least five voxels or regions to tell noise.
     """
+    step = _step_of(signals, protocol)
+    if step is None:
+        return None
+    # Volumes keep their echo times: these are known from elsewhere.
+    te = None if protocol.te is None else protocol.te[::-1]
+    turned = Protocol(protocol.b, te, directions=protocol.directions)
+    return replace(step, is_reversed=_step_of(signals[:, ::-1], turned) is None)
+
+
+def _step_of(signals: NDArray, protocol: Protocol) -> GainStep | None:
+    """Find the first step of gain, along b or along the echo time."""
     te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
     shells = _comparable_shells(protocol, te)
     means = [mean_of_finite(np.asarray(signals[:, shell], np.float64)) for shell in shells]

@@ -169,6 +169,7 @@ class MapFitter(_VoxelTransformer):
         """
         model = resolve_model(self.model)
         if self.protocol is not None:
+            check_protocol(self.protocol)
             check_has_echo_times(self.protocol, model)
         signals = self._checked(S, reset=True)
         self.model_ = model

@@ -390,7 +390,7 @@ def fit_image(
                 notes.warn(
                     f"mask auto leaves out {share:.0%} of the voxels with signal above the noise, "
                     "which are much darker than the others or lie in small pieces; name a mask "
-                    "(--mask FILE)"
+                    "(--mask FILE, for many scans a pattern of files)"
                 )
         lower_b_max = None
         doubts.lower_b = ""

@@ -245,7 +245,8 @@ def foreground_mask(series: Series, protocol: Protocol) -> NDArray[np.bool_] | N
     if share < _SMALLEST_SHARE:
         raise ValueError(
             f"{series.name}: no foreground was found, {share:.1%} of the image; name a mask "
-            "(--mask FILE), or leave the option out to fit every voxel with a signal"
+            "(--mask FILE, for many scans a pattern of files), or leave the option out to fit "
+            "every voxel with a signal"
         )
     # In a block of tissue alone, Otsu's threshold would part bright tissue from dark.
     if inside.all() or np.median(reference[~inside]) > AIR * np.median(reference[inside]):

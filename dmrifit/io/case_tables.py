@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import checked_affine
-from dmrifit._utils.checks import check_finite, errors_about
+from dmrifit._utils.checks import check_finite, errors_about, told_of
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.io.atomic_files import FileSet, check_name, share_a_name
 from dmrifit.io.bids_derivatives import stem
@@ -181,7 +181,7 @@ class CaseTable:
                     row["synthetic"] = "true" if read_synthetic(row) else "false"
                 cases.append(make(row, folder))
             except (FileNotFoundError, ValueError) as error:
-                problem = f"{place}: {error}"
+                problem = told_of(place, error)
                 kind: type[Exception] = ValueError
                 if isinstance(error, FileNotFoundError):
                     kind = FileNotFoundError

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.checks import told_of
 from dmrifit._utils.counts import counted, size_text
 from dmrifit._utils.text_files import read_text
 from dmrifit.engine.gradient_files import read_echo_times, read_gradients
@@ -175,5 +176,5 @@ def _contrasts(folder: Path, row: dict[str, str], image: Path, where: str) -> _C
                 where_in = f"{source}: " if isinstance(source, Path) else ""
                 raise ValueError(f"{where_in}{error}") from None
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise ValueError(told_of(where, error)) from None
     return b, times, directions

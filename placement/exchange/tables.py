@@ -171,8 +171,8 @@ def case_notes(row: Any, scene: Scene) -> list[str]:
         notes.append("the tumor file holds probabilities, which count as parts of voxels")
     if row.brain != "auto" or not row.image or OUTSIDE_BRAIN in scene.margins:
         return notes
-    missing = "no brain was found in the image that holds the tumor: give its mask (--brain FILE)"
-    return [*notes, missing]
+    missing = "no brain was found in the image that holds the tumor: give its mask (--brain FILE, "
+    return [*notes, missing + "in tables the column brain)"]
 
 
 def check_channels(placer: Any, table: pd.DataFrame) -> None:

@@ -961,8 +961,8 @@ def _read_values(
         if len(present) > 1 and not named:
             raise ValueError(
                 f"{title}: the tumor has the values {list(present)}, which have no meaning until "
-                f"they are named: labels={tissue_labels.describe_schemes()}; or name those to "
-                f"measure: include={present[-1]}"
+                f"they are named: labels={tissue_labels.describe_schemes()} (--labels); "
+                f"or name those to measure: include={present[-1]} (--include)"
             )
         return whole != 0, present, present
     labels = tuple(int(label) for label in np.atleast_1d(np.asarray(include)))

@@ -165,7 +165,7 @@ def test_a_file_that_vanishes_during_the_run_is_the_problem_of_its_case(tmp_path
 
     with pytest.raises(ValueError, match=r"^a: gone\.nii: No such file; check that it exists"):
         processed_by(RUN, tmp_path, {"a": 1}, process, None)
-    assert "failed: a: gone.nii: No such file" in capsys.readouterr().out
+    assert "failed: " not in capsys.readouterr().out
 
 
 def test_a_file_that_vanishes_while_finished_cases_are_checked_is_the_problem_of_its_case(tmp_path):
