@@ -154,7 +154,7 @@ def above_in_words(
     interval = wording("({low:.1%} to {high:.1%}, highest {highest:.1%})", ends)
     return (
         f"{wording('{share:.1%}', ends)} % of the voxels above {threshold} {interval}, "
-        f"{n_mean:.1f} components after opening ({fewest:.1f} to {most:.1f})"
+        f"{n_mean:.1f} anomalies after opening ({fewest:.1f} to {most:.1f})"
     )
 
 

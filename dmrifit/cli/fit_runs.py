@@ -31,7 +31,12 @@ from dmrifit.engine.noise_choice import directions_vary
 from dmrifit.imaging.fit_predict import fit_image, kept_measurements
 from dmrifit.imaging.scan_info import contrast_lines
 from dmrifit.io.atomic_files import write_text
-from dmrifit.io.bids_derivatives import common_stem, derivative_name, describe_dataset
+from dmrifit.io.bids_derivatives import (
+    common_stem,
+    derivative_name,
+    describe_dataset,
+    file_lines,
+)
 from dmrifit.io.case_tables import check_folder_names, folder_rows
 from dmrifit.report import verdict
 from dmrifit.report.numerals import significant
@@ -284,12 +289,8 @@ def print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
         typer.echo(f"to refit: {line}")
     if "estimated" in str(sigma):
         typer.echo(f"noise: median sigma {sigma}")
-    first = next(iter(description["Parameters"]))
-    file = description["Parameters"][first]["File"].replace(f"param-{first}_", "param-*_")
-    typer.echo(f"maps: {out / file}")
-    page = sidecar.with_name(sidecar.name.replace("dwimap.json", "quicklook.html"))
-    if page.exists():
-        typer.echo(f"page: {page}")
+    for line in file_lines(description, out):
+        typer.echo(line)
 
 
 def refit_line(

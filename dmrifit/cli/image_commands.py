@@ -22,7 +22,7 @@ from dmrifit.cli.options import (
     say,
     scan_of,
 )
-from dmrifit.io.bids_derivatives import SYNTHETIC_TRAINING, common_stem, derivative_name
+from dmrifit.io.bids_derivatives import common_stem, derivative_name, file_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -201,7 +201,7 @@ def preprocess(
     typer.echo(f"image: {cleaned}")
     # Where estimates disagree, as was warned of, none is recommended.
     noise = "NUMBER" if "Doubt" in sigma else str(out / sigma["File"])
-    inputs = [cleaned, "--sigma", noise]
+    inputs = [cleaned, "--sigma", noise, *(["--mask", mask] if mask else [])]
     typer.echo(f"to fit: {shlex.join(['dmrifit', 'fit', *inputs, '--out', f'{out}_maps'])}")
 
 
@@ -310,6 +310,7 @@ def predict(
     from dmrifit.imaging.fit_predict import predict_image
     from dmrifit.model_files.model_file import load_model
     from dmrifit.predict.conformal import strategy_of
+    from dmrifit.report.verdict import map_verdict
 
     estimator = load_model(model)
     source = getattr(strategy_of(estimator), "source", None)
@@ -326,22 +327,20 @@ def predict(
         if prediction.mask == "auto":
             raise ValueError("--mask auto finds the body in signals; with --map name a mask file")
         mask = None if prediction.mask in (None, "none") else Path(prediction.mask)
-        predict_from_maps(estimator, map_, out, units=unit or {}, mask=mask, overwrite=overwrite)
-        typer.echo(f"predicted maps: {out}")
-        if getattr(strategy_of(estimator), "synthetic_", False):
-            typer.echo(SYNTHETIC_TRAINING)
-        return
-    if image is None:
+        options: dict[str, Any] = {"units": unit or {}, "mask": mask, "overwrite": overwrite}
+        predicted = predict_from_maps(estimator, map_, out, **options)
+    elif image is None:
         raise ValueError("no image is named; give one, or maps of a clinical fit (--map)")
-    images, protocol = scan_of(image, files, needs_te=source.te is not None)
-    options: dict[str, Any] = vars(prediction) | {"out": out, "overwrite": overwrite}
-    options["sigma"] = number_or_path(prediction.sigma)
-    options["average"] = options.pop("average_directions")
-    options["quicklook"] = quicklook and can_draw("quick-look page")
-    predicted = predict_image(estimator, images, protocol=protocol, progress=True, **options)
-    typer.echo(f"predicted maps: {out}")
-    for sentence in predicted.advice():
-        typer.echo(sentence)
+    else:
+        images, protocol = scan_of(image, files, needs_te=source.te is not None)
+        options = vars(prediction) | {"out": out, "overwrite": overwrite}
+        options["sigma"] = number_or_path(prediction.sigma)
+        options["average"] = options.pop("average_directions")
+        options["quicklook"] = quicklook and can_draw("quick-look page")
+        predicted = predict_image(estimator, images, protocol=protocol, progress=True, **options)
+        typer.echo(map_verdict(predicted.sidecar))
+    for line in file_lines(predicted.sidecar, out) + predicted.advice():
+        typer.echo(line)
 
 
 def view(

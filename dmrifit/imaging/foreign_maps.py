@@ -102,7 +102,7 @@ def predict_from_maps(
     units: Mapping[str, str],
     mask: Path | None = None,
     overwrite: bool = False,
-) -> dict[str, Path]:
+) -> ImageMaps:
     """
     Predict the maps of an advanced protocol from clinical metrics that another program fitted.
 
@@ -168,7 +168,7 @@ def predict_from_maps(
         images[name].header["descrip"] = f"dmrifit predicted {name}".encode()
     predicted_maps = ImageMaps(images, description, names | {"sidecar": sidecar}, sources=files)
     predicted_maps.save(out, overwrite=overwrite)
-    return {name: out / file for name, file in names.items()}
+    return predicted_maps
 
 
 def _in_units(name: str, values: NDArray[np.float64], unit: str, file: str) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.atomic_files import FileSet
+from dmrifit.io.bids_derivatives import NO_INTERVALS
 from dmrifit.io.nifti import describe_sources, file_paths, output_files, read_volume, save_image
 from dmrifit.predict.novelty import NOVEL
 
@@ -123,18 +124,18 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         Returns
         -------
         list of str
-            Empty for a sound fit, and for predictions without intervals unless the estimator was
-            trained on synthetic data.
+            Empty for a sound fit.
         """
         from dmrifit.report.verdict import fit_sentences, prose
 
         if "Status" in self.sidecar:
             return prose(fit_sentences(self.sidecar), self.sidecar)
-        sentences: list[str] = []
         if "Intervals" in self.sidecar:
             from dmrifit.report.quicklook import interval_advice
 
-            sentences += interval_advice(self.sidecar["Intervals"])
+            sentences = interval_advice(self.sidecar["Intervals"])
+        else:
+            sentences = [NO_INTERVALS]
         if "TrainingData" in self.sidecar.get("Estimator", {}):
             sentences.append(self.sidecar["Estimator"]["TrainingData"])
         return sentences

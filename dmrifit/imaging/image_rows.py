@@ -39,15 +39,15 @@ def source_volumes(
             raise ValueError("average and b_tolerance need the protocol of the image")
         if series.n_measurements != len(source):
             raise ValueError(
-                f"{series.name} has {counted(series.n_measurements, 'volume')}, but the estimator "
-                f"needs {len(source)} ({', '.join(source.labels)}); if they are among the "
+                f"{series.name} has {counted(series.n_measurements, 'volume')}, but the trained "
+                f"model needs {len(source)} ({', '.join(source.labels)}); if they are among the "
                 "volumes, give the protocol of the image"
             )
         return lambda voxels: voxels
     series.check_count(protocol)
     if source.te is not None and protocol.te is None:
         raise ValueError(
-            f"the estimator needs echo times ({', '.join(source.labels)}); give those of the "
+            f"the trained model needs echo times ({', '.join(source.labels)}); give those of the "
             "image (--te)"
         )
     if source.te is None and protocol.te is not None:
@@ -66,7 +66,7 @@ def source_volumes(
         if not b_tolerance:
             hint = "; b-values that nearly agree are found by b_tolerance (--b-tolerance)"
         raise ValueError(
-            f"{series.name} does not hold the measurements that the estimator was trained on: "
+            f"{series.name} does not hold the measurements that the model was trained on: "
             f"{error}{hint}"
         ) from None
     if average is None:

@@ -42,6 +42,11 @@ MONOTONIC = "3/(b_max·D)"
 _FEWEST_BELIEVED = 0.1
 #: What is said where predictions of a model stand that has learned from a simulation.
 SYNTHETIC_TRAINING = "The model was trained on synthetic data: its accuracy in people is unknown."
+#: What is said where predictions stand without intervals.
+NO_INTERVALS = (
+    "Without intervals the uncertainty of the predicted values is not known: models trained with "
+    "them (dmrifit train --coverage 0.9) give them for images."
+)
 
 #: Voxels at least that the SNR of a scan is taken from: of millions, a sample tells it as well.
 SNR_VOXELS = 2**18
@@ -399,6 +404,20 @@ def _describe_voxel_maps(tally: FitTally, files: Mapping[str, str]) -> dict[str,
             key = fit_map.sidecar_key
             sections[key] = fit_map.describe(files) | counts.get(key, {})
     return sections
+
+
+def file_lines(sidecar: Mapping[str, Any], folder: Path) -> list[str]:
+    """Say where the maps that a sidecar describes are, and their page and signals, if any."""
+    lines = []
+    for name, entry in list(sidecar.get("Parameters", {}).items())[:1]:
+        lines.append(f"maps: {folder / entry['File'].replace(f'param-{name}_', 'param-*_')}")
+        page = entry["File"].replace(f"param-{name}_", "")
+        page_path = folder / page.replace("dwimap.nii.gz", "quicklook.html")
+        if page_path.exists():
+            lines.append(f"page: {page_path}")
+    if "Signals" in sidecar:
+        lines.append(f"signals: {folder / sidecar['Signals']['File']}")
+    return lines
 
 
 def describe_prediction(

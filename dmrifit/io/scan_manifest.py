@@ -145,7 +145,8 @@ def _contrasts(folder: Path, row: dict[str, str], image: Path, where: str) -> _C
         bval, bvec, te = (source_of(column, ending) for column, ending in endings.items())
         if bval is None:
             raise ValueError(
-                f"no b-values; put a .bval file beside {image}, or give a table the column bval"
+                f"no b-values; put {stem(image)}.bval beside the image, or give a table the "
+                "column bval"
             )
         # Not every scanner writes it, and a sidecar without it is no error.
         if not row.get("te") and isinstance(te, Path) and '"EchoTime"' not in read_text(te):

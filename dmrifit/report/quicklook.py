@@ -22,7 +22,7 @@ from dmrifit._utils.html_repr import InlinePage, html_summary
 from dmrifit.engine.fit_maps import OUTSIDE, unpack_bits
 from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.results import draw_curve
-from dmrifit.io.bids_derivatives import MONOTONIC
+from dmrifit.io.bids_derivatives import MONOTONIC, NO_INTERVALS
 from dmrifit.io.nifti import load_image
 from dmrifit.report import page, slice_figures, style, verdict
 from dmrifit.report.numerals import significant
@@ -447,7 +447,7 @@ def write_prediction_page(
     if not region.any():
         region = np.ones_like(region)
     panels = [replace(panel, window=(windows or {}).get(panel.name)) for panel in shown.panels]
-    layers, certainty = panels, _TEXTS["no_intervals"]
+    layers, certainty = panels, NO_INTERVALS
     widths: list[MapPanel] = []
     outlines: list[Layer] = []
     intervals = sidecar.get("Intervals")
