@@ -25,6 +25,7 @@ from dmrifit._utils.counts import counted
 from dmrifit._utils.progress import progress
 from dmrifit.cli.case_runs import CaseRun, RunPage
 from dmrifit.io.bids_derivatives import file_record
+from dmrifit.io.case_tables import ResultTable
 from dmrifit.io.grids import Volume
 from dmrifit.report import page
 from dmrifit.report.numerals import wording
@@ -215,7 +216,7 @@ def read_detections(
     names = [scan.case.name for scan in scans]
     maps: dict[str, list[NDArray[Any]]] = {}
     for method, table in tables.items():
-        results = RUN.read(table, names, ("map", "binary"))
+        results = ResultTable.read(table, names, ("map", "binary"))
         volumes: dict[str, list[NDArray[Any]]] = {}
         for column in ("map", "binary"):
             pairs = zip(scans, results.volumes(column, scans), strict=True)

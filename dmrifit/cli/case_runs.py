@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import typer
-from numpy.typing import NDArray
 
-from dmrifit._utils.checks import check_finite
 from dmrifit._utils.counts import counted, first_few
 from dmrifit._utils.progress import progress
-from dmrifit._utils.text_files import check_file, read_object, read_sealed
+from dmrifit._utils.text_files import check_file, read_object, read_sealed, sealed
 from dmrifit.cli.console import FLAGGED, error_message
 from dmrifit.cli.options import given, is_pattern, named_images, refuse_files
 from dmrifit.cli.options import say as tell
 from dmrifit.cli.workers import run_tasks
 from dmrifit.io.atomic_files import FileSet, check_room, finish_interrupted, write_text
-from dmrifit.io.tables import TABLE, csv_text, read_rows, read_texts, table_text
+from dmrifit.io.tables import TABLE, csv_text, read_texts, table_text
 from dmrifit.report import page as pages
 
 if TYPE_CHECKING:
@@ -98,7 +96,7 @@ class CaseRun:
     record: str
     table: str
     row: Callable[[str, dict[str, Any]], dict[str, Any]]
-    page: Callable[[Path, dict[str, dict[str, Any]], Any], RunPage]
+    page: Callable[[Path, dict[str, dict[str, Any]], Any], RunPage] | None = None
     lesions: str = ""
     digits: int | None = None
     pictures: tuple[str, ...] = ()
@@ -253,18 +251,6 @@ class CaseRun:
         if self.flag:
             self.say_flagged(records.values(), fail=options.fail_on_flag, n_failed=len(failures))
 
-    def read(self, path: Path, names: Sequence[str], columns: Sequence[str] = ()) -> ResultTable:
-        """Read the rows of cases in the table of such a run, which must have these columns."""
-        rows: dict[str, dict[str, str]] = {}
-        for line, row in read_rows(path, required=("name", *columns)):
-            if row["name"] in rows:
-                raise ValueError(f"{path}, row {line}: {row['name']} has a row above; keep one")
-            rows[row["name"]] = row
-        missing = [name for name in names if name not in rows]
-        if missing:
-            raise ValueError(f"{path} has no {first_few(missing)}; write it anew for these cases")
-        return ResultTable(path, [rows[name] for name in names])
-
     def say_flagged(
         self, records: Collection[Mapping[str, Any]], *, fail: bool, n_failed: int = 0
     ) -> None:
@@ -314,7 +300,10 @@ class CaseRun:
         write_text(out / self.table, table_text(rows, self.digits))
         if not (figure and can_draw()):
             return
-        page = self.page(out, records, lesions)
+        table = pages.Table(rows.fillna("").to_numpy().tolist(), list(rows))
+        page = RunPage(f"All {self.noun}s", [table], [])
+        if self.page is not None:
+            page = self.page(out, records, lesions)
         for table in page.overview:
             if isinstance(table, pages.Table):
                 table.sortable = True
@@ -380,6 +369,12 @@ class CaseRun:
         if (folder / view).exists():
             parts.append(pages.Link(f"{folder.name}/{view}", "Move through the planes"))
         return parts
+
+    def keep(self, out: Path, name: str, record: dict[str, Any]) -> dict[str, Any]:
+        """Write the record of a case, which marks it as finished."""
+        text = json.dumps(sealed(record), indent=2) + "\n"
+        write_text(out / self.record.format(name=name), text)
+        return record
 
     def _lesion_text(self, lesions: pd.DataFrame) -> str:
         is_csv = self.lesions.endswith(".csv")
@@ -508,29 +503,6 @@ class SimulationRun:
         for table, lines in rows.items():
             if lines:
                 write_text(self.out / table, table_text(pd.DataFrame(lines)))
-
-
-@dataclass(frozen=True)
-class ResultTable:
-    """The table of a run, with the rows of some cases in their order."""
-
-    path: Path
-    rows: list[dict[str, str]]
-
-    def volumes(self, column: str, cases: Sequence[Any]) -> Iterator[NDArray[Any]]:
-        """Read the volumes of a column, which must lie on the grids of their cases."""
-        from dmrifit.io.case_tables import read_on_grid
-
-        for row, case in zip(self.rows, cases, strict=True):
-            name, path = row["name"], self.path.parent / row[column]
-            remedy = f"run the command that wrote it on {name} again"
-            if not path.is_file():
-                raise FileNotFoundError(
-                    f"{self.path}: there is no {path}, the {column} of {name}; {remedy}"
-                )
-            values = read_on_grid(path, case.shape, case.affine, f"the case {name}")
-            check_finite(values, str(path), remedy)
-            yield values
 
 
 def can_draw(what: str = "") -> bool:

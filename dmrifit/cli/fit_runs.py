@@ -18,7 +18,7 @@ import numpy as np
 import typer
 
 from dmrifit._utils.counts import counted, first_few
-from dmrifit._utils.text_files import read_sealed, sealed
+from dmrifit._utils.text_files import read_sealed
 from dmrifit._utils.threads import default_threads
 from dmrifit.cli.case_runs import FAILED, CaseRun, RunOptions, RunPage, can_draw
 from dmrifit.cli.options import named_images, say
@@ -219,9 +219,7 @@ def fit_one(
         "sources": sources,
         "seconds": time.perf_counter() - start,
     }
-    text = json.dumps(sealed(record), indent=2)
-    write_text(out / _RUN.record.format(name=scan.name), text + "\n")
-    return record
+    return _RUN.keep(out, scan.name, record)
 
 
 def _sidecar(scan: DiffusionScan, model: str) -> str:

@@ -6,7 +6,7 @@ import csv
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -237,6 +237,40 @@ class CaseTable:
                 write_others(case, path_of)
             write_table(file_set, TABLE, rows, self.columns, "cases.json")
         return Path(folder) / TABLE
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """The table of a run over cases, with the rows of some of them in their order."""
+
+    path: Path
+    rows: list[dict[str, str]]
+
+    @classmethod
+    def read(cls, path: Path, names: Sequence[str], columns: Sequence[str] = ()) -> ResultTable:
+        """Read the rows of cases, by their names; the table must have these columns."""
+        rows: dict[str, dict[str, str]] = {}
+        for line, row in read_rows(path, required=("name", *columns)):
+            if row["name"] in rows:
+                raise ValueError(f"{path}, row {line}: {row['name']} has a row above; keep one")
+            rows[row["name"]] = row
+        missing = [name for name in names if name not in rows]
+        if missing:
+            raise ValueError(f"{path} has no {first_few(missing)}; write it anew for these cases")
+        return cls(path, [rows[name] for name in names])
+
+    def volumes(self, column: str, cases: Sequence[Any]) -> Iterator[NDArray[Any]]:
+        """Read the volumes of a column, which must lie on the grids of their cases."""
+        for row, case in zip(self.rows, cases, strict=True):
+            name, path = row["name"], self.path.parent / row[column]
+            remedy = f"run the command that wrote it on {name} again"
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"{self.path}: there is no {path}, the {column} of {name}; {remedy}"
+                )
+            values = read_on_grid(path, case.shape, case.affine, f"the case {name}")
+            check_finite(values, str(path), remedy)
+            yield values
 
 
 class CaseGrid:

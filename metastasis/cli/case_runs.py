@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from dmrifit.cli.case_runs import CaseRun, RunPage
-from dmrifit.imaging.head_steps import find_brain
+from dmrifit.io.bids_derivatives import stem
+from dmrifit.io.case_tables import ResultTable
 from dmrifit.io.grids import Volume
+from dmrifit.io.nifti import describe_sources
+from dmrifit.io.tables import TABLE
 from dmrifit.networks.volume_cases import called
-from metastasis.scans import scan_checks
-from metastasis.scans.cases import Case, read_row
+from metastasis.scans.cases import Case
+from metastasis.scans.preparation import prepare_scan
+from metastasis.scans.scan_checks import NotedCase, unlike_notes
 from metastasis.segmentation.ensemble import (
     MARKED_BY_BOTH,
     SensitivitySpecificityEnsemble,
@@ -29,9 +31,6 @@ from metastasis.study.findings import findings_in_words, open_ring_notes
 from metastasis.study.followup import reader_table
 from metastasis.study.lesion_sizes import FIGURES
 from metastasis.study.report import batch_blocks, scan_page
-
-#: A case, and what is to be said of it.
-NotedCase: TypeAlias = tuple[Case, Sequence[str]]
 
 _PROBABILITY = "probability.nii.gz"
 _LABEL = "label.nii.gz"
@@ -87,7 +86,7 @@ def read_segmentations(
     table: Path, cases: Sequence[Case]
 ) -> tuple[list[NDArray[Any]], float, int]:
     """Read predictions (x, y, z) of cases that a run wrote, its threshold and smallest lesion."""
-    results = RUN.read(table, [case.name for case in cases])
+    results = ResultTable.read(table, [case.name for case in cases])
     settings: dict[str, Any] = {}
     for key, number, default in (("threshold", float, None), ("min_voxels", int, 1)):
         # Scores of cases at different thresholds are those of no operating point.
@@ -122,49 +121,6 @@ def edge_in_training(model: Any) -> float | None:
     if getattr(network, "spacing", None) is not None:
         return None
     return getattr(network, "edge_", None)
-
-
-def noted_case(
-    row: dict[str, str], folder: Path, *, edges: Sequence[float | None], finds_brain: bool
-) -> NotedCase:
-    """
-    Check the headers of a case, read it, and note what a reader should know of it.
-
-    `edges` are those of voxels in trainings.
-    """
-    files = {key: folder / row[key] for key in ("image", "prior", "brain") if row.get(key)}
-    image = files["image"]
-    edges_of_scan = scan_checks.check_files(files)
-    for edge in edges:
-        scan_checks.check_edges(image, edges_of_scan, edge)
-    case = read_row(row, folder)
-    if finds_brain and case.brain is None:
-        case = replace(case, brain=find_brain(image)[0])
-    scan_checks.check_stripped(case)
-    notes = [scan_checks.slice_note(str(image), edges_of_scan)]
-    if not case.synthetic:
-        notes += [scan_checks.contrast_note(case), _prior_note(case)]
-    return case, [note for note in notes if note]
-
-
-def _prior_note(case: Case) -> str:
-    """Say that a prior scan does not look like the scan in its place; empty where it does."""
-    if case.prior is None or find_spec("SimpleITK") is None:
-        return ""
-    from dmrifit.imaging.rigid_alignment import HeadAlignment
-
-    try:
-        scans = [Volume.of(values, case.affine) for values in (case.image, case.prior)]
-        alignment = HeadAlignment.in_place(*scans)
-    # Scans that show no head, or one voxel thick, cannot be compared.
-    except ValueError:
-        return ""
-    if alignment.shows_same_head:
-        return ""
-    return (
-        f"{case.name}: the prior scan does not look like the scan in its place "
-        f"({alignment.agreement}): is it of the same person, and aligned?"
-    )
 
 
 def segment_case(
@@ -205,7 +161,7 @@ def segment_case(
         min_voxels = smallest_finding(segmenter, images["volumes"][0])
     network = getattr(segmenter, "segmenter_", segmenter)
     seen = getattr(network, "seen_", None) or figures.get("seen")
-    remarks = [*notes, *scan_checks.unlike_notes(case, seen, labels)]
+    remarks = [*notes, *unlike_notes(case, seen, labels)]
     statement = findings_in_words(len(lesions), figures, is_noted=bool(remarks))
     content: dict[str, Any] = {
         **inputs(scan),
@@ -246,6 +202,47 @@ RUN = CaseRun(
     page=_page,
     lesions="lesions.tsv",
     files=(_PROBABILITY, _LABEL, "lesions.tsv", _OVERLAY, _VIEW),
+    flag="notes",
+    noun="scan",
+)
+
+
+def prepare_case(
+    scan: tuple[dict[str, str], dict[str, Path]], folder: Path, *, spacing: float
+) -> dict[str, Any]:
+    """Prepare one of many scans in a folder of its own; give its record."""
+    row, files = scan
+    sources = describe_sources(**files)
+    result = prepare_scan(**files, spacing=spacing, out=folder, overwrite=True)
+    endings = {"image": "", "prior": "_prior", "brain": "_brain"}
+    written = {
+        key: f"{folder.name}/{stem(files['image'])}{ending}.nii.gz"
+        for key, ending in endings.items()
+        if getattr(result, key) is not None
+    }
+    record: dict[str, Any] = {**scan_names(row), "files": written}
+    record |= {"likeness": result.likeness, "notes": result.notes}
+    record |= {"synthetic": row.get("synthetic") == "true", "sources": sources}
+    return PREPARATION.keep(folder.parent, folder.name, record)
+
+
+def scan_names(row: Mapping[str, str]) -> dict[str, str]:
+    """Give the names of a scan, and of its patient, in a row of a table."""
+    return {"patient": row["patient"], "name": row.get("name") or row["patient"]}
+
+
+PREPARATION = CaseRun(
+    record="{name}/prepared.json",
+    table=TABLE,
+    bids="anat/*_T1w.nii*",
+    row=lambda _, record: {
+        **{key: record[key] for key in ("patient", "name")},
+        **record["files"],
+        "likeness": record["likeness"],
+        "notes": "; ".join(record["notes"]),
+        "synthetic": "true" if record["synthetic"] else "false",
+    },
+    files=("*.nii.gz", "*_prepared.json"),
     flag="notes",
     noun="scan",
 )

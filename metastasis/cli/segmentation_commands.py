@@ -95,12 +95,14 @@ def ensemble(
 
 
 def prepare(
-    scan: Path,
+    scans: list[Path],
     /,
     out: Path,
     prior: Path | None = None,
     brain: Path | None = None,
     spacing: float = 1.0,
+    jobs: int = 1,
+    cluster: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """
@@ -110,7 +112,9 @@ def prepare(
     segment takes the folder. A prior scan of another head is refused.
 
     Options:
-    scan T1: Post-contrast T1 scan (NIfTI), on any grid.
+    scans T1: Post-contrast T1 scan (NIfTI), on any grid; several, a glob, a folder, a BIDS folder
+        or a table (.tsv) with the columns patient and image, and optionally name, prior and brain.
+    jobs: Scans worked on in parallel; −1 for one per core.
     prior: Earlier scan of the same person and contrast, any grid.
     brain MASK: Brain on the grid of T1, from an extraction tool; by default found in T1, roughly
         if there is a skull.
@@ -118,10 +122,32 @@ def prepare(
 
     Example: dmrifit-metastasis prepare t1c.nii.gz --prior earlier.nii.gz --out prepared
     """
+    from dmrifit.io.nifti import describe_sources
+    from metastasis.cli.case_runs import PREPARATION, prepare_case, scan_names
+    from metastasis.scans.cases import CASES
     from metastasis.scans.preparation import prepare_scan
+    from metastasis.scans.scan_checks import files_of_row
 
+    files_of_one = {"--prior": prior, "--brain": brain}
+    source, is_many = PREPARATION.named_cases(scans, CASES.images, files_of_one)
+    if is_many:
+        failed: list[dict[str, str]] = []
+        PREPARATION.run(
+            CASES.read(
+                source, lambda row, folder: (row, files_of_row(row, folder)), failed=failed
+            ),
+            {"command": "prepare", "spacing": spacing},
+            RunOptions(out, jobs, cluster, overwrite=overwrite),
+            names=lambda scan: scan_names(scan[0]),
+            work=partial(prepare_case, spacing=spacing),
+            inputs=lambda scan: {"sources": describe_sources(**scan[1])},
+            is_whole=lambda _, record: all((out / x).is_file() for x in record["files"].values()),
+            say=lambda records: [f"{counted(len(records), 'scan')} prepared: {out}"],
+            failed=failed,
+        )
+        return
     files = {"prior": prior, "brain": brain}
-    result = prepare_scan(scan, **files, spacing=spacing, out=out, overwrite=overwrite)
+    result = prepare_scan(scans[0], **files, spacing=spacing, out=out, overwrite=overwrite)
     for note in result.notes:
         say(note)
     size = " × ".join(map(str, result.image.shape))
@@ -159,6 +185,7 @@ def _segment(
     from metastasis.candidates.two_stage import TwoStageSegmenter
     from metastasis.cli import case_runs
     from metastasis.scans.cases import CASES
+    from metastasis.scans.scan_checks import noted_case
     from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
     from metastasis.segmentation.segmenter import DeepMedicSegmenter
     from metastasis.study.findings import model_figures
@@ -181,7 +208,7 @@ def _segment(
     edges = [case_runs.edge_in_training(segmenter) for segmenter in segmenters]
     edges_to_keep = [] if options.resample else edges
     finds_brain = options.mask == "auto"
-    read = partial(case_runs.noted_case, edges=edges_to_keep, finds_brain=finds_brain)
+    read = partial(noted_case, edges=edges_to_keep, finds_brain=finds_brain)
     failed: list[dict[str, str]] = []
     if is_table:
         cases = CASES.read(scans, read, failed=failed)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +15,11 @@ from scipy.ndimage import distance_transform_edt
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.checks import is_number
 from dmrifit._utils.counts import counted, size_text
+from dmrifit.imaging.head_steps import find_brain
+from dmrifit.io.grids import Volume
 from dmrifit.io.masks import check_same_grid
 from dmrifit.io.nifti import load_image
-from metastasis.scans.cases import CASES, Case
+from metastasis.scans.cases import CASES, Case, read_row
 from metastasis.scans.network_inputs import Scan, brain_of, values_of
 
 #: Slices thicker than this in mm are reported: a metastasis of 2.5 mm fills a part of one.
@@ -44,6 +48,9 @@ _DEPTH_MM = 4.0  # below the surface, where scalp and dura may be left
 _DEEP_VESSELS = 1.45
 _DEEP_MM = 8.0
 
+#: A case, and what is to be said of it.
+NotedCase: TypeAlias = tuple[Case, Sequence[str]]
+
 
 # Files ------------------------------------------------------------------------------------------
 
@@ -54,6 +61,11 @@ def scan_images(scans: Path) -> list[Path]:
         return [scans]
     folder = scans if scans.is_dir() else scans.parent
     return [folder / row["image"] for _, row in CASES.rows(scans)]
+
+
+def files_of_row(row: Mapping[str, str], folder: Path) -> dict[str, Path]:
+    """Name the files that a scan is read from, in a row of a table in a folder."""
+    return {key: folder / row[key] for key in ("image", "prior", "brain") if row.get(key)}
 
 
 def check_files(files: Mapping[str, Path]) -> tuple[float, ...]:
@@ -264,3 +276,46 @@ def _brain(case: Case) -> NDArray[np.bool_]:
     if case.brain is not None:
         return case.brain
     return np.asarray(case.image != 0)
+
+
+def noted_case(
+    row: dict[str, str], folder: Path, *, edges: Sequence[float | None], finds_brain: bool
+) -> NotedCase:
+    """
+    Check the headers of a case, read it, and note what a reader should know of it.
+
+    `edges` are those of voxels in trainings.
+    """
+    files = files_of_row(row, folder)
+    image = files["image"]
+    edges_of_scan = check_files(files)
+    for edge in edges:
+        check_edges(image, edges_of_scan, edge)
+    case = read_row(row, folder)
+    if finds_brain and case.brain is None:
+        case = replace(case, brain=find_brain(image)[0])
+    check_stripped(case)
+    notes = [slice_note(str(image), edges_of_scan)]
+    if not case.synthetic:
+        notes += [contrast_note(case), _prior_note(case)]
+    return case, [note for note in notes if note]
+
+
+def _prior_note(case: Case) -> str:
+    """Say that a prior scan does not look like the scan in its place; empty where it does."""
+    if case.prior is None or find_spec("SimpleITK") is None:
+        return ""
+    from dmrifit.imaging.rigid_alignment import HeadAlignment
+
+    try:
+        scans = [Volume.of(values, case.affine) for values in (case.image, case.prior)]
+        alignment = HeadAlignment.in_place(*scans)
+    # Scans that show no head, or one voxel thick, cannot be compared.
+    except ValueError:
+        return ""
+    if alignment.shows_same_head:
+        return ""
+    return (
+        f"{case.name}: the prior scan does not look like the scan in its place "
+        f"({alignment.agreement}): is it of the same person, and aligned?"
+    )

@@ -131,16 +131,25 @@ def files(tmp_path):
     return tmp_path
 
 
-def test_a_scan_is_prepared_with_its_brain_and_thick_slices_are_told(run, files):
-    scan, mask, out = files / "scan.nii.gz", files / "mask.nii.gz", files / "prepared"
+def test_scans_are_prepared_with_their_brains_and_many_like_one(run, files):
+    scan, mask, out, many = (files / name for name in ("scan.nii.gz", "mask.nii.gz", "prepared", "many"))
     code, said, error = run("prepare", scan, "--brain", mask, "--spacing", 2, "--out", out)
     assert code == 0, error
     assert "40 × 40 × 40 voxels of 2 mm" in said
     assert "4 mm" in error
-    image = nib.load(out / "scan.nii.gz")
-    brain = nib.load(out / "scan_brain.nii.gz").get_fdata() > 0
+    image, brain = (nib.load(out / f"scan{end}.nii.gz") for end in ("", "_brain"))
     np.testing.assert_allclose(image.header.get_zooms(), 2)
-    assert np.median(image.get_fdata()[brain]) == pytest.approx(1, abs=0.01)
+    assert np.median(image.get_fdata()[brain.get_fdata() > 0]) == pytest.approx(1, abs=0.01)
+    (files / "scans.tsv").write_text("patient\timage\tbrain\n1\tscan.nii.gz\tmask.nii.gz\n2\tscan.nii.gz\tshort.nii.gz")
+    words = ("prepare", files / "scans.tsv", "--spacing", 2, "--out", many)
+    assert "flagged: 1 of 1; failed: 1" in run(*words)[1]
+    assert "39 × 40 × 20" in (many / "failed.tsv").read_text(encoding="utf-8")
+    row = pd.read_csv(many / "cases.tsv", sep="\t").iloc[0]
+    assert "4 mm" in row["notes"]
+    (many / row["image"]).unlink()  # A missing file is made again.
+    assert run(*words)[0] == 0
+    for column, single in (("image", image), ("brain", brain)):
+        np.testing.assert_array_equal(nib.load(many / row[column]).get_fdata(), single.get_fdata())
 
 
 def test_a_brain_on_another_grid_is_refused_before_anything_is_written(error_of, files):

@@ -20,9 +20,9 @@ from dmrifit import MapFitter, Protocol, load_model, save_model
 from dmrifit.cli.case_runs import CaseRun, RunOptions
 from dmrifit.networks.training import Training
 from metastasis import DeepMedicSegmenter, segment_image
-from metastasis.cli.case_runs import _prior_note
 from metastasis.cli.segmentation_commands import ModelOptions, ensemble, segment
 from metastasis.scans.cases import Case, read_cases, write_cases
+from metastasis.scans.scan_checks import _prior_note
 from metastasis.segmentation.ensemble import merge_segmentations
 
 pytestmark = pytest.mark.deep
