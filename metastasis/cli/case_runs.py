@@ -238,7 +238,7 @@ PREPARATION = CaseRun(
     row=lambda _, record: {
         **{key: record[key] for key in ("patient", "name")},
         **record["files"],
-        "likeness": record["likeness"],
+        "likeness": record["likeness"] and round(record["likeness"], 3),
         "notes": "; ".join(record["notes"]),
         "synthetic": "true" if record["synthetic"] else "false",
     },
