@@ -844,14 +844,20 @@ def spaced_points(
     distance: float,
     metric: str = "euclidean",
 ) -> NDArray[np.int64]:
-    """Select up to `n` of points (m, d) over `distance` apart; `order` and result are indices."""
+    """
+    Select up to `n` points over `distance` apart, of close ones the first in `order`.
+
+    Shapes: `points` (m, d); `order` and the result are indices of points.
+    """
     from scipy.spatial.distance import cdist
 
     selected: list[int] = []
-    while len(order) and len(selected) < n:
-        selected.append(order[0])
-        distances = cdist(points[order], points[order[:1]], metric)
-        order = order[distances[:, 0] > distance]
+    candidates = order
+    while len(candidates) and len(selected) < n:
+        best = candidates[:1]
+        selected.append(best[0])
+        distances = cdist(points[candidates], points[best], metric)[:, 0]
+        candidates = candidates[distances > distance]
     return np.array(selected, dtype=np.int64)
 
 
