@@ -81,15 +81,16 @@ def _affine(images: NDArray, voxels: NDArray[np.int64], maps: NDArray) -> NDArra
     offsets = voxels - middle
     # Columns of like size, so that the normal equations are well conditioned.
     reach = 0.5 * float(np.mean(images.shape[1:]))
-    rows = np.concatenate([offsets / reach, np.ones((len(offsets), 1))], axis=1).astype(np.float32)
+    ones = np.ones((len(offsets), 1))
+    coordinates = np.concatenate([offsets / reach, ones], axis=1).astype(np.float32)
     matrix = np.eye(3, 4)
     scan_images = images[:, *voxels.T]
     scaling = np.array([reach, reach, reach, 1.0])
     for _ in range(_AFFINE_STEPS):
-        positions = (rows @ (matrix * scaling).T.astype(np.float32) + middle.astype(np.float32)).T
-        products, pulls = _normal_equations(maps, scan_images, positions, rows)
-        products += _RIDGE * np.trace(products) / 12 * np.eye(12)
-        step = np.linalg.solve(products, pulls).reshape(3, 4)
+        moved = coordinates @ (matrix * scaling).T.astype(np.float32) + middle.astype(np.float32)
+        information, right_side = _normal_equations(maps, scan_images, moved.T, coordinates)
+        information += _RIDGE * np.trace(information) / 12 * np.eye(12)
+        step = np.linalg.solve(information, right_side).reshape(3, 4)
         matrix = matrix + step / scaling
         if np.abs(step).max() < _ENOUGH:
             break
@@ -97,26 +98,28 @@ def _affine(images: NDArray, voxels: NDArray[np.int64], maps: NDArray) -> NDArra
 
 
 def _normal_equations(
-    maps: NDArray, images: NDArray, positions: NDArray, rows: NDArray
+    maps: NDArray, images: NDArray, positions: NDArray, coordinates: NDArray
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """
-    Compute the normal equations of an affine step: matrix and right side, with robust weights.
+    Compute the normal equations J'WJ·step = J'Wr of an affine step, with robust weights W.
 
     Shapes: `maps` (x, y, z, 12) of three images with slopes, `images` (3, n), `positions` (3, n),
-    `rows` (n, 4) of offsets; returns (12, 12) and (12,).
+    `coordinates` (n, 4) x, y, z and 1 of voxels, which the map multiplies; returns (12, 12) and
+    (12,).
     """
     residuals, slopes = _differences(maps, images, positions)
     # Huber's weights: a lesion pulls no harder than a moderate difference.
     weights = 1 / np.maximum(1, np.abs(residuals) / _ROBUST_AFFINE)
-    products, pulls = np.zeros((12, 12)), np.zeros(12)
+    information, right_side = np.zeros((12, 12)), np.zeros(12)
     for image in range(3):
-        derivatives = (slopes[:, image, :, None] * rows[:, None]).reshape(-1, 12)
-        weighted = derivatives * weights[:, image, None]
+        # By the chain rule: slope of the image along each axis times each coordinate.
+        jacobian = (slopes[:, image, :, None] * coordinates[:, None]).reshape(-1, 12)
+        weighted = jacobian * weights[:, image, None]
         # The last bits of products of matrices depend on the number of threads.
         with one_thread():
-            products += weighted.T @ derivatives
-            pulls += residuals[:, image] @ weighted
-    return products, pulls
+            information += weighted.T @ jacobian
+            right_side += residuals[:, image] @ weighted
+    return information, right_side
 
 
 def _differences(

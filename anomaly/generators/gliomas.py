@@ -60,7 +60,7 @@ def draw_diffusion_glioma(
         drawn[group] = {name: rng.uniform(*ends) for name, ends in limits[group].items()}
     reach, share = drawn["reach"], drawn["share"]
     growth = rng.random()
-    fronts = rng.standard_normal((8, 3))
+    front_directions = rng.standard_normal((8, 3))
 
     matter = head.matter
     solid = matter > 0.5
@@ -74,17 +74,19 @@ def draw_diffusion_glioma(
     layers.append((grade, share["infiltration"] * fall(distance, limits["edge"])))
     lesion = glioma.tumor
     if odds["edema"] < limits["edema_odds"][grade]:
-        swollen = share["edema"] * glioma.edema(head, reach["edema"])
-        layers.append(("edema", swollen))
-        lesion |= solid & (swollen > limits["seen"])
+        edema = share["edema"] * glioma.edema(head, reach["edema"])
+        layers.append(("edema", edema))
+        lesion |= solid & (edema > limits["seen"])
     followup = lesion
     if grade in limits["growth"]:
         low, high = limits["growth"][grade]
-        farthest = low + growth * (high - low)
-        ahead = distance / (1 + farthest * _front(head, glioma, fronts))
-        infiltrated = head.white + 0.5 * (head.gray + head.deep)
-        layers.append((grade, share["early"] * fall(ahead, 0.15) * infiltrated))
-        followup = lesion | (solid & (ahead < 1))
+        most_growth = low + growth * (high - low)
+        # In units of the later border, which is farther out toward the most white matter. What the
+        # tumor will have grown into by then is lightly infiltrated now.
+        later_distance = distance / (1 + most_growth * _front(head, glioma, front_directions))
+        permeable = head.white + 0.5 * (head.gray + head.deep)
+        layers.append((grade, share["early"] * fall(later_distance, 0.15) * permeable))
+        followup = lesion | (solid & (later_distance < 1))
     remaining = matter[head.brain]
     components = []
     for name, layer in layers:

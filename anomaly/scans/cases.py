@@ -123,9 +123,10 @@ class Case(case_tables.CaseGrid):
         brain = checked.setdefault("brain", (signal > 0).any(axis=-1))
         if not brain.any():
             raise ValueError(f"{label}: the brain is empty; give a mask of what is brain")
-        is_clipped = signal.min() >= 0 and signal.max() <= 1
-        # A copy of a large scan is made only if it changes anything.
-        if not is_clipped or np.count_nonzero(signal) > np.count_nonzero(signal[brain]):
+        # Signals are 0 to 1 inside the brain and 0 outside. A large scan that already is so is
+        # kept as it is, without a copy.
+        is_in_range = signal.min() >= 0 and signal.max() <= 1
+        if not is_in_range or np.count_nonzero(signal) > np.count_nonzero(signal[brain]):
             signal = np.clip(signal, 0, 1) * brain[..., None]
         checked["signal"] = signal
         if self.tissue is not None:

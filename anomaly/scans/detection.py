@@ -250,41 +250,47 @@ def scan_figures(
         )
     largest = int(counts.max(initial=0))
     planes = np.flatnonzero(scored.any(axis=(1, 2)))
-    # Twice the plane between the hemispheres; planes may lie between two voxels.
+    # Twice the plane between the hemispheres, which may lie between two voxels.
     middle = int(planes[0] + planes[-1])
     x = 2 * np.arange(scored.shape[0])
-    sides = (x < middle, x > middle)
-    rest = scored
+    hemispheres = (x < middle, x > middle)
+    # The scan as a whole is what is outside its largest component and the mirror image of it,
+    # which is left out so that the hemispheres stay comparable.
+    remaining = scored
     if largest:
-        # A component with its rim, and what lies opposite in the other hemisphere.
-        wide = ndimage.binary_dilation(components == 1 + counts.argmax(), iterations=_RIM)
-        opposite = np.zeros_like(wide)
-        planes = np.flatnonzero(wide.any(axis=(1, 2)))
-        planes = planes[(middle - planes >= 0) & (middle - planes < len(wide))]
-        opposite[middle - planes] = wide[planes]
-        rest = scored & ~(wide | opposite)
-    for side in sides:
-        n_rest = np.count_nonzero(rest[side])
-        if n_rest < max(FEWEST_VOXELS, _LEAST_REST * np.count_nonzero(scored[side])):
-            rest = scored
-    bulk: list[float] = []
-    for side in sides:
-        values = scores[side][rest[side]]
+        component = ndimage.binary_dilation(components == 1 + counts.argmax(), iterations=_RIM)
+        remaining = scored & ~(component | _mirror_image(component, middle))
+    for side in hemispheres:
+        n_remaining = np.count_nonzero(remaining[side])
+        if n_remaining < max(FEWEST_VOXELS, _LEAST_REST * np.count_nonzero(scored[side])):
+            remaining = scored
+    quantiles: list[float] = []
+    for side in hemispheres:
+        values = scores[side][remaining[side]]
         if len(values) < FEWEST_VOXELS:
-            bulk += [float("nan")] * len(_QUANTILES)
+            quantiles += [float("nan")] * len(_QUANTILES)
         else:
-            bulk += np.quantile(values, _QUANTILES).tolist()
+            quantiles += np.quantile(values, _QUANTILES).tolist()
     noise = float("nan")
     if signal is not None:
-        sides_noise = [_noise(signal[side], rest[side]) for side in sides]
-        noise = min((value for value in sides_noise if np.isfinite(value)), default=noise)
+        noises = [_noise(signal[side], remaining[side]) for side in hemispheres]
+        noise = min((value for value in noises if np.isfinite(value)), default=noise)
     return ScanFigures(
         share=float(np.count_nonzero(marked & scored) / n_scored),
         n_components=len(counts),
         largest_mL=float(largest * voxel_volume(affine) / MM3_PER_ML),
-        bulk=tuple(bulk),
+        bulk=tuple(quantiles),
         noise=noise,
     )
+
+
+def _mirror_image(mask: NDArray[np.bool_], middle: int) -> NDArray[np.bool_]:
+    """Mirror a mask (x, y, z) along x about half of `middle`; what leaves the grid is cut off."""
+    planes = np.flatnonzero(mask.any(axis=(1, 2)))
+    planes = planes[(middle - planes >= 0) & (middle - planes < len(mask))]
+    mirrored = np.zeros_like(mask)
+    mirrored[middle - planes] = mask[planes]
+    return mirrored
 
 
 def _noise(signal: NDArray[np.floating], inside: NDArray[np.bool_]) -> float:

@@ -700,17 +700,24 @@ def _healthy_scans(
     scans: Sequence[PreparedScan],
     opening: int,
 ) -> HealthyScans:
-    """Summarize healthy scans by the maps (n, x, y, z) that a threshold was fitted to."""
-    limits = limits_left_out(rule, maps, masks, [scan.case.patient for scan in scans])
-    if limits is None:
+    """
+    Summarize healthy scans that a threshold was fitted to.
+
+    Shapes: `maps` of scores and `masks` of the voxels that count (n, x, y, z).
+    """
+    # A scan has fewer voxels above a threshold that was fitted to it, too, than a new scan will
+    # have. So each is counted above the threshold of the other subjects, if these are enough.
+    thresholds = limits_left_out(rule, maps, masks, [scan.case.patient for scan in scans])
+    is_left_out = thresholds is not None
+    if thresholds is None:
         marked = rule.apply(maps, masks)
     else:
-        marked = masks & (maps > limits[:, None, None, None])
+        marked = masks & (maps > thresholds[:, None, None, None])
     figures = []
-    for scan, scores, voxels, above in zip(scans, maps, masks, marked, strict=True):
+    for scan, scores, scored, above in zip(scans, maps, masks, marked, strict=True):
         case, opened = scan.case, open_map(above, opening)
-        figures.append(scan_figures(scores, voxels, above, opened, case.affine, case.signal))
-    return HealthyScans(tuple(figures), limit_spread(rule, maps, masks), limits is not None)
+        figures.append(scan_figures(scores, scored, above, opened, case.affine, case.signal))
+    return HealthyScans(tuple(figures), limit_spread(rule, maps, masks), left_out=is_left_out)
 
 
 def _marked(rule: Any, scores: NDArray[np.float32], case: Case) -> NDArray[np.bool_]:

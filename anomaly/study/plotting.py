@@ -240,19 +240,23 @@ def plot_densities(
 
 def plot_curves(tables: Mapping[str, pd.DataFrame]) -> style.Figure:
     """Draw the coverage of lesions over the false-positive rate in healthy persons."""
-    curves = tables["curves"].pivot_table("coverage", "rate", "method", dropna=False)
+    # Rows are false-positive rates, columns methods.
+    coverage = tables["curves"].pivot_table("coverage", "rate", "method", dropna=False)
     looks = style.method_looks(tables["summary"]["method"].unique(), CONTROLS)
-    colors = {name: {"color": look["color"]} for name, look in looks.items() if name in curves}
+    # Lines have no marks, and masks have no curve.
+    colors = {name: {"color": look["color"]} for name, look in looks.items() if name in coverage}
     size = style.pair_size(len(colors))
-    with style.drawing(size, (1, 2), style.GRID) as (figure, [[few, all_rates]]):
-        for ax, title in ((few, "Few false positives"), (all_rates, "All that count")):
+    with style.drawing(size, (1, 2), style.GRID) as (figure, [[low_rates, all_rates]]):
+        for ax, title in ((low_rates, "Few false positives"), (all_rates, "All that count")):
             for name, color in colors.items():
-                ax.plot(curves.index, curves[name], linewidth=1.6, **color)
+                ax.plot(coverage.index, coverage[name], linewidth=1.6, **color)
+            # The area under a curve is counted up to this rate, too (`FULL_RATE`).
             ax.set(xlim=(0, 0.3), ylim=(0, 1), ylabel="share of lesions covered")
             ax.set_xlabel("share of healthy voxels above the threshold")
             style.head(ax, title)
-        few.set(xscale="log", xlim=(1e-4, 0.3))
-        style.plain_ticks(few.xaxis, (1,))
+        low_rates.set(xscale="log", xlim=(1e-4, 0.3))
+        style.plain_ticks(low_rates.xaxis, (1,))
+        # Scores at random cover as much of lesions as of healthy brains.
         all_rates.plot([0, 1], [0, 1], color=style.PALE, linewidth=1, linestyle=":")
         style.legend_below(figure, colors, linewidth=2)
     return figure

@@ -97,8 +97,9 @@ def make_program(
     """
     Make a program of commands: the app and its main.
 
-    The help of options stands in the docstrings of the commands; that of options which several
-    commands share stands in the text `options`, and above for several programs.
+    The help of an option stands in the docstring of its command. That of an option which several
+    commands share stands in the text `options`, and of one that several programs share in the
+    docstring of this module.
     """
     app = typer.Typer(
         add_completion=False,
@@ -140,7 +141,8 @@ def make_program(
         )(run)
 
     def main() -> None:
-        # The owner can use files and folders that are made, whatever the umask.
+        # A umask that withholds permissions from the owner would keep a run from writing into the
+        # folders that it makes. Python tells the umask only where another is set (the inner call).
         os.umask(os.umask(0o077) & 0o077)
         with lenient_streams():
             _run(app, name)

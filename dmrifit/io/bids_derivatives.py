@@ -383,13 +383,15 @@ def _describe_expected_precision(tally: FitTally, n_averaged: float) -> dict[str
 
 
 def _describe_voxel_maps(tally: FitTally, files: Mapping[str, str]) -> dict[str, Any]:
-    """Describe the maps that are not of one parameter, with the counts of their codes."""
+    """Describe the maps of all parameters together, such as the status, by their sidecar keys."""
     n_fitted = max(tally.n_fitted, 1)
-    codes = {str(int(code)): code.name.lower().replace("_", " ") for code in FitStatus}
-    counts: dict[str, dict[str, Any]] = {
+    status_names = {code: code.name.lower().replace("_", " ") for code in FitStatus}
+    status_codes = {str(int(code)): name for code, name in status_names.items()}
+    # What the tally has counted for the maps of codes and of flags; others have no such summary.
+    summaries: dict[str, dict[str, Any]] = {
         "Status": {
-            "Codes": codes | {str(OUTSIDE): "outside the mask"},
-            "Voxels": {codes[str(int(code))]: int(tally.status[code]) for code in FitStatus},
+            "Codes": status_codes | {str(OUTSIDE): "outside the mask"},
+            "Voxels": {name: int(tally.status[code]) for code, name in status_names.items()},
         },
         "Doubt": {
             "Share": dict(zip(tally.model.names, tally.doubts.share.tolist(), strict=True)),
@@ -402,7 +404,7 @@ def _describe_voxel_maps(tally: FitTally, files: Mapping[str, str]) -> dict[str,
     for fit_map in FIT_MAPS:
         if not fit_map.is_per_parameter:
             key = fit_map.sidecar_key
-            sections[key] = fit_map.describe(files) | counts.get(key, {})
+            sections[key] = fit_map.describe(files) | summaries.get(key, {})
     return sections
 
 

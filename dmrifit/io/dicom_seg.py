@@ -297,17 +297,7 @@ def _read_image(path: Path) -> Dataset | None:
             raise ValueError("it is cut off; copy it again")
         if "ImagePositionPatient" not in image and class_uid not in _SLICES:
             return None
-        missing = [name for name in _elements("needed") if image.get(name) in (None, "")]
-        if missing:
-            raise ValueError(f"it lacks {', '.join(missing)}; export the series again")
-        for name, row in _elements("numbers").items():
-            numbers = np.array(image[name].value, dtype=np.float64)
-            is_inside = (numbers >= float(row["least"])) & (numbers <= float(row["most"]))
-            if numbers.size != int(row["numbers"]) or not is_inside.all():
-                raise ValueError(f"its {name} is {image[name].value}; export the series again")
-        for name in ("InstanceNumber", "SeriesNumber"):
-            # Where it is no number, pydicom refuses it only now.
-            int(image.get(name) or 0)
+        _check_elements(image)
     except PermissionError:
         raise
     except Exception as error:
@@ -317,6 +307,21 @@ def _read_image(path: Path) -> Dataset | None:
         if name not in image:
             setattr(image, name, "")
     return image
+
+
+def _check_elements(image: Dataset) -> None:
+    """Refuse a slice that lacks an element it needs, or whose numbers are not possible."""
+    missing = [name for name in _elements("needed") if image.get(name) in (None, "")]
+    if missing:
+        raise ValueError(f"it lacks {', '.join(missing)}; export the series again")
+    for name, row in _elements("numbers").items():
+        numbers = np.array(image[name].value, dtype=np.float64)
+        is_inside = (numbers >= float(row["least"])) & (numbers <= float(row["most"]))
+        if numbers.size != int(row["numbers"]) or not is_inside.all():
+            raise ValueError(f"its {name} is {image[name].value}; export the series again")
+    for name in ("InstanceNumber", "SeriesNumber"):
+        # Where it is no number, pydicom refuses it only now.
+        int(image.get(name) or 0)
 
 
 def _as_volume(images: list[Dataset], name: str) -> tuple[list[Dataset], NDArray[np.float64]]:

@@ -148,7 +148,7 @@ def _contrasts(folder: Path, row: dict[str, str], image: Path, where: str) -> _C
                 f"no b-values; put {stem(image)}.bval beside the image, or give a table the "
                 "column bval"
             )
-        # Not every scanner writes it, and a sidecar without it is no error.
+        # Not every scanner writes the echo time, and a sidecar without one is no error.
         if not row.get("te") and isinstance(te, Path) and '"EchoTime"' not in read_text(te):
             te = None
         b, directions = np.full(n, bval), None
@@ -159,7 +159,7 @@ def _contrasts(folder: Path, row: dict[str, str], image: Path, where: str) -> _C
                 f"{image} has {counted(n, 'volume')}, but {bval} {counted(len(b), 'b-value')}; "
                 "check that both belong to one scan"
             )
-        # The unit may be ms/µm², which the whole scan does not show.
+        # An image in ms/µm² would not be noticed among others in s/mm².
         weighted = np.unique(b[b > 0])
         if len(weighted) > 1 and weighted[-1] < _SMALL_B and np.any(weighted % 1):
             warnings.warn(
@@ -168,7 +168,8 @@ def _contrasts(folder: Path, row: dict[str, str], image: Path, where: str) -> _C
                 stacklevel=4,
             )
         times = None if te is None else read_echo_times(te, n)
-        # One image may have low b-values only; a usual one beside them passes the check of units.
+        # `Protocol` takes b-values that are all low for ms/µm², but those of one image may all be
+        # low. A b-value of 1000 is added, so that it checks all else.
         for source, *values in ((bval, np.append(b, 1000.0)), (te, np.full(n, 1000.0), times)):
             try:
                 Protocol(*values)

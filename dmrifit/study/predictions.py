@@ -16,7 +16,8 @@ from dmrifit.io.atomic_files import remove_abandoned_parts, whole_file
 
 _FOLDER = "predictions"
 _BETWEEN = "@"
-_PREDICTED = ("maps", "signals")
+#: Fields of arrays by estimator; a file has the array of each as "maps/NAME" or "signals/NAME".
+_BY_ESTIMATOR = ("maps", "signals")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -88,9 +89,9 @@ class FolderPredictions(Mapping[tuple[str, str], PatientPredictions]):
                 path.unlink(missing_ok=True)
         for key, patient in predictions.items():
             arrays = {name: value for name, value in vars(patient).items() if value is not None}
-            for kind in _PREDICTED:
-                for estimator, values in arrays.pop(kind).items():
-                    arrays[f"{kind}/{estimator}"] = values
+            for field in _BY_ESTIMATOR:
+                for estimator, values in arrays.pop(field).items():
+                    arrays[f"{field}/{estimator}"] = values
             with whole_file(self.folder / _file(*key)) as part, part.open("wb") as file:
                 np.savez_compressed(file, **arrays)
 
@@ -111,13 +112,13 @@ def _read(path: Path) -> PatientPredictions:
         raise ValueError(
             f"{path} is damaged ({error}); run the comparison again to restore it"
         ) from None
-    values: dict[str, Any] = {kind: {} for kind in _PREDICTED}
-    values["truth"] = None
+    values: dict[str, Any] = {field: {} for field in _BY_ESTIMATOR}
+    values["truth"] = None  # of measured scans, whose files have none
     for name, array in arrays.items():
-        kind, _, estimator = name.partition("/")
-        if kind in _PREDICTED:
-            values[kind][estimator] = array
-        elif array.dtype.kind == "U":
+        field, _, estimator = name.partition("/")
+        if field in _BY_ESTIMATOR:
+            values[field][estimator] = array
+        elif array.dtype.kind == "U":  # text
             values[name] = tuple(map(str, array)) if array.ndim else str(array)
         else:
             values[name] = array

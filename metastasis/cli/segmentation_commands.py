@@ -89,7 +89,8 @@ def ensemble(
 
     Example: dmrifit-metastasis ensemble sensitive.dmrifit specific.dmrifit cases.tsv --out joined
     """
-    # Findings are what either model marks, candidates those without a voxel of the specific one.
+    # A label is of a finding, all connected voxels that either model marks: 2 if the specific
+    # model marks any of them, else 1.
     models = {"sensitive": sensitive, "specific": specific}
     _segment(models, thresholds, scans, options, run)
 

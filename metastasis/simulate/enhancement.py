@@ -300,8 +300,8 @@ def draw_contrasts(rng: np.random.Generator) -> Contrasts:
 
 def draw_mimics(
     n: int,
-    points: NDArray[np.float64],
-    weights: NDArray[np.floating],
+    vessel_points: NDArray[np.float64],
+    metastasis_density: NDArray[np.floating],
     taken: Sequence[tuple[NDArray[np.float64], float]],
     head: Head,
     rng: np.random.Generator,
@@ -313,7 +313,8 @@ def draw_mimics(
     Those that stand alone are made and placed as small metastases are: one image cannot tell them
     apart.
 
-    Shapes: `points` (m, 3), `weights` (x, y, z).
+    Shapes: `vessel_points` (m, 3) in mm; `metastasis_density` (x, y, z), how often metastases grow
+    in each voxel, on any scale.
     """
     # Mimics of each kind are what readers and networks take for metastases: they make false
     # positives possible.
@@ -321,20 +322,20 @@ def draw_mimics(
     smallest, largest = np.log(_NODULE_DIAMETERS)
     diameters = np.exp(rng.uniform(smallest, largest, n))
     on_vessels = np.zeros(head.brain.shape, dtype=np.float32)
-    index = np.rint((points - head.affine[:3, 3]) / head.spacing).astype(int)
+    index = np.rint((vessel_points - head.affine[:3, 3]) / head.spacing).astype(int)
     is_inside = ((index >= 0) & (index < on_vessels.shape)).all(axis=1)
     on_vessels[tuple(index[is_inside].T)] = 1
-    weights_of = {
+    densities = {
         "vascular": on_vessels * (head.depth > 1.5),
-        "nodule": weights,
+        "nodule": metastasis_density,
         "dural": ((head.depth > 1.5) & (head.depth < 4)).astype(np.float32),
     }
     mimics: list[Nodule] = []
     balls = list(taken)
     for kind, diameter in zip(kinds, diameters, strict=True):
-        if not weights_of[kind].any():
+        if not densities[kind].any():
             continue
-        (place,) = draw_places(weights_of[kind], [diameter / 2], balls, head, rng, gap=4.0)
+        (place,) = draw_places(densities[kind], [diameter / 2], balls, head, rng, gap=4.0)
         if place is None:
             continue
         limits = contrasts.metastases if kind == "nodule" else contrasts.vessels

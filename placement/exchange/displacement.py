@@ -123,22 +123,23 @@ def displaced_share(voxel: Voxel, scene: Scene, **shift: Any) -> float:
 
 
 def region_distances(voxel: Voxel, scene: Scene) -> dict[str, dict[str, Any]]:
-    """Measure the distance to each excluded region, and the volume shared with it."""
-    filled = voxel.mask(scene.shape, scene.affine, partial=True)
+    """Measure the distance to each region to avoid, and the volume shared with it."""
+    box_fractions = voxel.mask(scene.shape, scene.affine, partial=True)
     distances = {}
-    for name in _kept_away(scene):
+    for name in _regions_to_avoid(scene):
         region = scene.region(name)
         distances[name] = {
             "distance_mm": _nearest_distance([voxel], scene, name),
             "margin_mm": scene.margins[name],
             "tolerance": scene.tolerances[name],
-            "overlap_ml": float(filled[region].sum(dtype=np.float64)) * scene.voxel_volume,
+            "overlap_ml": float(box_fractions[region].sum(dtype=np.float64)) * scene.voxel_volume,
         }
     return distances
 
 
-def _kept_away(scene: Scene) -> list[str]:
-    """Name the excluded regions and what is outside the brain, but not tissues with a limit."""
+def _regions_to_avoid(scene: Scene) -> list[str]:
+    """Name the excluded regions and, where a brain is known, its outside."""
+    # `margins` also has tissues of which a box may contain some, to which no distance is needed.
     is_brain_known = OUTSIDE_BRAIN in scene.margins
     return [*scene.excluded, *([OUTSIDE_BRAIN] if is_brain_known else [])]
 
@@ -188,7 +189,7 @@ def displacement(
         "center_mm": moved.center.tolist(),
         "largest_shift_mm": max(float(np.linalg.norm(shift)) for _, shift, _ in displaced),
         "worst_distance_mm": {
-            name: _nearest_distance(boxes, scene, name) for name in _kept_away(scene)
+            name: _nearest_distance(boxes, scene, name) for name in _regions_to_avoid(scene)
         },
     }
 

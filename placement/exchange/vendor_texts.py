@@ -86,21 +86,21 @@ def console_angles(voxel: Voxel, decimals: int = 3) -> dict[str, int]:
 
 
 def console_record(
-    voxel: Voxel, valid: str, *, withheld: str = "", forced: str = "", reason: str = ""
+    voxel: Voxel, valid: str, *, withheld: str = "", justification: str = "", warning: str = ""
 ) -> dict[str, Any]:
     """
     Make the console entry of a prescription: the text to set up the box for each vendor.
 
-    `withheld` is why the texts are left out, `forced` the reason that a user gave to get them all
-    the same, `reason` the warning that the user overruled; "" where none applies.
+    `withheld` is why the texts are left out, `warning` what speaks against using the box, and
+    `justification` what a user gave for getting the texts despite it; "" where none applies.
     """
-    console: dict[str, Any] = {"withheld": withheld, "forced": forced, "reason": reason}
+    console: dict[str, Any] = {"withheld": withheld, "forced": justification, "reason": warning}
     console["angles"] = console_angles(voxel)
     if withheld:
         return console
     for vendor, text_of in (("philips", philips_text), ("siemens", siemens_text)):
         text = text_of(voxel, valid=valid)
-        console[vendor] = f"! forced: {forced}\n{text}" if forced else text
+        console[vendor] = f"! forced: {justification}\n{text}" if justification else text
     return console
 
 

@@ -259,17 +259,19 @@ def _boxes_of_volumes(
     rounds = np.array([[1, N_STRETCHING]])
     boxes = []
     for volume in volumes:
-        part = max(wishes.min_volume, min(volume, LARGEST_PART * search.scene.tumor_volume))
+        goal = max(wishes.min_volume, min(volume, LARGEST_PART * search.scene.tumor_volume))
         objective = PlacementObjective(
-            part, VOLUME_SPREAD * part, PURE, PURE_SPREAD, one_sided=True
+            goal, VOLUME_SPREAD * goal, PURE, PURE_SPREAD, one_sided=True
         )
         search.wishes = replace(wishes, objective=objective)
         problem = search.common(COARSE)
         for center in centers:
-            start = search.spread(center[None], _sides(part, wishes)[None], (0,), EYE[None])
+            start = search.spread(center[None], _sides(goal, wishes)[None], (0,), EYE[None])
+            # Otherwise boxes of several centers would move to the same best place.
             limits = problem.limits._replace(preference=Preference(NEARNESS, center))
-            near = problem._replace(limits=limits)
-            boxes.append(overlap.descend(*start[:4], near, steps, rounds, 1e-3)[2])
+            problem_near_center = problem._replace(limits=limits)
+            _, _, box = overlap.descend(*start[:4], problem_near_center, steps, rounds, 1e-3)
+            boxes.append(box)
     search.wishes = wishes
     return np.concatenate(boxes)
 

@@ -539,16 +539,17 @@ class Search:
         return best
 
     def reordered(self, best: Boxes) -> Boxes:
-        """Start with the best box about each two axes, without the third of its Euler angles."""
+        """Express the best box by turns about each two axes, as starts of further searches."""
         from scipy.spatial.transform import Rotation
 
         voxel = self.voxel(best.boxes[0])
-        kinds = FAMILIES[2]
-        boxes = self.spread(voxel.center[None], voxel.size[None], kinds, np.eye(3)[None])
+        starts = self.spread(voxel.center[None], voxel.size[None], FAMILIES[2], np.eye(3)[None])
         rotation = Rotation.from_matrix(voxel.rotation)
-        for x, order in zip(boxes.x, ("XYZ", "YZX", "XZY"), strict=True):
+        for x, order in zip(starts.x, ("XYZ", "YZX", "XZY"), strict=True):
+            # The third Euler angle, which such a box does not have, is dropped: where it is small,
+            # the start is nearly the best box.
             x[6:8] = rotation.as_euler(order)[:2]
-        return boxes
+        return starts
 
     def cleared(self, boxes: Boxes) -> Boxes:
         """Move boxes off excluded regions, by searches with margins that grow in mm."""
@@ -584,22 +585,23 @@ class Search:
 
     def squeezed(self, centers: NDArray[np.float64]) -> Boxes:
         """Search longer, from small boxes in many rotations, with a high penalty."""
-        start = self.inner()
-        if not len(start.x):
-            return start
-        origins = np.concatenate([start.origins, centers])
-        log_sides = start.x[:, 3:6]
-        first_sides = np.tile(log_sides[:1], (len(centers), 1))
-        sizes = np.exp(np.concatenate([log_sides, first_sides]))
+        inner = self.inner()
+        if not len(inner.x):
+            return inner
+        origins = np.concatenate([inner.origins, centers])
+        log_sides = inner.x[:, 3:6]
+        # At the centers of the first search, too, boxes start as small as the first of these.
+        center_sides = np.tile(log_sides[:1], (len(centers), 1))
+        sizes = np.exp(np.concatenate([log_sides, center_sides]))
         family = FAMILIES[self.wishes.max_rotations]
-        if family == (7,):
-            turned = join_boxes(start, self.spread(origins, sizes, family, self.turns(N_TURNS)))
+        if family == (ANY_TURN,):
+            starts = join_boxes(inner, self.spread(origins, sizes, family, self.turns(N_TURNS)))
         else:
-            turned = self.spread(origins, sizes, family, np.eye(3)[None], (0.0, 0.4, -0.4))
+            starts = self.spread(origins, sizes, family, np.eye(3)[None], (0.0, 0.4, -0.4))
         # Far more starts than can be searched: one evaluation each picks the better ones.
-        costs = overlap.costs_of(*turned[:4], *self.common(COARSE, *CLEARING[0]))
-        turned = turned.take(np.argsort(costs, kind="stable")[:N_SQUEEZED])
-        quick = self.descend(turned, COARSE_STEPS, SQUEEZED, COARSE, *CLEARING[0])
+        costs = overlap.costs_of(*starts[:4], *self.common(COARSE, *CLEARING[0]))
+        starts = starts.take(np.argsort(costs, kind="stable")[:N_SQUEEZED])
+        quick = self.descend(starts, COARSE_STEPS, SQUEEZED, COARSE, *CLEARING[0])
         rounds = ((1.0, 250),)
         fine = self.descend(quick.distinct(6), MIDDLE_STEPS, rounds, MIDDLE, *CLEARING[0])
         return self.cleared(fine)
@@ -844,14 +846,20 @@ def spaced_points(
     distance: float,
     metric: str = "euclidean",
 ) -> NDArray[np.int64]:
-    """Select up to `n` of points (m, d) over `distance` apart; `order` and result are indices."""
+    """
+    Select up to `n` points over `distance` apart, of close ones the first in `order`.
+
+    Shapes: `points` (m, d); `order` and the result are indices of points.
+    """
     from scipy.spatial.distance import cdist
 
     selected: list[int] = []
-    while len(order) and len(selected) < n:
-        selected.append(order[0])
-        distances = cdist(points[order], points[order[:1]], metric)
-        order = order[distances[:, 0] > distance]
+    candidates = order
+    while len(candidates) and len(selected) < n:
+        best = candidates[:1]
+        selected.append(best[0])
+        distances = cdist(points[candidates], points[best], metric)[:, 0]
+        candidates = candidates[distances > distance]
     return np.array(selected, dtype=np.int64)
 
 

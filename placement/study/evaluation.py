@@ -252,8 +252,8 @@ def _measures(box: Voxel | None, experts: list[Voxel], scene: Scene) -> dict[str
         measures["dice_mean"] = float(np.mean(dice))
         measures["difference"] = box.volume - float(np.mean([e.volume for e in experts]))
     if len(dice) > 1:
-        # An expert has one fewer to be close to; leaving each out in turn makes methods
-        # comparable.
+        # An expert's box is compared with the other experts only, a method's with one box more,
+        # which makes it closer to the closest: leave each expert out in turn, and average.
         closest = [max(dice[:j] + dice[j + 1 :]) for j in range(len(dice))]
         measures["dice_fair"] = float(np.mean(closest))
     return measures

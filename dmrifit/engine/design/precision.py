@@ -404,25 +404,29 @@ def _scored(
 
 
 def _standard_deviations(
-    rows: NDArray[np.float64], weights: NDArray[np.float64]
+    jacobian: NDArray[np.float64], prior_weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """
     Compute the Cramér–Rao bounds of each set; infinite where a parameter is not determined.
 
-    Shapes: `rows` (n_sets, n_measurements, n_parameters), `weights` of the prior and the result
-    (n_sets, n_parameters).
+    Shapes: `jacobian` (n_sets, n_measurements, n_parameters), derivatives of the signals over the
+    SD of the noise (see `_information_rows`); `prior_weights`, one over the SD of the prior, and
+    the result (n_sets, n_parameters).
     """
-    prior = weights[:, :, None] * np.eye(rows.shape[-1])
-    rows = np.concatenate([rows, prior], axis=1)
-    length = np.linalg.norm(rows, axis=1)
-    has_effect = length > _SMALLEST
-    length = np.where(has_effect, length, 1.0)
+    # The prior of a parameter acts as one more measurement, of that parameter alone.
+    prior_rows = prior_weights[:, :, None] * np.eye(jacobian.shape[-1])
+    jacobian = np.concatenate([jacobian, prior_rows], axis=1)
+    # The norm of a column is one over the SD of its parameter where all others are known.
+    norms = np.linalg.norm(jacobian, axis=1)
+    has_effect = norms > _SMALLEST
+    norms = np.where(has_effect, norms, 1.0)
     # Singular values of the derivatives, not of the information, which would square their ratio.
-    _, values, axes = np.linalg.svd(rows / length[:, None, :], full_matrices=False)
+    _, values, axes = np.linalg.svd(jacobian / norms[:, None, :], full_matrices=False)
     values = np.maximum(values, np.finfo(float).eps)
+    # Variance inflation: how much larger variances are as the other parameters are not known.
     inflation = ((axes / values[:, :, None]) ** 2).sum(axis=1)
-    determined = has_effect & (inflation <= _LARGEST_INFLATION)
-    return np.where(determined, np.sqrt(inflation) / length, np.inf)
+    is_determined = has_effect & (inflation <= _LARGEST_INFLATION)
+    return np.where(is_determined, np.sqrt(inflation) / norms, np.inf)
 
 
 def _parameter_sets(

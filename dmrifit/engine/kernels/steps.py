@@ -542,9 +542,11 @@ class IntervalSteps(Sums):
 
     def probe(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
         """Choose the point on a side at which the curvature of the objective is measured."""
-        own, column, side = (Fields(self.layout, t[row]) for row in (PARAMETER, COLUMN, SIDE))
-        sign, sd = s[self.sign], own.SD[0]
-        room = +(sign * (choose(sign > 0.0, own.HI[0], own.LO[0]) - own.MIDDLE[0]))
+        rows = (PARAMETER, COLUMN, SIDE)
+        parameter, column, side = (Fields(self.layout, t[row]) for row in rows)
+        sign, sd = s[self.sign], parameter.SD[0]
+        bound = choose(sign > 0.0, parameter.HI[0], parameter.LO[0])
+        room = +(sign * (bound - parameter.MIDDLE[0]))
         near = +(_NEAREST * sd)
         room = choose(room > near, room, near)
         distance = +(w.SPAN * sd)
@@ -562,21 +564,25 @@ class IntervalSteps(Sums):
         """Compute the curvature on a side, with the objective minimized over other coordinates."""
         parameter, side = (Fields(self.layout, t[row]) for row in (PARAMETER, SIDE))
         variance = w.VARIANCE
-        # At the probe: the cost of the prior, and minus half the gradient of the objective.
+        # At the probe: the cost of the prior, and g, minus half the gradient of the objective
+        # (residuals and prior, multiplied by the noise variance) by the coordinates that may move.
         prior_cost: Any = 0.0
         descent = []
         for j in range(self.n):
-            away = w.T[j] - w.MID[j]
-            prior_cost = w.WEIGHT[j] * away * away + prior_cost
-            pull = w.GT[j] - +(w.WEIGHT[j] * variance) * away
-            descent.append(pull * s[self.kept + j])
-        # One Newton step of the other coordinates lowers the objective by g'P⁻¹g.
+            offset = w.T[j] - w.MID[j]
+            prior_cost = w.WEIGHT[j] * offset * offset + prior_cost
+            component = w.GT[j] - +(w.WEIGHT[j] * variance) * offset
+            descent.append(component * s[self.kept + j])
+        # One Newton step of these coordinates lowers the objective by g'P⁻¹g, which is z'D⁻¹z with
+        # the factors P = LDL' and Lz = g.
         precision = self.precision(w, s, self.kept, variance)
         decrease: Any = 0.0
         for z, inverse in zip(precision.forward(descent), precision.inverses, strict=True):
             decrease = z * z * inverse + decrease
+        # By how much the objective is above its minimum, in units of the noise variance.
         rise = (w.SQT - decrease) / variance + (prior_cost - w.LEAST)
-        # √rise·SD is the distance at which a linear signal would have this rise.
+        # √rise·SD is the distance at which a linear signal would have this rise; `bent_length`
+        # solves for the length of a side by the curvature c in linear = distance·(1 + c·distance).
         linear = +(sqrt(choose(rise > 0.0, rise, 0.0)) * parameter.SD[0])
         distance = side.DISTANCE[0]
         side.BEND[0] = (linear / distance - 1.0) / distance
@@ -615,11 +621,11 @@ class IntervalSteps(Sums):
         limit = _LARGEST_CURVATURE / distance
         bend = choose(bend < limit, bend, limit)
         size = +(choose(bend > 0.0, bend, -bend) * linear)
-        root = 4.0 * bend * linear + 1.0
+        discriminant = 4.0 * bend * linear + 1.0
         widest = +(_WIDEST * linear)
-        length = (sqrt(choose(root > 0.0, root, 0.0)) - 1.0) / (2.0 * bend)
+        length = (sqrt(choose(discriminant > 0.0, discriminant, 0.0)) - 1.0) / (2.0 * bend)
         length = choose(length < widest, length, widest)
-        length = choose(root < 0.0, widest, length)
+        length = choose(discriminant < 0.0, widest, length)
         return choose((size < 1e-9) | (distance <= 0.0), linear, length)
 
 
