@@ -174,7 +174,9 @@ def errors_about(subject: str, remedy: str = "") -> Iterator[None]:
 def told_of(subject: str, error: Exception) -> str:
     """Begin the text of an error with what it is about, unless it does so itself."""
     text = str(error)
-    return text if text.startswith((f"{subject} ", f"{subject}: ")) else f"{subject}: {text}"
+    # A patient's name may be a number, which the text can begin with for other reasons.
+    begins = f"{subject}: ", *(() if subject.isdigit() else (f"{subject} ",))
+    return text if text.startswith(begins) else f"{subject}: {text}"
 
 
 def real_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:

@@ -77,7 +77,7 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
 
 def read_text(path: Path) -> str:
     """Read and decode a file of text."""
-    if path.name.lower().endswith((".nii", ".nii.gz", ".img", ".hdr")):
+    if path.is_file() and path.name.lower().endswith((".nii", ".nii.gz", ".img", ".hdr")):
         raise ValueError(
             f"{path} is an image, where a table or other text is needed; name a file of text, of "
             "tables one that ends in .tsv or .csv"

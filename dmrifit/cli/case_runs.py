@@ -239,8 +239,8 @@ class CaseRun:
                     # The name is told before the problem, which may begin with it too.
                     beginning = rf"\A(case )?{re.escape(row['name'])}: "
                     failures.append({**row, "problem": re.sub(beginning, "", problems[name])})
-            # An error that ends the run tells the first of them.
-            _say_failed(failures[len(failed) + (not records) :])
+            # Where all cases fail, the error that ends the run tells the first of them.
+            _say_failed(failures[len(failed) + (len(failures) == len(rows)) :])
             self.write(out, records, failures, figure=options.figure)
         if failures and not records:
             raise ValueError("{name}: {problem}".format(**failures[len(failed)]))

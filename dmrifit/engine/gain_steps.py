@@ -66,7 +66,7 @@ def find_gain_step(signals: NDArray, protocol: Protocol) -> GainStep | None:
     no directions are known, b-values that differ within a shell show that volumes are of single
     directions, because scanners write the b-value that each direction really had.
 
-    Where no step remains with the b-values in the reverse order, this order is the likely fault.
+    Where the signal falls with the b-values in the reverse order, this order is the likely fault.
 
     Shapes: `signals` (n_voxels, n_measurements), of at least five voxels or regions to tell noise.
     """
@@ -76,7 +76,10 @@ def find_gain_step(signals: NDArray, protocol: Protocol) -> GainStep | None:
     # Volumes keep their echo times: these are known from elsewhere.
     te = None if protocol.te is None else protocol.te[::-1]
     turned = Protocol(protocol.b, te, directions=protocol.directions)
-    return replace(step, is_reversed=_step_of(signals[:, ::-1], turned) is None)
+    # Volumes that are alike except for a few neither rise in that order, nor do they fall.
+    mirrored = Protocol(protocol.b.max() - protocol.b, te, directions=protocol.directions)
+    rises, falls = (_step_of(signals[:, ::-1], order) for order in (turned, mirrored))
+    return replace(step, is_reversed=rises is None and falls is not None)
 
 
 def _step_of(signals: NDArray, protocol: Protocol) -> GainStep | None:

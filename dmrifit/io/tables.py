@@ -19,12 +19,8 @@ if TYPE_CHECKING:
 #: Table of cases that is written, and that stands for the folder in which it is.
 TABLE = "cases.tsv"
 
-#: Cells of missing values; where a number is missing, programs also write nan.
-NOTHING = ("", "n/a", "N/A")
-_NAN = "nan"
-
-# Columns of names, which may be the word nan.
-_NAMES = ("patient", "name", "subject")
+#: Cells of missing values.
+NOTHING = ("", "n/a", "N/A", "nan")
 
 #: Words of columns that are true or false.
 WORDS = {"true": True, "yes": True, "1": True, "": False, "false": False, "no": False, "0": False}
@@ -95,8 +91,7 @@ def read_rows(
             value = _without_apostrophe(stripped)
             if name in verbatim and value == stripped:
                 value = text
-            is_missing = stripped in NOTHING or (stripped == _NAN and name not in _NAMES)
-            row[name] = "" if is_missing else value
+            row[name] = "" if stripped in NOTHING else value
         empty = [column for column in required if not row[column]]
         if empty:
             raise ValueError(f"{path}, row {line}: no {empty[0]}; every row needs one")

@@ -175,7 +175,7 @@ def html_viewer(
 
 def _places(text: str, point: Any) -> list[tuple[str, Any]]:
     """List points to go to: the one that is given, or those of the rows of a DataFrame."""
-    if isinstance(point, Sequence | np.ndarray):
+    if not hasattr(point, "columns"):
         return [(text, point)]
     rows = point.to_dict("records")
     return [(text.format(**row), [row[axis] for axis in "xyz"]) for row in rows]
