@@ -141,7 +141,7 @@ def count_sentence(contents: Sequence[Mapping[str, Any]]) -> str:
     per_scan = wording("{mean:.2s} a scan", {"mean": float(np.mean(counts))})
     return (
         f"{counted(len(counts), 'scan')}, {counted(sum(counts), 'anomaly', 'anomalies')} found, "
-        f"{counts.count(0)} without ({per_scan}; {reference})"
+        f"{counted(counts.count(0), 'scan')} without ({per_scan}; {reference})"
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import check_number, check_word, real_numbers
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, first_few
 from dmrifit._utils.html_repr import html_summary
 from dmrifit.engine.gradient_files import (
     LONGEST_DIRECTION,
@@ -564,8 +564,7 @@ def check_columns(signals: NDArray, protocol: Protocol, name: str) -> None:
     if signals.ndim != 2 or signals.shape[1] != len(protocol):
         raise ValueError(
             f"{name} of shape {signals.shape} does not have the {len(protocol)} columns of its "
-            "protocol: "
-            f"{', '.join(protocol.labels)}"
+            f"protocol: {first_few(protocol.labels)}"
         )
 
 

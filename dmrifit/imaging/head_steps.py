@@ -223,7 +223,8 @@ def read_region(
         words = "" if protocol is None else ", or the word auto for the foreground"
         raise FileNotFoundError(f"mask {mask}: no such file; name one{words}")
     inside = binarize(series.read_map(mask, "the mask"), name=image_name(mask, "the mask"))
-    return inside, "the mask above 0.5"
+    # Sidecars travel without the folders of this machine.
+    return inside, f"{Path(image_name(mask, 'the mask')).name} above 0.5"
 
 
 def foreground_mask(series: Series, protocol: Protocol) -> NDArray[np.bool_] | None:

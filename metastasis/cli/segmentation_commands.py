@@ -263,9 +263,9 @@ def _segment(
 
 
 def _sentences(contents: Sequence[Mapping[str, Any]], out: Path) -> Iterator[str]:
-    """Say how many lesions were found, and what this means."""
+    """Say how many findings there are, and what this means."""
     n_lesions = sum(content["n_lesions"] for content in contents)
-    summary = f"{counted(len(contents), 'scan')}, {counted(n_lesions, 'lesion')} found"
+    summary = f"{counted(len(contents), 'scan')}, {counted(n_lesions, 'finding')}"
     # All scans of a run are segmented by one model, or by two.
     if contents[0]["n_marked_by_both"] is not None:
         n_both = sum(content["n_marked_by_both"] for content in contents)

@@ -177,7 +177,7 @@ def validity(name: str, image: Image | None) -> str:
     date = str(sidecar.get("AcquisitionDate", "")) or "unknown"
     return (
         f"valid only while the patient lies as in {name} (frame of reference {frame}, date "
-        f"{date}); after repositioning or a new landmark, use `repeat` on this session's localizer"
+        f"{date}); after repositioning or a new landmark, use repeat on this session's localizer"
     )
 
 

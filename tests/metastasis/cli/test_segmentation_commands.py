@@ -356,7 +356,7 @@ def test_an_ensemble_joins_both_models_at_their_thresholds(output_of, cases, tab
         np.testing.assert_array_equal(values, labels)
     rows = pd.read_csv(tmp_path / "segmentations.tsv", sep="\t")
     n, n_of_both = rows["n_lesions"].sum(), rows["n_marked_by_both"].sum()
-    assert f"3 scans, {n} lesions found, {n_of_both} of them marked by both models: {tmp_path}" in out
+    assert f"3 scans, {n} findings, {n_of_both} of them marked by both models: {tmp_path}" in out
 
 
 def test_an_ensemble_has_the_options_of_the_command(table, models, tmp_path, run_calls):
@@ -385,10 +385,10 @@ def test_an_ensemble_has_the_options_of_the_command(table, models, tmp_path, run
 @pytest.mark.parametrize(
     ("counts", "of_both", "sentence"),
     [
-        ([1, 0, 0], [None] * 3, "3 scans, 1 lesion found"),
-        ([0, 0, 0], [None] * 3, "3 scans, 0 lesions found"),
-        ([2, 3], [0, 1], "2 scans, 5 lesions found, 1 of them marked by both models"),
-        ([1], [0], "1 scan, 1 lesion found, 0 of them marked by both models"),
+        ([1, 0, 0], [None] * 3, "3 scans, 1 finding"),
+        ([0, 0, 0], [None] * 3, "3 scans, 0 findings"),
+        ([2, 3], [0, 1], "2 scans, 5 findings, 1 of them marked by both models"),
+        ([1], [0], "1 scan, 1 finding, 0 of them marked by both models"),
     ],
 )
 def test_the_summary_counts_scans_and_lesions(
