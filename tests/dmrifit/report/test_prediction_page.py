@@ -98,7 +98,7 @@ def test_every_option_that_a_page_names_exists():
     known = typer.main.get_command(program.app).commands
     options = {name: {one for parameter in command.params for one in parameter.opts} for name, command in known.items()}
     named = []
-    for room in (dmrifit.report, dmrifit.study.report):
+    for room in (dmrifit.report, dmrifit.study.report, dmrifit.io):
         folder = Path(room.__file__).parent
         for path in (*folder.rglob("*.py"), *folder.rglob("*.toml")):
             texts = [path.read_text(encoding="utf-8")]
