@@ -19,7 +19,7 @@ class InlinePage:
     height: int = 800
 
     def __repr__(self) -> str:
-        return f"<page of {len(self.html) / 1e3:.0f} kB; a notebook shows it, a browser its .html>"
+        return f"<page of {len(self.html) / 1e3:.0f} kB; a notebook shows it; .html is its text>"
 
     def _repr_html_(self) -> str:
         # The page runs its own script, whose digest it names, and reaches neither the notebook nor

@@ -139,7 +139,7 @@ def test_a_page_in_a_frame_is_one_line_of_plain_letters_that_means_the_page():
     parser = Frame()
     parser.feed(text)
     assert parser.get_starttag_text().startswith("<iframe")
-    assert repr(frame) == "<page of 0 kB; a notebook shows it, a browser its .html>"
+    assert repr(frame) == "<page of 0 kB; a notebook shows it; .html is its text>"
 
 
 def test_an_evaluation_is_shown_best_row_first_or_in_one_line_of_text():
