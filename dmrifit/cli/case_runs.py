@@ -257,7 +257,7 @@ class CaseRun:
         """Say how many cases are flagged; with `fail`, end with a code of its own for problems."""
         n_flagged = sum(bool(record[self.flag]) for record in records)
         # Failures are told as they occur, which may be pages above.
-        failures = f"; failed: {n_failed}" if n_failed else ""
+        failures = f"; failed: {n_failed} ({FAILED})" if n_failed else ""
         typer.echo(f"flagged: {n_flagged} of {len(records)}{failures}")
         if fail and n_flagged + n_failed:
             raise typer.Exit(FLAGGED)
@@ -300,7 +300,7 @@ class CaseRun:
         write_text(out / self.table, table_text(rows, self.digits))
         if not (figure and can_draw()):
             return
-        table = pages.Table(rows.fillna("").to_numpy().tolist(), list(rows))
+        table = pages.Table(rows.to_numpy().tolist(), list(rows))
         page = RunPage(f"All {self.noun}s", [table], [])
         if self.page is not None:
             page = self.page(out, records, lesions)

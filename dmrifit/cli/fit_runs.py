@@ -53,6 +53,7 @@ _OF_DIFFUSION = ("ADC", "D", "Dt", "K")  # parameters that differ between direct
 _PAGE = "index.html"
 _FEWEST_COMPARED = 5  # scans, below which none is told to differ from the others
 _TEXTS = Texts(__file__)
+_SENTENCES = ("differs from the others", "refit with")  # columns of the overview
 _THUMBNAIL = 110  # pixels
 _UNUSUAL = 3.5  # robust SDs (Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993)
 _LEAST_SPREAD = 0.02  # of shares, and of medians relative to their size
@@ -390,9 +391,13 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
         order = -distance if words else 0.0, -max(record["in_doubt"].values(), default=0.0)
         cells |= {"refit with": refit, "notes": notes if notes else "none"}
         lines.append((order, cells))
-    header = list(lines[0][1])
-    rows = [list(cells.values()) for _, cells in sorted(lines, key=lambda line: line[0])]
-    table = Table(rows, header, numbers=range(4, len(header) - 2), words=(2, len(header) - 2))
+    # Sentences that no scan needs would push the notes out of sight.
+    unused = {key for key in _SENTENCES if not any(cells[key] for _, cells in lines)}
+    header = [key for key in lines[0][1] if key not in unused]
+    rows = [[cells[key] for key in header] for _, cells in sorted(lines, key=lambda x: x[0])]
+    numbers = range(header.index("voxels"), header.index("notes"))
+    sentences = [header.index(key) for key in _SENTENCES if key in header]
+    table = Table(rows, header, numbers=numbers, words=sentences)
     return RunPage("Fits", [Note(_TEXTS["columns"]), *_models_differ(records.values()), table], [])
 
 
@@ -432,7 +437,8 @@ def _result_lines(
     context: typer.Context, out: Path, records: Sequence[Mapping[str, Any]], n_scans: int
 ) -> Iterator[str]:
     """Say how many scans were fitted, what their maps show, and where all of it is."""
-    yield f"{counted(n_scans, 'scan')}: {len(records)} fitted"
+    failures = f", {n_scans - len(records)} failed ({FAILED})" if len(records) < n_scans else ""
+    yield f"{counted(n_scans, 'scan')}: {len(records)} fitted{failures}"
     for record in records:
         for sentence in record["notes"]:
             yield f"{record['name']}: {sentence}"

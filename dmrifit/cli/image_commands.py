@@ -109,7 +109,7 @@ def table(
     Print a table of participants of a BIDS folder, for dmrifit benchmark and train.
 
     Paths are relative to the folder in which the command runs: write the table there
-    (> participants.tsv). Scans without a mask are left out and named.
+    (> participants.tsv). Scans without a mask or b-values are left out and named.
 
     Options:
     folder BIDS: BIDS folder with sub-*/[ses-*/]dwi.
@@ -138,8 +138,9 @@ def table(
     rows = []
     for scan in scans:
         matched = {column: paths[scan.name] for column, paths in files.items()}
-        if matched["mask"] is None:
-            say(f"{scan.name} is left out: no mask of the pattern {mask} is of it")
+        missing = ".bval file" if matched["mask"] else f"mask of the pattern {mask}"
+        if matched["mask"] is None or not all("bval" in file for file in scan.files()):
+            say(f"{scan.name} is left out: no {missing} is of it")
             continue
         row: dict[str, str] = {"patient": scan.subject, "cohort": cohort or folder.resolve().name}
         for column in ("image", "bval", "te", "bvec"):
@@ -148,7 +149,7 @@ def table(
         row |= {name: os.path.relpath(path) for name, path in matched.items() if path is not None}
         rows.append(row)
     if not rows:
-        raise ValueError(f"--mask {mask}: no scan of {folder} has a mask")
+        raise ValueError(f"--mask {mask}: no scan of {folder} has a mask and b-values")
     used = pd.DataFrame(rows).replace("", None).dropna(axis="columns", how="all")
     typer.echo(table_text(used), nl=False)
 

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from dmrifit._utils.counts import counted
-from dmrifit._utils.text_files import read_small
+from dmrifit._utils.text_files import check_file, read_small
 from dmrifit.cohort.scaling import contrast_order, echo_times
 from dmrifit.cohort.scan import RISING_SHARE, Scan, rising_share
 from dmrifit.engine.protocol import Protocol
@@ -141,6 +141,7 @@ def read_table(
     aliases: Mapping[str, str] | None = None,
 ) -> list[tuple[int, dict[str, str]]]:
     """Read rows; refuse patients whose names look alike, and warn of misspelled columns."""
+    check_file(table, "table", remedy="check its name; dmrifit table makes one of a BIDS folder")
     rows = read_rows(
         table, required=required, optional=optional, aliases=aliases, verbatim=("patient",)
     )

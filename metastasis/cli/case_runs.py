@@ -114,15 +114,6 @@ def read_segmentations(
     return predictions, 0.5 if threshold is None else threshold, settings["min_voxels"]
 
 
-def edge_in_training(model: Any) -> float | None:
-    """Give the edge of the voxels that a model saw in training; None where any will do."""
-    network = getattr(model, "segmenter_", model)
-    # Scans are resampled to a spacing by the network itself.
-    if getattr(network, "spacing", None) is not None:
-        return None
-    return getattr(network, "edge_", None)
-
-
 def segment_case(
     scan: NotedCase,
     folder: Path,
@@ -237,8 +228,8 @@ PREPARATION = CaseRun(
     bids="anat/*_T1w.nii*",
     row=lambda _, record: {
         **{key: record[key] for key in ("patient", "name")},
-        **record["files"],
-        "likeness": record["likeness"] and round(record["likeness"], 3),
+        **{key: record["files"].get(key, "") for key in ("image", "prior", "brain")},
+        "likeness": "" if record["likeness"] is None else f"{record['likeness']:.3f}",
         "notes": "; ".join(record["notes"]),
         "synthetic": "true" if record["synthetic"] else "false",
     },

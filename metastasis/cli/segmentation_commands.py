@@ -186,7 +186,7 @@ def _segment(
     from metastasis.candidates.two_stage import TwoStageSegmenter
     from metastasis.cli import case_runs
     from metastasis.scans.cases import CASES
-    from metastasis.scans.scan_checks import noted_case
+    from metastasis.scans.scan_checks import edge_in_training, noted_case
     from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
     from metastasis.segmentation.segmenter import DeepMedicSegmenter
     from metastasis.study.findings import model_figures
@@ -206,7 +206,7 @@ def _segment(
         getattr(model, "segmenter_", model).set_params(flips=True)
     stored_thresholds = tuple(segmenter.threshold_ for segmenter in segmenters)
     is_unchanged = not options.flips and thresholds in (None, stored_thresholds)
-    edges = [case_runs.edge_in_training(segmenter) for segmenter in segmenters]
+    edges = [edge_in_training(segmenter) for segmenter in segmenters]
     edges_to_keep = [] if options.resample else edges
     finds_brain = options.mask == "auto"
     read = partial(noted_case, edges=edges_to_keep, finds_brain=finds_brain)

@@ -105,6 +105,15 @@ def check_files(files: Mapping[str, Path]) -> tuple[float, ...]:
     return tuple(np.linalg.norm(reference[1][:3, :3], axis=0).tolist())
 
 
+def edge_in_training(model: Any) -> float | None:
+    """Give the edge of the voxels that a model saw in training; None where any will do."""
+    network = getattr(model, "segmenter_", model)
+    # Scans are resampled to a spacing by the network itself.
+    if getattr(network, "spacing", None) is not None:
+        return None
+    return getattr(network, "edge_", None)
+
+
 def check_edges(path: Path, edges: Sequence[float], edge: float | None) -> None:
     """Refuse voxels of much other size than in training, where that is known."""
     if edge is None or not len(edges):

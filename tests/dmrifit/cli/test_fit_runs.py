@@ -53,7 +53,7 @@ def test_a_bad_subject_is_a_row_and_is_fitted_when_it_is_mended(bids, run, outpu
     (bids / "derivatives" / "masks" / "sub-02" / "sub-02_desc-body_mask.nii.gz").unlink()
     arguments = ("fit", bids, "--mask", BODY, "--no-quicklook", "--out", tmp_path / "maps")
     printed = output_of(*arguments)
-    assert "4 scans: 2 fitted" in printed
+    assert "4 scans: 2 fitted, 2 failed (failed.tsv)" in printed
     assert "failed: sub-01: " in printed
     assert "failed: sub-02: --mask" in printed
     failed = pd.read_csv(tmp_path / "maps" / "failed.tsv", sep="\t")

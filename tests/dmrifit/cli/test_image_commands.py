@@ -252,18 +252,15 @@ def test_maps_of_other_programs_are_summarized_and_shown(fitted, error_of, outpu
     adc = next((fitted / "mapsA1").glob("*param-ADC_*"))
     options = ("--map", f"MD={adc}", "--unit", "MD=µm²/ms", "--labels", fitted / "labels.nii.gz")
     output_of("roi", *options, "--out", fitted / "own.csv")
-    table = pd.read_csv(fitted / "own.csv")
-    assert table[["map", "unit"]].drop_duplicates().to_numpy().tolist() == [["MD", "µm²/ms"]]
-    printed = output_of("view", *options, "--out", fitted / "own.html")
-    assert "own.html" in printed
+    assert pd.read_csv(fitted / "own.csv")[["map", "unit"]].drop_duplicates().to_numpy().tolist() == [["MD", "µm²/ms"]]
+    assert "own.html" in output_of("view", *options, "--out", fitted / "own.html")
     content = adc.read_bytes()
     for out, message in ((adc, "ends in .html"), (fitted / "map.html", "is an input")):
         if out != adc:
             out.write_bytes(content)
         assert message in error_of("view", "--map", f"MD={out}", "--out", out, "--overwrite")
         assert out.read_bytes() == content
-    for command in ("roi", "view"):
-        assert "--map" in error_of(command, "--out", fitted / "none")
+    assert all("--map" in error_of(command, "--out", fitted / "none") for command in ("roi", "view"))
 
 
 def test_the_table_of_a_folder_is_one_that_is_read_as_cohorts(bids, run, tmp_path, monkeypatch):
@@ -276,6 +273,8 @@ def test_the_table_of_a_folder_is_one_that_is_read_as_cohorts(bids, run, tmp_pat
     scans = Cohort.read("participants.tsv")["A"].scans
     assert [scan.patient for scan in scans] == ["01", "03", "04"]
     several = scans[2]
+    next(bids.rglob("sub-03*.bval")).unlink()
+    assert "sub-03_ses-a is left out: no .bval file is of it" in run("table", "bids", "--mask", BODY)[2]
     assert len(several.protocol) == 21
     assert sorted(set(several.protocol.te)) == [60, 90, 120]
     echo = nib.load(bids / "sub-04" / "dwi" / "sub-04_echo-2_dwi.nii.gz")
@@ -285,6 +284,7 @@ def test_the_table_of_a_folder_is_one_that_is_read_as_cohorts(bids, run, tmp_pat
 
 def test_a_folder_without_subjects_is_named(error_of, tmp_path):
     assert "no BIDS folder" in error_of("table", tmp_path, "--mask", "*")
+    assert "dmrifit table makes one" in error_of("benchmark", tmp_path, "--out", tmp_path / "board")
     assert "but a folder; name an image in it" in error_of("fit", tmp_path, "--model", "adc", "--out", tmp_path / "maps")
 
 

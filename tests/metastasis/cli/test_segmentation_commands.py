@@ -153,7 +153,7 @@ def test_scans_that_fail_leave_the_others(run, output_of, table, models, tmp_pat
     assert "1 scan," in said
     failed = pd.read_csv(out / "failed.tsv", sep="\t")
     assert failed["name"].tolist() == ["p0", "p1", "p3"]
-    assert said.endswith("; failed: 3\n")
+    assert said.endswith("; failed: 3 (failed.tsv)\n")
     assert "has 4 axes" in failed["problem"][0]
     assert "non-finite" in failed["problem"][1]
     assert "none.nii.gz: no such file" in failed["problem"][2]
@@ -408,7 +408,7 @@ def test_the_summary_counts_scans_and_lesions(
     segment([models.sensitive, table], options=ModelOptions(), run=RunOptions(tmp_path))
     said = capsys.readouterr().out
     n_failed = len(cases) - len(counts)
-    failures = f"; failed: {n_failed}" if n_failed else ""
+    failures = f"; failed: {n_failed} (failed.tsv)" if n_failed else ""
     assert said.endswith(f"{sentence}: {tmp_path}\nflagged: 0 of {len(counts)}{failures}\n")
 
 

@@ -136,7 +136,7 @@ def test_a_case_that_fails_leaves_the_others(run, output_of, error_of, tmp_path,
     save(empty, np.zeros((40, 40, 40)))
     code, text, _ = run(*command, "--fail-on-flag")
     assert code == 3
-    assert "flagged: 0 of 1; failed: 1\n" in text
+    assert "flagged: 0 of 1; failed: 1 (failed.tsv)\n" in text
     assert list((out / "one").iterdir()) == []
     # A missing file is told before the first case, and its row alone fails.
     table.write_text("name\ttumor\ntwo\tball.nii.gz\nthree\tno.nii.gz\nfour\tno.nii.gz\n")
