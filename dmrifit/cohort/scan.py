@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 from urllib.parse import quote
 
 import numpy as np
+from nibabel.orientations import apply_orientation
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import checked_affine
@@ -16,7 +17,8 @@ from dmrifit._utils.counts import size_text
 from dmrifit.cohort.scaling import echo_times
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol, average_directions
-from dmrifit.io.masks import binarize, check_same_grid
+from dmrifit.io.grids import turn_to_grid
+from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import read_grid, read_volume
 from dmrifit.io.series import Series
 
@@ -123,6 +125,8 @@ class Scan:
         self._sigma = sigma
         self._truth = truth
         self._noise_free = noise_free
+        #: Orientations that lead maps to the order of the signal's axes, by what they are.
+        self._turns: dict[str, NDArray[np.float64]] = {}
         self._affine = None
         if affine is not None:
             self._affine = checked_affine(affine, f"patient {self.patient}: the affine")
@@ -165,7 +169,8 @@ class Scan:
     @property
     def mask(self) -> NDArray[np.bool_]:
         """The body, shape (x, y, z)."""
-        return binarize(_load(self._mask, n_axes=3), name=self._title(self._mask, "body mask"))
+        inside = self._map("body mask", self._mask)
+        return binarize(inside, name=self._title(self._mask, "body mask"))
 
     @property
     def lesion(self) -> NDArray[np.bool_] | None:
@@ -173,7 +178,7 @@ class Scan:
         if self._lesion is None:
             return None
         name = self._title(self._lesion, "lesion mask")
-        inside = binarize(_load(self._lesion, n_axes=3), name=name, may_be_empty=True)
+        inside = binarize(self._map("lesion mask", self._lesion), name=name, may_be_empty=True)
         return inside if inside.any() else None
 
     @property
@@ -184,7 +189,7 @@ class Scan:
             return None
         if isinstance(sigma, int | float | np.number):
             return float(sigma)
-        return _load(sigma, n_axes=3)
+        return self._map("sigma map", sigma)
 
     @property
     def truth(self) -> dict[str, NDArray] | None:
@@ -192,7 +197,7 @@ class Scan:
         if self._truth is None:
             return None
         if isinstance(self._truth, str | Path):
-            maps = _load(self._truth)
+            maps = self._map("truth", self._truth, n_axes=4)
             return {name: maps[..., i] for i, name in enumerate(truth_names())}
         return dict(self._truth)
 
@@ -204,7 +209,9 @@ class Scan:
     @property
     def noise_free(self) -> NDArray | None:
         """Signals of a synthetic scan without noise, in the shape of its signal, or None."""
-        return None if self._noise_free is None else self._averaged(_load(self._noise_free))[0]
+        if self._noise_free is None:
+            return None
+        return self._averaged(self._map("noise-free signals", self._noise_free, n_axes=4))[0]
 
     def region(self, name: MaskName) -> NDArray[np.bool_] | None:
         """
@@ -263,6 +270,10 @@ class Scan:
             signal, self.measured, mean=self._average, tolerance=self._b_tolerance
         )
 
+    def _map(self, label: str, volume: Volume, n_axes: int = 3) -> NDArray:
+        """Read a map of the scan, in the order of the signal's axes."""
+        return apply_orientation(_load(volume, n_axes), self._turns[label])
+
     def _title(self, volume: object, label: str) -> str:
         """Name a volume in messages: by its files, or what it is of the patient."""
         if isinstance(volume, tuple):
@@ -303,7 +314,9 @@ class Scan:
                 )
         elif self._truth is not None:
             maps |= {f"true map of {name}": volume for name, volume in self._truth.items()}
-        if self._noise_free is not None and _grid(self._noise_free)[0] != shape:
+        maps["noise-free signals"] = self._noise_free
+        n_volumes["noise-free signals"] = shape[3:]
+        if self._noise_free is not None and _grid(self._noise_free)[0][3:] != shape[3:]:
             raise ValueError(
                 f"{self._title(self._noise_free, 'noise-free signals')}: "
                 f"{size_text(_grid(self._noise_free)[0])} values, and the measured signals have "
@@ -316,7 +329,7 @@ class Scan:
             # Some programs store a map with a fourth axis of length one.
             if map_shape[3:] == n_volumes.get(label):
                 map_shape = map_shape[:3]
-            check_same_grid(
+            self._turns[label] = turn_to_grid(
                 (map_shape, affine if map_affine is None else map_affine),
                 (shape[:3], affine),
                 name=self._title(volume, label),

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from nibabel.orientations import apply_orientation
 from numpy.typing import NDArray
 
 from dmrifit.imaging.image_maps import ImageMaps
 from dmrifit.imaging.regions import named_maps
 from dmrifit.io.atomic_files import write_text
 from dmrifit.io.bids_derivatives import common_stem, derivative_name, describe_prediction
-from dmrifit.io.grids import three_axes
-from dmrifit.io.masks import Grid, binarize, check_same_grid
+from dmrifit.io.grids import three_axes, turn_to_grid
+from dmrifit.io.masks import Grid, binarize
 from dmrifit.io.nifti import image_of, load_image, read_volume
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ _PLAUSIBLE_ADC = (0.05, 10.0)  # µm²/ms, of a median over tissue
 def read_maps(
     maps: Mapping[str, str | Path],
 ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
-    """Read maps (x, y, z) of one grid by name; also give its affine (4, 4)."""
+    """Read maps (x, y, z) of one grid by name, in the order of the first; also its affine."""
     volumes: dict[str, NDArray[np.float64]] = {}
     reference: Grid = ((), np.eye(4))
     first = ""
@@ -53,8 +54,8 @@ def read_maps(
         grid = values.shape, np.asarray(load_image(path).affine, dtype=np.float64)
         if not volumes:
             reference, first = grid, str(path)
-        check_same_grid(grid, reference, name=str(path), reference_name=first)
-        volumes[name] = values
+        turn = turn_to_grid(grid, reference, name=str(path), reference_name=first)
+        volumes[name] = apply_orientation(values, turn)
     return volumes, reference[1]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,8 +19,8 @@ from dmrifit.engine.results import FitStatus
 from dmrifit.io.atomic_files import check_finished
 from dmrifit.io.bids_derivatives import common_stem
 from dmrifit.io.case_tables import check_patients
-from dmrifit.io.grids import three_axes
-from dmrifit.io.masks import check_same_grid, whole_labels
+from dmrifit.io.grids import as_stored, three_axes, turn_to_grid
+from dmrifit.io.masks import whole_labels
 from dmrifit.io.nifti import check_real, image_name, load_image, values_of
 from dmrifit.io.tables import named_file, read_rows
 
@@ -101,13 +101,15 @@ def roi_table(
     if status is not None:
         values["status"] = _read(status, "status")
     label_image = _read(labels, "labels")
-    for volume in values.values():
+    for name, volume in values.items():
         # Plain arrays have no affine, and are compared by shape.
         affine, labels_affine = volume.affine, label_image.affine
         if affine is None or labels_affine is None:
             affine = labels_affine = np.eye(4)
         grid, reference = (label_image.array.shape, labels_affine), (volume.array.shape, affine)
-        check_same_grid(grid, reference, name=label_image.name, reference_name=volume.name)
+        turn_to_grid(grid, reference, name=label_image.name, reference_name=volume.name)
+        ordered = as_stored(volume.array, np.linalg.inv(affine) @ labels_affine)
+        values[name] = replace(volume, array=ordered)
     summarized = [name for name in values if not name.endswith(_NOT_SUMMARIZED)]
     if not summarized:
         raise ValueError(f"there is no map to summarize among {', '.join(values) or 'none'}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+from nibabel.orientations import apply_orientation
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import checked_affine
@@ -22,8 +23,8 @@ from dmrifit._utils.checks import check_finite, errors_about, told_of
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.io.atomic_files import FileSet, check_name, share_a_name
 from dmrifit.io.bids_derivatives import stem
-from dmrifit.io.grids import three_axes, upright
-from dmrifit.io.masks import check_same_grid, zeros_and_ones
+from dmrifit.io.grids import three_axes, turn_to_grid, upright
+from dmrifit.io.masks import zeros_and_ones
 from dmrifit.io.nifti import image_of, load_image, save_image, values_of
 from dmrifit.io.tables import NOTHING, TABLE, read_rows, read_synthetic, table_text
 
@@ -87,12 +88,12 @@ def volumes_of_cases(
 def read_on_grid(
     path: Path, shape: tuple[int, ...], affine: NDArray[np.float64], reference: str
 ) -> NDArray:
-    """Read a volume (x, y, z) that must be on the grid of another image."""
+    """Read a volume (x, y, z) on the grid of another image, in the order of its axes."""
     loaded = load_image(path)
     volume = three_axes(values_of(loaded, str(path)), path)
     grid = volume.shape, loaded.affine
-    check_same_grid(grid, (shape, affine), name=str(path), reference_name=reference)
-    return volume
+    turn = turn_to_grid(grid, (shape, affine), name=str(path), reference_name=reference)
+    return apply_orientation(volume, turn)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import nibabel as nib
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import check_finite
 from dmrifit._utils.counts import counted, size_text
-from dmrifit.io.masks import binarize, check_same_grid
+from dmrifit.io.masks import Grid, OtherGridError, binarize, check_same_grid
 from dmrifit.io.nifti import Image, image_name, load_image, values_of
 
 _SMALLEST = 8  # voxels along an axis
@@ -65,6 +66,29 @@ def upright_affine(affine: NDArray, shape: Sequence[int]) -> NDArray[np.float64]
     return affine @ inv_ornt_aff(io_orientation(affine), shape)
 
 
+def turn_to_grid(
+    grid: Grid, reference: Grid, *, name: str, reference_name: str
+) -> NDArray[np.float64]:
+    """
+    Give the orientation (3, 2) that leads an image to the order of axes of another one's grid.
+
+    Its voxels must be at the places of that grid; in which order they are stored does not matter.
+    `apply_orientation` turns values by it, `as_reoriented` images.
+    """
+    shape, affine = grid
+    # Between the voxels of both, so that no oblique axis is as near to two of the world's axes.
+    turn = io_orientation(np.linalg.inv(reference[1]) @ affine)
+    if len(shape) == 3 and np.isfinite(turn).all():
+        x, y, z = (int(shape[axis]) for axis in np.argsort(turn[:, 0]))
+        turned = (x, y, z), affine @ inv_ornt_aff(turn, shape)
+        with suppress(OtherGridError):
+            check_same_grid(turned, reference, name=name, reference_name=reference_name)
+            return turn
+    # With the numbers of the image as it is stored.
+    check_same_grid(grid, reference, name=name, reference_name=reference_name)
+    return io_orientation(np.eye(4))
+
+
 class Volume(nib.Nifti1Image):
     """A volume in memory, in mm: bytes are labels or masks, other values of single precision."""
 
@@ -110,8 +134,8 @@ class Volume(nib.Nifti1Image):
         loaded = self.read(image)
         grid, reference = (loaded.shape, loaded.affine), (self.shape, self.affine)
         name = name or image_name(image)
-        check_same_grid(grid, reference, name=name, reference_name=reference_name)
-        return loaded
+        turn = turn_to_grid(grid, reference, name=name, reference_name=reference_name)
+        return loaded.as_reoriented(turn)
 
     def read_mask(
         self, image: Image, reference_name: str, name: str | None = None

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import nibabel as nib
 import numpy as np
+from nibabel.orientations import apply_orientation
 from numpy.typing import NDArray
 
 from dmrifit._utils.checks import filled
@@ -21,7 +22,7 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.io.atomic_files import NO_ROOM
 from dmrifit.io.bids_derivatives import common_stem
 from dmrifit.io.chunked_arrays import Array, placed, slices_of
-from dmrifit.io.grids import three_axes
+from dmrifit.io.grids import three_axes, turn_to_grid
 from dmrifit.io.masks import check_same_grid
 from dmrifit.io.nifti import (
     COMPRESSED,
@@ -298,13 +299,13 @@ class Series:
                 count(n=slab.stop - slab.start)
 
     def read_map(self, image: Image, unnamed: str = "the map") -> NDArray:
-        """Read a 3-D image on this grid; in messages one in memory is `unnamed`."""
+        """Read a 3-D image on this grid, with its axes; in messages one in memory is `unnamed`."""
         loaded, name = load_image(image, unnamed), image_name(image, unnamed)
         # Before the values are read: a whole series may be named as a mask.
         shape = three_axes(np.broadcast_to(np.float32(0), loaded.shape), name).shape
         grid, reference = (shape, loaded.affine), (self.grid, self.affine)
-        check_same_grid(grid, reference, name=name, reference_name=self.name)
-        return values_of(loaded, name).reshape(self.grid)
+        turn = turn_to_grid(grid, reference, name=name, reference_name=self.name)
+        return apply_orientation(values_of(loaded, name).reshape(shape), turn)
 
     def map(self, values: NDArray, description: str) -> nib.Nifti1Pair:
         """Make an image of values (x, y, z) on this grid, with the spatial part of the header."""

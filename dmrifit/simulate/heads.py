@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.orientations import apply_orientation, inv_ornt_aff
+from nibabel.orientations import apply_orientation
 from numpy.typing import NDArray
 from scipy.ndimage import (
     binary_closing,
@@ -21,7 +20,7 @@ from scipy.ndimage import (
 )
 
 from dmrifit._utils.checks import check_number
-from dmrifit.io.masks import check_same_grid
+from dmrifit.io.grids import turn_to_grid, upright, upright_affine
 from dmrifit.io.nifti import Image, image_name, load_image, values_of
 from dmrifit.simulate.head_shapes import (
     BRAIN,
@@ -52,15 +51,15 @@ def read_tissues(gray: Image, white: Image) -> TissueMaps:
     images = [load_image(source) for source in (gray, white)]
     names = [image_name(source) for source in (gray, white)]
     reference, grid = ((image.shape, image.affine) for image in images)
-    check_same_grid(grid, reference, name=names[1], reference_name=names[0])
+    turn = turn_to_grid(grid, reference, name=names[1], reference_name=names[0])
     # In RAS order for every file, so that the same random numbers fall on the same voxels.
-    orientation = nib.io_orientation(images[0].affine)
-    to_ras = inv_ornt_aff(orientation, images[0].shape[:3])
-    affine = np.asarray(images[0].affine @ to_ras, dtype=np.float64)
-    maps = []
-    for image, name in zip(images, names, strict=True):
-        values = _probabilities(values_of(image, name), name)
-        maps.append(np.ascontiguousarray(apply_orientation(values, orientation)))
+    affine = upright_affine(images[0].affine, images[0].shape[:3])
+    maps = [
+        _probabilities(values_of(image, name), name)
+        for image, name in zip(images, names, strict=True)
+    ]
+    maps[1] = apply_orientation(maps[1], turn)
+    maps = [np.ascontiguousarray(upright(values, images[0].affine)) for values in maps]
     matter = maps[0] + maps[1] > _TISSUE
     if not matter.any():
         raise ValueError(

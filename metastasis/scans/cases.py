@@ -248,7 +248,7 @@ def read_row(row: dict[str, str], folder: Path) -> Case:
         except ValueError as error:
             remedy = ""
             if column == "prior":
-                remedy = "; prepare_scan(image, prior=…) aligns and resamples it"
+                remedy = "; dmrifit-metastasis prepare (prepare_scan) aligns and resamples it"
             raise ValueError(f"{error}{remedy}") from None
 
     columns: dict[str, Any] = {"synthetic": row.get("synthetic") == "true"}

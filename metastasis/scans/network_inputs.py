@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.affines import voxel_volume
-from dmrifit.io.grids import Volume, as_stored
-from dmrifit.io.masks import MASK_THRESHOLD, binarize, check_same_grid
+from dmrifit.io.grids import Volume, as_stored, turn_to_grid
+from dmrifit.io.masks import MASK_THRESHOLD, binarize
 from dmrifit.networks.volume_cases import listed, naming, volume_inputs
 
 #: A volume, its prior or None, its mask or None.
@@ -33,28 +33,29 @@ def output_size(size: int, n_layers: int = 9) -> int:
 
 
 def joined_cases(volumes: Any, priors: Any, masks: Any) -> list[Scan]:
-    """Join volumes, priors and masks to cases, and check that images of a case share a grid."""
+    """Join volumes, priors and masks to cases; images of a case must share a grid."""
     volumes = listed(volumes, "cases")
     columns = [volumes]
     for name, values in (("priors", priors), ("masks", masks)):
         missing = [None] * len(volumes)
         columns.append(missing if values is None else listed(values, name, len(volumes)))
-    cases = [(volumes[i], columns[1][i], columns[2][i]) for i in range(len(volumes))]
-    for number, (volume, prior, mask) in enumerate(cases):
+    cases = []
+    for number, (volume, prior, mask) in enumerate(zip(*columns, strict=True)):
         with naming(number):
-            _check_same_grid(volume, prior, "prior")
-            _check_same_grid(volume, mask, "mask")
+            prior, mask = _ordered(prior, volume, "prior"), _ordered(mask, volume, "mask")
+        cases.append((volume, prior, mask))
     return cases
 
 
 def paired_labels(cases: Sequence[Scan], labels: Any) -> list[tuple[Any, Any]]:
     """Pair each label with the volume of its case."""
     labels = listed(labels, "targets", len(cases))
-    pairs = [(label, case[0]) for label, case in zip(labels, cases, strict=True)]
-    for number, (label, volume) in enumerate(pairs):
+    pairs = []
+    for number, (label, (volume, *_)) in enumerate(zip(labels, cases, strict=True)):
         with naming(number):
-            _check_same_grid(volume, label, "label")
+            label = _ordered(label, volume, "label")
             _check_label_shape(label, volume)
+        pairs.append((label, volume))
     return pairs
 
 
@@ -226,10 +227,11 @@ def _on_spacing(
     return Volume.upright(values, affine).resampled(spacing, order=order)
 
 
-def _check_same_grid(volume: Any, image: Any, name: str) -> None:
-    """Refuse an image on another grid than the volume's."""
+def _ordered(image: Any, volume: Any, name: str) -> Any:
+    """Give an image in the order of the volume's axes, whose grid it must be on."""
     # Arrays have no affine to compare; their shapes are checked where they are used.
     if not (_is_image(volume) and _is_image(image)):
-        return
+        return image
     grid, reference = (image.shape[:3], image.affine), (volume.shape[:3], volume.affine)
-    check_same_grid(grid, reference, name=f"its {name}", reference_name="the volume")
+    turn = turn_to_grid(grid, reference, name=f"its {name}", reference_name="the volume")
+    return image.as_reoriented(turn)

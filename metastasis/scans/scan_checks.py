@@ -14,10 +14,8 @@ from scipy.ndimage import distance_transform_edt
 
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.checks import is_number
-from dmrifit._utils.counts import counted, size_text
 from dmrifit.imaging.head_steps import find_brain
 from dmrifit.io.grids import Volume
-from dmrifit.io.masks import check_same_grid
 from dmrifit.io.nifti import load_image
 from metastasis.scans.cases import CASES, Case, read_row
 from metastasis.scans.network_inputs import Scan, brain_of, values_of
@@ -66,43 +64,6 @@ def scan_images(scans: Path) -> list[Path]:
 def files_of_row(row: Mapping[str, str], folder: Path) -> dict[str, Path]:
     """Name the files that a scan is read from, in a row of a table in a folder."""
     return {key: folder / row[key] for key in ("image", "prior", "brain") if row.get(key)}
-
-
-def check_files(files: Mapping[str, Path]) -> tuple[float, ...]:
-    """
-    Check the headers of a scan, its prior and its brain; give the edges of its voxels in mm.
-
-    No volume is read. Files that cannot be read are left to those who read them.
-    """
-    grids: dict[str, tuple[Any, Any]] = {}
-    for key, path in files.items():
-        try:
-            image = load_image(path)
-        except (OSError, ValueError):
-            continue
-        shape = image.shape
-        if len(shape) == 4 and shape[3] == 1:
-            shape = shape[:3]
-        if len(shape) != 3:
-            raise ValueError(
-                f"{path} has {counted(len(shape), 'axis', 'axes')} ({size_text(shape)}); a volume "
-                "of three axes is needed: save the post-contrast volume alone"
-            )
-        grids[key] = shape, image.affine
-    reference = grids.pop("image", None)
-    if reference is None:
-        return ()
-    for key, grid in grids.items():
-        names = {"name": str(files[key]), "reference_name": str(files["image"])}
-        try:
-            check_same_grid(grid, reference, **names)
-        except ValueError as error:
-            remedy = ""
-            # A mask must lie on the grid of the scan for prepare, too.
-            if key == "prior":
-                remedy = "; dmrifit-metastasis prepare aligns and resamples it"
-            raise ValueError(f"{error}{remedy}") from None
-    return tuple(np.linalg.norm(reference[1][:3, :3], axis=0).tolist())
 
 
 def edge_in_training(model: Any) -> float | None:
@@ -291,13 +252,12 @@ def noted_case(
     row: dict[str, str], folder: Path, *, edges: Sequence[float | None], finds_brain: bool
 ) -> NotedCase:
     """
-    Check the headers of a case, read it, and note what a reader should know of it.
+    Check the voxels of a case, read it, and note what a reader should know of it.
 
     `edges` are those of voxels in trainings.
     """
-    files = files_of_row(row, folder)
-    image = files["image"]
-    edges_of_scan = check_files(files)
+    image = folder / row["image"]
+    edges_of_scan = np.linalg.norm(load_image(image).affine[:3, :3], axis=0).tolist()
     for edge in edges:
         check_edges(image, edges_of_scan, edge)
     case = read_row(row, folder)

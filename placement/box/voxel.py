@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from nibabel.orientations import inv_ornt_aff
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import MM3_PER_ML
@@ -649,13 +650,12 @@ def rotated_axes(rotation: NDArray[np.float64]) -> int:
     return 2 if (size < limit).any() else 3
 
 
-def nearest_storage(affine: ArrayLike) -> NDArray[np.float64]:
+def nearest_storage(affine: ArrayLike) -> NDArray[np.intp]:
     """
     Find the storage of an image whose axes are nearest to right, front and up.
 
-    Gives a matrix (3, 3) with one 1 or -1 in each row and column: column w has it in the row of
-    the image axis that becomes axis w, negative where that is reversed. Applied by `reoriented`,
-    it leads all 48 storages of one image to the same storage.
+    Gives the orientation (3, 2) that leads there, by `apply_orientation` and `reoriented`: that of
+    all 48 storages of one image to the same storage.
     """
     matrix = np.asarray(affine, dtype=np.float64)[:3, :3]
     directions = matrix / np.linalg.norm(matrix, axis=0)
@@ -664,20 +664,14 @@ def nearest_storage(affine: ArrayLike) -> NDArray[np.float64]:
     near = np.flatnonzero(fits > fits.max() - _NEAR_TIE)
     # The matrices are the same 48 for every storage, whatever their order.
     best = min(near, key=lambda n: tuple((-np.round(stored[n], 6)).ravel().tolist()))
-    return np.asarray(AXIS_ORDERS[best])
+    order = AXIS_ORDERS[best]
+    return np.column_stack([np.abs(order).argmax(axis=1), order.sum(axis=1)]).astype(np.intp)
 
 
 def reoriented(
-    storage: NDArray[np.float64], affine: NDArray[np.float64], shape: tuple[int, ...]
-) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
-    """Compute affine (rounded) and shape of an image stored along the axes of `storage`."""
-    order = np.abs(storage).argmax(axis=0)
-    matrix = np.eye(4)
-    matrix[:3, :3] = affine[:3, :3] @ storage
-    last = np.array(shape[:3]) - 1
-    # The first voxel along a reversed axis was the last one.
-    first = np.where(storage.sum(axis=1) < 0, last, 0)
-    matrix[:3, 3] = affine[:3, :3] @ first + affine[:3, 3]
-    x, y, z = (int(shape[axis]) for axis in order)
+    turn: NDArray[np.intp], affine: NDArray[np.float64], shape: Sequence[int]
+) -> NDArray[np.float64]:
+    """Compute the affine (rounded) of an image of a shape that is turned by an orientation."""
+    matrix = np.asarray(affine @ inv_ornt_aff(turn, shape), dtype=np.float64)
     matrix[:3, 3] = np.round(matrix[:3, 3] + _PHASE, _POSITION_DECIMALS)
-    return np.round(matrix, _DECIMALS), (x, y, z)
+    return np.round(matrix, _DECIMALS)

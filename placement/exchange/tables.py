@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from nibabel.orientations import apply_orientation
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import first_few
 from dmrifit._utils.text_files import check_file
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.case_tables import named_rows
+from dmrifit.io.grids import turn_to_grid
 from dmrifit.io.nifti import describe_sources, load_image, values_of
 from dmrifit.io.tables import read_rows
 from placement.search.scene import Scene
@@ -275,17 +277,21 @@ def _brain_mask(row: Any) -> Any:
     from dmrifit.imaging.head_steps import find_brain
 
     tumor = load_image(row.tumor)
+    names = {"name": row.image, "reference_name": row.tumor}
     try:
         mask, _ = find_brain(row.image)
+        grid = mask.shape, load_image(row.image).affine
+        turn = turn_to_grid(grid, (tumor.shape[:3], tumor.affine), **names)
     except (ImportError, ValueError):
         return None
+    mask = apply_orientation(mask, turn)
     labels = values_of(tumor, str(row.tumor))
     # A series is refused when the tumor itself is read.
     if labels.size != np.prod(labels.shape[:3]):
         return None
     is_tumor = np.nan_to_num(labels.reshape(labels.shape[:3])) > 0
     # A mask without much of the tumor is no mask of this brain.
-    if mask.shape != is_tumor.shape or (is_tumor & ~mask).sum() > _MOST_CUT_OFF * is_tumor.sum():
+    if (is_tumor & ~mask).sum() > _MOST_CUT_OFF * is_tumor.sum():
         return None
     return mask
 

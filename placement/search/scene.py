@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from nibabel.orientations import apply_orientation
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import voxel_volume
 from dmrifit.io.components import label_components
-from dmrifit.io.grids import cropped
-from dmrifit.io.masks import MASK_THRESHOLD, check_same_grid
+from dmrifit.io.grids import cropped, turn_to_grid
+from dmrifit.io.masks import MASK_THRESHOLD
 from dmrifit.io.nifti import (
     Image,
     describe_sources,
@@ -326,8 +327,8 @@ class Scene:
                 (on_grid.shape[:3], on_grid.affine),
                 (loaded.shape[:3], loaded.affine),
             )
-            check_same_grid(grid, reference, name=image_name(file), reference_name=title)
-            return values_of(on_grid, image_name(file))
+            turn = turn_to_grid(grid, reference, name=image_name(file), reference_name=title)
+            return apply_orientation(values_of(on_grid, image_name(file)), turn)
 
         files = {}
         regions = _named(exclude)
@@ -461,36 +462,31 @@ class Scene:
 
     @cached_property
     def _reoriented(self) -> Scene:
-        storage = nearest_storage(self.affine)
-        order = np.abs(storage).argmax(axis=0)
-        reversed_axes = storage.sum(axis=0) < 0
+        turn = nearest_storage(self.affine)
+        order = np.argsort(turn[:, 0])
         canonical = object.__new__(Scene)
         canonical.__dict__.update(self.__getstate__())
-        affine, canonical.shape = reoriented(storage, self.affine, self.shape)
-        affine.flags.writeable = False
-        canonical.affine = affine
-
-        def stored(values: NDArray) -> NDArray:
-            axes = (*order, *range(3, values.ndim))
-            flips = tuple(int(axis) for axis in np.flatnonzero(reversed_axes))
-            return np.flip(values.transpose(axes), flips)
+        canonical.shape = tuple(np.array(self.shape)[order].tolist())
+        canonical.affine = reoriented(turn, self.affine, self.shape)
+        canonical.affine.flags.writeable = False
 
         def moved(low: Sequence[int], shape: Sequence[int]) -> Index:
             first = np.array(low)
             mirrored = np.array(self.shape) - first - np.array(shape[:3])
-            x, y, z = np.where(reversed_axes, mirrored[order], first[order]).tolist()
+            x, y, z = np.where(turn[:, 1] < 0, mirrored, first)[order].tolist()
             return (x, y, z)
 
         canonical.origin = moved(self.origin, self.occupancy.shape)
-        canonical.occupancy = np.ascontiguousarray(stored(self.occupancy))
+        canonical.occupancy = np.ascontiguousarray(apply_orientation(self.occupancy, turn))
         canonical.occupancy.flags.writeable = False
         for attribute in ("_forbidden", "_tissues"):
             regions = {}
             for key, (low, region) in getattr(self, attribute).items():
-                regions[key] = moved(low, region.shape), np.ascontiguousarray(stored(region))
+                turned = np.ascontiguousarray(apply_orientation(region, turn))
+                regions[key] = moved(low, region.shape), turned
             setattr(canonical, attribute, regions)
         if self.image is not None:
-            canonical.image = stored(self.image)
+            canonical.image = apply_orientation(self.image, turn)
         canonical._is_canonical = True
         return canonical
 

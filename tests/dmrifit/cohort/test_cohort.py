@@ -222,11 +222,15 @@ def test_left_handed_images_have_the_same_voxels(cohort, written):
     flip = np.diag([-3.0, 3, 6, 1])
     flip[0, 3] = 45
     folder = written.parent / "sub-cohort1p01" / "dwi"
-    for path in folder.glob("*.nii.gz"):
-        save_like(path, np.asarray(nib.load(path).dataobj)[::-1], flip)
+    # The signal alone: masks, noise and true maps stay as they are stored.
+    (path,) = folder.glob("*_dwi.nii.gz")
+    save_like(path, np.asarray(nib.load(path).dataobj)[::-1], flip)
     back = Cohort.read(written)["cohort1"].scans[0]
     assert np.linalg.det(back.affine) < 0
     np.testing.assert_array_equal(back.signal, cohort.scans[0].signal[::-1])
+    for name in ("mask", "lesion", "noise_free"):
+        np.testing.assert_allclose(getattr(back, name), getattr(cohort.scans[0], name)[::-1], rtol=1e-6)
+    np.testing.assert_allclose(back.truth["K"], cohort.scans[0].truth["K"][::-1], rtol=1e-6)
     np.testing.assert_array_equal(
         np.sort(Cohort([back]).arrays().Y[:, 0]), np.sort(Cohort(cohort.scans[:1]).arrays().Y[:, 0])
     )

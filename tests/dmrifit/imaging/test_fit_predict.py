@@ -171,13 +171,14 @@ def test_grid_codes_zooms_and_units_of_the_header_are_kept(signals, codes):
 
 
 def test_all_48_orientations_give_the_same_values_at_the_same_places(image):
-    expected = nib.as_closest_canonical(fit_image(image, PROTOCOL, "adc")["ADC"])
+    mask = nib.Nifti1Image((np.indices(GRID).sum(axis=0) % 3 > 0).astype(np.uint8), AFFINE)
+    expected = nib.as_closest_canonical(fit_image(image, PROTOCOL, "adc", mask=mask)["ADC"])
     turned = 0
     for order in itertools.permutations(range(3)):
         for flips in itertools.product((1, -1), repeat=3):
             stored = image.as_reoriented(np.column_stack([order, flips]).astype(float))
             turned += nib.aff2axcodes(stored.affine) != nib.aff2axcodes(image.affine)
-            made = fit_image(stored, PROTOCOL, "adc")["ADC"]
+            made = fit_image(stored, PROTOCOL, "adc", mask=mask)["ADC"]
             np.testing.assert_array_equal(made.affine, stored.affine)
             canonical = nib.as_closest_canonical(made)
             np.testing.assert_array_equal(data(canonical), data(expected))

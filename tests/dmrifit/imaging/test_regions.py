@@ -86,7 +86,8 @@ def test_shares_at_bounds_are_those_of_the_fit(labels):
         nib.Nifti1Image(signals.reshape(*GRID, 4), AFFINE), PROTOCOL, "adc", bounds=bounds,
         mask=nib.Nifti1Image(mask, AFFINE),
     )  # fmt: skip
-    table = roi_table(maps, nib.Nifti1Image(labels, AFFINE), names={3: "liver", 9: "spleen"})
+    stored = nib.Nifti1Image(labels, AFFINE).as_reoriented(np.array([[2, 1], [0, -1], [1, 1]]))
+    table = roi_table(maps, stored, names={3: "liver", 9: "spleen"})
     result = fit_voxels(signals, PROTOCOL, "adc", bounds=bounds)
     inside = ((labels == 3) & (mask > 0)).ravel() & np.isfinite(result["ADC"])
     assert 0 < inside.sum() < (labels == 3).sum()

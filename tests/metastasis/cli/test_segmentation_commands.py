@@ -218,7 +218,7 @@ def test_probabilities_do_not_depend_on_how_a_scan_is_stored(cases, models):
     images = [nib.Nifti1Image(values, case.affine) for values in (case.image, case.prior)]
     expected = segment_image(segmenter, images[0], prior=images[1])["probability"]
     for order in ([[0, -1], [1, 1], [2, 1]], [[2, 1], [0, -1], [1, -1]], [[1, 1], [0, 1], [2, 1]]):
-        scan, prior = (image.as_reoriented(np.array(order)) for image in images)
+        scan, prior = images[0].as_reoriented(np.array(order)), images[1]
         answer = segment_image(segmenter, scan, prior=prior)["probability"]
         np.testing.assert_allclose(answer.affine, scan.affine)
         stored = expected.as_reoriented(np.array(order))

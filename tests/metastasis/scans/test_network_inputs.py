@@ -17,6 +17,7 @@ from metastasis.scans.network_inputs import (
     on_network_grid,
     on_scan_grid,
     output_size,
+    paired_labels,
 )
 
 TURNED = Rotation.from_euler("xyz", [20, 10, 30], degrees=True).as_matrix()
@@ -98,15 +99,11 @@ def test_a_fine_vessel_stays_as_bright_and_splines_leave_nothing_outside_of_a_st
 
 def test_larger_voxels_are_means_of_smaller_ones_in_each_channel_by_itself():
     noise = np.random.default_rng(0).standard_normal((60, 60, 60)).astype(np.float32)
-    seen, _, _ = on_network_grid(
-        (nib.Nifti1Image(noise, np.diag([0.4, 0.4, 0.4, 1])), None, None), 1.0
-    )
+    seen, _, _ = on_network_grid((nib.Nifti1Image(noise, np.diag([0.4, 0.4, 0.4, 1])), None, None), 1.0)
     # Of 2.5³ voxels; one voxel in its place, or a line between two, has more than .6.
     assert seen.std() == pytest.approx(0.4**1.5, rel=0.2)
     levels = np.ones((8, 8, 8, 2), np.float32) * np.array([1, 5], np.float32)
-    resampled, _, _ = on_network_grid(
-        (nib.Nifti1Image(levels, np.diag([2.0, 2.0, 2.0, 1])), None, None), 1.0
-    )
+    resampled, _, _ = on_network_grid((nib.Nifti1Image(levels, np.diag([2.0, 2.0, 2.0, 1])), None, None), 1.0)
     assert resampled.ndim == 4
     np.testing.assert_allclose(resampled[..., 0], 1, rtol=1e-5)
     np.testing.assert_allclose(resampled[..., 1], 5, rtol=1e-5)
@@ -158,9 +155,7 @@ def test_grids_that_differ_by_the_rounding_of_files_are_one():
     rounded, moved = affine.copy(), affine.copy()
     rounded[:3, 3] += (0.005, -0.003, 0)
     moved[0, 3] += 0.5
-    image, prior, other = (
-        nib.Nifti1Image(np.ones((9, 9, 9), np.float32), one) for one in (affine, rounded, moved)
-    )
+    image, prior, other = (nib.Nifti1Image(np.ones((9, 9, 9), np.float32), one) for one in (affine, rounded, moved))
     assert len(joined_cases([image], [prior], None)) == 1
     with pytest.raises(ValueError, match=r"case 0: its prior and the volume .* 0\.5 mm apart"):
         joined_cases([image], [other], None)
@@ -179,7 +174,10 @@ def test_any_storage_of_a_scan_is_seen_alike_and_answered_on_its_own_grid(spacin
         for signs in itertools.product((1, -1), repeat=3):
             order = np.column_stack([axes, signs])
             stored, stored_label = scan.as_reoriented(order), label.as_reoriented(order)
-            case = on_network_grid((stored, stored, stored_label), spacing)
+            # Prior and mask are stored as before, and are turned to the order of the scan.
+            (case,) = joined_cases([stored], [scan], [label])
+            np.testing.assert_array_equal(paired_labels([case], [label])[0][0].dataobj, stored_label.dataobj)
+            case = on_network_grid(case, spacing)
             for values, expected in zip(case, (seen, prior, mask), strict=True):
                 np.testing.assert_allclose(values, expected, atol=1e-5)
             np.testing.assert_array_equal(

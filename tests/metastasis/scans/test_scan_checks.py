@@ -1,5 +1,7 @@
 """Checks of scans before segmentation: headers, skull, contrast agent, likeness to training."""
 
+from functools import partial
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -8,11 +10,11 @@ from scipy.ndimage import gaussian_filter
 from metastasis import Case
 from metastasis.scans.scan_checks import (
     check_edges,
-    check_files,
     check_stripped,
     checked_range,
     contrast_note,
     label_note,
+    noted_case,
     scan_images,
     seen_range,
     slice_note,
@@ -40,24 +42,22 @@ def vessels():
     return mask
 
 
-def test_headers_tell_grids_and_edges_without_reading_a_volume(tmp_path, monkeypatch):
+def test_thick_slices_are_noted_and_a_prior_or_a_brain_on_another_grid_is_refused(tmp_path):
     affine = np.diag([0.8, 0.9, 4.0, 1])
     for name, shape in (("scan", (9, 9, 9)), ("prior", (9, 9, 8)), ("series", (9, 9, 9, 5))):
         nib.save(nib.Nifti1Image(np.ones(shape, np.float32), affine), tmp_path / f"{name}.nii.gz")
-    monkeypatch.setattr(nib.arrayproxy.ArrayProxy, "__array__", lambda *_: pytest.fail("a volume was read"))
-    files = {key: tmp_path / f"{key}.nii.gz" for key in ("scan", "prior", "series")}
-    edges = check_files({"image": files["scan"]})
-    np.testing.assert_allclose(edges, (0.8, 0.9, 4.0), rtol=1e-6)
-    assert "slices of 4 mm" in slice_note("scan", edges)
+    read = partial(noted_case, folder=tmp_path, edges=(), finds_brain=False)
+    scan = {"patient": "p1", "image": "scan.nii.gz", "synthetic": "true"}
+    assert "slices of 4 mm" in read(scan)[1][0]
     # Affines in single precision are rounded.
     assert slice_note("scan", (1, 1, 3.000005)) == ""
     assert "slices of 3.3 mm" in slice_note("scan", (0.57, 0.57, 3.2999961))
     with pytest.raises(ValueError, match=r"different grids.*dmrifit-metastasis prepare"):
-        check_files({"image": files["scan"], "prior": files["prior"]})
+        read(scan | {"prior": "prior.nii.gz"})
     with pytest.raises(ValueError, match=r"different grids; bring .*resample_to_img$"):
-        check_files({"image": files["scan"], "brain": files["prior"]})
+        read(scan | {"brain": "prior.nii.gz"})
     with pytest.raises(ValueError, match=r"series.nii.gz has 4 axes \(9 × 9 × 9 × 5\)"):
-        check_files({"image": files["series"]})
+        read(scan | {"image": "series.nii.gz"})
 
 
 def test_images_of_a_folder_a_table_and_a_scan_are_listed(tmp_path):

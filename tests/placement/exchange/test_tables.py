@@ -52,6 +52,17 @@ def test_masks_of_one_name_in_two_folders_are_both_excluded(tmp_path):
     assert [np.flatnonzero(one.any(axis=(1, 2))).tolist() for one in scene.forbidden.values()] == [[4, 5], [6, 7]]
 
 
+@pytest.mark.parametrize("turn", [[[0, 1], [1, 1], [2, 1]], [[0, -1], [1, 1], [2, 1]], [[2, 1], [0, -1], [1, 1]]])
+def test_a_brain_is_found_where_it_is_in_an_image_of_any_storage(tmp_path, turn):
+    brain = np.linalg.norm(np.indices((60, 62, 66)).T - (25, 30, 35), axis=-1).T < 19
+    for name, values in (("tumor", (np.arange(60) < 12)[:, None, None] & brain), ("image", brain)):
+        stored = nib.Nifti1Image(100 * values.astype(np.uint8), np.diag([3.0, 3, 3, 1]))
+        nib.save(stored.as_reoriented(np.array(turn)) if name == "image" else stored, tmp_path / f"{name}.nii.gz")
+    cases = read_cases(tmp_path / "tumor.nii.gz", image=tmp_path / "image.nii.gz", brain="auto")
+    outside = read_scene(next(cases.itertuples())).forbidden["outside the brain"]
+    assert (outside == ~brain).mean() > 0.999  # the tips of the ball are opened away
+
+
 def test_a_single_mask_is_a_table_of_one(table, tmp_path):
     cases = read_cases(tmp_path / "one.nii.gz", image=tmp_path / "two.nii.gz")
     assert list(cases["name"]) == ["one"]
@@ -66,9 +77,8 @@ def test_boxes_come_in_the_order_of_cases_and_experts(tmp_path):
         {"name": name, "expert": expert, **dict(zip(BOX, 10 * i + expert + np.arange(9.0), strict=True))}
         for i, (name, expert) in enumerate([("two", 1), ("one", 2), ("one", 1)])
     ]
-    path = tmp_path / "experts.tsv"
-    pd.DataFrame(rows).to_csv(path, sep="\t", index=False)
-    boxes = path
+    boxes = tmp_path / "experts.tsv"
+    pd.DataFrame(rows).to_csv(boxes, sep="\t", index=False)
     found = read_experts(boxes, ["one", "two"])
     np.testing.assert_array_equal(found[..., 0], [[21, 12], [1, np.nan]])
     np.testing.assert_array_equal(found[0, 1], 12 + np.arange(9.0))
@@ -87,8 +97,7 @@ def test_rows_that_miss_files_are_listed_on_request(table):
     assert [row["name"] for row in failed] == ["no-one", "no-two"]
     problem = failed[1]["problem"]
     assert problem.startswith(f"{table}, row 5: ")
-    assert "no-two.nii.gz: no such file; " in problem
-    assert "no-image.nii.gz: no such file; " in problem
+    assert all(f"{name}.nii.gz: no such file; " in problem for name in ("no-two", "no-image"))
     assert problem.endswith("files are relative to the table")
 
 
@@ -98,14 +107,8 @@ def test_a_folder_of_masks_is_as_good_as_a_table(tmp_path):
     table = read_cases(tmp_path)
     assert table.to_dict("records") == [
         {"name": "p1", "tumor": f"{tmp_path}/p1.nii.gz", "image": "", "exclude": "", "brain": "none", "synthetic": False},
-        {
-            "name": "p2",
-            "tumor": f"{tmp_path}/p2_tumor.nii.gz",
-            "image": f"{tmp_path}/p2_image.nii.gz",
-            "exclude": f"{tmp_path}/p2_exclude.nii.gz",
-            "brain": "none",
-            "synthetic": False,
-        },
+        {key: f"{tmp_path}/p2_{key}.nii.gz" for key in ("tumor", "image", "exclude")}
+        | {"name": "p2", "brain": "none", "synthetic": False},
     ]
     assert list(read_cases(tmp_path, exclude="1,2")["exclude"]) == ["1,2", "1,2"]
     with pytest.raises(ValueError, match=r"--image is for a single case; name images like the masks"):
@@ -117,10 +120,7 @@ def test_a_folder_of_masks_is_as_good_as_a_table(tmp_path):
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
-    [
-        ("\none\t", "\n../a\t", "../a"),
-        ("patient\none", "synthetic\none", "row 2: synthetic must be true or false"),
-    ],
+    [("\none\t", "\n../a\t", "../a"), ("patient\none", "synthetic\none", "row 2: synthetic must be true or false")],
 )
 def test_cells_that_no_case_can_have_are_refused(table, old, new, said):
     text = table.read_text().replace(old, new)

@@ -3,6 +3,7 @@ import itertools
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.orientations import apply_orientation
 from scipy.ndimage import gaussian_filter
 
 from placement import Scene, Voxel, VoxelOptimizer
@@ -214,6 +215,10 @@ def test_scenes_are_read_from_files(tmp_path):
     csf = save(csf, tmp_path / "csf.nii.gz", affine)
     image = save(np.random.default_rng(0).random(ball().shape).astype(np.float32), tmp_path / "t1.nii.gz", affine)
     scene = Scene.read(tumor, {"csf": csf, "core": 3}, image, include=2, exclude_margin=1)
+    csf, image = (nib.load(path).as_reoriented(turn) for path, turn in ((csf, STORAGES[13]), (image, STORAGES[30])))
+    turned = Scene.read(tumor, {"csf": csf, "core": 3}, image, include=2, exclude_margin=1)
+    np.testing.assert_array_equal(turned.forbidden["csf"], scene.forbidden["csf"])
+    np.testing.assert_array_equal(turned.image, scene.image)
     np.testing.assert_array_equal(scene.tumor, ball() & ~ball(radius=3))
     np.testing.assert_array_equal(scene.forbidden["core"], ball(radius=3))
     assert scene.forbidden["csf"][:9].all()
@@ -224,7 +229,7 @@ def test_scenes_are_read_from_files(tmp_path):
 
 
 STORAGES = [
-    np.eye(3)[list(order)].T * signs
+    np.column_stack([order, signs])
     for order in itertools.permutations(range(3))
     for signs in itertools.product((1, -1), repeat=3)
 ]
@@ -248,12 +253,8 @@ AFFINES = {
 
 def stored(values, affine, storage):
     """Store an image with its axes in another order and direction, in a header of single precision."""
-    order = np.abs(storage).argmax(axis=0)
-    flips = np.flatnonzero(storage.sum(axis=0) < 0)
-    matrix, shape = reoriented(storage.astype(float), affine, values.shape)
-    array = np.flip(values.transpose(order), flips)
-    assert array.shape == shape
-    return array, matrix.astype(np.float32).astype(float)
+    matrix = reoriented(storage, affine, values.shape)
+    return apply_orientation(values, storage), matrix.astype(np.float32).astype(float)
 
 
 def lump(seed, shape=(48, 44, 40), threshold=0.75):
@@ -282,13 +283,11 @@ def test_a_canonical_scene_is_the_same_scene():
     exclude = lump(1, threshold=0.97)
     image = np.random.default_rng(0).normal(size=(*tumor.shape, 2))
     flipped, matrix = stored(tumor, affine, STORAGES[13])
-    order = np.abs(STORAGES[13]).argmax(axis=0)
-    flips = np.flatnonzero(STORAGES[13].sum(axis=0) < 0)
     scene = Scene(
         flipped,
         matrix,
-        exclude=np.flip(exclude.transpose(order), flips),
-        image=np.flip(image.transpose(*order, 3), flips),
+        exclude=apply_orientation(exclude, STORAGES[13]),
+        image=apply_orientation(image, STORAGES[13]),
     )
     canonical = scene.canonical
     assert canonical.canonical is canonical
