@@ -73,7 +73,7 @@ def _page(out: Path, records: Mapping[str, dict[str, Any]], lesions: pd.DataFram
     """Make the page of all scans, with their overlays."""
     pictures = {}
     for folder, record in records.items():
-        alt = f"Lesions of {record['name']} in three planes"
+        alt = f"Findings of {record['name']} in three planes"
         pictures[folder] = RUN.shown(out / folder, {_OVERLAY: alt})
     title = "Segmentations"
     if any(record["n_marked_by_both"] is not None for record in records.values()):
@@ -163,6 +163,7 @@ def segment_case(
         "volume_mL": round(float(lesions["volume_mL"].sum()), _DIGITS),
         "volume_with_core_mL": round(float(lesions["volume_with_core_mL"].sum()), _DIGITS),
         "statement": statement,
+        "model": figures.get("model", ""),
         # Sizes say nothing of how the scan differs from those of the training.
         "notes": [*remarks, *open_ring_notes(case.name, lesions)],
     }
@@ -172,7 +173,7 @@ def segment_case(
 
         drawing = plot_overlay(case, labels, of_two_models=is_ensemble)
     page = partial(scan_page, case, labels, probability, lesions, threshold=threshold)
-    page = partial(page, remarks=[*content["notes"], statement])
+    page = partial(page, remarks=[*content["notes"], statement, content["model"]])
     maps = {_PROBABILITY: Volume.of(probability, case.affine)}
     maps[_LABEL] = Volume.of(labels, case.affine)
     return RUN.write_case(folder, content, table, maps, drawing, page)

@@ -40,7 +40,7 @@ def segment(
     Find metastases in scans by one model. Not for clinical use.
 
     Writes a folder for each scan with probability.nii.gz and label.nii.gz on its grid, a table of
-    its lesions and a picture; for all scans segmentations.tsv, lesions.tsv and a page. Scans that
+    its findings and a picture; for all scans segmentations.tsv, lesions.tsv and a page. Scans that
     are missing or cannot be read or segmented are listed in failed.tsv. Scans with a note, such
     as one unlike the training scans or with a ring that does not close, are flagged. An
     interrupted run resumes when started again with the same options.
@@ -53,7 +53,7 @@ def segment(
         with the columns patient and image, and optionally name, prior and brain (files relative to
         the table).
     model: Model file from train, another way to name it.
-    threshold: Lowest probability of lesion voxels; by default the model's operating point.
+    threshold: Lowest probability of marked voxels; by default the model's operating point.
 
     Example: dmrifit-metastasis segment prepared --out segmented
     """
@@ -84,7 +84,7 @@ def ensemble(
     sensitive SENSITIVE: Sensitive model, from train.
     specific SPECIFIC: Specific model, from train.
     scans SCANS: Scans, named as for segment.
-    thresholds A,B: Lowest probabilities of lesion voxels of the two models; by default their
+    thresholds A,B: Lowest probabilities of marked voxels of the two models; by default their
         operating points.
 
     Example: dmrifit-metastasis ensemble sensitive.dmrifit specific.dmrifit cases.tsv --out joined
@@ -187,7 +187,7 @@ def _segment(
     from metastasis.cli import case_runs
     from metastasis.scans.cases import CASES
     from metastasis.scans.scan_checks import edge_in_training, noted_case
-    from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
+    from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble, models_in_words
     from metastasis.segmentation.segmenter import DeepMedicSegmenter
     from metastasis.study.findings import model_figures
 
@@ -195,9 +195,8 @@ def _segment(
         if not 0 < value <= 1:
             option = "--threshold" if len(models) == 1 else "--thresholds"
             raise ValueError(f"{option} {value:g}: a probability above 0 and at most 1 is needed")
-    prior = options.prior
-    brain = None if options.mask in (None, "auto", "none") else Path(options.mask)
-    files_of_one = {"--prior": prior, "--mask": brain}
+    mask = None if options.mask in (None, "auto", "none") else Path(options.mask)
+    files_of_one = {"--prior": options.prior, "--mask": mask}
     scans, is_table = case_runs.RUN.named_cases(paths, CASES.images, files_of_one)
     kinds = (DeepMedicSegmenter, TwoStageSegmenter)
     remedy = "segments nothing; dmrifit-metastasis train makes segmenters"
@@ -208,13 +207,12 @@ def _segment(
     is_unchanged = not options.flips and thresholds in (None, stored_thresholds)
     edges = [edge_in_training(segmenter) for segmenter in segmenters]
     edges_to_keep = [] if options.resample else edges
-    finds_brain = options.mask == "auto"
-    read = partial(noted_case, edges=edges_to_keep, finds_brain=finds_brain)
+    read = partial(noted_case, edges=edges_to_keep, finds_brain=options.mask == "auto")
     failed: list[dict[str, str]] = []
     if is_table:
         cases = CASES.read(scans, read, failed=failed)
     else:
-        row = {"patient": stem(paths[0]), "image": paths[0], "prior": prior, "brain": brain}
+        row = {"patient": stem(paths[0]), "image": paths[0], "prior": options.prior, "brain": mask}
         cases = [read({key: str(value) for key, value in row.items() if value}, Path())]
     uses_priors = any(segmenter.prior_ is not None for segmenter in segmenters)
     if not uses_priors and any(case.prior is not None for case, _ in cases):
@@ -248,6 +246,7 @@ def _segment(
     # Sensitivities hold only where the model is used as measured.
     if not is_unchanged:
         figures = {key: value for key, value in figures.items() if key == "seen"}
+    figures["model"] = models_in_words(models.values(), thresholds or stored_thresholds)
     source = None if is_table else paths[0]
     work = partial(case_runs.segment_case, segmenter=segmenter, figures=figures, source=source)
     case_runs.RUN.run(

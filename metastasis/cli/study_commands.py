@@ -142,7 +142,7 @@ def train(
     warm_start: Model file of a network of the same sizes with the initial weights.
     false_positives 0..: False positives per scan of --validation, at the threshold to store.
     validation CASES: Table of other patients, on which the threshold is chosen.
-    min_voxels 1..: Smallest lesion in voxels; default 4, a sphere of 2 mm (study's networks: 1).
+    min_voxels 1..: Smallest finding in voxels; default 4, a sphere of 2 mm (study's networks: 1).
     device auto|cpu|cuda: Device to compute on.
 
     Example: dmrifit-metastasis train cases/cases.tsv --alpha 0.995 --out sensitive.dmrifit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 
+from dmrifit import __version__
 from dmrifit._utils.counts import counted
 from dmrifit.io import nifti
 from dmrifit.io.components import drop_small, label_components
@@ -209,6 +210,13 @@ def segment_by(
         return marked[0].astype(np.uint8), probabilities[0]
 
     return map(labels_of, range(len(volumes)))
+
+
+def models_in_words(paths: Iterable[Path], thresholds: Sequence[float]) -> str:
+    """Name the files of models, and the lowest probability of what each of them marks."""
+    pairs = zip(paths, thresholds, strict=True)
+    words = [f"the model {path.name} from a probability of {low:.3g} on" for path, low in pairs]
+    return f"marked by {' and '.join(words)} (dmrifit {__version__}; digest in settings.json)"
 
 
 def smallest_finding(model: Any, volume: Any) -> int:

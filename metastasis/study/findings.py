@@ -68,9 +68,9 @@ def findings_in_words(
 
 
 def open_ring_notes(name: str, lesions: pd.DataFrame) -> list[str]:
-    """Say which lesions of a scan are rings that do not close, so that their core is unknown."""
+    """Say which findings of a scan are rings that do not close, so that their core is unknown."""
     return [
-        f"{name}: lesion {lesion['number']} is a ring that does not close, or curved: "
+        f"{name}: finding {lesion['number']} is a ring that does not close, or curved: "
         f"{lesion['volume_mL']:.1f} mL are marked, {lesion['volume_with_core_mL']:.1f} mL with "
         f"its core where gaps up to {CLOSED_GAP_MM:g} mm are closed, but its outline in axial "
         f"slices encloses {lesion['hull_mL']:.1f} mL; measure a ring by hand"

@@ -13,9 +13,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from dmrifit._utils.checks import check_number
+from dmrifit.io.case_tables import check_shape
 from dmrifit.io.components import check_affine, label_components
 from dmrifit.io.grids import Volume
-from dmrifit.io.masks import check_same_grid
 from dmrifit.stats.patient_summary import joined
 from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import (
@@ -127,15 +127,13 @@ def reader_table(
         check_number(name, value, below=1 if name == "shrunk" else np.inf)
     label_map = _checked_labels(labels, "the labels")
     matrix = check_affine(affine)
-    grid = label_map.shape, matrix
     if probability is not None:
         probability = np.asarray(probability, dtype=np.float64)
-        own_grid = probability.shape, matrix
-        check_same_grid(own_grid, grid, name="probability", reference_name="the scan")
+        check_shape(probability, label_map.shape, "the probability")
     filled, rows = _lesions(label_map, matrix, probability)
     if prior is not None:
         prior = _checked_labels(prior, "the prior labels")
-        check_same_grid((prior.shape, matrix), grid, name="prior", reference_name="the scan")
+        check_shape(prior, label_map.shape, "the label of the prior scan")
         prior_filled, prior_rows = _lesions(prior, matrix, None)
         groups = _groups(filled, prior_filled, matrix, tolerance)
         rows = _changed_rows(rows, prior_rows, groups, limits)

@@ -88,7 +88,7 @@ def place_to_show(case: Case, labels: NDArray[Any]) -> tuple[NDArray[np.float64]
     wrong = "largest false positive"
     if reference is None:
         reference = np.zeros(case.shape, np.uint8)
-        wrong = "largest lesion found"
+        wrong = "largest finding"
     table = lesion_table(reference, labels > 0, case.affine)
     is_lesion = table["kind"] == "lesion"
     is_missed = is_lesion & ~table["found"].astype(bool)

@@ -130,7 +130,7 @@ def batch_blocks(
         if record["synthetic"]:
             word, title = "synthetic", f"{name} (synthetic)"
         rows.append({**record, "word": word})
-        remarks = [*record["notes"], record["statement"]]
+        remarks = [*record["notes"], record["statement"], record.get("model", "")]
         scan_lesions = _lesion_lines(lesions[lesions["name"] == name], remarks)
         shown.append((title, [*pictures[folder], *scan_lesions]))
     return page.Table(rows, columns), shown, _TEXTS["positions"]
@@ -164,8 +164,8 @@ def scan_page(
         layers,
         points=[("{number}: {volume_mL:.3f} mL enhancing", located)],
         overlay=None if threshold is not None else "",
-        label="Lesions over the scan",
-        instead=page.Picture(picture, f"Lesions of {case.name} in three planes", width=1000),
+        label="Findings over the scan",
+        instead=page.Picture(picture, f"Findings of {case.name} in three planes", width=1000),
     )
     findings = page.Section("What was found", *_lesion_lines(lesions, remarks))
     lead = page.notice_lead([case.synthetic])

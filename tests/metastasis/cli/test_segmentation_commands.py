@@ -198,9 +198,7 @@ def test_segmentations_are_those_of_the_model_at_its_threshold(
     middle = float(np.median(expected))
     for words, threshold in (((), 0.5), (("--threshold", middle), middle)):
         out = tmp_path / str(threshold)
-        output_of(
-            "segment", models.sensitive, table, "--out", out, "--no-figure", *words
-        )
+        output_of("segment", models.sensitive, table, "--out", out, "--no-figure", *words)
         for key, arrays in (
             ("probability", expected),
             ("label", [array >= threshold for array in expected]),
@@ -246,6 +244,7 @@ def test_what_findings_and_none_mean_is_said_where_they_stand(
     for page in ("index.html", "p0/view.html"):
         text = (tmp_path / "out" / page).read_text(encoding="utf-8").replace("&#39;", "'")
         assert sentence[1:] in text
+        assert f"by the model {models.plain.name} from a probability of {threshold} on" in text
 
 
 @pytest.mark.parametrize("command", ["segment", "ensemble"])

@@ -39,7 +39,7 @@ def test_notes_name_open_rings_with_all_their_volumes():
     sizes = {"volume_mL": [17.61, 3.0], "volume_with_core_mL": [18.4, 3.0], "hull_mL": [55.0, 3.1]}
     lesions = pd.DataFrame({"number": [4, 5], **sizes, "open_ring": [True, False]})
     (note,) = open_ring_notes("p1", lesions)
-    assert note.startswith("p1: lesion 4 ")
+    assert note.startswith("p1: finding 4 ")
     for text in ("17.6 mL", "18.4 mL", "55.0 mL", f"{CLOSED_GAP_MM:g} mm"):
         assert text in note
     assert open_ring_notes("p1", lesions[1:]) == []

@@ -38,7 +38,7 @@ def test_overlays_are_drawn_at_what_went_wrong(synthetic_cases):
     np.testing.assert_allclose(place, affine[:3, :3] @ np.full(3, 1.5) + affine[:3, 3])
     assert place_to_show(case, case.label)[1] == "largest lesion"
     unlabeled = replace(case, label=None)
-    assert place_to_show(unlabeled, extra)[1] == "largest lesion found"
+    assert place_to_show(unlabeled, extra)[1] == "largest finding"
     assert place_to_show(unlabeled, np.zeros(case.shape))[1] == "nothing found"
 
 
