@@ -62,7 +62,7 @@ class _Slice:
     def __init__(self, ax: style.Axes, case: Case, number: int | None = None) -> None:
         self.ax, self.case = ax, case
         self.number = slice_to_show(case) if number is None else number
-        ax.set(xticks=[], yticks=[])
+        ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
 
     def cut(self, volume: NDArray) -> NDArray:
@@ -71,13 +71,13 @@ class _Slice:
 
     def draw(self, values: NDArray, limits: tuple[float, float], colors: Any, **look: Any) -> Any:
         """Draw a volume (x, y, z), nothing outside the brain."""
-        picture = self.cut(values).astype(np.float64)
-        picture = np.ma.masked_where(~self.cut(self.case.brain), picture)
+        picture = np.ma.masked_where(~self.cut(self.case.brain), self.cut(values).astype(float))
         across, up, _ = upright_edges(self.case.affine)
         look |= {"origin": "lower", "interpolation": "nearest", "aspect": up / across}
         image = self.ax.imshow(picture, cmap=colors, vmin=limits[0], vmax=limits[1], **look)
         n_rows, n_columns = picture.shape
-        self.ax.set(xlim=(n_columns - 0.5, -0.5), ylim=(-0.5, n_rows - 0.5))
+        self.ax.set(xlim=(n_columns - 0.5, -0.5), ylim=(-0.5, n_rows - 0.5), yticks=[])
+        self.ax.set_xticks([n_columns - 1, 0], ["R", "L"], fontsize=8)
         return image
 
     def outline(self, mask: NDArray | None, **look: Any) -> Any:

@@ -74,6 +74,7 @@ def test_right_is_at_the_left_whatever_the_order_of_the_voxels():
     ]
     np.testing.assert_array_equal(drawn[0].get_array(), drawn[1].get_array())
     assert drawn[0].axes.xaxis_inverted()
+    assert drawn[0].axes.get_xticks().tolist() == [3, 0]  # named R and L
 
 
 def test_densities_have_an_area_of_one_and_tell_lesions_apart(compared):
