@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 
-from dmrifit import __version__
 from dmrifit._utils.counts import counted
 from dmrifit.io import nifti
 from dmrifit.io.components import drop_small, label_components
@@ -215,8 +214,10 @@ def segment_by(
 def models_in_words(paths: Iterable[Path], thresholds: Sequence[float]) -> str:
     """Name the files of models, and the lowest probability of what each of them marks."""
     pairs = zip(paths, thresholds, strict=True)
-    words = [f"the model {path.name} from a probability of {low:.3g} on" for path, low in pairs]
-    return f"marked by {' and '.join(words)} (dmrifit {__version__}; digest in settings.json)"
+    words = [
+        f"the model {path.name} at a probability threshold of {low:.3g}" for path, low in pairs
+    ]
+    return f"marked by {' and '.join(words)} (digest in settings.json)"
 
 
 def smallest_finding(model: Any, volume: Any) -> int:

@@ -13,7 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from dmrifit._utils.checks import check_number
-from dmrifit.io.case_tables import check_shape
+from dmrifit.io import case_tables
 from dmrifit.io.components import check_affine, label_components
 from dmrifit.io.grids import Volume
 from dmrifit.stats.patient_summary import joined
@@ -129,11 +129,11 @@ def reader_table(
     matrix = check_affine(affine)
     if probability is not None:
         probability = np.asarray(probability, dtype=np.float64)
-        check_shape(probability, label_map.shape, "the probability")
+        case_tables.check_shape(probability, label_map.shape, "the probability")
     filled, rows = _lesions(label_map, matrix, probability)
     if prior is not None:
         prior = _checked_labels(prior, "the prior labels")
-        check_shape(prior, label_map.shape, "the label of the prior scan")
+        case_tables.check_shape(prior, label_map.shape, "the label of the prior scan")
         prior_filled, prior_rows = _lesions(prior, matrix, None)
         groups = _groups(filled, prior_filled, matrix, tolerance)
         rows = _changed_rows(rows, prior_rows, groups, limits)

@@ -244,7 +244,7 @@ def test_what_findings_and_none_mean_is_said_where_they_stand(
     for page in ("index.html", "p0/view.html"):
         text = (tmp_path / "out" / page).read_text(encoding="utf-8").replace("&#39;", "'")
         assert sentence[1:] in text
-        assert f"by the model {models.plain.name} from a probability of {threshold} on" in text
+        assert f"by the model {models.plain.name} at a probability threshold of {threshold}" in text
 
 
 @pytest.mark.parametrize("command", ["segment", "ensemble"])
