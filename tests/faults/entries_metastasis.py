@@ -72,8 +72,7 @@ command(
 )
 command(
     "dmrifit-metastasis train", trained,
-    "train cases.tsv --out new.dmrifit --widths 2,2 --epochs 1 --segments-per-epoch 2 --batch-size 2 "
-    "--device cpu",
+    "train cases.tsv --out new.dmrifit --widths 2,2 --epochs 1 --segments-per-epoch 2 --batch-size 2 --device cpu",
     lambda place: {"whole": (place / "new.dmrifit").stat().st_size > 0},
 )
 command(
@@ -85,8 +84,9 @@ command(
 
 @function("metastasis.read_cases", patients)
 def _read_cases() -> dict[str, Any]:
-    keys, cases = ("image", "label", "prior", "brain", "affine"), metastasis.read_cases("cases.tsv")
-    return {f"{case.name} {key}": getattr(case, key) for case in cases for key in keys}
+    keys, cases = ("image", "label", "prior", "brain"), metastasis.read_cases("cases.tsv")
+    places = {case.name: nib.affines.apply_affine(case.affine, np.argwhere(case.label)) for case in cases}
+    return places | {f"{case.name} {key}": getattr(case, key) for case in cases for key in keys}
 
 
 def arrays(folder: Path) -> None:
