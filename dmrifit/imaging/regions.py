@@ -402,7 +402,7 @@ def _named_scans(
         if {"map", "file"} <= first_row.keys():
             return _read_maps(tables[0], labels)
         rows = _read_folders(tables[0])
-        of_table = f" of {tables[0]}, whose column labels is empty"
+        of_table = f" of {tables[0]}, which names none in a column labels"
         in_table = f" in {tables[0]}"
     if any(image is None for _, _, image in rows) and len(labels) not in (1, len(rows)):
         raise ValueError(

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
 #: The region of a fit without a mask, in sidecars and pages.
-ALL_VOXELS = "all voxels that are not 0 in every measurement"
+ALL_VOXELS = "all voxels that are nonzero in any measurement"
 #: The upper bound of a kurtosis that keeps the signal falling.
 MONOTONIC = "3/(b_max·D)"
 # Share of the voxels with values, below which those that are not in doubt have no median.
@@ -411,9 +411,9 @@ def _describe_voxel_maps(tally: FitTally, files: Mapping[str, str]) -> dict[str,
 def file_lines(sidecar: Mapping[str, Any], folder: Path) -> list[str]:
     """Say where the maps that a sidecar describes are, and their page and signals, if any."""
     lines = []
-    for name, entry in list(sidecar.get("Parameters", {}).items())[:1]:
-        lines.append(f"maps: {folder / entry['File'].replace(f'param-{name}_', 'param-*_')}")
-        page = entry["File"].replace(f"param-{name}_", "")
+    for entry in list(sidecar.get("Parameters", {}).values())[:1]:
+        lines.append(f"maps: {folder / re.sub('param-[^_]+', 'param-*', entry['File'])}")
+        page = re.sub("param-[^_]+_", "", entry["File"])
         page_path = folder / page.replace("dwimap.nii.gz", "quicklook.html")
         if page_path.exists():
             lines.append(f"page: {page_path}")

@@ -277,16 +277,16 @@ def _draw_map(axes: style.Axes, slices: Slices, panel: MapPanel, n_columns: int)
 
 def _draw_histogram(axes: style.Axes, slices: Slices, panel: MapPanel) -> None:
     values = panel.finite(slices.mask)
-    # Percentiles 1 to 99, widened to the bounds that voxels sit at.
+    # Percentiles 1 to 99, widened to bounds at which there are more voxels than a few.
     low, high = robust_limits(values, (1, 99))
     if len(values):
         margin = 0.08 * (high - low)
         low, high = low - margin, high + margin
         lower, upper = panel.bounds
         # A bound that differs from voxel to voxel, as that of an amplitude, has no place here.
-        if np.isfinite(lower) and (panel.shares[0] > 0 or lower > low):
+        if np.isfinite(lower) and (panel.shares[0] > 0.005 or lower > low):
             low = lower
-        if np.isfinite(upper) and (panel.shares[1] > 0 or upper < high):
+        if np.isfinite(upper) and (panel.shares[1] > 0.005 or upper < high):
             high = upper
         if not low < high:
             low, high = low - margin, high + margin

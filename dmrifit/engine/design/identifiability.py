@@ -107,11 +107,11 @@ def missing_for(protocol: Protocol, model: SignalModel, fixed: Collection[str] =
         return f"two echo times or more, and the protocol has {n_given or 'none'}"
     if not model.needs_te and n_te > 1:
         return (
-            "one echo time (one image alone, protocol.take, or --by-te), and the protocol has "
+            "one echo time (one image alone, or S0 by echo time: --by-te), and the protocol has "
             f"{n_te}"
         )
     if model == MODELS["t2"] and len(b) > 1:
-        return f"one b-value (protocol.take), and the protocol has {len(b)}"
+        return f"one b-value (the lowest alone: --b-max), and the protocol has {len(b)}"
     # Two points make a line and three a parabola: usual protocols of ADC and kurtosis.
     n_needed = len(free) if len(free) <= 3 else len(free) + 1
     if len(contrasts) < n_needed:

@@ -62,10 +62,10 @@ def verdict(board: Board) -> list[str]:
     numbers = [wording(text, row) for row in means.to_dict("records")]
     reference = f", {_INDEPENDENT}" if measure == "skill_independent" else ""
     skill = f"skill of its maps over the best constant{reference}: {'; '.join(numbers)}"
+    words = _parameters_in_words(board, rows)
     if board.undecided:
         reason = f"Whether algorithms differ cannot be told from {board.undecided}."
-        return [f"Highest mean here: {name}.", f"{page.capital(skill)}.", reason]
-    words = _parameters_in_words(board, rows)
+        return [f"Highest mean here: {name}.", f"{page.capital(skill)}.", f"{reason} {words}"]
     return [f"Best predictor: {name}.", f"{page.capital(skill)}.", words]
 
 
