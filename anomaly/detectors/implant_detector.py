@@ -218,8 +218,9 @@ def _table(look: Look, expected: NDArray, positions: NDArray) -> NDArray[np.floa
     columns += [ndimage.minimum_filter(lowest, 3), ndimage.maximum_filter(highest, 3)]
     columns += [ndimage.median_filter(filled, 3), smooth(mean, 2.0), smooth(spread, 2.0)]
     # Its surroundings, ever wider: smoothed signals and deviations, and the local SD.
-    for sd in _NEAR:
-        columns += [smooth(look.mean, sd), smooth(deviation, sd)]
+    near_deviations = [smooth(deviation, sd) for sd in _NEAR]
+    for sd, near_deviation in zip(_NEAR, near_deviations, strict=True):
+        columns += [smooth(look.mean, sd), near_deviation]
     for sd in _NEAR[:3]:
         columns += [smooth(look.spread, sd)]
     for sd in _WIDE:
@@ -228,10 +229,9 @@ def _table(look: Look, expected: NDArray, positions: NDArray) -> NDArray[np.floa
         differences = (z, spread_deviation, spread_z, beyond, np.abs(z))
         columns += [smooth(volume, sd) for volume in differences]
     # The largest deviation nearby: at the border of a lesion the deviation is half of it.
-    smoothed = smooth(deviation, 1.2)
     for size in _REACH:
-        columns += [ndimage.minimum_filter(smoothed, size)]
-        columns += [ndimage.maximum_filter(smoothed, size)]
+        columns += [ndimage.minimum_filter(near_deviations[1], size)]
+        columns += [ndimage.maximum_filter(near_deviations[1], size)]
     columns += [smooth(deviation, 5.0), smooth(np.abs(z), 3.5)]
     # Where it lies: depth below the border of the brain, and the position in the template.
     columns += [ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1], *positions]

@@ -213,13 +213,6 @@ class RandomStudy:
         tolerance = 0.051 if abs(fraction) < 0.0995 else 0.51
         assert number == pytest.approx(100 * fraction, abs=tolerance)
 
-    def check_scores(self, cell, expected):
-        """Compare a cell of |BI| (%) / DI (%) / r with fractions."""
-        bias, dispersion, r = self.numbers(cell)
-        self.check_percent(bias, expected[0])
-        self.check_percent(dispersion, expected[1])
-        assert r == pytest.approx(expected[2], abs=0.0051)
-
 
 @pytest.fixture(scope="session")
 def random_study():

@@ -39,11 +39,18 @@ def test_a_tumor_has_the_volume_of_its_ball_or_of_the_room_that_there_is(head):
 def test_most_gliomas_are_round_and_some_are_bent(head):
     longest = []
     for glioma in drawn(head, 30, radius=12.0):
-        places = head.places[glioma.tumor]
-        longest.append(np.sqrt(np.linalg.eigvalsh(np.cov(places.T))).max() / 12)
+        longest.append(np.sqrt(np.linalg.eigvalsh(np.cov(head.places[glioma.tumor].T))).max() / 12)
     # A ball has 0.45, an ellipsoid of such axes up to about 0.65.
     assert 0.45 < np.median(longest) < 0.62
     assert 1 <= np.sum(np.array(longest) > 0.7) <= 12
+
+
+def test_the_border_of_small_gliomas_has_grains_of_three_millimeters(head):
+    glioma = Glioma.draw(head, np.ones_like(head.brain), 6.0, np.random.default_rng(0))
+    # Far away, second differences are those of the texture, whose voxels correlate by exp(-1/4) and exp(-1).
+    is_far = np.linalg.norm(head.places - glioma.center, axis=-1)[1:-1] > 30
+    differences = np.diff(np.log(glioma.distance + 1e-6), 2, axis=0)[is_far]
+    assert differences.std() == pytest.approx(0.1 * np.sqrt(6 - 8 * np.exp(-1 / 4) + 2 * np.exp(-1)), rel=0.1)
 
 
 def test_necrosis_has_its_share_and_a_rim_and_satellites_are_small_and_beside_the_tumor(head):
