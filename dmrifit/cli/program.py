@@ -2,7 +2,7 @@
 The program dmrifit, with the command cite; each command imports what it needs when it runs.
 
 Options:
-b_tolerance S/MM2: Treat b-values this close to each other as equal (0.5 as 0, 995 as 1000).
+b_tolerance S/MM2: Round b-values this close to each other to one (0.5 to 0, 995 to 1000).
 bval: b-values in s/mm²; by default the .bval file beside the image.
 bvec: Gradient directions; by default the .bvec file beside the image, if any.
 image IMAGE: 4-D NIfTI image of magnitudes, or a table of images (.tsv).
