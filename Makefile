@@ -7,8 +7,11 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST_ARGS ?=
-# Tests of a file share what it prepares, so they stay in one process.
-WORKERS := -n 2 --dist loadfile
+# Tests of a file share what it prepares, so they stay in one process. Files come in the order of their folders; in that
+# of their numbers of tests, the longest would come last, and one process would wait for it.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
+# Tests of commands start Python hundreds of times, which reads compiled modules faster.
+unexport PYTHONDONTWRITEBYTECODE
 
 # .venv keeps the Python it was made with unless PYTHON asks for another by name.
 ifeq ($(origin PYTHON),file)
