@@ -77,7 +77,7 @@ def turn_to_grid(
     """
     shape, affine = grid
     # Between the voxels of both, so that no oblique axis is as near to two of the world's axes.
-    turn = io_orientation(np.linalg.inv(reference[1]) @ affine)
+    turn = io_orientation(np.linalg.pinv(reference[1]) @ affine)
     if len(shape) == 3 and np.isfinite(turn).all():
         x, y, z = (int(shape[axis]) for axis in np.argsort(turn[:, 0]))
         turned = (x, y, z), affine @ inv_ornt_aff(turn, shape)
