@@ -404,7 +404,10 @@ def solve(
 
 # Of about forty variants, those with the best coverage on simulated tissue at SNR 30 and 60.
 _SHARE_SHIFT = 0.02  # the signal is nearly linear in sqrt(f + 0.02), down to f = 0
-_WIDEST = 2.0  # longest side of an interval, in lengths of the linear one
+# Longest side of an interval, in lengths of the linear one. That of K is longer: where the
+# highest signals are in the noise, as in water, its objective is flat towards 0.
+_WIDEST, _WIDEST_OF_K = 2.0, 2.5
+_SPREAD_BELOW_CAP = 2.0  # of the prior of K, in widths: 3/(b·D) is near, and would move it
 _LARGEST_CURVATURE = 50.0
 _NEAREST = 0.1  # least distance of a probe in SD, even where a bound is nearer
 _RIDGE = 1e-14  # against a division by zero where neither signal nor bounds determine a parameter
@@ -442,12 +445,15 @@ class IntervalSteps(Sums):
         """Convert estimates and bounds to coordinates, and make a weak prior of the bounds."""
         for j, kind in enumerate(self.kinds):
             low, high = s[self.bounds + j], s[self.bounds + self.n + j]
+            spread: Any = 1.0
             if kind == "amplitude":
                 low, high = low * w.TOP, high * w.TOP
             if j == self.signal.kurtosis:
                 # Beyond 3/(b·D) the signal would turn up.
                 cap = s[self.turn_up] / w.P[self.signal.diffusivity]
-                high = choose((cap > 0.0) & (cap < high), cap, high)
+                is_capped = (cap > 0.0) & (cap < high)
+                high = choose(is_capped, cap, high)
+                spread = choose(is_capped, _SPREAD_BELOW_CAP, 1.0)
             value, low, high = (_into(number, kind) for number in (w.P[j], low, high))
             if kind == "inverse":
                 low, high = high, low
@@ -456,8 +462,9 @@ class IntervalSteps(Sums):
             if kind != "amplitude":
                 width = high - low
                 is_boxed = (width > 0.0) & (width <= _LARGEST)
-                # The precision of a uniform distribution between the bounds.
-                w.WEIGHT[j] = choose(is_boxed, 12.0 / (width * width), 0.0) * s[self.free + j]
+                # The precision of a uniform distribution between the bounds, or of a wider one.
+                sd = +(spread * width)
+                w.WEIGHT[j] = choose(is_boxed, 12.0 / (sd * sd), 0.0) * s[self.free + j]
                 w.MID[j] = choose(is_boxed, 0.5 * (low + high), 0.0)
 
     def begin(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
@@ -595,7 +602,8 @@ class IntervalSteps(Sums):
             for side in range(2):
                 length = linear
                 if self.probed[j]:
-                    length = self.bent_length(w, linear, side * self.n + j)
+                    most = _WIDEST_OF_K if j == self.signal.kurtosis else _WIDEST
+                    length = self.bent_length(w, linear, side * self.n + j, most)
                 end = middle + length if side else middle - length
                 end = choose(end > low, end, low)
                 end = choose(end < high, end, high)
@@ -609,20 +617,21 @@ class IntervalSteps(Sums):
                 is_outside = end < estimate if place else end > estimate
                 w.END[2 * j + place] = choose(is_outside, estimate, end)
 
-    def bent_length(self, w: Any, linear: Any, index: int) -> Any:
+    def bent_length(self, w: Any, linear: Any, index: int, most: float) -> Any:
         """
         Solve for the length x of a side by the curvature c: x(1 + c·x) is the linear length.
 
-        x(1 + c·x) is the SD times the square root of the rise of the objective at the distance x.
+        It is at most `most` times the linear one. x(1 + c·x) is the SD times the square root of
+        the rise of the objective at the distance x.
         """
         distance = w.DISTANCE[index]
-        limit = -(1.0 - 1.0 / _WIDEST) / distance
+        limit = -(1.0 - 1.0 / most) / distance
         bend = choose(w.BEND[index] > limit, w.BEND[index], limit)
         limit = _LARGEST_CURVATURE / distance
         bend = choose(bend < limit, bend, limit)
         size = +(choose(bend > 0.0, bend, -bend) * linear)
         discriminant = 4.0 * bend * linear + 1.0
-        widest = +(_WIDEST * linear)
+        widest = +(most * linear)
         length = (sqrt(choose(discriminant > 0.0, discriminant, 0.0)) - 1.0) / (2.0 * bend)
         length = choose(length < widest, length, widest)
         length = choose(discriminant < 0.0, widest, length)

@@ -207,6 +207,7 @@ def test_sums_at_the_limit_become_those_of_the_kurtosis_itself(d, share):
 
 S0, D = Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0.1, 5)
 T2IK = MODELS["t2-ivim-kurtosis"]
+K = T2IK.names.index("K")
 PROTOCOL = Protocol.preset("cohort1")
 KINDS = ["amplitude", "share", "inverse", "inverse", "plain", "plain", "inverse"]
 TISSUE = [
@@ -269,7 +270,7 @@ class Voxel:
         self.ends = np.sort([self.into(end) for end in box], axis=0)
         width = np.ptp(self.ends, axis=0)
         self.weight = np.where(free & np.isfinite(width), 12 / width**2, 0.0)
-        self.weight[0] = 0.0
+        self.weight[[0, K]] *= 0.0, 0.25 if box[1, K] < 5 else 1.0
         self.center = np.where(self.weight > 0, self.ends.mean(axis=0), 0.0)
 
     def into(self, values):
@@ -320,7 +321,7 @@ class Voxel:
                     probe = middle + sign * distance * covariance[j] / covariance[j, j]
                     probe = np.where(rest, np.clip(probe, *self.ends), probe)
                     bend = self.bend(probe, rest, variance, least, sd[j], distance)
-                    length = np.array([bent(x, distance, bend) for x in length])
+                    length = np.array([bent(x, distance, bend, 2.5 if j == K else 2.0) for x in length])
                 end = np.clip(middle[j] + sign * length, *self.ends[:, j])
                 place = 1 - side if KINDS[j] == "inverse" else side
                 for level, x in enumerate(end):
@@ -338,13 +339,13 @@ class Voxel:
         return (np.sqrt(max(rise, 0)) * sd / distance - 1) / distance
 
 
-def bent(linear, distance, bend):
-    """Solve x(1 + c·x) = linear, at most twice as long."""
-    bend = np.clip(bend, -0.5 / distance, 50 / distance)
+def bent(linear, distance, bend, widest):
+    """Solve x(1 + c·x) = linear, at most `widest` times as long."""
+    bend = np.clip(bend, (1 / widest - 1) / distance, 50 / distance)
     root = 1 + 4 * bend * linear
     if abs(bend) * linear < 1e-9:
         return linear
-    return 2 * linear if root < 0 else min((np.sqrt(root) - 1) / (2 * bend), 2 * linear)
+    return widest * linear if root < 0 else min((np.sqrt(root) - 1) / (2 * bend), widest * linear)
 
 
 @pytest.mark.parametrize("case", ["plain", "floor", "fixed", "monotonic"])
