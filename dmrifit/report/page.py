@@ -356,6 +356,8 @@ def png_bytes(figure: Figure, *, dpi: int = 200) -> bytes:
     buffer = io.BytesIO()
     # Without the version of matplotlib, so that the same figure is the same bytes anywhere.
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    # The vectors of the same figure keep its layout, which takes as long as drawing.
+    figure.set_layout_engine("none")
     return buffer.getvalue()
 
 

@@ -34,7 +34,7 @@ _SHARED_NOISE = (
 )
 _UNDEFINED = "* some correlations are undefined (constant answers) and count as 0"
 # Their reference is often 0, where there is no relative error.
-_ALSO_ALONE = ("f", "K")
+_ALONE = ("f", "K", AT_BOUND, *NO_TISSUE)
 _N_DRAWS = 2000
 _CORRELATIONS = ("pearson", "pearson_independent")
 _OF_REPEATS = ("map skill, independent", "shared noise", "r, independent")
@@ -74,7 +74,7 @@ def summary_of(
     names = unique(scores["metric"])
     alone = names
     if not every_parameter:
-        alone = [name for name in (*_ALSO_ALONE, AT_BOUND, *NO_TISSUE) if name in names]
+        alone = [name for name in _ALONE if name in names]
     groups = {"tissue": unique(averaged(scores)["metric"])} | {name: [name] for name in alone}
     parts = {name: scores["metric"].isin(metrics) for name, metrics in groups.items()}
     table = in_parts(scores, parts, "parameters")
@@ -236,9 +236,10 @@ class Board:
         self.scores = scores = _with_magnitudes(largest(evaluation.scores))
         signals = largest(evaluation.signals)
         self.signals = signals[signals["contrast"] != POOLED]  # of single contrasts
-        # What `Evaluation.summary` gives, with a row for every parameter.
-        tables = evaluation.scores, evaluation.signals
-        self.skill = summary_of(*tables, 0.95, every_parameter=True)
+        self.skill = summary_of(evaluation.scores, evaluation.signals, 0.95, every_parameter=True)
+        # What `Evaluation.summary` gives, without a row for every parameter.
+        is_shown = self.skill["parameters"].isin(("signals", "tissue", *_ALONE))
+        self.overview = self.skill[is_shown].reset_index(drop=True)
         # The means over parameters, beside scores of the signals.
         of_signals = matching(self.skill, parameters="signals").set_index(KEYS)
         of_signals = of_signals[["skill", "skill_low", "skill_high"]].add_prefix("signal_")

@@ -14,7 +14,7 @@ from dmrifit.io.tables import csv_text
 from dmrifit.report.page import PAGE, Fold, Link, Numbers, Page, Section, notice_lead, write_files
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.report.sections import answer, overview, patients, scores
-from dmrifit.study.summaries import Board
+from dmrifit.study.summaries import Board, headline
 
 __all__ = ["write_report"]
 FIGURES = "figures"
@@ -68,7 +68,7 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
     csv_files = {f"{name}.csv": csv_text(table) for name, table in tables.items()}
     write_files(folder / TABLES, csv_files, replaced=("csv",))
     write_files(folder, {SUMMARY: csv_text(board.summary), PAGE: html})
-    frames = {"summary": board.summary, "headline": board.evaluation.headline()} | tables
+    frames = {"summary": board.summary, "headline": headline(board.overview)} | tables
     sentences = [page.lead, *answer.verdict(board)]
     return Report.of(folder / PAGE, page.title, sentences, frames)
 

@@ -55,7 +55,7 @@ def introduction(board: Board) -> Iterator[Any]:
 
 def headline_table(board: Board) -> Iterator[Any]:
     """Tabulate what to read first: skill over the best constant, with intervals."""
-    table = summaries.headline(board.evaluation.summary())
+    table = summaries.headline(board.overview)
     yield Table(
         table.itertuples(index=False),
         list(table),

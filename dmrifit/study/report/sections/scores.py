@@ -80,7 +80,7 @@ def predictor_scores(board: Board) -> Iterator[Any]:
     table = table.sort_values(["control", "skill"], ascending=[True, False])
     yield from _by_cohort(board, "by_predictor", table, panels, styles)
     yield Note(_TEXTS("predictors", metrics=", ".join(board.averaged_metrics)))
-    yield Numbers("skill", board.evaluation.summary())
+    yield Numbers("skill", board.overview)
 
 
 def _by_cohort(
