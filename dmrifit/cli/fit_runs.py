@@ -38,6 +38,7 @@ from dmrifit.io.bids_derivatives import (
     file_lines,
 )
 from dmrifit.io.case_tables import check_folder_names, folder_rows
+from dmrifit.io.series import Series
 from dmrifit.report import verdict
 from dmrifit.report.numerals import significant
 from dmrifit.report.page import Fold, Link, Note, Picture, Table, Texts
@@ -239,12 +240,12 @@ def fit_scan(
 ) -> tuple[str, Path]:
     """Fit a scan, by default the richest model; give the model's name and the maps' sidecar."""
     options = dict(options)
-    model, b_tolerance = options.pop("model"), options.pop("b_tolerance")
-    by_te, _ = options.pop("by_te"), options.pop("te")
-    if b_tolerance is not None:
-        protocol = protocol.rounded(b_tolerance)
-    kept = kept_measurements(protocol, options["b_max"], options["leave_out_b"])
-    fitted = protocol.take(kept)
+    model, by_te, _ = (options.pop(name) for name in ("model", "by_te", "te"))
+    # Before anything is announced.
+    Series.open(list(images)).check_count(protocol)
+    # Protocols are the same after rounding by 0.
+    rounded = protocol.rounded(options["b_tolerance"] or 0)
+    fitted = rounded.take(kept_measurements(rounded, options["b_max"], options["leave_out_b"]))
     name, reason = (model, "") if model else suggest_model(fitted)
     signal_model = resolve_model(name)
     if by_te:

@@ -19,7 +19,7 @@ def synthetic(protocol, sigma, shape=(16, 16, 8), affine=None):
 
 def test_b_values_of_a_shell_are_one_and_low_ones_are_not():
     assert contrast_lines(Protocol([0, 1, 995, 1000, 1005, 2000])) == [
-        "echo time unknown: b = 0 (2), 1000 (3), 2000 s/mm²"
+        "echo time unknown: b = 0 to 1 (2), 1000 (3), 2000 s/mm²"
     ]
     assert contrast_lines(Protocol([0, 10, 20, 30, 500])) == ["echo time unknown: b = 0, 10, 20, 30, 500 s/mm²"]
     assert contrast_lines(Protocol([0, 500, 0, 500], [60, 60, 90, 90])) == [
