@@ -216,7 +216,7 @@ def fit_one(
         "inputs": {
             "images": [str(path) for path in scan.images],
             "mask": options["mask"],
-            "sigma": description["Settings"]["Sigma"] and str(options["sigma"]),
+            "sigma": options["sigma"] and str(options["sigma"]),
         },
         "sources": sources,
         "seconds": time.perf_counter() - start,
@@ -283,9 +283,7 @@ def print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
         if sentence not in description.get("Warnings", []):
             typer.echo(sentence)
     sigma = description["Settings"]["Sigma"]
-    # A noise that this fit could not use, such as 0, is of no use to the next one either.
-    inputs = {"sigma": None} if sigma is None else {}
-    if line := refit_line(context, verdict.remedies(description), out, **inputs):
+    if line := refit_line(context, verdict.remedies(description), out):
         typer.echo(f"to refit: {line}")
     if "estimated" in str(sigma):
         typer.echo(f"noise: median sigma {sigma}")
@@ -318,7 +316,7 @@ def refit_line(
             line.append((parameter.opts if value else parameter.secondary_opts)[0])
         else:
             for item in values:
-                text = f"{item:g}" if isinstance(item, float) else str(item)
+                text = f"{item:.15g}" if isinstance(item, float) else str(item)
                 line += [parameter.opts[0], text]
     return shlex.join(line)
 
