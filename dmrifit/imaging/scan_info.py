@@ -174,7 +174,7 @@ def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] |
     info.doubts += protocol_doubts(protocol)
     weighted = np.median(rows[:, protocol.b == protocol.b.max()])
     reference = np.median(rows[:, protocol.b == protocol.b.min()])
-    if weighted > reference > 0:
+    if gain_step is None and weighted > reference > 0:
         text = SENTENCES["rising"]
         info.doubts.append(text.format(reference=reference, weighted=weighted))
 
