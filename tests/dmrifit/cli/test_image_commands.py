@@ -302,7 +302,7 @@ def test_a_scan_is_described_with_the_models_it_carries(bids, output_of):
         (lambda b, image: (b / 1000, image), "these look like ms/µm²"),
         (lambda b, image: (b[:-1], image), "4 volumes, but 3 b-values"),
         (lambda b, image: (b[::-1], image), "probably in the reverse order of the volumes"),
-        (lambda b, image: (b, [1e3, 1050, 1100, 1100] * image / image.mean((0, 1, 2))), "in another order than the volumes, or"),
+        (lambda b, image: (b, [1e3, 1050, 1100, 1100] * image / image.mean((0, 1, 2))), "another order than the volumes, or"),
         (lambda b, image: (b, -image), "are negative"),
         (lambda b, image: (b, np.minimum(image, 100)), "clipped"),
         (lambda b, image: (b, image * [1, 1, 3, 3]), "scaled differently"),
