@@ -407,6 +407,7 @@ def begin_run(
     Where an earlier run with other settings may be replaced, its results and the records of its
     cases (a glob pattern) are removed first: otherwise a run that is interrupted would mix both.
     """
+    from dmrifit.io.digests import changed_settings
     from dmrifit.io.nifti import chosen_form
 
     check_is_folder(out)
@@ -426,13 +427,12 @@ def begin_run(
                 f"{path} is damaged, so the settings of the run in {out} are unknown; "
                 "choose another folder, or --overwrite"
             )
-        new = json.loads(text)
-        changed = [name for name in sorted({*stored, *new}) if stored.get(name) != new.get(name)]
+        changes = list(changed_settings(stored, json.loads(text)))
         # A run that was refused finished nothing that other options could mix with.
-        if changed and any(file.exists() for file in finished if file.name != FAILED):
+        if changes and any(file.exists() for file in finished if file.name != FAILED):
             raise ValueError(
-                f"{out} holds a run with other options ({', '.join(changed)}); "
-                "choose another folder, or --overwrite"
+                f"{out} holds a run with other options ({'; '.join(changes)}); "
+                "repeat the earlier ones to go on with it, choose another folder, or --overwrite"
             )
     else:
         for file in result_files:

@@ -38,6 +38,7 @@ from dmrifit.io.bids_derivatives import (
     file_lines,
 )
 from dmrifit.io.case_tables import check_folder_names, folder_rows
+from dmrifit.io.series import Series
 from dmrifit.report import verdict
 from dmrifit.report.numerals import significant
 from dmrifit.report.page import Fold, Link, Note, Picture, Table, Texts
@@ -215,7 +216,7 @@ def fit_one(
         "inputs": {
             "images": [str(path) for path in scan.images],
             "mask": options["mask"],
-            "sigma": description["Settings"]["Sigma"] and str(options["sigma"]),
+            "sigma": options["sigma"] and str(options["sigma"]),
         },
         "sources": sources,
         "seconds": time.perf_counter() - start,
@@ -239,12 +240,12 @@ def fit_scan(
 ) -> tuple[str, Path]:
     """Fit a scan, by default the richest model; give the model's name and the maps' sidecar."""
     options = dict(options)
-    model, b_tolerance = options.pop("model"), options.pop("b_tolerance")
-    by_te, _ = options.pop("by_te"), options.pop("te")
-    if b_tolerance is not None:
-        protocol = protocol.rounded(b_tolerance)
-    kept = kept_measurements(protocol, options["b_max"], options["leave_out_b"])
-    fitted = protocol.take(kept)
+    model, by_te, _ = (options.pop(name) for name in ("model", "by_te", "te"))
+    # Before anything is announced.
+    Series.open(list(images)).check_count(protocol)
+    # Protocols are the same after rounding by 0.
+    rounded = protocol.rounded(options["b_tolerance"] or 0)
+    fitted = rounded.take(kept_measurements(rounded, options["b_max"], options["leave_out_b"]))
     name, reason = (model, "") if model else suggest_model(fitted)
     signal_model = resolve_model(name)
     if by_te:
@@ -282,9 +283,7 @@ def print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
         if sentence not in description.get("Warnings", []):
             typer.echo(sentence)
     sigma = description["Settings"]["Sigma"]
-    # A noise that this fit could not use, such as 0, is of no use to the next one either.
-    inputs = {"sigma": None} if sigma is None else {}
-    if line := refit_line(context, verdict.remedies(description), out, **inputs):
+    if line := refit_line(context, verdict.remedies(description), out):
         typer.echo(f"to refit: {line}")
     if "estimated" in str(sigma):
         typer.echo(f"noise: median sigma {sigma}")
@@ -317,7 +316,7 @@ def refit_line(
             line.append((parameter.opts if value else parameter.secondary_opts)[0])
         else:
             for item in values:
-                text = f"{item:g}" if isinstance(item, float) else str(item)
+                text = f"{item:.15g}" if isinstance(item, float) else str(item)
                 line += [parameter.opts[0], text]
     return shlex.join(line)
 

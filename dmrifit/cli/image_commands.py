@@ -16,12 +16,7 @@ from dmrifit._utils.counts import counted, size_text
 from dmrifit._utils.text_files import read_object
 from dmrifit.cli.case_runs import can_draw
 from dmrifit.cli.console import check_output
-from dmrifit.cli.options import (
-    ProtocolFiles,
-    number_or_path,
-    say,
-    scan_of,
-)
+from dmrifit.cli.options import ProtocolFiles, number_or_path, say, scan_of
 from dmrifit.io.bids_derivatives import common_stem, derivative_name, file_lines
 
 if TYPE_CHECKING:

@@ -108,6 +108,7 @@ def refuse_files(source: str, options: Mapping[str, object]) -> None:
 def scan_of(image: Path, files: ProtocolFiles, *, needs_te: bool) -> tuple[list[Path], Protocol]:
     """Find a scan's images and protocol: in a table, named by options, or beside the image."""
     from dmrifit.io.scan_manifest import read_manifest
+    from dmrifit.io.series import Series
 
     if image.is_dir():
         raise FileNotFoundError(
@@ -119,6 +120,8 @@ def scan_of(image: Path, files: ProtocolFiles, *, needs_te: bool) -> tuple[list[
         refuse_files(str(image), {f"--{name}": file for name, file in vars(files).items()})
         manifest = read_manifest(image)
         return list(manifest.images), manifest.protocol
+    # A single volume needs other volumes before it needs b-values.
+    Series.open(image)
     bval = files.bval or beside(image, "bval")
     if bval is None:
         raise ValueError(

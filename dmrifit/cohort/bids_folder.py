@@ -14,6 +14,7 @@ from pathlib import Path
 from dmrifit._utils.text_files import read_object
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.scan_manifest import Manifest, manifest_of
+from dmrifit.io.series import Series
 from dmrifit.io.tables import number_in
 
 _IMAGE = re.compile(r"sub-[a-zA-Z0-9+]+(_[a-zA-Z]+-[a-zA-Z0-9+]+)*_dwi\.nii(\.gz)?")
@@ -73,6 +74,9 @@ class DiffusionScan:
 
     def read(self, te: str | None = None) -> Manifest:
         """Read its protocol; `te`, a number in ms or a file, takes the place of sidecars."""
+        if len(self.images) == 1:
+            # A single volume needs other volumes before it needs b-values.
+            Series.open(self.images[0])
         rows = self.files()
         if te is not None and sum("te" in row for row in rows) > 1:
             raise ValueError(

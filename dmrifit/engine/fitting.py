@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.checks import filled
 from dmrifit._utils.counts import counted
 from dmrifit._utils.threads import run_in_chunks
+from dmrifit.engine.design.identifiability import ZERO_B
 from dmrifit.engine.fit_problem import COLUMNS, Problem, routing_weights
 from dmrifit.engine.fit_settings import (
     DEFAULT_THRESHOLD,
@@ -49,7 +50,6 @@ __all__ = ["fit_voxels"]
 # Voxels that go through the kernel together. At the end of a chunk lanes wait for the slowest
 # voxel, which costs 4 % with half as many; their signals stay in the second cache.
 _CHUNK = 8192
-_ZERO_B = 10.0  # s/mm², below it nothing has decayed
 _REFINED_CHUNK = 1024  # the derivatives of so many voxels stay in the processor's cache
 
 _logger = logging.getLogger("dmrifit")
@@ -289,7 +289,7 @@ def measured_noise(
 
     Residuals hold less than the noise where signals are near it.
     """
-    levels = [NoiseLevel(noise_of_repeats(signals, protocol), "repeats at b = 0")]
+    levels = [noise_of_repeats(signals, protocol)]
     if not directions_vary(protocol) and settings.n_averaged == 1:
         plain = replace(settings, method="nlls", sigma=None, noise=None)
         residuals = noise_of_residuals(_fit_screened(signals, protocol, model, plain))
@@ -461,11 +461,11 @@ def _with_measured_amplitude(
     ]
     if not names:
         return settings
-    unweighted = protocol.b < _ZERO_B
+    unweighted = protocol.b < ZERO_B
     if not unweighted.any():
         raise ValueError(
             f"{names[0]} cannot be fixed at the measured signal: no b-value is below "
-            f"{_ZERO_B:g} s/mm²; give a number, or leave it free"
+            f"{ZERO_B:g} s/mm²; give a number, or leave it free"
         )
     if model.needs_te:
         raise ValueError(

@@ -37,13 +37,12 @@ class GainStep:
     low: str  # contrasts of the group of lower gain
     high: str  # contrasts of the group of higher gain
     ratio: float  # gain of the first over that of the second, at most: the signal falls in between
-    is_reversed: bool = False  # whether no step remains with the b-values in the reverse order
+    kind: str = "gain_step"  # or reversed_b, where no step remains in this order; or either one
 
     @property
     def description(self) -> str:
         """What was found and what to do about it, in a sentence without its stop."""
-        key = "reversed_b" if self.is_reversed else "gain_step"
-        return read_table("sentences")["scan"][key].format(**vars(self))
+        return read_table("sentences")["scan"][self.kind].format(**vars(self))
 
     def describe(self) -> dict[str, Any]:
         """Describe the step for a sidecar."""
@@ -66,7 +65,8 @@ def find_gain_step(signals: NDArray, protocol: Protocol) -> GainStep | None:
     no directions are known, b-values that differ within a shell show that volumes are of single
     directions, because scanners write the b-value that each direction really had.
 
-    Where the signal falls with the b-values in the reverse order, this order is the likely fault.
+    Where the signal falls with the b-values in the reverse order, this order is the likely fault
+    of three b-values or more; of two b-values a step of the gain is as likely.
 
     Shapes: `signals` (n_voxels, n_measurements), of at least five voxels or regions to tell noise.
     """
@@ -79,7 +79,10 @@ def find_gain_step(signals: NDArray, protocol: Protocol) -> GainStep | None:
     # Volumes that are alike except for a few neither rise in that order, nor do they fall.
     mirrored = Protocol(protocol.b.max() - protocol.b, te, directions=protocol.directions)
     rises, falls = (_step_of(signals[:, ::-1], order) for order in (turned, mirrored))
-    return replace(step, is_reversed=rises is None and falls is not None)
+    if rises is not None or falls is None:
+        return step
+    n_b = len(_comparable_shells(protocol, np.zeros(len(protocol))))
+    return replace(step, kind="reversed_b" if n_b > 2 else "either")
 
 
 def _step_of(signals: NDArray, protocol: Protocol) -> GainStep | None:

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.counts import counted
-from dmrifit.engine.design.identifiability import nominal_contrasts
+from dmrifit.engine.design.identifiability import ZERO_B, nominal_contrasts
 from dmrifit.engine.means import mean_of_finite
 from dmrifit.engine.models import read_table
-from dmrifit.engine.protocol import TE_MATCH, Protocol, least_weighted
+from dmrifit.engine.protocol import TE_MATCH, Protocol, least_weighted, span_text
 
 #: Number of voxels, at most, that the noise is measured from.
 NOISE_VOXELS = 1024
@@ -47,7 +47,6 @@ _BINS = 1024
 
 _SENTENCES = read_table("sentences")["choice"]
 
-_ZERO_B = 10.0  # s/mm², below it direction and pulsation matter little
 _SAME_B = 1.0  # s/mm²: b-values up to so much above the lowest one are repeats of it
 _FEWEST_REPEATS = 3
 _FEWEST_DEGREES = 30  # of freedom, of all voxels together: the noise within 13 %
@@ -152,16 +151,18 @@ def typical_snr(lowest: NDArray, noise: float) -> float:
     return float(np.median(tissue) / noise) if len(tissue) and noise else np.inf
 
 
-def noise_of_repeats(signals: NDArray, protocol: Protocol) -> float:
+def noise_of_repeats(signals: NDArray, protocol: Protocol) -> NoiseLevel:
     """Compute the noise from repeats at b = 0; NaN for fewer than three, or too few voxels."""
     repeats = np.flatnonzero(protocol.b <= protocol.b.min() + _SAME_B)
     if protocol.te is not None:
         repeats = repeats[protocol.te[repeats] <= protocol.te[repeats].min() + TE_MATCH]
-    if len(repeats) < _FEWEST_REPEATS or protocol.b.min() > _ZERO_B:
-        return np.nan
+    method = f"repeats at b = {span_text(protocol.b[repeats])}"
+    if len(repeats) < _FEWEST_REPEATS or protocol.b.min() > ZERO_B:
+        return NoiseLevel(np.nan, method)
     values = signals[:, repeats]
     deviations = values - mean_of_finite(values)[:, None]
-    return _typical(np.nansum(deviations**2, axis=1), np.isfinite(values).sum(axis=1) - 1)
+    degrees = np.isfinite(values).sum(axis=1) - 1
+    return NoiseLevel(_typical(np.nansum(deviations**2, axis=1), degrees), method)
 
 
 def noise_of_residuals(result: Any) -> float:
@@ -182,7 +183,7 @@ def _typical(squares: NDArray, degrees: NDArray[np.intp]) -> float:
 
 def directions_vary(protocol: Protocol) -> bool:
     """Tell whether a shell has several directions, so that residuals are not noise alone."""
-    weighted = np.flatnonzero(protocol.b > _ZERO_B)
+    weighted = np.flatnonzero(protocol.b > ZERO_B)
     if protocol.directions is None or not weighted.size:
         return False
     return len(nominal_contrasts(protocol.take(weighted))) < len(weighted)

@@ -538,6 +538,11 @@ def check_protocol(protocol: object) -> None:
         )
 
 
+def span_text(b: NDArray[np.float64]) -> str:
+    """Write b-values (n,) as one number, or as the lowest and the highest."""
+    return " to ".join(dict.fromkeys(f"{value:g}" for value in (b.min(), b.max())))
+
+
 def least_weighted(protocol: Protocol) -> NDArray[np.intp]:
     """List the measurements at the lowest b-value and, of these, at the shortest echo time."""
     lowest = np.flatnonzero(protocol.b == protocol.b.min())

@@ -19,10 +19,15 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted
 from dmrifit._utils.spread_sample import SpreadSample, by_slice
 from dmrifit.cohort.scaling import PatientScale
-from dmrifit.engine.design.identifiability import missing_for, nominal_contrasts, typical_tissue
+from dmrifit.engine.design.identifiability import (
+    ZERO_B,
+    missing_for,
+    nominal_contrasts,
+    typical_tissue,
+)
 from dmrifit.engine.doubts import DoubtTally
 from dmrifit.engine.fit_maps import OUTSIDE, empty_maps, fill_maps, map_names
-from dmrifit.engine.fit_settings import FitSettings
+from dmrifit.engine.fit_settings import MEASURED, FitSettings
 from dmrifit.engine.fitting import by_snr, fit_with, learn_prior, measured_noise
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
 from dmrifit.engine.kernels.layout import is_share
@@ -61,7 +66,7 @@ from dmrifit.imaging.noise import (
     noise_slices,
     spread_voxels,
 )
-from dmrifit.imaging.scan_info import clipping_doubt, is_same_b, protocol_doubts
+from dmrifit.imaging.scan_info import clipping_doubt, is_same_b, merged_sentence, protocol_doubts
 from dmrifit.io.bids_derivatives import (
     FitTally,
     derivative_name,
@@ -115,6 +120,7 @@ def fit_image(
     mask: Image | Literal["auto"] | None = None,
     sigma: float | Image | Literal["estimate"] | None = None,
     out: str | Path | None = None,
+    b_tolerance: float | None = None,
     b_max: float | None = None,
     leave_out_b: Sequence[float] = (),
     average: str | None = None,
@@ -170,6 +176,9 @@ def fit_image(
         denoising, because the floor stays: `preprocess_image` writes it.
     out : path, optional
         Folder to write to, made if missing.
+    b_tolerance : float, optional
+        b-values that lie so close (s/mm²) count as one, as `Protocol.rounded` does it. The sidecar
+        says which measured ones count as which others (``MergedB``).
     b_max : float, optional
         Leave out measurements above this b-value in s/mm².
     leave_out_b : sequence of float, optional
@@ -251,8 +260,10 @@ def fit_image(
     """
     check_protocol(protocol)
     model = resolve_model(model)
-    measured = protocol
+    measured = protocol if b_tolerance is None else protocol.rounded(b_tolerance)
     measurements = _Measurements.of(measured, average, b_max, leave_out_b)
+    measured_b = protocol.b[measurements.kept]
+    merged_b = measurements.merged_b(measured_b, fixed or {})
     protocol, contrasts = measurements.protocol, measurements.contrasts
     image, mask, sigma = _with_affine(affine, image, mask, sigma)
     settings = FitSettings(
@@ -402,6 +413,7 @@ def fit_image(
         if lower_b_max is not None:
             doubts.lower_b = f"rerun with --b-max {lower_b_max:g}"
         options = {
+            "ToleranceOfB": b_tolerance,
             "AverageDirections": average,
             "Sigma": sigma_text,
             "Region": region_text,
@@ -416,6 +428,8 @@ def fit_image(
             sidecar["Noise"] = {"Sigma": level.sigma, "Method": level.method, "SNR": snr}
         is_fitted = maps["status"] < FitStatus.NOT_FITTED
         summarize_tissue(sidecar, maps, scan.values, is_fitted, tally.is_tissue)
+        if merged_b:
+            sidecar["MergedB"] = {"Description": merged_b, "MeasuredB": measured_b.tolist()}
         if gain_step is not None:
             sidecar["GainStep"] = gain_step.describe()
         if notes.sentences:
@@ -570,7 +584,7 @@ def predict_image(
         if isinstance(scale, PatientScale):
             scale_text = "patient"
         settings = {"Scale": scale_text, "Sigma": _noise_text(noise), "Region": region_text}
-        sidecar["Settings"] = settings
+        sidecar["Settings"] = settings | {"ToleranceOfB": b_tolerance}
         sidecar["Voxels"] = prediction.counts
         is_tissue = partial(above_air_or_noise, noise=typical_noise)
         summarize_tissue(sidecar, prediction.maps, scan.values, prediction.region, is_tissue)
@@ -645,6 +659,20 @@ class _Measurements:
         if average is not None:
             _, contrasts = average_directions(np.ones(len(protocol)), protocol, mean=average)
         return cls(kept, protocol, contrasts, average, len(measured))
+
+    def merged_b(self, measured: NDArray, fixed: Mapping[str, float | str]) -> str:
+        """Say which measured b-values (n_kept,) count as others; an empty text if none does."""
+        counted_b, contrast_b = self.protocol.b, self.contrasts.b
+        if self.average is not None:
+            # The contrast that each measurement is averaged into.
+            alone = np.eye(len(counted_b))
+            shares, _ = average_directions(alone, self.protocol, mean="arithmetic")
+            counted_b = contrast_b[shares.argmax(axis=1)]
+        sentences = [merged_sentence("the fit", measured, counted_b)]
+        if MEASURED in fixed.values():
+            of_amplitude = np.where(contrast_b < ZERO_B, 0, contrast_b)
+            sentences.append(merged_sentence("S0=measured", contrast_b, of_amplitude))
+        return "; ".join(filter(None, sentences))
 
     def of_image(self, voxels: NDArray) -> NDArray:
         """Select the kept measurements (n_voxels, n_kept) of those of the image."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from dmrifit._utils.counts import counted
 from dmrifit.cohort.patches import neighborhoods, with_signal
 from dmrifit.cohort.scaling import PatientScale, reference_columns
 from dmrifit.engine.protocol import Protocol, average_directions
+from dmrifit.imaging.scan_info import merged_sentence
 from dmrifit.io.nifti import check_magnitudes
 from dmrifit.io.series import Series, WholeSlab
 
@@ -69,6 +71,8 @@ def source_volumes(
             f"{series.name} does not hold the measurements that the model was trained on: "
             f"{error}{hint}"
         ) from None
+    if sentence := merged_sentence("the model", contrasts.b[columns], source.b):
+        warnings.warn(f"{series.name}: {sentence}", stacklevel=3)
     if average is None:
         return lambda voxels: voxels[:, columns]
     return lambda voxels: average_directions(voxels, protocol, mean=average)[0][:, columns]

@@ -29,7 +29,7 @@ from dmrifit.engine.noise_choice import (
     lowest_signals,
     typical_snr,
 )
-from dmrifit.engine.protocol import Protocol
+from dmrifit.engine.protocol import Protocol, span_text
 from dmrifit.engine.screening import Screen
 from dmrifit.imaging.head_steps import read_region
 from dmrifit.imaging.noise import (
@@ -52,6 +52,7 @@ _CLIPPED_SHARE, _FEWEST_CLIPPED = 1e-3, 10
 # Of the largest value; of the number of values that equal it.
 _NEARLY_CLIPPED, _SHARE_BELOW = 0.95, 0.1
 _MOST_SHELLS = 24  # listed one by one
+_MOST_MERGED = 6  # b-values that count as one, listed one by one
 # Scanners write 995 to 1005 for 1000.
 _SAME_B, _SAME_B_RELATIVE = 1.0, 0.02  # s/mm²
 _LOW_B = 50.0  # s/mm², from which on perfusion has decayed
@@ -127,9 +128,9 @@ def _shells(b: NDArray[np.float64]) -> list[tuple[str, int]]:
     ordered = np.sort(b)
     gaps = np.diff(ordered) > np.maximum(_SAME_B, _SAME_B_RELATIVE * ordered[1:])
     groups = np.split(ordered, np.flatnonzero(gaps) + 1)
-    # A first volume without weighting beside others of 1 s/mm² is still b = 0.
-    typical = [group[0] if group[0] == 0 else np.median(group) for group in groups]
-    return [(f"{b:.4g}", len(group)) for b, group in zip(typical, groups, strict=True)]
+    # A first volume without weighting beside others of 1 s/mm² is named with them.
+    typical = [span_text(g) if g[0] == 0 else f"{np.median(g):.4g}" for g in groups]
+    return [(b, len(group)) for b, group in zip(typical, groups, strict=True)]
 
 
 def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] | None) -> None:
@@ -173,7 +174,7 @@ def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] |
     info.doubts += protocol_doubts(protocol)
     weighted = np.median(rows[:, protocol.b == protocol.b.max()])
     reference = np.median(rows[:, protocol.b == protocol.b.min()])
-    if weighted > reference > 0:
+    if gain_step is None and weighted > reference > 0:
         text = SENTENCES["rising"]
         info.doubts.append(text.format(reference=reference, weighted=weighted))
 
@@ -198,6 +199,17 @@ def clipping_doubt(rows: NDArray, protocol: Protocol | None) -> str:
     if not (is_end_of_type or is_at_several_b or n_below > _SHARE_BELOW * n_largest):
         return ""
     return SENTENCES["clipped"].format(share=n_largest / rows.size, largest=largest)
+
+
+def merged_sentence(what: str, measured: NDArray, counted_b: NDArray) -> str:
+    """Say which b-values (n,) count as which others, such as 1, 5 as 0; empty if none does."""
+    is_merged = ~np.isclose(measured, counted_b, atol=0)
+    texts = []
+    for value in np.unique(counted_b[is_merged]):
+        b = np.unique(measured[is_merged & (counted_b == value)])
+        listed = ", ".join(f"{one:g}" for one in b) if len(b) <= _MOST_MERGED else span_text(b)
+        texts.append(f"{listed} as {value:.5g}")
+    return SENTENCES["merged_b"].format(what=what, values="; ".join(texts)) if texts else ""
 
 
 def protocol_doubts(protocol: Protocol, model: SignalModel | None = None) -> list[str]:

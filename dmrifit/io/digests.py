@@ -7,7 +7,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,19 @@ import numpy as np
 
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
+
+
+def changed_settings(
+    stored: Mapping[str, Any], new: Mapping[str, Any], group: str = ""
+) -> Iterator[str]:
+    """Say of each setting that differs what it was and what it is now."""
+    for name in sorted({*stored, *new}):
+        before, now = stored.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(now, dict):
+            yield from changed_settings(before, now, f"{group}{name}.")
+        elif before != now:
+            texts = ["not given" if value is None else value for value in (before, now)]
+            yield "{}{} was {}, now {}".format(group, name, *texts)
 
 
 def describe(value: Any) -> Any:

@@ -141,7 +141,7 @@ class Series:
                     "a 4-D image (x, y, z, measurements) is needed"
                 )
                 if len(shape) <= 4:
-                    message += ", or a table of the images of one scan"
+                    message += ", or a table (.tsv) that names the images of one scan"
                 raise ValueError(message)
             check_real(image.get_data_dtype(), name)
             if 0 in shape:

@@ -26,7 +26,8 @@ _RICHEST_FIRST = ("t2-ivim-kurtosis", "t2-adc", "ivim", "kurtosis", "adc", "t2")
 # The next richer model for as many echo times, where it is not the one before in this list.
 _RICHER = {"ivim": "t2-ivim-kurtosis", "t2": "t2-adc"}
 
-_ZERO_B = 10.0  # s/mm², below it nothing has decayed
+#: s/mm², below which nothing has decayed: direction and pulsation matter little.
+ZERO_B = 10.0
 _PERFUSION_B = (10.0, 200.0)  # s/mm², where blood decays and tissue hardly does
 _KURTOSIS_B = 1500.0  # s/mm², which the highest b-value has to exceed for a kurtosis
 # Scanners write 995 to 1005 for 1000.
@@ -165,7 +166,7 @@ def snr_of_amplitude(snr: float, protocol: Protocol, model: SignalModel) -> floa
 
 def nominal_contrasts(protocol: Protocol) -> set[tuple[float, float]]:
     """Find the distinct (b, TE) in s/mm² and ms; b-values that scatter around one are one."""
-    weighted_b = np.where(protocol.b < _ZERO_B, 0.0, protocol.b)
+    weighted_b = np.where(protocol.b < ZERO_B, 0.0, protocol.b)
     nominal_b: dict[float, float] = {}
     previous = lowest = weighted_b.min()
     for value in np.unique(weighted_b):

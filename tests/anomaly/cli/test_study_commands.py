@@ -35,7 +35,7 @@ def test_a_simulation_goes_on_where_it_stopped(run, output_of, error_of, tmp_pat
     first, second = ([case.signal for case in read_cases(folder / "gliomas.tsv")] for folder in (stopped, whole))
     np.testing.assert_array_equal(first, second)
     error = error_of("simulate", 1, 2, "--out", whole, *SMALL, "--seed", 1)
-    assert "other options (seed, skip)" in error
+    assert "other options (seed was 0, now 1; skip was " in error
     assert "at least one person" in run("simulate", 0, 0, "--out", whole)[2]
 
 

@@ -231,12 +231,12 @@ def test_pictures_and_links_are_shown_where_there_are_files(tmp_path):
 
 
 def test_a_run_goes_on_only_with_its_own_undamaged_settings(tmp_path):
-    begin_run(tmp_path, {"seed": 1, "shape": (2, 3)}, overwrite=False, results=("table.tsv",))
+    begin_run(tmp_path, {"seed": 1, "shape": {"x": 2}}, overwrite=False, results=("table.tsv",))
     (tmp_path / "table.tsv").touch()
-    begin_run(tmp_path, {"seed": 1, "shape": (2, 3)}, overwrite=False, results=("table.tsv",))
-    with pytest.raises(ValueError, match=r"other options \(seed\)"):
-        begin_run(tmp_path, {"seed": 2, "shape": (2, 3)}, overwrite=False, results=("table.tsv",))
-    begin_run(tmp_path, {"seed": 2, "shape": (2, 3)}, overwrite=True, results=("table.tsv",))
+    begin_run(tmp_path, {"seed": 1, "shape": {"x": 2}}, overwrite=False, results=("table.tsv",))
+    with pytest.raises(ValueError, match=r"other options \(seed was 1, now 2; shape.x was 2, now 3\)"):
+        begin_run(tmp_path, {"seed": 2, "shape": {"x": 3}}, overwrite=False, results=("table.tsv",))
+    begin_run(tmp_path, {"seed": 2, "shape": {"x": 2}}, overwrite=True, results=("table.tsv",))
     (tmp_path / "table.tsv").touch()
     (tmp_path / "settings.json").unlink()
     with pytest.raises(FileExistsError, match=r"table.tsv already exists and was not created by an earlier run"):
@@ -284,7 +284,7 @@ def test_a_run_removes_what_another_run_finished(tmp_path, capsys):
     assert capsys.readouterr().out == "2 scans\nflagged: 1 of 2\n"
     table = (tmp_path / "table.tsv").read_text()
     assert table == "name\nscan-1\nscan-3\n"
-    with pytest.raises(ValueError, match=r"other options \(seed\)"):
+    with pytest.raises(ValueError, match=r"other options \(seed was 1, now 2\)"):
         begin(2)
     with pytest.raises(typer.Exit):
         begin(2, overwrite=True, fail_on_flag=True)
@@ -305,7 +305,7 @@ def test_a_run_that_finished_nothing_keeps_no_other_options_out(tmp_path, monkey
     if left is not None:
         (tmp_path / left).parent.mkdir(exist_ok=True)
         (tmp_path / left).touch()
-        with pytest.raises(ValueError, match=r"other options \(labels\)"):
+        with pytest.raises(ValueError, match=r"other options \(labels was not given, now brats2013\)"):
             begin("brats2013")
         return
     begin("brats2013")

@@ -37,6 +37,13 @@ def test_a_scan_is_fitted_without_an_option(run, tmp_path, write_scan, name):
     check(tmp_path / "maps", truth, tolerances)
 
 
+def test_b_values_of_another_scan_are_refused_before_a_model_is_announced(run, tmp_path, write_scan):
+    write_scan(tmp_path, "own", Protocol([0, 50, 100, 400, 900]))
+    (tmp_path / "own.bval").write_text("0 50 100")
+    code, _, err = run("fit", tmp_path / "own.nii.gz", "--out", tmp_path / "maps")
+    assert (code, err.count("using"), "5 volumes, but the protocol of own has 3" in err) == (2, 1, True)
+
+
 def check(folder, truth, tolerances):
     """Compare the medians of maps with the tissue that was simulated."""
     for parameter, tolerance in tolerances.items():

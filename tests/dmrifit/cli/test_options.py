@@ -24,9 +24,9 @@ from dmrifit.engine.protocol import Protocol
 
 @pytest.fixture
 def image(tmp_path):
-    """An image of three measurements, of which nothing is read, with its b-values beside it."""
+    """An image of three measurements with its b-values beside it."""
     path = tmp_path / "sub-1_dwi.nii.gz"
-    path.write_bytes(b"")
+    nib.save(nib.Nifti1Image(np.zeros((2, 2, 2, 3), np.uint8), np.eye(4)), path)
     (tmp_path / "sub-1_dwi.bval").write_text("0 500 1000\n")
     return path
 
@@ -143,4 +143,7 @@ def test_a_scan_that_is_not_there_or_has_no_b_values_is_named(image, tmp_path):
         scan_of(tmp_path, ProtocolFiles(), needs_te=False)
     image.with_name("sub-1_dwi.bval").unlink()
     with pytest.raises(ValueError, match=r"no b-value file sub-1_dwi.bval beside it.*--bval"):
+        scan_of(image, ProtocolFiles(), needs_te=False)
+    nib.save(nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), image)
+    with pytest.raises(ValueError, match=r"is 3-D \(2 × 2 × 2\); a 4-D image .* or a table \(.tsv\)"):
         scan_of(image, ProtocolFiles(), needs_te=False)

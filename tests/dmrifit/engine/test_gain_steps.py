@@ -45,6 +45,8 @@ def test_two_groups_are_named_with_their_ratio_and_advice():
     assert step.high == "b = 0, 200, 400, 600, 800 s/mm²"
     assert 0.5 < step.ratio == step.describe()["Ratio"] < 0.75
     assert "b-values are reversed" in find_gain_step(noisy()[:, ::-1], PROTOCOL).description
+    either = find_gain_step(noisy()[:, [8, 0]], Protocol([0, 800])).description
+    assert "either the b-values are in the reverse order of the volumes, or volumes b = 0 s/mm² are scaled" in either
     assert "then scale them to a common contrast or fit them separately" in step.description
     order = np.random.default_rng(2).permutation(9)
     assert find_gain_step(signals[:, order], PROTOCOL.take(order)) == step

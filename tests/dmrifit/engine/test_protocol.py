@@ -9,10 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dmrifit import (
-    Protocol,
-    average_directions,
-)
+from dmrifit import Protocol, average_directions
 from dmrifit.engine.resynthesis import missing_contrasts
 
 

@@ -31,10 +31,7 @@ def by_echo(tmp_path, signals):
     for i, (te, written) in enumerate(((93, "te.txt"), (105, "105"), (120, "n/a"))):
         name = f"sub-01_echo-{i + 1}_dwi"
         columns = FULL.te == te
-        nib.save(
-            nib.Nifti1Image(signals[..., columns], AFFINE),
-            tmp_path / f"{name}.nii{'.gz' if i else ''}",
-        )
+        nib.save(nib.Nifti1Image(signals[..., columns], AFFINE), tmp_path / f"{name}.nii{'.gz' if i else ''}")
         np.savetxt(tmp_path / f"{name}.bval", FULL.b[columns][None], fmt="%g")
         rows.append(f"{name}.nii{'.gz' if i else ''}\tn/a\t{written}")
     (tmp_path / "te.txt").write_text("93\n")
@@ -58,12 +55,8 @@ def test_images_of_several_echo_times_are_fitted_as_one_scan(by_echo, signals, t
     maps = fit_image(manifest.images, manifest.protocol, MODEL, out=tmp_path / "out")
     expected = fit_voxels(signals.reshape(-1, 21), FULL, MODEL)
     np.testing.assert_array_equal(data(maps["T2t"]).ravel(), expected["T2t"].astype(np.float32))
-    described = json.loads(
-        (tmp_path / "out" / "sub-01_model-t2ivimkurtosis_dwimap.json").read_text(encoding="utf-8")
-    )
-    assert [described["Sources"][f"Image {i}"]["Name"] for i in (1, 2, 3)] == [
-        path.name for path in manifest.images
-    ]
+    described = json.loads((tmp_path / "out" / "sub-01_model-t2ivimkurtosis_dwimap.json").read_text(encoding="utf-8"))
+    assert [described["Sources"][f"Image {i}"]["Name"] for i in (1, 2, 3)] == [path.name for path in manifest.images]
 
 
 def test_the_order_of_rows_is_the_order_of_measurements(by_echo):
@@ -150,16 +143,11 @@ def test_only_b_values_as_small_as_those_in_other_units_are_doubted(
     tmp_path, largest, doubted, recwarn
 ):
     for name in ("low", "high"):
-        nib.save(
-            nib.Nifti1Image(np.ones((2, 2, 2, 3), np.float32), AFFINE), tmp_path / f"{name}.nii"
-        )
+        nib.save(nib.Nifti1Image(np.ones((2, 2, 2, 3), np.float32), AFFINE), tmp_path / f"{name}.nii")
     (tmp_path / "low.bval").write_text(f"0 1.5 {largest}")
     (tmp_path / "high.bval").write_text("0 500 1000")
     (tmp_path / "scan.tsv").write_text("image\nlow.nii\nhigh.nii\n")
     read_manifest(tmp_path / "scan.tsv")
     messages = [str(warning.message) for warning in recwarn]
     assert len(messages) == doubted
-    assert all(
-        f"the largest b-value is {largest} s/mm²; if they are in ms/µm²" in text
-        for text in messages
-    )
+    assert all(f"the largest b-value is {largest} s/mm²; if they are in ms/µm²" in text for text in messages)

@@ -59,7 +59,7 @@ def test_models_are_trained_and_segment_and_are_compared(
     assert run("segment", models[1], table, "--out", segmented, "--no-figure")[0] == 0
     assert written.stat().st_mtime_ns == before
     error = error_of("segment", models[1], table, "--out", segmented, "--threshold", 0.4)
-    assert "other options (figure, threshold)" in error
+    assert "other options (figure was False, now True; threshold was " in error
     model, case = load_model(models[1]), synthetic_cases[0]
     expected = model.predict_proba([case.image], priors=[case.prior], masks=[case.brain])[0]
     probability = nib.load(segmented / case.name / "probability.nii.gz")

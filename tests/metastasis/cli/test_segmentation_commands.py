@@ -433,7 +433,7 @@ def test_a_run_of_another_model_or_threshold_is_not_continued(
     out = ("--out", tmp_path, "--no-figure")
     assert run("segment", models.sensitive, image, *out)[0] == 0
     error = error_of("segment", models.specific, image, *out)
-    assert "other options (model)" in error
+    assert "other options (model was " in error
     error = error_of("segment", models.sensitive, image, *out, "--threshold", 0.4, "--flips")
-    assert "other options (flips, threshold)" in error
+    assert "other options (flips was False, now True; threshold was 0.5, now 0.4)" in error
     output_of("segment", models.specific, image, *out, "--overwrite")

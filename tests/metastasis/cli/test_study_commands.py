@@ -66,7 +66,7 @@ def test_a_simulation_goes_on_where_it_stopped(run, error_of, output_of, tmp_pat
         assert one.synthetic
         assert one.name == other.name
         np.testing.assert_array_equal(one.image, other.image)
-    assert "other options (seed, skip)" in error_of("simulate", 3, "--out", whole, *SMALL, "--seed", 1)
+    assert "other options (seed was 0, now 1; skip was " in error_of("simulate", 3, "--out", whole, *SMALL, "--seed", 1)
     assert (
         "--shape 3,4: 3 whole numbers" in run("simulate", 1, "--out", whole, "--shape", "3,4")[2]
     )

@@ -34,7 +34,7 @@ def test_a_simulation_goes_on_where_it_stopped(output_of, error_of, tmp_path):
         images = [nib.load(folder / path.relative_to(whole)) for folder in (whole, stopped)]
         np.testing.assert_array_equal(*(np.asarray(image.dataobj) for image in images))
     assert list(table_of(whole / "cases.tsv")["exclude"]) == [f"synthetic-00{i}/necrosis.nii.gz" for i in (1, 2, 3)]
-    assert "other options (seed)" in error_of("simulate", 3, *options, whole, "--seed", 1)
+    assert "other options (seed was 0, now 1)" in error_of("simulate", 3, *options, whole, "--seed", 1)
 
 
 def test_simulated_cases_are_written_as_they_are_made(output_of, tmp_path):
