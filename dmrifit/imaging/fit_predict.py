@@ -67,6 +67,7 @@ from dmrifit.io.bids_derivatives import (
     derivative_name,
     describe_fit,
     describe_prediction,
+    find_tissue,
     summarize_tissue,
 )
 from dmrifit.io.chunked_arrays import is_array, placed
@@ -314,6 +315,7 @@ def fit_image(
             if file_set is not None:
                 file_set.check_room(bytes_of_maps(len(map_names(model)), series.grid, region))
             maps = empty_maps(model, series.grid)
+            doubt_codes = np.zeros((*series.grid, len(model.names)), np.uint8)
             sigma_text = _noise_text(noise)
             if is_estimated:
                 readable.check_magnitudes()
@@ -349,8 +351,14 @@ def fit_image(
                 if result.screening is not None:
                     result = replace(result, screening=screening.then(result.screening))
                 n_too_large += fill_maps(maps, result, slab, inside)
-                tally.add(result, inside)
+                doubt_codes[:, :, slab][inside] = tally.add(result, inside)
+                # Kept, they would add to the peak of the memory while the next slab is fitted.
+                del result, signals
         _check_tally(tally, notes)
+        is_fitted = maps["status"] < FitStatus.NOT_FITTED
+        tissue = find_tissue(scan.values, is_fitted, tally.is_tissue)
+        doubts.recount(doubt_codes, tissue)
+        del doubt_codes
         share = tally.screening.n_negative / max(tally.n_fitted * len(contrasts), 1)
         if share > MOST_NEGATIVE:
             notes.warn(
@@ -414,8 +422,7 @@ def fit_image(
         sidecar = describe_fit(tally, settings, box, protocol, contrasts, options, files)
         if is_automatic and level is not None and np.isfinite(snr):
             sidecar["Noise"] = {"Sigma": level.sigma, "Method": level.method, "SNR": snr}
-        is_fitted = maps["status"] < FitStatus.NOT_FITTED
-        summarize_tissue(sidecar, maps, scan.values, is_fitted, tally.is_tissue)
+        summarize_tissue(sidecar, maps, tissue, tally.n_fitted)
         if gain_step is not None:
             sidecar["GainStep"] = gain_step.describe()
         if notes.sentences:
@@ -573,7 +580,9 @@ def predict_image(
         sidecar["Settings"] = settings
         sidecar["Voxels"] = prediction.counts
         is_tissue = partial(above_air_or_noise, noise=typical_noise)
-        summarize_tissue(sidecar, prediction.maps, scan.values, prediction.region, is_tissue)
+        tissue = find_tissue(scan.values, prediction.region, is_tissue)
+        n_voxels = int(np.count_nonzero(prediction.region))
+        summarize_tissue(sidecar, prediction.maps, tissue, n_voxels)
         sidecar |= prediction.describe_intervals(files)
         image_maps = _image_maps(
             series,
