@@ -94,13 +94,18 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
     for j, parameter in enumerate(model.parameters):
         if not is_share(parameter):
             continue
-        for end, limit in enumerate((outer[:, j, 1], 1 - outer[:, j, 0])):
+        low, high = outer[:, j].T
+        for end, (nearest, farthest) in enumerate(((low, high), (1 - high, 1 - low))):
             tissue = typical_tissue(model)
             tissue[j] = end
             with np.errstate(all="ignore"):
                 slopes = signal_jacobian(model, tissue, result.protocol)[0]
             is_gone = (np.abs(slopes).max(axis=0) == 0) & (np.arange(len(tissue)) != j)
-            reasons[np.ix_(limit < _SMALLEST_SHARE, is_gone)] = DoubtReason.NO_INFLUENCE
+            # Nothing is known of a compartment that may be absent: on simulated tissue at SNR 20
+            # to 200, the error of Dv is 2 to 15 times larger where the interval of f includes 0.
+            may_be_absent = np.outer(nearest <= _NEGLIGIBLE * farthest, is_gone)
+            reasons[may_be_absent & (reasons == DoubtReason.NONE)] = DoubtReason.NOT_DETERMINED
+            reasons[np.ix_(farthest < _SMALLEST_SHARE, is_gone)] = DoubtReason.NO_INFLUENCE
     for j, name in enumerate(model.names):
         if name in TISSUE_T2:
             unseen = (reasons[:, j] == DoubtReason.NONE) & is_raised_by_water(result)
