@@ -218,7 +218,7 @@ def fit_image(
         lower bound, bit 2j + 1 where it is at its upper one) and ``"doubt"`` (bit j is
         set where parameter j is in doubt, `FitResult.doubt`, and the bit after the last where
         starts disagree). ``<name>_low`` and ``<name>_high`` are the ends of the 95 % interval,
-        ``"chi2"`` the reduced χ² (NaN without `sigma`). Maps are float32, 0 outside the mask,
+        ``"chi2"`` the reduced χ² (with `sigma` alone). Maps are float32, 0 outside the mask,
         and NaN inside it where a voxel could not be fitted, so that no mean can take such a voxel
         for a measurement; the status is 255 outside the mask.
 
@@ -356,6 +356,8 @@ def fit_image(
                 del result, signals
         _check_tally(tally, notes)
         is_fitted = maps["status"] < FitStatus.NOT_FITTED
+        if np.isnan(maps["chi2"][is_fitted]).all():
+            del maps["chi2"], files["chi2"]
         tissue = find_tissue(scan.values, is_fitted, tally.is_tissue)
         doubts.recount(doubt_codes, tissue)
         del doubt_codes

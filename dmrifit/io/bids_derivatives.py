@@ -410,7 +410,7 @@ def _describe_voxel_maps(tally: FitTally, files: Mapping[str, str]) -> dict[str,
     }
     sections: dict[str, Any] = {}
     for fit_map in FIT_MAPS:
-        if not fit_map.is_per_parameter:
+        if not fit_map.is_per_parameter and fit_map.name in files:
             key = fit_map.sidecar_key
             sections[key] = fit_map.describe(files) | summaries.get(key, {})
     return sections
