@@ -20,3 +20,12 @@ def first_few(names: Sequence[str], most: int = 5) -> str:
 def size_text(sizes: Iterable[object]) -> str:
     """Write the lengths of the axes of an array."""
     return " × ".join(map(str, sizes))
+
+
+def percent(share: float) -> str:
+    """Write a share in percent without decimals, but never as none or all where it is not."""
+    for digits in range(6):
+        text = f"{100 * share:.{digits}f}"
+        if float(text) not in (0, 100):
+            return f"{text} %"
+    return f"{100 * share:.0f} %"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import typer
 
-from dmrifit._utils.counts import counted, first_few
+from dmrifit._utils.counts import counted, first_few, percent
 from dmrifit._utils.text_files import read_sealed
 from dmrifit._utils.threads import default_threads
 from dmrifit.cli.case_runs import FAILED, CaseRun, RunOptions, RunPage, can_draw
@@ -270,7 +270,7 @@ def print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
     codes = ", ".join(f"{n} {code}" for code, n in counts.items())
     n_voxels = sum(counts.values())
     share = (n_voxels - counts.get("not fitted", 0)) / max(n_voxels, 1)
-    typer.echo(f"{counted(n_voxels, 'voxel')}, {share:.1%} fitted: {codes}")
+    typer.echo(f"{counted(n_voxels, 'voxel')}, {percent(share)} fitted: {codes}")
     typer.echo(f"region: {description['Settings']['Region']}")
     if choice := description["Settings"].get("Choice"):
         typer.echo(f"fit: {choice} (choose by --method, --sigma)")
@@ -324,7 +324,7 @@ def refit_line(
 def _line(record: Mapping[str, Any]) -> str:
     """Tell of one scan in a line."""
     share = record["fitted"] / max(record["voxels"], 1)
-    text = f"{record['name']}: {record['model']}, {share:.1%} of "
+    text = f"{record['name']}: {record['model']}, {percent(share)} of "
     return f"{text}{counted(record['voxels'], 'voxel')} fitted, {record['seconds']:.0f} s"
 
 
@@ -374,12 +374,12 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
             words = f"{distance:.1f} times the usual distance from the median scan: {measure}"
         cells |= {"differs from the others": words, "model": record["model"]}
         cells["voxels"] = record["voxels"]
-        cells["fitted"] = f"{record['fitted'] / max(record['voxels'], 1):.1%}"
-        cells["air"] = verdict.percent(record["air"])
+        cells["fitted"] = percent(record["fitted"] / max(record["voxels"], 1))
+        cells["air"] = percent(record["air"])
         for name, unit in units.items():
             median, doubt = record["medians"].get(name, np.nan), record["in_doubt"].get(name)
             cells[f"{name}, {unit}" if unit else name] = significant(median)
-            cells[f"{name} in doubt"] = "–" if doubt is None else verdict.percent(doubt)
+            cells[f"{name} in doubt"] = "–" if doubt is None else percent(doubt)
         notes = Fold(counted(len(record["notes"]), "note"), *record["notes"])
         options = record["remedies"].items()
         refit: Any = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in options)

@@ -72,6 +72,7 @@ from dmrifit.io.bids_derivatives import (
     derivative_name,
     describe_fit,
     describe_prediction,
+    find_tissue,
     summarize_tissue,
 )
 from dmrifit.io.chunked_arrays import is_array, placed
@@ -226,7 +227,7 @@ def fit_image(
         lower bound, bit 2j + 1 where it is at its upper one) and ``"doubt"`` (bit j is
         set where parameter j is in doubt, `FitResult.doubt`, and the bit after the last where
         starts disagree). ``<name>_low`` and ``<name>_high`` are the ends of the 95 % interval,
-        ``"chi2"`` the reduced χ² (NaN without `sigma`). Maps are float32, 0 outside the mask,
+        ``"chi2"`` the reduced χ² (with `sigma` alone). Maps are float32, 0 outside the mask,
         and NaN inside it where a voxel could not be fitted, so that no mean can take such a voxel
         for a measurement; the status is 255 outside the mask.
 
@@ -325,6 +326,7 @@ def fit_image(
             if file_set is not None:
                 file_set.check_room(bytes_of_maps(len(map_names(model)), series.grid, region))
             maps = empty_maps(model, series.grid)
+            doubt_codes = np.zeros((*series.grid, len(model.names)), np.uint8)
             sigma_text = _noise_text(noise)
             if is_estimated:
                 readable.check_magnitudes()
@@ -360,8 +362,16 @@ def fit_image(
                 if result.screening is not None:
                     result = replace(result, screening=screening.then(result.screening))
                 n_too_large += fill_maps(maps, result, slab, inside)
-                tally.add(result, inside)
+                doubt_codes[:, :, slab][inside] = tally.add(result, inside)
+                # Kept, they would add to the peak of the memory while the next slab is fitted.
+                del result, signals
         _check_tally(tally, notes)
+        is_fitted = maps["status"] < FitStatus.NOT_FITTED
+        if np.isnan(maps["chi2"][is_fitted]).all():
+            del maps["chi2"], files["chi2"]
+        tissue = find_tissue(scan.values, is_fitted, tally.is_tissue)
+        doubts.recount(doubt_codes, tissue)
+        del doubt_codes
         share = tally.screening.n_negative / max(tally.n_fitted * len(contrasts), 1)
         if share > MOST_NEGATIVE:
             notes.warn(
@@ -426,8 +436,7 @@ def fit_image(
         sidecar = describe_fit(tally, settings, box, protocol, contrasts, options, files)
         if is_automatic and level is not None and np.isfinite(snr):
             sidecar["Noise"] = {"Sigma": level.sigma, "Method": level.method, "SNR": snr}
-        is_fitted = maps["status"] < FitStatus.NOT_FITTED
-        summarize_tissue(sidecar, maps, scan.values, is_fitted, tally.is_tissue)
+        summarize_tissue(sidecar, maps, tissue, tally.n_fitted)
         if merged_b:
             sidecar["MergedB"] = {"Description": merged_b, "MeasuredB": measured_b.tolist()}
         if gain_step is not None:
@@ -587,7 +596,9 @@ def predict_image(
         sidecar["Settings"] = settings | {"ToleranceOfB": b_tolerance}
         sidecar["Voxels"] = prediction.counts
         is_tissue = partial(above_air_or_noise, noise=typical_noise)
-        summarize_tissue(sidecar, prediction.maps, scan.values, prediction.region, is_tissue)
+        tissue = find_tissue(scan.values, prediction.region, is_tissue)
+        n_voxels = int(np.count_nonzero(prediction.region))
+        summarize_tissue(sidecar, prediction.maps, tissue, n_voxels)
         sidecar |= prediction.describe_intervals(files)
         image_maps = _image_maps(
             series,

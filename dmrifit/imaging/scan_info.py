@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.spread_sample import SpreadSample, by_slice
 from dmrifit.engine.design.identifiability import (
     expected_precision,
@@ -151,7 +151,7 @@ def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] |
         info.doubts.append("every voxel is 0 or NaN in all volumes: check that it is the scan")
         return
     if n_negative > _FEW_NEGATIVE * n_values:
-        info.doubts.append(SENTENCES["negative"].format(share=n_negative / n_values))
+        info.doubts.append(SENTENCES["negative"].format(share=percent(n_negative / n_values)))
     if n_non_finite:
         info.doubts.append(f"not finite: {counted(n_non_finite, 'value')}, which fits leave out")
     rows = sample.rows()
@@ -198,7 +198,8 @@ def clipping_doubt(rows: NDArray, protocol: Protocol | None) -> str:
     n_below = np.count_nonzero((volumes < largest) & (volumes > _NEARLY_CLIPPED * largest))
     if not (is_end_of_type or is_at_several_b or n_below > _SHARE_BELOW * n_largest):
         return ""
-    return SENTENCES["clipped"].format(share=n_largest / rows.size, largest=largest)
+    share = percent(n_largest / rows.size)
+    return SENTENCES["clipped"].format(share=share, largest=largest)
 
 
 def merged_sentence(what: str, measured: NDArray, counted_b: NDArray) -> str:

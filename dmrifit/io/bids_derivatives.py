@@ -145,10 +145,10 @@ class FitTally:
     knows_noise: bool = False  # or else residuals stand for it
     _sample: SpreadSample = field(default_factory=partial(SpreadSample, SNR_VOXELS))
 
-    def add(self, result: FitResult, inside: NDArray[np.bool_]) -> None:
-        """Count the voxels of one part, which lie where `inside` (x, y, slices) is True."""
+    def add(self, result: FitResult, inside: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """Count a part whose voxels lie in `inside` (x, y, slices); give codes of doubts."""
         self.status += np.bincount(result.status, minlength=len(self.status))
-        self.doubts.add(result)
+        codes = self.doubts.add(result)
         if result.screening is not None:
             self.screening.add(result.screening, result.status != FitStatus.NOT_FITTED)
         noise = level = deviation = np.full(len(result.cost), np.nan)
@@ -163,6 +163,7 @@ class FitTally:
         with np.errstate(divide="ignore", invalid="ignore"):
             columns = np.column_stack([signals / level, signals, noise, deviation / noise])
         self._sample.add(columns, by_slice(inside))
+        return codes
 
     def _deviation(self, result: FitResult, signals: NDArray) -> NDArray[np.float64]:
         """Compute the standard deviation of residuals (n_voxels,); NaN where it tells nothing."""
@@ -271,7 +272,7 @@ def _describe_parameters(
     model = tally.model
     readings = tally.doubts.readings(tally.is_tissue)
     capped, fixed = settings.capped(model), settings.fixed or {}
-    shares = np.array([tally.doubts.at_low, tally.doubts.at_high]) / max(tally.n_fitted, 1)
+    shares = np.array([tally.doubts.at_low, tally.doubts.at_high]) / tally.doubts.n_counted
     entries: dict[str, dict[str, Any]] = {}
     for j, parameter in enumerate(model.parameters):
         name = parameter.name
@@ -300,29 +301,37 @@ def _describe_parameters(
     return entries
 
 
+def find_tissue(
+    lowest: NDArray[np.float32],
+    has_values: NDArray[np.bool_],
+    is_tissue: Callable[[NDArray], NDArray[np.bool_]],
+) -> NDArray[np.bool_]:
+    """
+    Find the voxels with values that do not look like air; all of them in a region of air alone.
+
+    Shapes: `lowest` (the volume of lowest b), `has_values` and what is returned are (x, y, z).
+    """
+    selected = is_tissue(lowest[has_values])
+    tissue = has_values.copy()
+    tissue[has_values] = selected | ~selected.any()
+    return tissue
+
+
 def summarize_tissue(
     sidecar: dict[str, Any],
     maps: Mapping[str, NDArray],
-    lowest: NDArray[np.float32],
     tissue: NDArray[np.bool_],
-    is_tissue: Callable[[NDArray], NDArray[np.bool_]] = above_air,
+    n_voxels: int,
 ) -> None:
     """
     Add to a sidecar which share of the voxels looks like air, and the quartiles of the others.
 
-    Shapes: `maps`, `lowest` (the volume of lowest b), and `tissue`, with the voxels that have
-    values, (x, y, z).
+    Shapes: `maps` and `tissue` (x, y, z), of `n_voxels` with values.
     """
-    n_voxels = int(np.count_nonzero(tissue))
-    selected = is_tissue(lowest[tissue])
-    # A region that is air altogether is summarized as it is.
-    if selected.any():
-        tissue = tissue.copy()
-        tissue[tissue] = selected
     sidecar["Air"] = {
         "Share": 1 - int(np.count_nonzero(tissue)) / n_voxels if n_voxels else 0.0,
         "Description": "share of the voxels with values that look like air at the lowest b-value; "
-        "Quartiles, StandardError and Interval of parameters leave them out",
+        "Quartiles, StandardError and Interval of parameters, and all shares, leave them out",
     }
     doubts = maps["doubt"][tissue] if "doubt" in maps else None
     for j, (name, entry) in enumerate(sidecar.get("Parameters", {}).items()):
@@ -384,7 +393,6 @@ def _describe_expected_precision(tally: FitTally, n_averaged: float) -> dict[str
 
 def _describe_voxel_maps(tally: FitTally, files: Mapping[str, str]) -> dict[str, Any]:
     """Describe the maps of all parameters together, such as the status, by their sidecar keys."""
-    n_fitted = max(tally.n_fitted, 1)
     status_names = {code: code.name.lower().replace("_", " ") for code in FitStatus}
     status_codes = {str(int(code)): name for code, name in status_names.items()}
     # What the tally has counted for the maps of codes and of flags; others have no such summary.
@@ -396,13 +404,13 @@ def _describe_voxel_maps(tally: FitTally, files: Mapping[str, str]) -> dict[str,
         "Doubt": {
             "Share": dict(zip(tally.model.names, tally.doubts.share.tolist(), strict=True)),
             "MainReason": tally.doubts.main_reasons,
-            "StartsDisagree": tally.doubts.starts_disagree / n_fitted,
+            "StartsDisagree": tally.doubts.starts_disagree / tally.doubts.n_counted,
             "Advice": tally.doubts.advice(),
         },
     }
     sections: dict[str, Any] = {}
     for fit_map in FIT_MAPS:
-        if not fit_map.is_per_parameter:
+        if not fit_map.is_per_parameter and fit_map.name in files:
             key = fit_map.sidecar_key
             sections[key] = fit_map.describe(files) | summaries.get(key, {})
     return sections

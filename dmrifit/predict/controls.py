@@ -30,6 +30,9 @@ REPEAT = "repeat"
 #: a useless predictor.
 CONTROLS = (CONSTANT, SHUFFLED, COPY, PERFECT, TRUTH, REPEAT)
 
+#: Controls that a useful predictor is better than.
+TO_BEAT = (CONSTANT, SHUFFLED, COPY)
+
 #: Controls that need the signals of synthetic patients before noise was added.
 OF_NOISE_FREE = (TRUTH, REPEAT)
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.html_repr import InlinePage, html_summary
 from dmrifit.engine.fit_maps import OUTSIDE, unpack_bits
 from dmrifit.engine.models import Parameter, SignalModel
@@ -93,7 +93,7 @@ class ShownMaps:
                 row["quartiles"] = f"{low} – {high}"
             row["interval"] = self.entries[panel.name].get("Interval", "–")
             if shares:
-                row["doubt"] = verdict.percent(shares[panel.name])
+                row["doubt"] = percent(shares[panel.name])
             yield row
 
     def planes(
@@ -261,7 +261,7 @@ def _summary(shown: ShownMaps) -> Iterator[Any]:
         "summary",
         n_voxels=sum(counts.values()),
         outcomes=", ".join(f"{n} {code}" for code, n in counts.items() if n),
-        disagree=100 * sidecar["Doubt"]["StartsDisagree"],
+        disagree=percent(sidecar["Doubt"]["StartsDisagree"]),
     )
     if any("BoundsUnits" in entry for entry in shown.entries.values()):
         text += " Bounds of S0 are multiples of the largest signal of the voxel (× max)."
@@ -279,10 +279,10 @@ def bound_cells(entry: Mapping[str, Any]) -> list[str]:
         value = entry["Fixed"]
         # S0 may be fixed at what was measured in each voxel.
         return [f"fixed: {value}" if isinstance(value, str) else f"fixed at {value:g}", ""]
-    unit = " × max" if "BoundsUnits" in entry else ""
+    unit = "× max" if "BoundsUnits" in entry else short_unit(entry["Units"])
     pairs = zip(entry["Bounds"], entry["ShareAtBounds"].values(), strict=True)
     cells = [
-        "no bound" if bound is None else f"{100 * share:.3g} % at {bound:g}{unit}"
+        "no bound" if bound is None else f"{percent(share)} at {bound:g} {unit}".rstrip()
         for bound, share in pairs
     ]
     if "UpperBoundRule" in entry:
@@ -301,12 +301,12 @@ def value_lines(sidecar: Mapping[str, Any]) -> Iterator[str]:
             if entry.get("ShareAtBounds", {}).get(end.capitalize())
         ]
         if shares:
-            yield f"{parameter}, share of the fitted voxels at its bounds: {', '.join(shares)}"
+            yield f"{parameter}, voxels with signal at its bounds: {', '.join(shares)}"
         if "Interval" in entry:
             meaning = f" ({entry['Meaning']})" if "Meaning" in entry else ""
             intervals.append(f"{parameter}{meaning} {entry['Interval']}")
     if intervals:
-        yield f"95% intervals (medians of their ends): {'; '.join(intervals)}"
+        yield f"95 % intervals (medians of their ends): {'; '.join(intervals)}"
 
 
 def _codes(shown: ShownMaps, slices: Slices) -> page.Grid:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, percent
 from dmrifit.engine.design.precision import UNDETERMINED_CV
 from dmrifit.engine.models import read_table
 from dmrifit.io.bids_derivatives import ALL_VOXELS
@@ -36,7 +36,7 @@ def map_verdict(sidecar: Mapping[str, Any], *, doubts: bool = True) -> str:
     voxels = sidecar["Status"]["Voxels"]
     n_voxels = sum(voxels.values())
     n_fitted = n_voxels - voxels["not fitted"]
-    share = 100 * n_fitted / n_voxels
+    share = percent(n_fitted / n_voxels)
     text = _TEXTS("fitted", n_fitted=n_fitted, n_voxels=n_voxels, share=share)
     shares = sidecar["Doubt"]["Share"].items()
     names = [f"{name} ({percent(share)})" for name, share in shares if share > _MOST_DOUBTED]
@@ -86,8 +86,7 @@ def parameter_lights(
         light["interval"] = "–" if interval.startswith("not determined") else interval
         light |= {"kind": kind, "sign": _SIGNS[kind], "words": words}
         lights.append(light | {"remedy": remedy.format(name=panel.name, cap_remedy=cap_remedy)})
-    headings = ("median without doubts", "in doubt, of fitted voxels") if doubt else ("median", "")
-    return Lights(*headings, *lights)
+    return Lights(*_TEXTS["headings" if doubt else "plain_headings"], *lights)
 
 
 def fit_sentences(sidecar: Mapping[str, Any]) -> list[str]:
@@ -101,7 +100,7 @@ def fit_sentences(sidecar: Mapping[str, Any]) -> list[str]:
     sentences += sidecar["Doubt"]["Advice"]
     air = sidecar.get("Air", {}).get("Share", 0.0)
     if air >= _SOME_AIR:
-        text = f"{air:.0%} of the fitted voxels look like air, left out of medians and intervals"
+        text = _TEXTS("left_out", air=percent(air))
         if "mask" in remedies(sidecar):
             text += "; --mask auto leaves it out of the fit, too"
         sentences.append(text)
@@ -147,15 +146,6 @@ def remedies(sidecar: Mapping[str, Any]) -> dict[str, Any]:
     elif any("--sigma estimate" in text for text in sidecar["Doubt"]["Advice"]):
         options["sigma"] = "estimate"
     return options
-
-
-def percent(share: float) -> str:
-    """Write a share in percent without decimals, but never as none or all where it is not."""
-    for digits in range(6):
-        text = f"{100 * share:.{digits}f}"
-        if float(text) not in (0, 100):
-            return f"{text} %"
-    return f"{100 * share:.0f} %"
 
 
 def least_doubted(names: Sequence[str], sidecar: Mapping[str, Any]) -> str:

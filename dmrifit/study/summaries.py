@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -291,25 +291,22 @@ class Board:
     @property
     def skill_column(self) -> str:
         """Column of skill to show: with independent noise if all learners have it, else plain."""
-        skill = self._learning["skill_independent"]
+        is_learner = ~self.summary["algorithm"].map(is_control)
+        rows = matching(self.summary[is_learner], train_on=self.regimes[0])
+        skill = rows["skill_independent"]
         return "skill_independent" if len(skill) and skill.notna().all() else "skill"
 
     @property
     def best(self) -> tuple[str, str] | None:
         """Strategy and algorithm with the highest skill of maps, mean over cohorts."""
-        rows = self._learning
-        rows = rows[np.isfinite(rows[self.skill_column])]
-        if not len(rows):
-            return None
-        by_name = rows.groupby(["strategy", "algorithm"], sort=False)
+        skills = self.skills(self.learners)
+        return skills.idxmax() if len(skills) else None
+
+    def skills(self, algorithms: Collection[str]) -> pd.Series:
+        """Average the skill of maps over cohorts, by strategy and algorithm; first training."""
+        rows = matching(self.summary, train_on=self.regimes[0])
+        is_scored = rows["algorithm"].isin(algorithms) & np.isfinite(rows[self.skill_column])
+        by_name = rows[is_scored].groupby(["strategy", "algorithm"], sort=False)
         # A predictor of one cohort alone would be compared with means over two.
         counts = by_name["cohort"].nunique()
-        means = by_name[self.skill_column].mean()
-        strategy, algorithm = means[counts == counts.max()].idxmax()
-        return str(strategy), str(algorithm)
-
-    @property
-    def _learning(self) -> pd.DataFrame:
-        """Means of the learners, first way of training."""
-        is_learner = ~self.summary["algorithm"].map(is_control)
-        return matching(self.summary[is_learner], train_on=self.regimes[0])
+        return by_name[self.skill_column].mean()[counts == counts.max()]

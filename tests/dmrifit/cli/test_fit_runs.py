@@ -320,13 +320,15 @@ def test_one_scan_and_many_show_the_same_sentences_everywhere(output_of, tmp_pat
     many = output_of("fit", *scans, *options, "--out", tmp_path / "many")
     table = fits(tmp_path / "many")
     sidecar = json.loads((tmp_path / "many" / table["maps"][0]).read_text())
-    for name, share in sidecar["Doubt"]["Share"].items():
+    doubt = np.asanyarray(nib.load(tmp_path / "many" / "a" / sidecar["Doubt"]["File"]).dataobj)[:5]
+    for bit, (name, share) in enumerate(sidecar["Doubt"]["Share"].items()):
+        assert share == pytest.approx(np.mean(doubt >> bit & 1)), "share of the tissue, without air"
         assert table[f"in_doubt_{name}"][0] == pytest.approx(share, rel=0.01)
     assert table["air"][0] == pytest.approx(7 / 12, abs=0.01)
     pages = [tmp_path / "many" / "index.html", *(tmp_path / "many" / "a").glob("*.html")]
     texts = [" ".join(re.sub("<[^>]+>", " ", page.read_text(encoding="utf-8")).split()) for page in pages]
     assert len(texts) == 2
-    advice = [*sidecar["Doubt"]["Advice"], "58% of the fitted voxels look like air, left out of medians and intervals"]
+    advice = [*sidecar["Doubt"]["Advice"], "58 % of the fitted voxels look like air, left out of medians, intervals and shares"]
     assert len(advice) > 1
     for sentence in advice:
         assert all(sentence in shown for shown in (single, many, table["notes"][0], *texts)), sentence

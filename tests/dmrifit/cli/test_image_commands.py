@@ -170,7 +170,7 @@ def test_the_share_at_a_bound_is_printed_where_the_other_is_none(fitted, output_
     np.savetxt(scan.with_suffix(".bval"), PROTOCOL.b[None], fmt="%g")
     options = ("--model", "adc", "--bounds", "ADC=5,inf", "--no-quicklook", "--out", fitted / "bound")
     printed = output_of("fit", scan, *options)
-    assert "ADC, share of the fitted voxels at its bounds: 100 % at 5 (lower)\n" in printed
+    assert "ADC, voxels with signal at its bounds: 100 % at 5 µm²/ms (lower)\n" in printed
 
 
 def test_maps_with_a_learned_prior_are_refused_for_tables_of_regions(fitted, error_of, output_of):
@@ -221,7 +221,7 @@ def test_intervals_and_the_meaning_of_f_stand_in_the_terminal(tmp_path, output_o
     nib.save(nib.Nifti1Image(signals.reshape(*GRID, 9), AFFINE), path)
     np.savetxt(tmp_path / "scan.bval", protocol.b[None], fmt="%g")
     printed = output_of("fit", path, "--model", "ivim", "--no-quicklook", "--out", tmp_path / "maps")
-    line = next(line for line in printed.splitlines() if line.startswith("95% intervals"))
+    line = next(line for line in printed.splitlines() if line.startswith("95 % intervals"))
     assert "f (T2-weighted signal fraction at the echo time of the scan) none found, < 0.0" in line
     assert "Dv not determined (4–100 µm²/ms searched)" in line
 

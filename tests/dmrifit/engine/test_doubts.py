@@ -36,8 +36,10 @@ def test_without_perfusion_its_diffusivity_and_in_blood_the_tissue_are_in_doubt(
     assert result.doubt[:, f].mean() < 0.05
     assert any("Dv is not determined" in sentence for sentence in result.advice())
     assert any("compartment is too small" in sentence for sentence in result.advice())
-    signals = IVIM.signal([[100.0, 1.0, 20.0, 1.0]], LOW_B)
-    result = fit_voxels(signals, LOW_B, IVIM)
+    # At a low SNR an f that may be 0 makes Dv a doubt, too.
+    result = fit_voxels(noisy(IVIM, [100.0, 0.0, 20.0, 1.0], LOW_B, 20, 2), LOW_B, IVIM)
+    assert result.doubt[result.outer_intervals[:, f, 0] < 1e-6, dv].all()
+    result = fit_voxels(IVIM.signal([[100.0, 1.0, 20.0, 1.0]], LOW_B), LOW_B, IVIM)
     assert (result.doubt_reasons[:, IVIM.names.index("Dt")] == DoubtReason.NO_INFLUENCE).all()
 
 
@@ -46,7 +48,7 @@ def test_an_artificial_bound_is_a_doubt_and_zero_is_none():
     result = fit_voxels(signals, Protocol([0, 400, 800]), "adc", bounds={"ADC": (0.5, 2.0)})
     assert (result.doubt_reasons[:, 1] == DoubtReason.AT_BOUND).mean() > 0.9
     assert result.doubt[:, 1].all()
-    assert "voxels, where a value outside the bounds may fit better: widen the bounds" in result.advice()[0]
+    assert "of the voxels with signal, where a value outside the bounds may fit better: widen the bounds" in result.advice()[0]
     still = noisy(MODELS["adc"], [100.0, 0.0], Protocol([0, 400, 800]), 300, 5)
     still = fit_voxels(still, Protocol([0, 400, 800]), "adc")
     assert still.at_low[:, 1].mean() > 0.2
@@ -58,9 +60,9 @@ def test_noise_above_the_signal_is_a_doubt_of_its_units():
     signals = noisy(MODELS["adc"], [100.0, 1.0], protocol, 20, 7)
     # The noise of some voxels, not all, is known in another unit.
     sigma = np.where(np.arange(300) < 180, 5000.0, 5.0)
-    sentence = "In 60% of the fitted voxels the noise is larger than the signal at the lowest b-value: is sigma in the units"
+    sentence = "In 60 % of the fitted voxels the noise is larger than the signal at the lowest b-value: is sigma in the units"
     assert sentence in fit_voxels(signals, protocol, "adc", sigma=sigma).advice()[0]
-    assert "In 100% of the fitted voxels the noise" in fit_voxels(signals, protocol, "adc", sigma=101.0 * 5).advice()[0]
+    assert "In 100 % of the fitted voxels the noise" in fit_voxels(signals, protocol, "adc", sigma=101.0 * 5).advice()[0]
     for level in (5.0, np.where(np.arange(300) < 120, 5000.0, 5.0)):
         advice = fit_voxels(signals, protocol, "adc", sigma=level).advice()
         assert not any("sigma" in text for text in advice)
@@ -169,15 +171,15 @@ def test_fluid_of_a_real_brain_and_oil_and_blood_of_a_leg_are_doubted_and_tissue
 
 def test_advice_names_the_reason_of_most_voxels():
     tally = DoubtTally(MODELS["kurtosis"], ((0, 10), (0, 10), (0, 5)))
-    tally.n_fitted = 1000
+    tally.n_fitted = tally.n_counted = 1000
     tally.reasons[:, DoubtReason.NONE] = 1000
     tally.at_high[2] = 40
     tally.reasons[2] = 0
     tally.reasons[2, [DoubtReason.NONE, DoubtReason.AT_BOUND, DoubtReason.UNCERTAIN]] = 255, 40, 705
-    assert tally.advice()[0].startswith("K is uncertain in 74% of the fitted voxels")
+    assert tally.advice()[0].startswith("K is uncertain in 74 % of the voxels with signal")
     tally.reasons[2, [DoubtReason.AT_BOUND, DoubtReason.UNCERTAIN]] = 705, 40
-    assert tally.advice()[0].startswith("K is at its upper bound 5 in 4% of the fitted voxels")
-    # Not "in 0%".
+    assert tally.advice()[0].startswith("K is at its upper bound 5 in 4 % of the voxels with signal")
+    # Not "in 0 %".
     tally.at_high[2] = 4
     assert "bound" not in tally.advice()[0]
 

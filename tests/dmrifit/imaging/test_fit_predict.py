@@ -82,7 +82,7 @@ def same(maps, others):
 def test_maps_are_those_of_the_voxels_in_their_places_and_true_maps_come_back(image, signals, truth):
     maps = fit_image(image, PROTOCOL, "adc")
     result = fit_voxels(signals.reshape(-1, 4), PROTOCOL, "adc")
-    assert set(maps) == MAPS
+    assert set(maps) == MAPS - {"chi2"}, "without sigma there is no reduced chi-squared"
     for name, column in {
         "S0": result["S0"],
         "ADC": result["ADC"],
@@ -358,6 +358,9 @@ def test_files_hold_the_maps_and_the_sidecar_describes_them(image, scan, tmp_pat
     }
     assert described["Sources"]["Mask"]["Name"] == "mask.nii"
     assert "Sigma" not in described["Sources"]
+    assert described["ReducedChiSquared"]["File"] == names["chi2"]
+    assert fit_image(scan, PROTOCOL, "adc", out=out, overwrite=True).sidecar.get("ReducedChiSquared") is None
+    assert visible(out) == sorted([*set(names.values()) - {names["chi2"]}, "sub-01_model-adc_dwimap.json"])
     assert set(described["Versions"]) >= {"dmrifit", "numba", "numpy"}
 
 

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from dmrifit._utils.counts import percent
 from dmrifit.engine.doubts import DoubtReason
 from dmrifit.engine.models import read_table
 from dmrifit.io.bids_derivatives import ALL_VOXELS
@@ -16,13 +17,12 @@ from dmrifit.report.verdict import (
     least_doubted,
     map_verdict,
     parameter_lights,
-    percent,
     prose,
     remedies,
 )
 
 DOUBTS = read_table("sentences")["doubts"]
-AIR = "68% of the fitted voxels look like air, left out of medians and intervals"
+AIR = "68 % of the fitted voxels look like air, left out of medians, intervals and shares"
 SHARES = {"S0": 0.02, "D": 0.3, "K": 0.9, "T": 0.0}
 SIDECAR = {
     "Status": {"Voxels": {"converged": 7, "at bound": 1, "not fitted": 2}},
@@ -93,7 +93,7 @@ def test_sentences_of_a_fit_name_warnings_doubts_air_and_lost_voxels_once():
     ]
     assert prose(sentences, sidecar)[1::2] == ["K is uncertain.", "Not fitted: 2 voxels with a negative value."]
     assert remedies(sidecar) == {"mask": "auto", "b_max": 2000.0}
-    assert "68 % of these voxels look like air, which medians leave out" in map_verdict(sidecar)
+    assert "68 % of these voxels look like air, which medians and shares leave out" in map_verdict(sidecar)
     # In a mask the sentence gives no option that was taken.
     masked = sidecar | {"Settings": {"Region": "the mask above 0.5"}}
     assert AIR in fit_sentences(masked)

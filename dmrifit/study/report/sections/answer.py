@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dmrifit._utils.counts import counted
-from dmrifit.predict.controls import is_control
+from dmrifit.predict.controls import TO_BEAT, is_control
 from dmrifit.report import page, style
 from dmrifit.report.dot_plot import Panel, plot_dots
 from dmrifit.report.numerals import wording
@@ -63,10 +63,16 @@ def verdict(board: Board) -> list[str]:
     reference = f", {_INDEPENDENT}" if measure == "skill_independent" else ""
     skill = f"skill of its maps over the best constant{reference}: {'; '.join(numbers)}"
     words = _parameters_in_words(board, rows)
+    sentences = [f"Best predictor: {name}.", f"{page.capital(skill)}.", words]
     if board.undecided:
         reason = f"Whether algorithms differ cannot be told from {board.undecided}."
-        return [f"Highest mean here: {name}.", f"{page.capital(skill)}.", f"{reason} {words}"]
-    return [f"Best predictor: {name}.", f"{page.capital(skill)}.", words]
+        sentences[0] = f"Highest mean here: {name}."
+        sentences[2] = f"{reason} {words}"
+    controls, best = board.skills(TO_BEAT), board.skills([board.best[1]])[board.best]
+    if controls.max() > best:
+        names = predictor_words(*controls.idxmax())
+        sentences.insert(0, _TEXTS("beaten", control=names, mean=controls.max(), best=best))
+    return sentences
 
 
 def predictor_words(strategy: str, algorithm: str) -> str:

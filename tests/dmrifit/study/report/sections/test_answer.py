@@ -22,10 +22,10 @@ SKILL = {"Dt": 0.6, "K": -0.4, "f": 0.0, "T2v": -0.1, "S0": 0.9}
 
 
 def study_of(make_evaluation, *, n_patients=6, cohorts=("A",), independent=None, settings=TWO_DRAWS,
-             train_on=("same",), sizes=(3,), predictions=None):  # fmt: skip
-    """Make a comparison of LR s2s, worse ETR m2m and the constant; f alone differs by patient."""
+             train_on=("same",), sizes=(3,), predictions=None, control=("constant", 0.0)):  # fmt: skip
+    """Make a comparison of LR s2s, worse ETR m2m and a control; f alone differs by patient."""
     rows, skills = [], []
-    predictors = ("LR", "s2s", 0.0), ("ETR", "m2m", -0.5), ("constant", "s2s", None)
+    predictors = ("LR", "s2s", 0.0), ("ETR", "m2m", -0.5), (control[0], "s2s", None)
     for cohort in cohorts:
         for way in train_on:
             for n_train in sizes:
@@ -36,7 +36,7 @@ def study_of(make_evaluation, *, n_patients=6, cohorts=("A",), independent=None,
                                          "strategy": strategy, "metric": metric, "train_on": way,
                                          "n_train": n_train})  # fmt: skip
                             spread = (0.5 - i / (n_patients - 1)) * (metric == "f") if n_patients > 1 else 0
-                            value = 0.0 if shift is None else skill + shift + spread
+                            value = control[1] if shift is None else skill + shift + spread
                             value -= 0.2 * (way == "other") + 0.1 * (max(sizes) - n_train)
                             skills.append(value)
     evaluation = make_evaluation(rows, study=settings, predictions=predictions)
@@ -57,6 +57,11 @@ def test_the_best_predictor_is_named_with_skill_interval_and_parameters(make_eva
     _, skill, parameters = verdict(study_of(make_evaluation, independent=0.1))
     assert "against a reference with independent noise: −0.03 (" in skill
     assert parameters.startswith("Better than guessing in Dt; not shown to be better in f")
+    # A control that is better is told first; a reference such as the truth is no predictor to beat.
+    assert verdict(study_of(make_evaluation, control=("truth", 0.5)))[0] == name
+    assert verdict(study_of(make_evaluation, control=("copy", 0.5)))[:2] == [
+        "No algorithm is better than the control copy, signals to signals: its mean skill is 0.50, that of the best "
+        "algorithm 0.07.", name]  # fmt: skip
 
 
 @pytest.mark.parametrize(
