@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.detectors.thresholds import smallest_ball
-from anomaly.scans.detection import (
-    DIFFERENT,
-    FEWEST_SCANS,
-    FEWEST_VOXELS,
-    Detection,
-    mean_over_scans,
-)
+from anomaly.scans.detection import Detection, mean_over_scans
 from anomaly.scans.series import SeriesDetector, SeriesFiles
 from dmrifit._utils.checks import errors_about
 from dmrifit._utils.counts import counted
@@ -41,15 +34,18 @@ _VIEW = "view.html"
 _BRIGHTEST = 3.0  # upper end of a map's color scale, in thresholds
 _NUMBERS = ("threshold", "n_lesions", "volume_mL", "share_found")
 _TEXTS = page.Texts(__file__)
-#: Share of the voxels above the threshold, from which a scan is flagged that cannot be judged:
-#: gliomas fill 5 to 20 % of a brain.
-_MOST_MARKED = 0.5
 _AS_A_WHOLE = {True: "differs", False: "as healthy ones", None: "not judged"}
 _WORDS = {True: "true", False: "false", None: None}
 
 
 def detect_scan(
-    scan: SeriesFiles, folder: Path, *, detector: SeriesDetector, figure: bool, **options: Any
+    scan: SeriesFiles,
+    folder: Path,
+    *,
+    detector: SeriesDetector,
+    model: str,
+    figure: bool,
+    **options: Any,
 ) -> dict[str, Any]:
     """Detect anomalies in a scan and write its files; give its record."""
     # Before the detection, during which the files could change.
@@ -58,55 +54,39 @@ def detect_scan(
     case = detection.scan.case
     table = detection.lesions
     threshold = detection.threshold
-    scan_notes = dict(detection.scan.notes)
     healthy = detection.healthy
     n_healthy = len(healthy.scans) if healthy else 0
-    notes = [scan_notes[key] for key in ("lost", "unused") if scan_notes.get(key)]
-    if detection.no_guarantee:
-        notes.append(f"the guarantee of the model does not hold: {detection.no_guarantee}")
-    if detection.opening == 1:
-        note = "no opening, single voxels count; it needs lesions of {mL:.2s} mL or more"
-        notes.append(wording(note, {"mL": smallest_ball(2, case.spacing)}))
-    else:
-        cube = f"a cube of {detection.opening} voxels"
-        note = f"the opening by {cube} can remove compact anomalies below {{mL:.2s}} mL"
-        notes.append(wording(note, {"mL": detection.smallest_mL}))
-    is_mostly_marked = detection.differs is None and detection.figures.share > _MOST_MARKED
-    if detection.differs is None:
-        reason = "the healthy scans of the model have too few voxels in a hemisphere"
-        if not np.isfinite(detection.figures.bulk).all():
-            reason = f"a hemisphere has fewer than {FEWEST_VOXELS} scored voxels"
-        elif n_healthy < FEWEST_SCANS:
-            scans = counted(n_healthy, "healthy scan")
-            reason = f"the model has {scans} to compare with, {FEWEST_SCANS} are needed"
-        notes.append(f"not judged as a whole: {reason}")
+    # Of a scan that is too small, none found is not none there.
+    is_unknown = bool(detection.too_small) and table.empty
     record: dict[str, Any] = {
         "name": case.name,
         "patient": case.patient,
         "synthetic": case.synthetic,
         "threshold": threshold if np.isfinite(threshold) else None,
-        "n_lesions": len(table),
-        "volume_mL": float(table["volume_mL"].sum()),
+        "n_lesions": None if is_unknown else len(table),
+        "volume_mL": None if is_unknown else float(table["volume_mL"].sum()),
         "share_found": detection.figures.share,
         "differs": detection.differs,
-        "flagged": bool(detection.differs or is_mostly_marked),
+        "flags": detection.flags,
         "whole_scan": {
             # JSON has no NaN, which stands for a hemisphere of few voxels.
             "bulk": [value if np.isfinite(value) else None for value in detection.figures.bulk],
             "n_healthy": n_healthy,
         },
-        "notes": notes,
+        "notes": detection.notes,
+        "model": model,
         "healthy": {
             "anomalies_per_scan": detection.healthy_per_scan,
             "n_scans": n_healthy,
             "origin": "calibration" if healthy and healthy.adjusted else "training",
         },
-        "preparation": scan_notes,
+        "preparation": dict(detection.scan.notes),
         **sources,
     }
     images = {_FILES[key]: image for key, image in detection.images().items()}
     drawing = _panels(detection) if figure else None
-    view = partial(_view, detection, count=count_sentence([record]))
+    sentences = [count_sentence([record]), *detection.notes, model]
+    view = partial(_view, detection, sentences=sentences)
     return RUN.write_case(folder, record, table, images, drawing, view)
 
 
@@ -125,13 +105,17 @@ def _row(_folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
     row |= {key: record[key] for key in _NUMBERS}
     row["n_lesions_healthy"] = record["healthy"]["anomalies_per_scan"]
     row["differs"] = _WORDS[record["differs"]]
+    row["flags"] = "; ".join(record["flags"])
     row["synthetic"] = _WORDS[record["synthetic"]]
     return row
 
 
 def count_sentence(contents: Sequence[Mapping[str, Any]]) -> str:
     """Count the anomalies of scans beside those that healthy scans have at the same threshold."""
-    counts = [content["n_lesions"] for content in contents]
+    judged = _judged(contents)
+    if not judged:
+        return f"{counted(len(contents), 'scan')}, too small to be judged"
+    counts = [content["n_lesions"] for content in judged]
     healthy = contents[0]["healthy"]  # all scans of a run have one model
     reference = "unknown in healthy scans by this model, threshold and opening"
     if healthy["anomalies_per_scan"] is not None:
@@ -139,10 +123,18 @@ def count_sentence(contents: Sequence[Mapping[str, Any]]) -> str:
         text = f"{{anomalies_per_scan:.2s}} a scan in {scans} of the {{origin}}"
         reference = wording(text, healthy)
     per_scan = wording("{mean:.2s} a scan", {"mean": float(np.mean(counts))})
+    without = f"{counted(counts.count(0), 'scan')} without"
+    if len(judged) < len(contents):
+        without += f", {len(contents) - len(judged)} too small to be judged"
     return (
-        f"{counted(len(counts), 'scan')}, {counted(sum(counts), 'anomaly', 'anomalies')} found, "
-        f"{counted(counts.count(0), 'scan')} without ({per_scan}; {reference})"
+        f"{counted(len(contents), 'scan')}, {counted(sum(counts), 'anomaly', 'anomalies')} found, "
+        f"{without} ({per_scan}; {reference})"
     )
+
+
+def _judged(contents: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Give the scans that are large enough to be without anomalies."""
+    return [content for content in contents if content["n_lesions"] is not None]
 
 
 def above_in_words(
@@ -160,20 +152,17 @@ def above_in_words(
 
 
 def scan_sentences(contents: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Tell the share above the threshold over scans, and which scans differ as a whole."""
-    shares = [content["share_found"] for content in contents]
-    text = wording("{share_found:.1%} % of the voxels above the threshold", contents[0])
-    if len(contents) > 1:
-        counts = [content["n_lesions"] for content in contents]
+    """Tell the share above the threshold over scans, and what was noted of how many."""
+    judged = _judged(contents) or contents
+    text = wording("{name}: {share_found:.1%} % of the voxels above the threshold", judged[0])
+    if len(judged) > 1:
+        shares = [content["share_found"] for content in judged]
+        counts = [content["n_lesions"] or 0 for content in judged]
         text = f"means and intervals over scans: {above_in_words(shares, counts)}"
     sentences = [text]
     # Each note once, with the number of its scans.
     for note, n in Counter(note for content in contents for note in content["notes"]).items():
         sentences.append(f"{counted(n, 'scan')}: {note}")
-    for content in contents:
-        if content["flagged"]:
-            why = DIFFERENT if content["differs"] else "most of its voxels lie above the threshold"
-            sentences.append(f"{content['name']}: {why}")
     return sentences
 
 
@@ -185,23 +174,24 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
     for content in contents:
         threshold = content["threshold"]
         diameters = [lesion["diameter_mm"] for lesion in content["lesions"]]
-        words = {
+        row = {
+            **content,
             "threshold": "scan-specific" if threshold is None else f"{threshold:.4g}",
-            "largest": max(diameters, default=0),
+            "largest": max(diameters, default=np.nan),
             "as_a_whole": _AS_A_WHOLE[content["differs"]],
         }
-        rows.append({**content, **words})
+        if content["n_lesions"] is None:
+            row |= {"n_lesions": "unknown", "volume_mL": np.nan}
+        rows.append(row)
         caption = _TEXTS("panels", name=content["name"])
         parts = RUN.shown(out / content["folder"], {_PANELS: caption}, width=900)
-        if content["differs"]:
-            parts.insert(0, page.Note(page.sentence(DIFFERENT)))
-        pictures.append((content["name"], parts))
-    # The scans that differ say so beside their pictures.
-    texts = [page.sentence(text) for text in scan_sentences(contents) if DIFFERENT not in text]
+        flags = [page.Note(page.sentence(flag)) for flag in content["flags"]]
+        pictures.append((content["name"], [*flags, *parts]))
+    # Scans are flagged beside their pictures.
     overview = [
         page.sentence(count_sentence(contents)),
         page.Table(rows, _TEXTS["overview"]),
-        *texts,
+        *map(page.sentence, [*scan_sentences(contents), contents[0]["model"]]),
     ]
     return RunPage("Anomalies", overview, pictures)
 
@@ -267,7 +257,7 @@ def _panels(detection: Detection) -> Figure:
     )
 
 
-def _view(detection: Detection, picture: bytes, count: str) -> str:
+def _view(detection: Detection, picture: bytes, sentences: Sequence[str]) -> str:
     """Make the page that shows the anomalies over the mean signal, in three planes."""
     from anomaly.study.report import scan_planes
 
@@ -281,10 +271,11 @@ def _view(detection: Detection, picture: bytes, count: str) -> str:
     instead = page.Picture(picture, f"Anomalies of {case.name}", width=900)
     planes = scan_planes(case, maps, thresholds, points, instead, hidden=("before opening",))
     found = page.Table(detection.lesions, _TEXTS["anomalies"])
+    flags = [page.Note(page.sentence(flag)) for flag in detection.flags]
     sections = [
-        page.Section("", page.Note(page.sentence(DIFFERENT) if detection.differs else "")),
+        page.Section("", *flags),
         page.Section("", planes),
-        page.Section("Anomalies", page.sentence(count), found),
+        page.Section("Anomalies", *map(page.sentence, sentences), found),
     ]
     return page.Page(case.name, sections, page.notice_lead([case.synthetic])).html()
 
@@ -298,6 +289,6 @@ RUN = CaseRun(
     lesions="lesions.csv",
     files=(*_FILES.values(), "lesions.csv", _PANELS, _VIEW),
     digits=10,
-    flag="flagged",
+    flag="flags",
     noun="scan",
 )

@@ -44,9 +44,10 @@ def detect(
     Writes a folder for each scan with map.nii.gz, binary.nii.gz and opened.nii.gz on its grid,
     lesions.csv and detection.json; for all scans detections.tsv, lesions.csv and, with figures, a
     page. A scan whose scores are shifted in both hemispheres is flagged as differing as a whole. A
-    scan that cannot be compared so is flagged if most of its voxels are above the threshold. Scans
-    that are missing or cannot be read or prepared are listed in failed.tsv. An interrupted run
-    resumes when started again with the same options.
+    scan that cannot be compared so is flagged if most of its voxels are above the threshold, and
+    one of few voxels as too small to be judged. Scans that are missing or cannot be read or
+    prepared are listed in failed.tsv. An interrupted run resumes when started again with the same
+    options.
 
     Options:
     model MODEL: Model file from train.
@@ -73,7 +74,7 @@ def detect(
     """
     from anomaly.cli.case_runs import RUN, count_sentence, detect_scan, inputs, scan_sentences
     from anomaly.detectors.thresholds import opening_of
-    from anomaly.scans.series import SeriesDetector
+    from anomaly.scans.series import SeriesDetector, model_in_words
 
     if threshold is not None and calibrate is not None:
         raise ValueError("give either --threshold or --calibrate, not both")
@@ -104,15 +105,18 @@ def detect(
         contents = list(records.values())
         yield f"{count_sentence(contents)}: {run.out}"
         yield from scan_sentences(contents)
+        for content in contents:
+            yield from (f"{content['name']}: {flag}" for flag in content["flags"])
         if detector.synthetic_:
             yield "the model was trained on synthetic scans: its accuracy in people is unknown"
 
+    work = partial(detect_scan, model=model_in_words(model, detector, threshold))
     RUN.run(
         series,
         settings,
         run,
         names=lambda scan: {"name": scan.label, "patient": scan.subject},
-        work=partial(detect_scan, detector=detector, figure=run.draws, **options),
+        work=partial(work, detector=detector, figure=run.draws, **options),
         inputs=inputs,
         say=sentences,
         failed=failed,

@@ -14,12 +14,13 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from anomaly.detectors.thresholds import ball_diameter, smallest_ball
+from anomaly.detectors.thresholds import ball_diameter, open_map, smallest_ball
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.counts import counted
 from dmrifit.io.bids_derivatives import file_record
 from dmrifit.io.components import label_components
 from dmrifit.io.parameter_json import refuse_keys
+from dmrifit.report.numerals import wording
 from dmrifit.stats.patient_summary import patient_draws, percentile_interval
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ FEWEST_VOXELS = 20
 #: Share of the voxels of a hemisphere that has to remain when the largest component is left out.
 #: Gliomas fill 5 to 20 % of a brain; what leaves less is no part of the scan but the scan.
 _LEAST_REST = 0.25
+#: Share of the voxels above the threshold, from which a scan is flagged that cannot be judged:
+#: gliomas fill 5 to 20 % of a brain.
+_MOST_MARKED = 0.5
 _RIM = 2  # voxels around a component that its smoothed scores reach
 _LEAST_SD = 1e-6
 #: Noise of a scan, in units of that of the median healthy scan, above which the scan differs:
@@ -365,6 +369,47 @@ class Detection:
     def smallest_mL(self) -> float:
         """Volume of the smallest ball that the opening leaves wherever it lies."""
         return smallest_ball(self.opening, self.scan.case.spacing)
+
+    @property
+    def too_small(self) -> str:
+        """Why a scan without anomalies need not be healthy; "" where it is large enough."""
+        if not np.isfinite(self.figures.bulk).all():
+            return f"a hemisphere has fewer than {FEWEST_VOXELS} scored voxels"
+        if not open_map(self.scan.case.scored, self.opening).any():
+            return f"no cube of {self.opening} voxels (--opening) fits into its scored voxels"
+        return ""
+
+    @property
+    def flags(self) -> list[str]:
+        """Sentences on what forbids to take the anomalies, or their absence, as they are."""
+        flags = [DIFFERENT] if self.differs else []
+        if self.differs is None and self.figures.share > _MOST_MARKED:
+            flags.append("most of its voxels lie above the threshold")
+        if self.too_small:
+            flags.append(f"too small to be judged, healthy or not: {self.too_small}")
+        return flags
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on what the preparation lost, and on what holds for these anomalies."""
+        notes = [self.scan.notes[key] for key in ("lost", "unused") if self.scan.notes.get(key)]
+        if self.no_guarantee:
+            notes.append(f"the guarantee of the model does not hold: {self.no_guarantee}")
+        note = "no opening, single voxels count; it needs lesions of {mL:.2s} mL or more"
+        smallest = smallest_ball(2, self.scan.case.spacing)
+        if self.opening > 1:
+            cube = f"a cube of {self.opening} voxels"
+            note = f"the opening by {cube} can remove compact anomalies below {{mL:.2s}} mL"
+            smallest = self.smallest_mL
+        notes.append(wording(note, {"mL": smallest}))
+        n_healthy = len(self.healthy.scans) if self.healthy else 0
+        if self.differs is None and np.isfinite(self.figures.bulk).all():
+            reason = "the healthy scans of the model have too few voxels in a hemisphere"
+            if n_healthy < FEWEST_SCANS:
+                scans = counted(n_healthy, "healthy scan")
+                reason = f"the model has {scans} to compare with, {FEWEST_SCANS} are needed"
+            notes.append(f"not judged as a whole: {reason}")
+        return notes
 
     def images(self) -> dict[str, nib.Nifti1Image]:
         """Give the maps on the grid of the file."""

@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import AnomalyDetector
+from anomaly.detectors.detector_table import DETECTORS
 from anomaly.detectors.thresholds import (
     FixedThreshold,
     HealthyScanThreshold,
@@ -685,6 +686,23 @@ class SeriesDetector(BaseEstimator):
         """Collect the covariates of scans as a keyword argument of the detector; {} for none."""
         columns = {name: [getattr(s.case, name) for s in scans] for name in self.covariates}
         return {"covariates": columns} if columns else {}
+
+
+def model_in_words(path: Path, model: SeriesDetector, threshold: float | None = None) -> str:
+    """Name the file of a model, its detector, what it learned from, and the threshold in use."""
+    detector = model.detector_
+    title = type(detector).__name__
+    names = {class_name: name for name, (_, class_name) in DETECTORS.items()}
+    if threshold is None:
+        threshold = float(getattr(detector.threshold_, "threshold_", np.nan))
+    above = "scores above a threshold for each scan"
+    if np.isfinite(threshold):
+        above = f"scores above {threshold:.4g}"
+    scans = counted(model.n_scans_, "synthetic scan" if model.synthetic_ else "healthy scan")
+    return (
+        f"marked by the model {path.name} ({names.get(title, title)}, trained on {scans}) at "
+        f"{above} (digest in settings.json)"
+    )
 
 
 def _check_healthy(series: Sequence[SeriesFiles], remedy: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dmrifit._utils.counts import counted
-from dmrifit.report import page
+from dmrifit.report import numerals, page
 from dmrifit.report.viewer import Layer, html_viewer
 from placement.box.voxel import Voxel
 from placement.exchange.vendor_texts import NOTICE, UNVERIFIED_PLANES
@@ -44,7 +44,7 @@ def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: 
     numbers = [
         *pose_rows(content),
         ["volume, mL", f"{content['volume_ml']:.2f}"],
-        ["angles to set on the console", angles_words(content)],
+        ["turned by", angles_words(content)],
         ["part that is target", f"{content['scores']['tumor_fraction']:.3f}"],
         ["target", ", ".join(content["targets"])],
     ]
@@ -68,7 +68,6 @@ def scene_layers(scene: Scene, target: str) -> list[Layer]:
 
 def case_summary(content: Mapping[str, Any]) -> Markup:
     """Say what is wrong with a box, and what it holds."""
-    words = describe_content(content["content"])
     parts = []
     start, order = 0.0, _TEXTS["bar"]
     for name, share in _shares(content["content"]):
@@ -81,7 +80,7 @@ def case_summary(content: Mapping[str, Any]) -> Markup:
         page.read_data(__file__, "summary.html"),
         content=content,
         line=_size_line(content),
-        words=words,
+        words=describe_content(content["content"]),
         parts=parts,
         distance=_distance_words(content),
     )
@@ -90,12 +89,14 @@ def case_summary(content: Mapping[str, Any]) -> Markup:
 def summary_line(content: Mapping[str, Any]) -> str:
     """Say in one line how large a box is, where it lies, and what it holds."""
     # A box that is all target holds nothing else to list.
-    return "; ".join(filter(None, [_size_line(content), describe_content(content["content"])]))
+    parts = filter(None, [_size_line(content), describe_content(content["content"])])
+    # Numbers of a terminal are copied into commands, where a minus is a hyphen.
+    return "; ".join(parts).replace("−", "-")
 
 
 def _size_line(content: Mapping[str, Any]) -> str:
     sides = " × ".join(f"{round(side, 2):g}" for side in content["size_mm"])
-    center = ", ".join(f"{x:z.1f}" for x in content["ras"]["center_mm"])
+    center = ", ".join(numerals.fixed(x, 1) for x in content["ras"]["center_mm"])
     values = {"sides": sides, "center": center, "volume_ml": content["volume_ml"]}
     values |= {"targets": ", ".join(content["targets"]), "angles": angles_words(content)}
     return _TEXTS("size", share=share_words(content["scores"]["tumor_fraction"]), **values)
@@ -148,10 +149,10 @@ def pose_rows(record: Mapping[str, Any]) -> list[list[str]]:
     """Describe the pose of a box in rows of a table."""
     pose = record["ras"]
     return [
-        ["center (RAS+), mm", ", ".join(f"{x:z.1f}" for x in pose["center_mm"])],
+        ["center (RAS+), mm", ", ".join(numerals.fixed(x, 1) for x in pose["center_mm"])],
         ["sides, mm", " × ".join(f"{x:.2f}" for x in record["size_mm"])],
-        ["angles, degrees", ", ".join(f"{x:z.1f}" for x in pose["angles_deg"])],
-        ["side", record["side"]],
+        ["angles, degrees", ", ".join(numerals.fixed(x, 1) for x in pose["angles_deg"])],
+        ["side", record["side"].replace(" -", " −")],
     ]
 
 

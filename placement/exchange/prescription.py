@@ -50,15 +50,15 @@ SHIM = "Shim is not assessed"
 
 
 _REMEDIES = {
-    "tumor smaller than min_volume": "a smaller box (--min-volume) gives a weaker signal; ask a "
+    "tumor below the smallest volume": "a smaller box (--min-volume) gives a weaker signal; ask a "
     "spectroscopist",
-    "volume below min_volume": "enlarge the box, or allow it (--min-volume)",
-    "side out of range": "change the side, or allow it (--sides)",
+    "box below the smallest volume": "enlarge the box, or let place allow it (--min-volume)",
+    "side out of range": "change the side, or let place allow it (--sides)",
     "side at its limit": "the limit decides this side, not the tumor; see whether a side beyond "
     "it would do, and allow it (--sides)",
     "sides not rounded": "each rounded box nearby breaks a constraint that this one keeps; enter "
     "the sides as they are, or loosen a constraint (--min-volume, --sides)",
-    "too many rotations": "turn it by fewer angles, or allow more (--max-rotations)",
+    "too many rotations": "turn it by fewer angles, or let place allow more (--max-rotations)",
     "outside the image": "move the box, or give an image that covers it",
     "less than 50 % target": "ask a spectroscopist before measuring",
     "less than 75 % target": "other tissue adds a quarter or more of the signal: look at the "

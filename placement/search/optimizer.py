@@ -408,12 +408,12 @@ class VoxelOptimizer(BaseEstimator):
         Returns
         -------
         Placement
-            Scores and flags: ``tumor smaller than min_volume``, ``volume below min_volume``,
-            ``side out of range``, ``too many rotations``, ``outside the image``, ``touches NAME``
-            (more of it than is tolerated), ``more than LIMIT % TISSUE``, ``side at its limit``
-            (which decides it), ``less than 75 % target`` (or 50 %), ``longest side over 2.5 times
-            the shortest``, ``sides not rounded``. As nothing was searched, its ``best_objective``
-            is the voxel's own.
+            Scores and flags: ``tumor below the smallest volume``, ``box below the smallest
+            volume``, ``side out of range``, ``too many rotations``, ``outside the image``,
+            ``touches NAME`` (more of it than is tolerated), ``more than LIMIT % TISSUE``,
+            ``side at its limit`` (which decides it), ``less than 75 % target`` (or 50 %),
+            ``longest side over 2.5 times the shortest``, ``sides not rounded``. As nothing was
+            searched, its ``best_objective`` is the voxel's own.
         """
         search = Search(self._wishes(scene), scene)
         return _assessed(voxel.canonical(), scene, search, None)

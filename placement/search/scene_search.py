@@ -765,9 +765,9 @@ class Search:
         flags = []
         least = self.wishes.min_volume
         if not own and self.scene.tumor_volume < least:
-            flags.append("tumor smaller than min_volume")
+            flags.append("tumor below the smallest volume")
         if voxel.volume < least * (1 - 1e-9):
-            flags.append("volume below min_volume")
+            flags.append("box below the smallest volume")
         shortest, longest = self.wishes.sizes.T
         too_short = (voxel.size < shortest - 1e-6).any()
         too_long = (voxel.size > longest + 1e-6).any()

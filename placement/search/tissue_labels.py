@@ -96,12 +96,11 @@ def target_tissues(
     """
     Choose the tissues that are the target; returns them and a note on the choice, often "".
 
-    By default the target is solid tumor. With `flair_target`, it is FLAIR-bright tissue in a tumor
-    in which nothing enhances, or solid tumor is below `min_volume`. Volumes are in mL, of the
-    tissues that are there. With `is_mask`, the file has no other value than 1, as masks of whole
-    tumors have.
+    By default the target is solid tumor, without a label that necrosis shares. With
+    `flair_target`, it is FLAIR-bright tissue in a tumor in which nothing enhances, or solid tumor
+    is below `min_volume`. Volumes are in mL, of the tissues that are there. With `is_mask`, the
+    file has no other value than 1, as masks of whole tumors have.
     """
-    present = list(volumes)
     solid = _total(volumes, SOLID)
     is_small = solid < min_volume
     targets: tuple[str, ...] = SOLID
@@ -109,7 +108,8 @@ def target_tissues(
         targets = FLAIR_BRIGHT
     elif flair_target and is_small:
         targets = (*FLAIR_BRIGHT, ENHANCING)
-    if not set(targets) & set(present):
+    labeled_targets = tuple(name for name in targets if name in volumes)
+    if not labeled_targets:
         if is_mask:
             raise ValueError(
                 f"{title}: nothing is labeled {' or '.join(targets)}; its only value is 1, as in "
@@ -118,15 +118,16 @@ def target_tissues(
             )
         raise ValueError(
             f"{title}: nothing is labeled {' or '.join(map(repr, targets))}, only "
-            f"{', '.join(map(repr, sorted(present))) or 'nothing'}; --flair-target takes "
+            f"{', '.join(map(repr, sorted(volumes))) or 'nothing'}; --flair-target takes "
             "FLAIR-bright tissue for the target of a tumor without enhancement"
         )
-    measured = f"solid tumor ({' or '.join(SOLID)}) has {_milliliters(solid)}"
+    solid_names = [name for name in SOLID if name in volumes] or SOLID
+    measured = f"solid tumor ({' or '.join(solid_names)}) has {_milliliters(solid)}"
     smaller = f"less than the smallest volume of {min_volume:g} mL"
     bright = _total(volumes, (*FLAIR_BRIGHT, ENHANCING))
     reason = ""
     if targets != SOLID:
-        tissues = ", ".join(name for name in targets if name in volumes)
+        tissues = ", ".join(labeled_targets)
         why = f"{measured}, {smaller}" if is_small else "nothing is labeled as enhancing"
         reason = (
             f"the target is FLAIR-bright tissue ({tissues}; {_milliliters(bright)}), because {why}"
@@ -138,7 +139,10 @@ def target_tissues(
             f"{measured} of {_milliliters(sum(volumes.values()))} labeled, {smaller}: "
             f"--flair-target takes FLAIR-bright tissue ({_milliliters(bright)}) for the target"
         )
-    return targets, reason
+    if MERGED in volumes and MERGED not in targets:
+        merged = f"what is labeled {MERGED} ({_milliliters(volumes[MERGED])}) is not in the target"
+        reason = "; ".join(filter(None, [reason, merged]))
+    return labeled_targets, reason
 
 
 def enclosed_share(inner: NDArray[np.bool_], outer: NDArray[np.bool_]) -> float:

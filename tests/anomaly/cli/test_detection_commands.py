@@ -36,11 +36,10 @@ def series(cases):
 @pytest.fixture
 def detect_calls(cases, model, tmp_path, monkeypatch):
     """Start a detection that ends before the first scan, and give what it would do."""
-
     calls = []
 
     def stop(self, scans, *_, work, **__):
-        options = dict(work.keywords)
+        options = {key: value for key, value in work.keywords.items() if key != "model"}
         calls.append((options.pop("detector"), list(scans), options))
         raise StopIteration
 
@@ -240,15 +239,21 @@ def test_a_scan_of_few_voxels_is_written_and_not_judged_as_a_whole(output_of, ca
     table.loc[0, "brain"] = str(tmp_path / "few.nii.gz")
     table.to_csv(tmp_path / "cases.tsv", sep="\t", index=False)
     words = ("detect", two_sided, tmp_path / "cases.tsv", "--out", tmp_path / "found")
+    marked = "most of its voxels lie above the threshold"
+    small = "too small to be judged, healthy or not: a hemisphere has fewer than 20 scored voxels"
     for _ in range(2):  # the second run reads the records
-        said = output_of(*words)
-        sentence = "1 scan: not judged as a whole: a hemisphere has fewer than 20 scored voxels"
-        marked = "synthetic-glioma-001: most of its voxels lie above the threshold"
-        assert {sentence, marked, "flagged: 1 of 2"} <= {*said.splitlines()}
+        lines = output_of(*words).splitlines()
+        # A scan in which nothing can be found is no scan without anomalies.
+        assert "found, 0 scans without, 1 too small to be judged (" in lines[0]
+        assert {f"synthetic-glioma-001: {marked}", f"synthetic-glioma-001: {small}", "flagged: 1 of 2"} <= {*lines}
     rows = pd.read_csv(tmp_path / "found" / "detections.tsv", sep="\t")
-    assert rows["differs"].isna().tolist() == [True, False]
+    assert rows[["differs", "n_lesions", "volume_mL"]].isna().all(axis=1).tolist() == [True, False]
+    assert rows["flags"][0] == f"{marked}; {small}"
+    view = (tmp_path / "found" / "synthetic-glioma-001" / "view.html").read_text(encoding="utf-8")
+    for text in (small[1:], "arked by the model model.dmrifit (aligned, trained on 8 synthetic scans) at scores above"):
+        assert text in view
     # Notes on scans are told once with their number.
-    content = {"name": "a", "n_lesions": 0, "share_found": 0.01, "differs": None, "flagged": False, "notes": ["not judged", "lost"]}
+    content = {"name": "a", "n_lesions": 0, "share_found": 0.01, "differs": None, "notes": ["not judged", "lost"]}
     assert scan_sentences([content, content | {"notes": ["lost"]}])[1:] == ["1 scan: not judged", "2 scans: lost"]
 
 
@@ -260,9 +265,7 @@ def test_options_reach_the_detector(detect_calls):
     _, _, options = detect_calls(**words, threshold=0.0, device="cuda:63")
     changed = {"opening": 5, "tissue": True, "mask": False, "directions": "resampled", "threshold": 0.0}
     assert options == changed | {"figure": False}
-
-
-def test_a_smallest_lesion_chooses_the_opening(detect_calls):
+    # A smallest lesion chooses the opening.
     detector, _, options = detect_calls(smallest_lesion=2.0)
     assert options["opening"] == opening_of(2.0, detector.edges_)
     with pytest.raises(ValueError, match="either --opening or --smallest-lesion, not both"):
@@ -327,22 +330,17 @@ def image(tmp_path):
     return path
 
 
-def test_a_series_is_an_image_with_the_files_named(image, tmp_path):
+def test_series_are_an_image_with_the_files_named_or_those_of_a_table_or_a_folder(image, tmp_path):
+    assert [scan.image for scan in series_of([tmp_path])] == [image]
     mask, tissue = tmp_path / "mask.nii", tmp_path / "tissue.nii"
     for path in (mask, tissue):
         nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)), path)
     (plain,) = series_of([image])
-    assert plain.image == image
-    assert plain.brain is plain.tissue is None
+    assert (plain.image, plain.brain, plain.tissue) == (image, None, None)
     bval = tmp_path / "other.bval"
     bval.write_text("0 700 700")
     (series,) = series_of([image], bval=bval, bvec=tmp_path / "scan.bvec", mask=mask, tissue=tissue)
-    assert (series.bval, series.brain, series.tissue) == (bval, mask, tissue)
-    assert series.bvec == tmp_path / "scan.bvec"
-
-
-def test_series_of_a_table_or_a_folder_are_those_in_it(image, tmp_path):
-    assert [scan.image for scan in series_of([tmp_path])] == [image]
+    assert (series.bval, series.bvec, series.brain, series.tissue) == (bval, tmp_path / "scan.bvec", mask, tissue)
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="is a folder without images"):
         series_of([tmp_path / "empty"])

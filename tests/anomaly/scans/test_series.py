@@ -298,7 +298,9 @@ def test_a_smallest_lesion_sets_the_opening_of_model_guarantee_and_scans(tmp_pat
     np.testing.assert_array_equal(found.opened, open_map(found.found, again.opening_))
     assert (found.opening, found.no_guarantee) == (again.opening_, "")
     assert found.healthy_per_scan == np.mean([scan.n_components for scan in model.healthy_.scans])
-    assert found.smallest_mL <= 3
+    assert (found.smallest_mL <= 3, found.too_small) == (True, "")
+    # Where no anomaly fits in, none found says nothing.
+    assert "no cube of 30 voxels" in again.detect(sick[0], opening=30).too_small
     with pytest.raises(ValueError, match="smallest lesion must have a volume above 0 mL, not 0"):
         SeriesDetector(half, smallest_lesion=0).fit(healthy)
 

@@ -69,7 +69,7 @@ def test_the_table_has_a_row_for_each_case_in_their_order_and_its_boxes_are_read
     np.testing.assert_allclose(table["objective"], [one["scores"]["objective"] for one in contents.values()])
     assert table["outside_brain"].tolist() == ["n/a", "n/a"]
     assert table["rotated_angles"].tolist() == [1, 3]
-    assert table["flags"].tolist() == ["", "volume below min_volume; too many rotations"]
+    assert table["flags"].tolist() == ["", "box below the smallest volume; too many rotations"]
     # Twelve digits are more than any scanner takes.
     assert "40.3333333333\t" in (tmp_path / "placements.tsv").read_text()
     boxes = read_boxes(tmp_path / "placements.tsv", ["first", "second"])
@@ -240,7 +240,7 @@ def test_a_hand_made_pose_is_evaluated_and_moved(output_of, error_of, tmp_path, 
     shift = ("--ppm=-1,1", "--percent-per-ppm", 3)
     text = output_of(*words, "--matrix", tmp_path / "move.txt", *shift, "--no-figure")
     assert "(4.0 mL)" in text
-    assert "volume below min_volume" in text
+    assert "box below the smallest volume" in text
     content = content_of(tmp_path / "voxel")
     box = Voxel(content["ras"]["center_mm"], content["size_mm"], content["ras"]["angles_deg"])
     assert box.dice(Voxel((40, 40, 40), (20, 10, 20))) == pytest.approx(1)

@@ -154,7 +154,7 @@ def test_scores_and_flags_are_those_of_the_given_constraints(scene):
     assert found["scores"]["objective"] == pytest.approx(objective(VOXEL, scene))
     assert found["scores"]["tumor_fraction"] == pytest.approx(tumor_fraction(VOXEL, scene))
     assert found["objective"]["mean_volume"] == 10
-    assert found["flags"] == ["volume below min_volume", "too many rotations"]
+    assert found["flags"] == ["box below the smallest volume", "too many rotations"]
     assert not found["feasible"]
 
 
@@ -223,8 +223,8 @@ def test_a_better_box_that_is_not_placed_says_what_it_breaks():
     assert placement.tumor_fraction < 0.5
     assert f"{100 * placement.tumor_fraction:.0f} % of the box are target; one of ≥ 6 mL with " in reason
     assert "but breaks what this box keeps (" in reason
-    assert "side out of range: change the side, or allow it (--sides)" in reason
-    assert "too many rotations: turn it by fewer angles, or allow more (--max-rotations)" in reason
+    assert "side out of range: change the side, or let place allow it (--sides)" in reason
+    assert "too many rotations: turn it by fewer angles, or let place allow more (--max-rotations)" in reason
     # Taken at its word: with these constraints loosened, most of the box is target.
     loose = VoxelOptimizer(size_range=(5, 60), max_rotations=3, max_aspect=None, random_state=0)
     assert loose.placement(slab).tumor_fraction > 0.5

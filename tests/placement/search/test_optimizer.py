@@ -163,7 +163,7 @@ def test_the_least_volume_is_kept_and_told_where_a_lesion_is_smaller():
     assert scene.tumor_volume < 6
     placement = VoxelOptimizer(random_state=0).placement(scene)
     assert placement.voxel.volume >= 6 * (1 - 1e-9)
-    assert placement.flags == ("tumor smaller than min_volume", "less than 50 % target")
+    assert placement.flags == ("tumor below the smallest volume", "less than 50 % target")
     assert not placement.feasible
     small = VoxelOptimizer(min_volume=0, random_state=0).placement(scene)
     assert small.feasible
@@ -216,7 +216,7 @@ def test_excluded_cores_are_avoided_in_tumors_of_all_shapes(n, seed):
     placements = [VoxelOptimizer(random_state=0).placement(scene) for scene in necrotic(n, seed)]
     for placement in placements:
         assert set(placement.flags) <= {
-            "tumor smaller than min_volume",
+            "tumor below the smallest volume",
             "less than 50 % target",
             "less than 75 % target",
             "longest side over 2.5 times the shortest",

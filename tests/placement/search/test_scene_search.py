@@ -164,7 +164,7 @@ def test_a_box_touches_what_is_nearer_than_the_margin(margin, size):
 def test_flags_name_every_constraint_that_a_box_breaks():
     search = Search(make_wishes(max_rotations=1), block_scene())
     assert search.flags(Voxel((30, 20, 50), (20, 20, 20))) == ()
-    assert search.flags(Voxel((30, 20, 50), (20, 20, 14.9))) == ("volume below min_volume",)
+    assert search.flags(Voxel((30, 20, 50), (20, 20, 14.9))) == ("box below the smallest volume",)
     assert search.flags(Voxel((30, 20, 50), (9.9, 30, 30))) == ("side out of range",)
     assert search.flags(Voxel((30, 20, 50), (20, 20, 20), (20, 20, 0))) == ("too many rotations",)
     assert search.flags(Voxel((14, 20, 50), (20, 20, 20))) == ("outside the image",)
@@ -172,7 +172,7 @@ def test_flags_name_every_constraint_that_a_box_breaks():
     small[10:20, 10:20, 10:20] = True
     tiny = Search(make_wishes(), Scene(small, np.eye(4)))
     box = Voxel((14.5, 14.5, 14.5), (19, 19, 19))
-    assert tiny.flags(box) == ("tumor smaller than min_volume",)
+    assert tiny.flags(box) == ("tumor below the smallest volume",)
     assert tiny.flags(box, own=True) == ()
 
 

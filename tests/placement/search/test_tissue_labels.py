@@ -24,18 +24,17 @@ def test_schemes_read_the_values_as_published_and_a_table_names_values_of_its_ow
     table = tmp_path / "labels.tsv"
     table.write_text("index\tname\n7\tnecrosis\n8\tEnhancing\n9\tenhancing\n")
     assert named_labels(str(table)) == {NECROSIS: [7], ENHANCING: [8, 9]}
-
-
-def test_values_of_a_scheme_are_accepted():
     check_values([1, 4], named_labels("brats2013"), "case")
 
 
 def test_the_target_is_solid_tumor_and_flair_bright_tissue_only_where_asked_for():
     rules = {"min_volume": 6.0, "title": "case"}
-    solid = ("non-enhancing", "enhancing")
-    assert target_tissues({NECROSIS: 2, ENHANCING: 9}, flair_target=False, **rules) == (solid, "")
+    # No tissue is told as target that is not labeled, or of which a part may be necrosis.
+    assert target_tissues({NECROSIS: 2, ENHANCING: 9}, flair_target=False, **rules) == ((ENHANCING,), "")
+    targets, reason = target_tissues({MERGED: 2, ENHANCING: 9}, flair_target=False, **rules)
+    assert (targets, reason) == ((ENHANCING,), f"what is labeled {MERGED} (2.0 mL) is not in the target")
     targets, reason = target_tissues({"edema": 20, ENHANCING: 9}, flair_target=True, **rules)
-    assert targets == solid
+    assert targets == (ENHANCING,)
     assert reason.startswith("--flair-target changes nothing: solid tumor")
     targets, reason = target_tissues({"edema": 20, MERGED: 3}, flair_target=True, **rules)
     assert "edema" in targets
@@ -56,7 +55,7 @@ def test_flair_bright_tissue_is_the_target_where_solid_tumor_is_below_the_smalle
     assert f"{solid:g} mL" in reason.replace(".0 mL", " mL")
     assert (f"; {23.5 + solid:.1f} mL)" in reason) == is_bright
     targets, reason = target_tissues(volumes, flair_target=False, min_volume=least, title="case")
-    assert targets == ("non-enhancing", ENHANCING)
+    assert targets == (ENHANCING,)
     assert ("--flair-target takes" in reason) == is_bright
 
 
