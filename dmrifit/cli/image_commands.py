@@ -226,7 +226,8 @@ def roi(
     scans FOLDER|TABLE…: Folders from dmrifit fit; or one table (.tsv) with the column maps, such
         as fits.tsv, and optionally labels, subject and visit, with paths relative to it; or, for
         maps of other programs, with the columns map (its name), file and unit.
-    labels: Label image: one for all folders, or one per folder, in order.
+    labels: Label image: one for all scans, or one per scan, in order; by default those that a
+        column labels of the table names.
 
     Example: dmrifit roi maps --labels labels.nii.gz --out roi.csv
     """

@@ -395,19 +395,22 @@ def _named_scans(
         )
     rows: list[tuple[dict[str, str], Path, Path | None]]
     rows = [({}, source, None) for source in sources]
-    of_table, in_table = "", ""
+    remedy, in_table = "give --labels once for all, or once for each, in order", ""
     if tables:
         _, first_row = read_rows(tables[0], required=())[0]
         # A table of single maps, and not of folders of fits.
         if {"map", "file"} <= first_row.keys():
             return _read_maps(tables[0], labels)
         rows = _read_folders(tables[0])
-        of_table = f" of {tables[0]}, which names none in a column labels"
         in_table = f" in {tables[0]}"
+        remedy += (
+            "; or name the label image of each, relative to the table, in a column labels, which "
+            "dmrifit fit does not write"
+        )
     if any(image is None for _, _, image in rows) and len(labels) not in (1, len(rows)):
         raise ValueError(
             f"{counted(len(labels), 'label image')} for {counted(len(rows), 'folder')} of maps"
-            f"{of_table}; give one (--labels), or one for each"
+            f"{in_table}; {remedy}"
         )
     defaults: list[Path | None] = [*labels]
     if len(labels) < 2:

@@ -11,13 +11,7 @@ import pytest
 import typer
 
 from dmrifit._utils.text_files import sealed
-from dmrifit.cli.case_runs import (
-    CaseRun,
-    RunOptions,
-    RunPage,
-    SimulationRun,
-    begin_run,
-)
+from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage, SimulationRun, begin_run
 
 RUN = CaseRun(
     "{name}/done.json", "table.tsv", row=lambda name, record: {"name": name}, page=lambda *_: RunPage("Runs", [], [])

@@ -42,7 +42,9 @@ def test_a_bids_folder_of_four_becomes_a_folder_of_derivatives_with_a_page(bids,
     assert page.count("<img") == 4
     # The table is one that roi reads.
     labels = bids / "derivatives" / "masks" / "sub-01" / "sub-01_desc-lesion_mask.nii.gz"
-    printed = output_of("roi", out / "fits.tsv", "--labels", labels, "--out", tmp_path / "roi.csv")
+    arguments = ("roi", out / "fits.tsv", "--out", tmp_path / "roi.csv")
+    assert "name the label image of each, relative to the table, in a column labels, which dmrifit fit" in run(*arguments)[2]
+    printed = output_of(*arguments, "--labels", labels)
     assert "4 fits, 1 label:" in printed
 
 

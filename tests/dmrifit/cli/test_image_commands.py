@@ -86,7 +86,7 @@ def test_two_visits_give_the_repeatability(fitted, output_of):
     ("arguments", "message"),
     [
         (["mapsA1", "--labels", "none.nii"], "none.nii: no such label image"),
-        (["mapsA1"], "0 label images for 1 folder of maps; give one (--labels)"),
+        (["mapsA1"], "0 label images for 1 folder of maps; give --labels once for all, or"),
         (["mapsA1", "mapsA2", "mapsB1", "--labels", "labels.nii.gz", "--labels", "labels.nii.gz"], "2 label images"),
         (["none", "--labels", "labels.nii.gz"], "none: no such folder of maps"),
         (["scans.tsv", "mapsA1"], "scans.tsv among others"),
