@@ -165,7 +165,7 @@ class SignalModel(ModelFormula):
         Returns
         -------
         SignalModel
-            The model ``"<name>-by-te"``, whose parameters S0 and f are ``S0_te50``, ``S0_te90``
+            The model ``"<name>-by-te"``, whose parameters S0 and f are ``S0te50``, ``S0te90``
             and so on, named by the echo times in ms.
 
         Raises
@@ -178,7 +178,7 @@ class SignalModel(ModelFormula):
         --------
         >>> from dmrifit import Protocol
         >>> MODELS["adc"].by_echo_time(Protocol([0, 800] * 2, te=[50, 50, 90, 90])).names
-        ('S0_te50', 'S0_te90', 'ADC')
+        ('S0te50', 'S0te90', 'ADC')
         """
         check_protocol(protocol)
         if self.needs_te or self.source:
@@ -203,7 +203,7 @@ class SignalModel(ModelFormula):
             if not (parameter.is_amplitude or is_fraction):
                 parameters.append(parameter)
                 continue
-            names = [f"{parameter.name}_te{time:g}".replace(".", "p") for time in times]
+            names = [f"{parameter.name}te{time:g}".replace(".", "p") for time in times]
             parameters += [replace(parameter, name=name) for name in names]
             chosen = names[-1]
             for name, middle in zip(names[-2::-1], middles[::-1], strict=True):

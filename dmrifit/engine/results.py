@@ -328,18 +328,24 @@ class FitResult:
             For each parameter its value, ``<name>_se``, the ends of the 95 % interval
             ``<name>_low`` and ``<name>_high``, and ``<name>_doubt``, True where it is in doubt for
             any of the reasons in `doubt_reasons`; then ``cost``, and ``status`` in words.
+            ``attrs["units"]`` holds the units of the columns.
         """
         import pandas as pd
 
         ends = self.outer_intervals
         columns: dict[str, NDArray] = {}
+        units: dict[str, str] = {}
         for j, name in enumerate(self.names):
             columns[name] = self.parameters[:, j]
             columns[f"{name}_se"] = self.standard_errors[:, j]
             columns[f"{name}_low"], columns[f"{name}_high"] = ends[:, j, 0], ends[:, j, 1]
             columns[f"{name}_doubt"] = self.doubt[:, j]
+            names = (name, f"{name}_se", f"{name}_low", f"{name}_high")
+            units |= dict.fromkeys(names, self.model.units[j] or "1")
         outcomes = [FitStatus(code).name.lower() for code in self.status]
-        return pd.DataFrame({**columns, "cost": self.cost, "status": outcomes})
+        frame = pd.DataFrame({**columns, "cost": self.cost, "status": outcomes})
+        frame.attrs["units"] = units
+        return frame
 
     def plot(self, voxel: int = 0) -> Figure:
         """

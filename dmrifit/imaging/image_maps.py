@@ -172,6 +172,7 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
             Voxel indices ``i``, ``j``, ``k``, RAS+ coordinates ``x``, ``y``, ``z`` in mm, and each
             3-D map under its name: ``status``, ``at_bound`` and ``doubt`` are codes as in the
             files (`fit_image`), other than the columns of `FitResult.to_dataframe`.
+            ``attrs["units"]`` holds the units of the columns.
         """
         import pandas as pd
 
@@ -183,7 +184,17 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         places = nib.affines.apply_affine(affine, indices)
         columns = dict(zip("ijkxyz", [*indices.T, *places.T], strict=True))
         columns |= {name: values[region] for name, values in maps.items() if values.ndim == 3}
-        return pd.DataFrame(columns)
+        frame = pd.DataFrame(columns)
+        frame.attrs["units"] = self._units()
+        return frame
+
+    def _units(self) -> dict[str, str]:
+        """Give the units of coordinates, parameters, their errors and the ends of intervals."""
+        units = dict.fromkeys("xyz", "mm")
+        for name, entry in self.sidecar.get("Parameters", {}).items():
+            names = [f"{name}{ending}" for ending in ("", "_se", "_low", "_high")]
+            units |= dict.fromkeys(filter(self.__contains__, names), entry["Units"])
+        return units
 
     def to_xarray(self) -> Any:
         """
@@ -192,7 +203,7 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         Returns
         -------
         xarray.Dataset
-            Each 3-D map with the dimensions ``i``, ``j``, ``k`` and, of parameters, their units;
+            Each 3-D map with the dimensions ``i``, ``j``, ``k``, its unit in ``attrs["units"]``;
             RAS+ coordinates in mm are ``x``, ``y``, ``z``, of each voxel; the affine is an
             attribute.
 
@@ -209,8 +220,8 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         coords = {"xyz"[axis]: (axes, places[..., axis]) for axis in range(3)}
         arrays = {name: (axes, values) for name, values in maps.items() if values.ndim == 3}
         dataset = xarray.Dataset(arrays, coords, {"affine": affine})
-        for name in self.names:
-            dataset[name].attrs["units"] = self.sidecar["Parameters"][name]["Units"]
+        for name, unit in self._units().items():
+            dataset[name].attrs["units"] = unit
         return dataset
 
     def plot(self, name: str | None = None, voxel: tuple[int, int, int] | None = None) -> Figure:

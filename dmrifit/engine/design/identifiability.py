@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
@@ -191,7 +192,7 @@ def typical_tissue(model: SignalModel) -> NDArray[np.float64]:
     for parameter in model.parameters:
         low, high = parameter.low, parameter.high
         middle = (low + high) / 2 if np.isfinite(high - low) else max(low, 1.0)
-        # A parameter by echo time, such as f_te50, is that of the tissue.
-        name = parameter.name.partition("_te")[0]
+        # A parameter by echo time, such as fte50, is that of the tissue.
+        name = re.sub(r"te\d+(p\d+)?$", "", parameter.name)
         values.append(np.clip(TYPICAL_TISSUE.get(name, middle), low, high))
     return np.array(values)

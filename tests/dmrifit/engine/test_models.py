@@ -47,7 +47,7 @@ def test_by_echo_time_ivim_has_an_amplitude_and_a_fraction_of_each_without_a_mod
     echo_times = np.array([50, 62.5, 100])
     protocol = Protocol(np.tile(b, 3), np.repeat(echo_times, len(b)) + scatter * np.tile([0, 1, 0], len(b)))
     model = MODELS["ivim"].by_echo_time(protocol)
-    assert model.names == ("S0_te50", "S0_te62p5", "S0_te100", "f_te50", "f_te62p5", "f_te100", "Dv", "Dt")
+    assert model.names == ("S0te50", "S0te62p5", "S0te100", "fte50", "fte62p5", "fte100", "Dv", "Dt")
     # Two pools whose decay is no exponential of the echo time.
     blood, tissue = np.array([0.2, 0.19, 0.05]), np.array([0.6, 0.5, 0.45])
     curves = np.outer(blood, np.exp(-0.02 * b)) + np.outer(tissue, np.exp(-0.0011 * b))
@@ -59,7 +59,7 @@ def test_by_echo_time_ivim_has_an_amplitude_and_a_fraction_of_each_without_a_mod
 
 def test_echo_times_that_scatter_around_a_rounded_number_are_one():
     b, te = [0, 800, 0, 800, 0, 800], [50.04, 50.06, 50.06, 50.04, 90.0, 90.02]
-    assert MODELS["adc"].by_echo_time(Protocol(b, te)).names == ("S0_te50", "S0_te90", "ADC")
+    assert MODELS["adc"].by_echo_time(Protocol(b, te)).names == ("S0te50", "S0te90", "ADC")
     # Groups end where echo times are farther apart, not at the middle of their means.
     te = [50.0] * 6 + [50.1, 50.2, 50.27, 50.5]
     model = MODELS["adc"].by_echo_time(Protocol([0, 800] * 5, te))

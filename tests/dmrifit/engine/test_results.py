@@ -72,6 +72,7 @@ def test_a_table_has_the_numbers_of_the_fit():
         np.testing.assert_array_equal(table[[f"{name}_low", f"{name}_high"]], result.intervals()[:, j])
         np.testing.assert_array_equal(table[f"{name}_doubt"], result.doubt[:, j])
     np.testing.assert_array_equal(table["cost"], result.cost)
+    assert table.attrs["units"]["ADC_low"] == "µm²/ms"
     assert table["status"].tolist() == [FitStatus(code).name.lower() for code in result.status]
 
 

@@ -80,8 +80,9 @@ def test_tables_of_maps_have_places_in_mm_and_the_values_of_the_images(make, sca
         np.testing.assert_array_equal(table[name], values[tuple(places.T)])
         np.testing.assert_array_equal(dataset[name], values)
         assert dataset[name].attrs["units"] == maps.sidecar["Parameters"][name]["Units"]
-    np.testing.assert_allclose(dataset["x"][3, 1, 2], -6)
-    np.testing.assert_allclose(dataset["z"][3, 1, 2], 8)
+    np.testing.assert_allclose([dataset["x"][3, 1, 2], dataset["z"][3, 1, 2]], [-6, 8])
+    assert all(table.attrs["units"][name] == "µm²/ms" for name in maps if name in ("ADC", "ADC_se", "ADC_low"))
+    assert table.attrs["units"]["x"] == dataset["x"].units == "mm"
 
 
 def test_a_picture_shows_the_map_and_the_curve_of_a_voxel(scan):
