@@ -116,7 +116,7 @@ def train(
     published: bool = False,
     epochs: int | None = None,
     rate: float | None = None,
-    calibration: float | None = None,
+    calibration: str | None = None,
     guarantee: float | None = None,
     scans: ScanOptions,
     resample_directions: bool = False,
@@ -179,8 +179,8 @@ def train(
         # Of folds the detector has learned in the end, and nothing is guaranteed by them.
         options |= {"threshold": HealthyScanThreshold(guarantee), "calibration": 0.25}
     if calibration is not None:
-        # A whole number is one of folds, another one a share of subjects.
-        options["calibration"] = int(calibration) if calibration.is_integer() else calibration
+        # A number without a point is one of folds, one with a point a share of subjects.
+        options |= parameters_of({"calibration": calibration})
     with files.training() as fields:
         # Detectors without randomness have no seed, those without epochs no checkpoint.
         fields["random_state"] = files.seed

@@ -32,6 +32,7 @@ from dmrifit.imaging.fit_predict import fit_image, kept_measurements
 from dmrifit.imaging.scan_info import contrast_lines
 from dmrifit.io.atomic_files import write_text
 from dmrifit.io.bids_derivatives import (
+    AMPLITUDE_UNIT,
     common_stem,
     derivative_name,
     describe_dataset,
@@ -42,7 +43,7 @@ from dmrifit.io.series import Series
 from dmrifit.report import verdict
 from dmrifit.report.numerals import significant
 from dmrifit.report.page import Fold, Link, Note, Picture, Table, Texts
-from dmrifit.report.quicklook import AMPLITUDE_UNIT, thumbnail, value_lines
+from dmrifit.report.quicklook import thumbnail, value_lines
 from dmrifit.report.voxel_records import short_unit
 
 if TYPE_CHECKING:

@@ -310,10 +310,7 @@ def resolve_model(model: object) -> SignalModel:
     names = [*MODELS, *plugins]
     similar = _DATA["other_names"].get(name) or next(iter(get_close_matches(name, names, 1)), None)
     hint = f"did you mean {similar}? " if similar else ""
-    raise ValueError(
-        f"no model {model!r}; {hint}choose one of {', '.join(names)} or give a SignalModel "
-        "(SignalModel.from_expression)"
-    )
+    raise ValueError(f"no model {model!r}; {hint}choose one of {', '.join(names)}")
 
 
 def check_has_echo_times(protocol: Protocol, model: SignalModel) -> None:

@@ -158,8 +158,8 @@ def predict_from_maps(
     description = describe_prediction(estimator, model, estimator.target, 1.0, names)
     description["Description"] = "Predicted from maps of a clinical protocol by another program"
     amplitude = next(parameter.name for parameter in model.parameters if parameter.is_amplitude)
-    unit = "arbitrary, as the map of S0" if "S0" in maps else "multiples of the signal at b = 0"
-    description["Parameters"][amplitude]["Units"] = unit
+    if "S0" not in maps:
+        description["Parameters"][amplitude]["Units"] = "multiples of the signal at b = 0"
     description["Settings"] = {"Metrics": {name: Path(path).name for name, path in maps.items()}}
     images = {}
     for name, column in zip(model.names, predicted.T, strict=True):

@@ -34,6 +34,8 @@ from dmrifit.io.digests import describe
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
+#: The unit of signals and amplitudes in sidecars, tables and pages: that of the image.
+AMPLITUDE_UNIT = "a.u."
 #: The region of a fit without a mask, in sidecars and pages.
 ALL_VOXELS = "all voxels that are nonzero in any measurement"
 #: The upper bound of a kurtosis that keeps the signal falling.
@@ -466,4 +468,4 @@ def _describe_model(model: SignalModel) -> dict[str, str]:
 
 
 def _units(parameter: Parameter) -> str:
-    return "arbitrary, as the image" if parameter.is_amplitude else parameter.unit or "1"
+    return AMPLITUDE_UNIT if parameter.is_amplitude else parameter.unit or "1"

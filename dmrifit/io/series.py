@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import nibabel as nib
 import numpy as np
-from nibabel.orientations import apply_orientation
+from nibabel.orientations import apply_orientation, io_orientation
 from numpy.typing import NDArray
 
 from dmrifit._utils.checks import filled
@@ -23,7 +23,6 @@ from dmrifit.io.atomic_files import NO_ROOM
 from dmrifit.io.bids_derivatives import common_stem
 from dmrifit.io.chunked_arrays import Array, placed, slices_of
 from dmrifit.io.grids import three_axes, turn_to_grid
-from dmrifit.io.masks import check_same_grid
 from dmrifit.io.nifti import (
     COMPRESSED,
     DAMAGED,
@@ -148,7 +147,15 @@ class Series:
                 raise ValueError(f"{name} is empty, its shape is {shape}; convert the scan again")
             members.append(Part(name, file_of(image), image.dataobj))
             grid, reference = (image.shape[:3], image.affine), (first.shape[:3], first.affine)
-            check_same_grid(grid, reference, name=name, reference_name=names[0])
+            turn = turn_to_grid(grid, reference, name=name, reference_name=names[0])
+            # Not turned here: the gradient directions beside a file are along its axes.
+            if (turn != io_orientation(np.eye(4))).any():
+                axes, first_axes = ("".join(nib.aff2axcodes(x.affine)) for x in (image, first))
+                raise ValueError(
+                    f"the axes of {name} are stored in the order {axes}, those of {names[0]} in "
+                    f"{first_axes}: convert all files of a scan in one order of axes, their .bvec "
+                    "files too"
+                )
         # Maps are single files, also when the input is a pair of .hdr and .img.
         is_nifti2 = isinstance(first.header, nib.Nifti2Header)
         image_class = nib.Nifti2Image if is_nifti2 else nib.Nifti1Image

@@ -22,7 +22,7 @@ from dmrifit._utils.html_repr import InlinePage, html_summary
 from dmrifit.engine.fit_maps import OUTSIDE, unpack_bits
 from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.results import draw_curve
-from dmrifit.io.bids_derivatives import MONOTONIC, NO_INTERVALS
+from dmrifit.io.bids_derivatives import AMPLITUDE_UNIT, MONOTONIC, NO_INTERVALS
 from dmrifit.io.nifti import load_image
 from dmrifit.report import page, slice_figures, style, verdict
 from dmrifit.report.numerals import significant
@@ -31,7 +31,6 @@ from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.report.voxel_records import VoxelRecords, VoxelSignals, short_unit
 
 _TEXTS = page.Texts(__file__)
-AMPLITUDE_UNIT = short_unit("arbitrary")
 #: The layer of the measurements of lowest b.
 SCAN = "scan"
 #: From more b-values than this, only the range is given.

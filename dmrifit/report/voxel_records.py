@@ -123,11 +123,7 @@ class VoxelRecords:
 def short_unit(unit: str) -> str:
     """Shorten the unit of a map for axes; empty for a number without unit."""
     # Amplitudes of a comparison are relative to the scale of each patient.
-    if unit in ("1", "signal"):
-        return ""
-    if "arbitrary" in unit:
-        return "a.u."
-    return unit
+    return "" if unit in ("1", "signal") else unit
 
 
 def pack_numbers(numbers: NDArray[np.float32]) -> str:

@@ -122,6 +122,6 @@ def model(cases, tmp_path_factory):
     from dmrifit.cli.training_files import TrainingFiles
 
     path = tmp_path_factory.mktemp("model") / "z.dmrifit"
-    options = {"detector": "gaussian", "set_": {"side": "low"}, "calibration": 2.0, "rate": 0.02}
+    options = {"detector": "gaussian", "set_": {"side": "low"}, "calibration": "2", "rate": 0.02}
     train(cases / "healthy.tsv", files=TrainingFiles(path), scans=ScanOptions(), **options)
     return path

@@ -182,7 +182,7 @@ def noisy(tmp_path_factory):
 @pytest.fixture(scope="module")
 def two_sided(cases, tmp_path_factory):
     path = tmp_path_factory.mktemp("two-sided") / "model.dmrifit"
-    train(cases / "healthy.tsv", files=TrainingFiles(path), scans=ScanOptions(), calibration=4.0)
+    train(cases / "healthy.tsv", files=TrainingFiles(path), scans=ScanOptions(), calibration="4")
     return path
 
 

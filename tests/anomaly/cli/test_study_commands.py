@@ -73,10 +73,10 @@ def test_options_of_a_training_reach_the_detector(cases, tmp_path, monkeypatch):
         raise StopIteration
 
     monkeypatch.setattr("anomaly.cli.study_commands.make_detector", stop)
-    # A number with a point is a share, one without is a number of folds; what is set goes before the seed.
+    # A number with a point is a share (5.0 is refused), one without a number of folds; what is set goes before the seed.
     for options, calibration, rate, seed in (
-        ({"calibration": 0.25, "rate": 0.1, "set_": {"n_trees": "5"}}, 0.25, 0.1, 3),
-        ({"calibration": 4.0, "set_": {"n_trees": "5", "random_state": "9"}}, 4, 0.01, 9),
+        ({"calibration": "0.25", "rate": 0.1, "set_": {"n_trees": "5"}}, 0.25, 0.1, 3),
+        ({"calibration": "4", "set_": {"n_trees": "5", "random_state": "9"}}, 4, 0.01, 9),
     ):
         with pytest.raises(StopIteration):
             train_on(cases, tmp_path / "model.dmrifit", detector="implants", seed=3, published=True, **options)
@@ -90,7 +90,7 @@ def test_what_the_expectation_depends_on_is_learned_from_the_table(cases, tmp_pa
     out = tmp_path / "z.dmrifit"
     with pytest.raises(ValueError, match="aligned takes none into account; gaussian"):
         train_on(cases, out, covariates=("age",))
-    train_on(cases, out, detector="gaussian", covariates=("age",), calibration=4.0)
+    train_on(cases, out, detector="gaussian", covariates=("age",), calibration="4")
     model = load_model(out)
     assert tuple(model.covariates) == ("age",)
     assert model.detector_.calibration == 4

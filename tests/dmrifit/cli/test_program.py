@@ -177,6 +177,7 @@ def test_a_scan_in_several_files_is_fitted_by_its_table(scan, error_of, output_o
     assert f"{merged}\n" in out
     described = json.loads((tmp_path / "out" / "sub-01_model-adc_dwimap.json").read_text(encoding="utf-8"))
     assert described["MergedB"]["MeasuredB"] == [0.5, 199, 502, 995]
+    assert (described["Parameters"]["S0"]["Units"], described["Cost"]["Units"]) == ("a.u.", "a.u.²")
     assert merged[1:] in (tmp_path / "out" / "sub-01_model-adc_quicklook.html").read_text(encoding="utf-8")
     assert str(tmp_path / "out" / "sub-01_model-adc_param-*_dwimap.nii.gz") in out
     maps = fit_image(scan, Protocol(PROTOCOL.b), "adc")

@@ -35,6 +35,9 @@ def test_parts_follow_each_other(parts, values):
     with series.unpacked() as readable:
         np.testing.assert_array_equal(readable.read(slice(1, 4)), values[:, :, 1:4])
         assert readable.read(slice(None), np.float32).dtype == np.float32
+    nib.save(nib.as_closest_canonical(nib.load(parts[1])), parts[1])
+    with pytest.raises(ValueError, match=r"b.nii are stored in the order RAS, those of .*a.nii in LAS: convert all"):
+        Series.open(parts)
 
 
 @pytest.mark.parametrize("size", [1, 4 * 3 * 5 * 2, 2**20])
@@ -99,10 +102,7 @@ def test_slabs_with_their_neighbors_are_no_larger_than_others(
     assert max(slab.stop - slab.start for slab, *_ in slabs) == thickest
     assert [slab.start for slab, *_ in slabs] == list(range(0, 6, thickest))
     for slab, around, _, signals in slabs:
-        assert (around.start, around.stop) == (
-            max(0, slab.start - margin),
-            min(6, slab.stop + margin),
-        )
+        assert (around.start, around.stop) == (max(0, slab.start - margin), min(6, slab.stop + margin))
         assert signals.shape[2] == around.stop - around.start
 
 

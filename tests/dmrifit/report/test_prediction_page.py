@@ -18,7 +18,7 @@ GRID = (6, 5, 3)
 SIDECAR = {
     "Versions": {"dmrifit": "0"},
     "Model": {"Name": "adc", "Expression": "S0*exp(-b*ADC)"},
-    "Parameters": {"S0": {"Units": "arbitrary, as the image"}, "ADC": {"Units": "µm²/ms"}},
+    "Parameters": {"S0": {"Units": "a.u."}, "ADC": {"Units": "µm²/ms"}},
     "Estimator": {"Class": "SignalToSignal"},
     "Scale": 1.0,
     "Settings": {},
