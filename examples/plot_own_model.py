@@ -34,7 +34,7 @@ real, imaginary = rng.normal(scale=2, size=(2, 2000, len(protocol)))
 signals = np.hypot(stretched.signal(truth, protocol) + real, imaginary)
 
 result = fit_voxels(signals, protocol, stretched, sigma=2.0)
-print(f"{np.mean(result.status <= 1):.1%} of {len(result)} voxels fitted")
+print(f"{100 * np.mean(result.status <= 1):.1f} % of {len(result)} voxels fitted")
 
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.6), layout="constrained")
 for axis, j in zip(axes, (1, 2), strict=True):

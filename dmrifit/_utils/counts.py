@@ -26,6 +26,6 @@ def percent(share: float) -> str:
     """Write a share in percent without decimals, but never as none or all where it is not."""
     for digits in range(6):
         text = f"{100 * share:.{digits}f}"
-        if float(text) not in (0, 100):
+        if float(text) not in (0, 100) or share > 1:
             return f"{text} %"
     return f"{100 * share:.0f} %"

@@ -30,12 +30,12 @@ from dmrifit.engine.models import resolve_model
 from dmrifit.engine.noise_choice import directions_vary
 from dmrifit.imaging.fit_predict import fit_image, kept_measurements
 from dmrifit.imaging.scan_info import contrast_lines
-from dmrifit.io.atomic_files import write_text
 from dmrifit.io.bids_derivatives import (
     AMPLITUDE_UNIT,
     common_stem,
     derivative_name,
     describe_dataset,
+    describe_table_of_fits,
     file_lines,
 )
 from dmrifit.io.case_tables import check_folder_names, folder_rows
@@ -61,7 +61,7 @@ _UNUSUAL = 3.5  # robust SDs (Iglewicz and Hoaglin, How to Detect and Handle Out
 _LEAST_SPREAD = 0.02  # of shares, and of medians relative to their size
 #: What a validator of BIDS shall not read: tables, pages, and maps, whose names (model-, param-,
 #: dwimap) are of the proposal for diffusion derivatives, which the standard has not taken.
-_IGNORED = f"{_TABLE}\n{FAILED}\n{_PAGE}\nsettings.json\n*_quicklook.*\n*_dwimap.*\n"
+_IGNORED = f"fits.*\n{FAILED}\n{_PAGE}\nsettings.json\n*_quicklook.*\n*_dwimap.*\n"
 
 #: A scan, its files by option that is a pattern (None: none matches), and its earlier sidecar.
 _ScanFiles: TypeAlias = "tuple[DiffusionScan, dict[str, Path | None], str]"
@@ -148,9 +148,8 @@ def fit_many(
         say=lambda records: _result_lines(context, out, list(records.values()), len(scans)),
     )
     title = "Maps of signal models, fitted by dmrifit"
-    describe_dataset(out, title, "derivative", _TEXTS["readme"])
-    if not (out / ".bidsignore").exists():
-        write_text(out / ".bidsignore", _IGNORED)
+    describe_dataset(out, title, "derivative", _TEXTS["readme"], ignored=_IGNORED)
+    describe_table_of_fits(out / _TABLE, _TEXTS["table"])
 
 
 def _is_whole(case: _ScanFiles, record: Mapping[str, Any], *, out: Path) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import errors_about, real_numbers
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.html_repr import html_summary
 from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.cohort.bids_dataset import write_participants
@@ -586,6 +586,6 @@ def _check_order(scan: Scan, body: NDArray) -> None:
     rising = rising_share(np.nanmedian(voxels, axis=0), scan.protocol)
     if rising > RISING_SHARE:
         raise ValueError(
-            f"in {rising:.0%} of the pairs of contrasts the signal in the body rises with b or "
-            "TE; check that the order of volumes is that of the b-values and echo times"
+            f"in {percent(rising)} of the pairs of contrasts the signal in the body rises with b "
+            "or TE; check that the order of volumes is that of the b-values and echo times"
         )

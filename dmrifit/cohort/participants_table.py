@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.text_files import check_file, read_small
 from dmrifit.cohort.scaling import contrast_order, echo_times
 from dmrifit.cohort.scan import RISING_SHARE, Scan, rising_share
@@ -414,8 +414,8 @@ def _in_order(cohort: pd.DataFrame, table: Path) -> dict[str, Any]:
         rising = rising_share(curve, protocol)
         if rising > RISING_SHARE:
             raise ValueError(
-                f"{where[key]}: in {rising:.0%} of the pairs of contrasts the signal rises with b "
-                "or TE; check that each signal stands beside its b and TE"
+                f"{where[key]}: in {percent(rising)} of the pairs of contrasts the signal rises "
+                "with b or TE; check that each signal stands beside its b and TE"
             )
     patients, regions = zip(*curves.index, strict=True)
     return {"signals": signals, "protocol": protocol, "patients": patients, "regions": regions}

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.html_repr import html_summary
 from dmrifit.engine.intervals import FitInputs, parameter_intervals
 from dmrifit.engine.models import SignalModel
@@ -450,7 +450,7 @@ class FitResult:
         share = None
         if fitted.any():
             at_bound = self.at_low[fitted, column] | self.at_high[fitted, column]
-            share = f"{at_bound.mean():.1%}"
+            share = percent(at_bound.mean())
         return label, parameter.unit, median, quartiles, error, share
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.spread_sample import SpreadSample, by_slice
 from dmrifit.cohort.scaling import PatientScale
 from dmrifit.engine.design.identifiability import (
@@ -375,8 +375,9 @@ def fit_image(
         share = tally.screening.n_negative / max(tally.n_fitted * len(contrasts), 1)
         if share > MOST_NEGATIVE:
             notes.warn(
-                f"{share:.0%} of the values are negative and fitted as they are; check the number "
-                "type and the scale factors of the image, and leave out air by a mask (--mask)"
+                f"{percent(share)} of the values are negative and fitted as they are; check the "
+                "number type and the scale factors of the image, and leave out air by a mask "
+                "(--mask)"
             )
         if n_too_large:
             notes.warn(
@@ -409,9 +410,9 @@ def fit_image(
             share = float(np.mean(maps["status"].ravel()[has_signal] == OUTSIDE))
             if share > MOST_OUTSIDE:
                 notes.warn(
-                    f"mask auto leaves out {share:.0%} of the voxels with signal above the noise, "
-                    "which are much darker than the others or lie in small pieces; name a mask "
-                    "(--mask FILE, for many scans a pattern of files)"
+                    f"mask auto leaves out {percent(share)} of the voxels with signal above the "
+                    "noise, which are much darker than the others or lie in small pieces; name a "
+                    "mask (--mask FILE, for many scans a pattern of files)"
                 )
         lower_b_max = None
         doubts.lower_b = ""

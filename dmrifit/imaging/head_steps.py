@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
+from dmrifit._utils.counts import percent
 from dmrifit.cohort.scaling import reference_columns
 from dmrifit.engine.noise_choice import AIR
 from dmrifit.engine.protocol import Protocol
@@ -245,7 +246,7 @@ def foreground_mask(series: Series, protocol: Protocol) -> NDArray[np.bool_] | N
     share = inside.mean()
     if share < _SMALLEST_SHARE:
         raise ValueError(
-            f"{series.name}: no foreground was found, {share:.1%} of the image; name a mask "
+            f"{series.name}: no foreground was found, {percent(share)} of the image; name a mask "
             "(--mask FILE, for many scans a pattern of files), or leave the option out to fit "
             "every voxel with a signal"
         )

@@ -30,6 +30,7 @@ from dmrifit.engine.results import FitResult, FitStatus
 from dmrifit.engine.screening import ScreeningTally
 from dmrifit.io.atomic_files import write_text
 from dmrifit.io.digests import describe
+from dmrifit.io.tables import read_texts
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
@@ -123,14 +124,39 @@ def makers(*packages: str) -> dict[str, Any]:
     return {"GeneratedBy": made_by, "Versions": versions(*packages)}
 
 
-def describe_dataset(out: Path, name: str, kind: str, readme: str, *programs: str) -> None:
+def describe_table_of_fits(table: Path, fields: Mapping[str, Mapping[str, str]]) -> None:
+    """
+    Describe the columns of a table of fits in BIDS, in a JSON file beside it.
+
+    Names of `fields` that end with _ stand for columns that end with the name of a parameter.
+    """
+    rows = read_texts(table)
+    units: dict[str, str] = {}
+    for maps in rows["maps"]:
+        entries = json.loads((table.parent / maps).read_text(encoding="utf-8"))["Parameters"]
+        units |= {name: entry["Units"] for name, entry in entries.items()}
+    described: dict[str, Mapping[str, str]] = {}
+    for column in rows:
+        name = next((name for name in units if column.endswith(f"_{name}")), "")
+        field = fields[column.removesuffix(name)]
+        described[column] = {
+            key: text.format(name=name, unit=units.get(name)) for key, text in field.items()
+        }
+    text = json.dumps(described, indent=2, ensure_ascii=False)
+    write_text(table.with_suffix(".json"), f"{text}\n")
+
+
+def describe_dataset(
+    out: Path, name: str, kind: str, readme: str, *programs: str, ignored: str = ""
+) -> None:
     """Describe a folder as a data set in BIDS that dmrifit and programs made, unless it is."""
     made_by = [{"Name": "dmrifit", "Version": __version__}]
     made_by += [{"Name": program} for program in programs]
     fields = {"Name": name, "BIDSVersion": "1.10.0", "DatasetType": kind, "GeneratedBy": made_by}
     texts = {"dataset_description.json": json.dumps(fields, indent=2) + "\n", "README": readme}
+    texts[".bidsignore"] = ignored
     for file, text in texts.items():
-        if not (out / file).exists():
+        if text and not (out / file).exists():
             write_text(out / file, text)
 
 

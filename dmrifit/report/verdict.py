@@ -126,7 +126,7 @@ def precision_sentence(sidecar: Mapping[str, Any]) -> str:
         if cv is None or cv > UNDETERMINED_CV:
             errors.append(f"{name} not determined by this protocol")
         else:
-            errors.append(f"{name} ±{cv:.2%}" if cv < 0.01 else f"{name} ±{cv:.0%}")
+            errors.append(f"{name} ±{percent(cv)}")
     return _TEXTS("precision", errors=", ".join(errors), **expected)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dmrifit._optional import import_optional
-from dmrifit._utils.counts import counted, first_few
+from dmrifit._utils.counts import counted, first_few, percent
 from dmrifit.cli.case_runs import SimulationRun
 from dmrifit.cli.options import given, say
 from dmrifit.cli.training_files import TrainingFiles
@@ -214,7 +214,7 @@ def train(
         f"{counted(n_lesions, 'lesion')}: {files.out}"
     )
     if training.validation_fraction:
-        typer.echo(f"{training.validation_fraction:.0%} of the patients served validation alone")
+        typer.echo(f"{percent(training.validation_fraction)} of patients served validation alone")
     if any(case.synthetic for case in training_cases):
         typer.echo("trained on synthetic scans: its accuracy in people is unknown")
     if hasattr(segmenter, "feature_table"):

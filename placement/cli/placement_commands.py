@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from dmrifit._utils.checks import errors_about
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, percent
 from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage
 from dmrifit.cli.options import given, trained_model
 from placement.search.tissue_labels import named_labels
@@ -383,9 +383,9 @@ def _check_source(record: Any, file: Path, image: Path, in_head: float) -> None:
         reason = doubtful_session(record, image)
         if reason:
             doubt = (
-                f"{file} and {image} may be of two people or sessions: {reason}. {in_head:.0%} of "
-                "the box lie in the head of the image; make sure that both were measured in one "
-                "session"
+                f"{file} and {image} may be of two people or sessions: {reason}. "
+                f"{percent(in_head)} of the box lie in the head of the image; make sure that both "
+                "were measured in one session"
             )
     elif file_record(image)["SHA256"] not in record.placed_in:
         names = ", ".join(sorted(set(record.placed_in.values())))

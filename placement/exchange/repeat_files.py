@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import dmrifit
+from dmrifit._utils.counts import percent
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import Volume
@@ -158,8 +159,8 @@ def _page(
         viewers.append(pages.Section(title, planes))
     numbers = [
         ["agreement of the heads (median local correlation)", f"{record['agreement']:.2f}"],
-        ["changed in the box and 10 mm around it", f"{record['changed_share']:.0%}"],
-        ["of these shown by the new scan", f"{record['shown_share']:.0%}"],
+        ["changed in the box and 10 mm around it", percent(record["changed_share"])],
+        ["of these shown by the new scan", percent(record["shown_share"])],
         ["two registrations differ at the box by, mm", f"{record['disagreement_mm']:.2f}"],
         ["content", record["content"]],
     ]

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.affines import MM3_PER_ML
+from dmrifit._utils.counts import percent
 from dmrifit._utils.text_files import read_text
 from dmrifit.imaging.rigid_alignment import HeadAlignment
 from dmrifit.io.bids_derivatives import stem
@@ -137,12 +138,12 @@ def repeat_voxel(voxel: Voxel, image: Image, new_image: Image) -> Repeat:
         )
     if is_changed and not is_other:
         flags.append(
-            f"tissue changed in {changed_share:.0%} of the box and {_MARGIN:g} mm around it: look "
-            "at both scans, and place the box anew if the tumor moved, grew or was removed"
+            f"tissue changed in {percent(changed_share)} of the box and {_MARGIN:g} mm around it: "
+            "look at both scans, and place the box anew if the tumor moved, grew or was removed"
         )
     if shown_share < _LEAST_SHOWN:
         flags.append(
-            f"{1 - shown_share:.0%} of the box and {_MARGIN:g} mm around it lie outside "
+            f"{percent(1 - shown_share)} of the box and {_MARGIN:g} mm around it lie outside "
             f"{image_name(new_image)} and were not compared: look at its edge"
         )
     if disagreement > _LARGEST_DISAGREEMENT:

@@ -58,7 +58,7 @@ def show(what):
     for name, (time, accuracy) in found.items():
         reached = (
             accuracy
-            and f"; {accuracy['within_1e-3']:.1%} of the voxels within 1e-3 of the best known fit"
+            and f"; {100 * accuracy['within_1e-3']:.1f} % of the voxels within 1e-3 of the best known fit"
         )
         print(
             f"  {name}: {time['best_us']:,.{0 if time['best_us'] > 100 else 2}f} µs{reached or ''}"

@@ -327,6 +327,9 @@ def test_one_scan_and_many_show_the_same_sentences_everywhere(output_of, tmp_pat
         assert share == pytest.approx(np.mean(doubt >> bit & 1)), "share of the tissue, without air"
         assert table[f"in_doubt_{name}"][0] == pytest.approx(share, rel=0.01)
     assert table["air"][0] == pytest.approx(7 / 12, abs=0.01)
+    described = json.loads((tmp_path / "many" / "fits.json").read_text(encoding="utf-8"))
+    assert list(described) == list(table)
+    assert [described[name].get("Units") for name in ("believed_median_D", "in_doubt_D", "seconds")] == ["µm²/ms", "1", "s"]
     pages = [tmp_path / "many" / "index.html", *(tmp_path / "many" / "a").glob("*.html")]
     texts = [" ".join(re.sub("<[^>]+>", " ", page.read_text(encoding="utf-8")).split()) for page in pages]
     assert len(texts) == 2

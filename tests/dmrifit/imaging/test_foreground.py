@@ -57,7 +57,7 @@ def test_a_fit_takes_the_foreground_and_says_so(tmp_path):
     assert none == unmasked != auto == pytest.approx(tissue, rel=0.15)
     # Tissue as dark as air, but above the noise.
     dark = nib.Nifti1Image(np.maximum(image.get_fdata(), 90).astype(np.float32), np.eye(4))
-    with pytest.warns(UserWarning, match=r"mask auto leaves out 8\d% of the voxels with signal above the noise"):
+    with pytest.warns(UserWarning, match=r"mask auto leaves out 8\d % of the voxels with signal above the noise"):
         fit_image(dark, PROTOCOL, "adc", mask="auto", sigma=10.0)
     values = np.random.default_rng(0).uniform(200, 600, (8, 8, 8, 2)).astype(np.float32)
     fit_image(nib.Nifti1Image(values, np.eye(4)), PROTOCOL, "adc", mask="auto", out=tmp_path / "block")

@@ -67,7 +67,7 @@ def test_the_parameter_that_is_least_in_doubt_is_shown_first():
 
 @pytest.mark.parametrize(
     ("share", "text"),
-    [(1.0, "100 %"), (0.9961, "99.6 %"), (0.99996, "99.996 %"), (0.0, "0 %"), (0.004, "0.4 %"), (0.824, "82 %")],
+    [(1.0, "100 %"), (0.9961, "99.6 %"), (0.99996, "99.996 %"), (0.0, "0 %"), (0.004, "0.4 %"), (0.824, "82 %"), (1.000001, "100 %")],
 )
 def test_a_share_below_all_is_not_written_as_all(share, text):
     assert percent(share) == text

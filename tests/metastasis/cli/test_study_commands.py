@@ -152,7 +152,7 @@ def test_a_training_without_options_has_two_stages(table, tmp_path, monkeypatch,
     )  # fmt: skip
     printed = capsys.readouterr().out
     assert "judged by a 0.80, b 0.70" in printed
-    assert printed.count("30% of the patients served validation alone") == 1
+    assert printed.count("30 % of patients served validation alone") == 1
     first, second = (model.segmenter.get_params() for model in models)
     assert (first["network"], first["loss"], first["scaling"]) == ("small_unet", "lesion", "local")
     assert (first["training__batch_size"], first["random_state"], models[0].min_voxels) == (2, 3, 4)

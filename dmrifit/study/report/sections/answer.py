@@ -139,7 +139,7 @@ def _skill(board: Board) -> Iterator[Any]:
     note = "0 is the best constant, 1 perfect; lines are 95 % intervals over patients."
     ends = table.loc[table["cohort"].isin(shown), ["skill_low", "skill_high"]]
     if (ends["skill_low"] < SKILL_ENDS[0]).any() or (ends["skill_high"] > SKILL_ENDS[1]).any():
-        note += " Arrows: the interval goes on beyond the axis."
+        note += " Hollow dots lie, and arrows go on, beyond the axis."
     if len(board.cohorts) > len(shown):
         note += f" In the tables below: {counted(len(board.cohorts) - len(shown), 'more cohort')}."
     yield page.Note(note)

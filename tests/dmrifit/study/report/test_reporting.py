@@ -222,6 +222,8 @@ def test_nothing_is_wider_than_the_screen(folder, tab, width):
     )
     if width > 1000:
         assert wider == 0
+    fades = "(box.scrollWidth > box.clientWidth) === (getComputedStyle(box).maskImage !== 'none')"
+    assert page.evaluate(f"[...document.querySelectorAll('.scroll, .wide')].every((box) => {fades})")
 
 
 def test_the_page_is_ten_screens_and_fourteen_sheets_at_most(opened, tab):
