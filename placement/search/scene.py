@@ -800,7 +800,7 @@ class Scene:
         if self.is_cut_off:
             warnings.warn(
                 f"{self._title}: the mask of the brain leaves out {self.cut_off_volume:.1f} mL "
-                f"({percent(self.cut_off_share)}) of the tumor; look at it, or give another one",
+                f"({percent(self.cut_off_share)}) of the tumor; look at the mask, or give another",
                 UserWarning,
                 stacklevel=4,
             )

@@ -198,7 +198,7 @@ def test_scans_to_learn_from_are_described(synthetic_cases, tmp_path, capsys):
     assert len(_labeled_cases(write_cases([thick], tmp_path))) == 1
     notes = capsys.readouterr().err
     assert "has slices of 5 mm" in notes
-    assert "no bright vessels" in notes
+    assert "only 1 value: is it a label image?" in notes
 
 
 @pytest.mark.deep
