@@ -186,7 +186,10 @@ def real_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
             f"{name} must be real numbers, not {np.asarray(values).dtype}; take the magnitude of "
             "complex ones"
         )
-    return np.asarray(filled(values), dtype=np.float64)
+    try:
+        return np.asarray(filled(values), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be numbers: {error}") from None
 
 
 def finite_numbers(values: Any, name: str) -> NDArray[np.float64]:

@@ -77,6 +77,17 @@ _REMEDIES = {
 }
 
 
+#: Remedies in Python, and what they are in a command.
+_COMMAND_WORDS = {
+    "pass overwrite=True": "add --overwrite",
+    " or give a SignalModel (SignalModel.from_expression)": "",
+    "give them to the protocol (te in ms)": "give them in ms (--te)",
+    "one echo time (protocol.take)": "one echo time alone",
+    "(model.by_echo_time(protocol))": "(--by-te)",
+    "use average_directions first": "add --average-directions geometric",
+    "b_tolerance=": "--b-tolerance ",
+}
+
 #: Functions of commands that read no header.
 _WITHOUT_IMAGES = ("import_", "simulate", "report", "cite")
 
@@ -206,14 +217,18 @@ def check_output(
 
 
 def error_message(error: Exception) -> str:
-    """Give the message of an error; those of the operating system get a remedy."""
+    """Give the message of an error; remedies name flags, and the system's errors get one."""
+    message = str(error)
     if isinstance(error, MemoryError):
-        return f"not enough memory ({error}); crop the image, name a mask, or use a larger machine"
-    if not isinstance(error, OSError) or error.errno not in _REMEDIES:
-        return str(error)
-    message = f"{error.strerror}; {_REMEDIES[error.errno]}"
-    if error.filename is not None:
-        message = f"{error.filename}: {message}"
+        message = (
+            f"not enough memory ({error}); crop the image, name a mask, or use a larger machine"
+        )
+    elif isinstance(error, OSError) and error.errno in _REMEDIES:
+        message = f"{error.strerror}; {_REMEDIES[error.errno]}"
+        if error.filename is not None:
+            message = f"{error.filename}: {message}"
+    for words_of_python, words_of_commands in _COMMAND_WORDS.items():
+        message = message.replace(words_of_python, words_of_commands)
     return message
 
 

@@ -83,7 +83,9 @@ def named_images(paths: Sequence[Path], bids: str = "") -> list[Path]:
             raise FileNotFoundError(f"{path}: no file matches{where}; check the pattern")
         remedy = "check its name and folder"
         if path.is_dir():
-            remedy = "name an image in it that has a .bval file, a glob, or one BIDS folder alone"
+            remedy = "name an image in it, a glob, or one BIDS folder alone"
+            if not bids:
+                remedy = f"no image in it (*.nii, *.nii.gz) has a .bval file of its name; {remedy}"
         for image in matches:
             check_file(image, remedy=remedy)
         images += matches

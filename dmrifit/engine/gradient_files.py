@@ -37,10 +37,13 @@ def read_gradients(
     text = read_text(Path(bval))
     _check_thousands(text, Path(bval))
     b = numbers_of(text, Path(bval))
-    if len(b) == 3 and b.shape[1] > 1 and np.abs(b).max() <= 1:
+    if 3 in b.shape and min(b.shape) > 1 and np.abs(np.nan_to_num(b)).max() <= 1:
+        remedy = "give the b-values of the volumes (.bval)"
+        if bvec is not None and 1 in read_numbers(Path(bvec)).shape:
+            remedy = f"the file looks swapped with {bvec}: exchange the two"
         raise ValueError(
-            f"{bval}: 3 rows of {b.shape[1]} numbers are gradient directions (.bvec); give the "
-            "b-values of the volumes (.bval)"
+            f"{bval}: {len(b)} rows of {b.shape[1]} numbers are gradient directions (.bvec); "
+            f"{remedy}"
         )
     b = b.ravel()
     if bvec is None:

@@ -317,8 +317,7 @@ def check_has_echo_times(protocol: Protocol, model: SignalModel) -> None:
     """Refuse a protocol without the echo times that a model needs."""
     if model.needs_te and protocol.te is None:
         raise ValueError(
-            f"model {model.name} needs echo times; give them to the protocol (te in ms; on the "
-            "command line --te)"
+            f"model {model.name} needs echo times; give them to the protocol (te in ms)"
         )
 
 
@@ -331,5 +330,5 @@ def check_echo_times(protocol: Protocol, model: SignalModel) -> None:
         raise ValueError(
             f"model {model.name} knows no relaxation, but the protocol has echo times {times} ms; "
             "take the measurements of one echo time (protocol.take), a model with T2, or S0 by "
-            "echo time (model.by_echo_time(protocol); on the command line --by-te)"
+            "echo time (model.by_echo_time(protocol))"
         )

@@ -66,7 +66,14 @@ from dmrifit.imaging.noise import (
     noise_slices,
     spread_voxels,
 )
-from dmrifit.imaging.scan_info import clipping_doubt, is_same_b, merged_sentence, protocol_doubts
+from dmrifit.imaging.scan_info import (
+    clipping_doubt,
+    contrast_lines,
+    is_same_b,
+    merged_sentence,
+    protocol_doubts,
+    shells_text,
+)
 from dmrifit.io.bids_derivatives import (
     FitTally,
     derivative_name,
@@ -631,14 +638,14 @@ def kept_measurements(
     for value in leave_out_b:
         if not is_same_b(b, value).any():
             raise ValueError(
-                f"no measurement has b = {value:g} s/mm² (--leave-out-b); there are "
-                f"{', '.join(f'{one:g}' for one in np.unique(b))}"
+                f"no measurement has b = {value:g} s/mm² (--leave-out-b); there are b = "
+                f"{shells_text(b)} s/mm²"
             )
         is_kept &= ~is_same_b(b, value)
     if not is_kept.any():
         raise ValueError(
-            f"no measurement is left: the lowest b-value is {b.min():g} s/mm²; choose a larger "
-            "--b-max, or leave out fewer b-values"
+            f"no measurement is left of b = {shells_text(b)} s/mm²; choose a larger --b-max, or "
+            "leave out fewer b-values"
         )
     return np.flatnonzero(is_kept)
 
@@ -851,8 +858,8 @@ def _check_protocol(
         names = ", ".join(parameter.name for parameter in free)
         raise ValueError(
             f"model {model.name} has {counted(len(free), 'free parameter')} ({names}), but "
-            f"{notes.name} has only {counted(n_contrasts, 'different contrast')} "
-            f"({repr(protocol).strip('<>')}); fix parameters or choose a simpler model"
+            f"{notes.name} has only {counted(n_contrasts, 'different contrast')} to fit "
+            f"({'; '.join(contrast_lines(protocol))}); fix parameters or choose a simpler model"
         )
     for doubt in protocol_doubts(protocol, model):
         notes.warn(doubt)

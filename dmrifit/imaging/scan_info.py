@@ -113,14 +113,17 @@ def contrast_lines(protocol: Protocol) -> list[str]:
         groups = [(f"TE {te:g} ms", protocol.b[protocol.te == te]) for te in times]
     lines = []
     for title, at_te in groups:
-        shells = _shells(at_te)
-        if len(shells) > _MOST_SHELLS:
-            first, last = shells[0][0], shells[-1][0]
-            listed = f"{first} … {last} ({len(shells)} values, {counted(len(at_te), 'volume')})"
-        else:
-            listed = ", ".join(b if n == 1 else f"{b} ({n})" for b, n in shells)
-        lines.append(f"{title}: b = {listed} s/mm²")
+        lines.append(f"{title}: b = {shells_text(at_te)} s/mm²")
     return lines
+
+
+def shells_text(b: NDArray[np.float64]) -> str:
+    """List b-values (n,), those that scanners scatter around one as one, with their volumes."""
+    shells = _shells(b)
+    if len(shells) > _MOST_SHELLS:
+        first, last = shells[0][0], shells[-1][0]
+        return f"{first} … {last} ({len(shells)} values, {counted(len(b), 'volume')})"
+    return ", ".join(text if n == 1 else f"{text} ({n})" for text, n in shells)
 
 
 def _shells(b: NDArray[np.float64]) -> list[tuple[str, int]]:

@@ -200,7 +200,7 @@ class FileSet:
             if len(existing) > 1:
                 subject = f"{existing[0]} and {len(existing) - 1} more exist"
             raise FileExistsError(
-                f"{subject} already; choose another folder, or pass overwrite=True (--overwrite)"
+                f"{subject} already; pass overwrite=True to replace it, or choose another place"
             )
         # No file can be renamed to the name of a folder, which would show after all the work.
         for path in existing:

@@ -130,7 +130,7 @@ def write_dicom_seg(
         raise ValueError(f"no kind {kind!r} of regions; choose one of {', '.join(KINDS)}")
     if path.exists() and not overwrite:
         raise FileExistsError(
-            f"{path} exists already; choose another name, or pass overwrite=True (--overwrite)"
+            f"{path} exists already; pass overwrite=True to replace it, or choose another name"
         )
     if path.exists() and _read_image(path) is not None:
         raise ValueError(

@@ -418,6 +418,12 @@ def _load_header(path: Path) -> Any:
     """Load an image without its values; refuse repairs by nibabel that would move the voxels."""
     check_finished(path.parent, path.name)
     check_file(path)
+    if path.suffix in (".bval", ".bvec"):
+        images = [path.with_suffix(ending) for ending in (".nii.gz", ".nii")]
+        beside = "".join(f"; {image} is beside it" for image in images if image.exists())
+        raise ValueError(
+            f"{path} describes the volumes of an image, and is none; name an image (NIfTI){beside}"
+        )
     _check_header(path)
     remarks: list[str] = []
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dmrifit._utils.counts import counted
 from dmrifit.engine.design.precision import protocol_precision
 from dmrifit.engine.models import MODELS, TYPICAL_TISSUE, SignalModel, read_table
-from dmrifit.engine.protocol import TE_MATCH, Protocol, check_protocol, least_weighted
+from dmrifit.engine.protocol import TE_MATCH, Protocol, check_protocol, least_weighted, span_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +94,8 @@ def suggest_model(protocol: Protocol) -> tuple[str, str]:
             return name, f"{text} {verb} {name}" + (f"; {lacking}" if lacking else "")
         lacks[name] = lacking = f"{name} needs {missing}"
     remedy = "two b-values at one echo time, or two echo times at one b-value, are needed"
-    raise ValueError(f"no model can be fitted to {protocol!r}: {lacks['adc']}; {remedy}")
+    measurements = f"{counted(len(protocol), 'measurement')} at b = {span_text(protocol.b)} s/mm²"
+    raise ValueError(f"no model can be fitted to {measurements}: {lacks['adc']}; {remedy}")
 
 
 def missing_for(protocol: Protocol, model: SignalModel, fixed: Collection[str] = ()) -> str:

@@ -168,6 +168,7 @@ def test_exit_codes_follow_the_error(monkeypatch, capsys):
     [
         ("RuntimeError('a fault')", 1, "Traceback"),
         ("ValueError('x')", 2, "toy: error: x"),
+        ("FileExistsError('x; pass overwrite=True to')", 2, "toy: error: x; add --overwrite to"),
         ("KeyboardInterrupt", 130, ""),
     ],
 )

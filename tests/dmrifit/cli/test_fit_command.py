@@ -92,4 +92,4 @@ def test_ivim_by_echo_time_needs_no_model_of_t2(run, output_of, tmp_path, write_
     assert sidecar["Model"]["Name"] == "ivim-by-te"
     code, _, err = run(*arguments, "--overwrite")
     assert code == 2
-    assert "on the command line --by-te" in err
+    assert "one echo time alone, a model with T2, or S0 by echo time (--by-te)" in err

@@ -283,7 +283,8 @@ def test_the_table_of_a_folder_is_one_that_is_read_as_cohorts(bids, run, tmp_pat
 def test_a_folder_without_subjects_is_named(error_of, tmp_path):
     assert "no BIDS folder" in error_of("table", tmp_path, "--mask", "*")
     assert "dmrifit table makes one" in error_of("benchmark", tmp_path, "--out", tmp_path / "board")
-    assert "but a folder; name an image in it" in error_of("fit", tmp_path, "--model", "adc", "--out", tmp_path / "maps")
+    error = error_of("fit", tmp_path, "--model", "adc", "--out", tmp_path / "maps")
+    assert "but a folder; no image in it (*.nii, *.nii.gz) has a .bval file of its name; name an image" in error
 
 
 def test_a_scan_is_described_with_the_models_it_carries(bids, output_of):

@@ -37,7 +37,9 @@ def test_real_gradient_files_of_both_layouts_are_read_and_b_values_within_a_tole
     assert rows.directions[0].tolist() == [0, 0, 0]  # the file says NaN
     with pytest.raises(ValueError, match="3 × 102 numbers do not make 3 × 65"):
         Protocol.read(folder / "small_64D.bval", None, folder / "small_101D.bvec")
-    path = data_dir / "dipy_small_dwi" / "small_64D.bval"
+    path = folder / "small_64D.bval"
+    with pytest.raises(ValueError, match=r"65 rows of 3 numbers are gradient .* swapped with .*bval: exchange the two"):
+        Protocol.read(folder / "small_64D.bvec", None, path)
     assert len(np.unique(Protocol.read(path).b)) > 2
     assert np.unique(Protocol.read(path, b_tolerance=10).b).tolist() == [0, 1000]
 
