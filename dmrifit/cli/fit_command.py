@@ -80,7 +80,7 @@ def fit(
     b_max S/MM2: Leave out volumes above this b-value.
     leave_out_b S/MM2,…: Leave out volumes of these b-values, such as 5,10.
     model: adc, kurtosis, ivim; with echo times t2, t2-adc, t2-ivim-kurtosis, t2-ivim-relative; by
-        default the richest that the scan determines. All are isotropic: no FA, no tensor.
+        default the richest that its protocol supports. All are isotropic: no FA, no tensor.
     by_te: Fit S0 and f of --model adc, kurtosis or ivim at each echo time, without a model of T2.
     mask FILE|auto|none|PATTERN: Voxels to fit; by default (none) all that are nonzero in any
         volume. auto finds the body or head by median Otsu. For many scans a pattern in quotes,

@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.checks import filled
 from dmrifit._utils.counts import counted
 from dmrifit._utils.threads import run_in_chunks
-from dmrifit.engine.design.identifiability import ZERO_B
 from dmrifit.engine.fit_problem import COLUMNS, Problem, routing_weights
 from dmrifit.engine.fit_settings import (
     DEFAULT_THRESHOLD,
@@ -41,7 +40,7 @@ from dmrifit.engine.noise_choice import (
     spread_rows,
     typical_snr,
 )
-from dmrifit.engine.protocol import Protocol, check_columns, check_protocol
+from dmrifit.engine.protocol import ZERO_B, Protocol, check_columns, check_protocol
 from dmrifit.engine.results import FitResult, FitStatus, mark_not_fitted, unfilled_result
 from dmrifit.engine.screening import Screen
 

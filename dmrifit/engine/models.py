@@ -29,7 +29,7 @@ from dmrifit.engine.formulas.model_formula import (
     evaluated,
 )
 from dmrifit.engine.kernels import compiler
-from dmrifit.engine.protocol import TE_MATCH, Protocol, check_protocol
+from dmrifit.engine.protocol import TE_MATCH, ZERO_B, Protocol, check_protocol
 
 __all__ = ["MODELS", "Parameter", "SignalModel"]
 
@@ -331,4 +331,10 @@ def check_echo_times(protocol: Protocol, model: SignalModel) -> None:
             f"model {model.name} knows no relaxation, but the protocol has echo times {times} ms; "
             "take the measurements of one echo time (protocol.take), a model with T2, or S0 by "
             "echo time (model.by_echo_time(protocol))"
+        )
+    if model == MODELS["t2"] and np.ptp(protocol.b) > max(ZERO_B, 0.05 * protocol.b.max()):
+        raise ValueError(
+            "model t2 knows no diffusion, but the protocol has b-values up to "
+            f"{protocol.b.max():g} s/mm²; take the measurements of the lowest one "
+            "(protocol.take; on the command line --b-max), or a model with ADC"
         )

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.counts import counted
-from dmrifit.engine.design.identifiability import ZERO_B, nominal_contrasts
+from dmrifit.engine.design.identifiability import nominal_contrasts
 from dmrifit.engine.means import mean_of_finite
 from dmrifit.engine.models import read_table
-from dmrifit.engine.protocol import TE_MATCH, Protocol, least_weighted, span_text
+from dmrifit.engine.protocol import TE_MATCH, ZERO_B, Protocol, least_weighted, span_text
 
 #: Number of voxels, at most, that the noise is measured from.
 NOISE_VOXELS = 1024

@@ -35,6 +35,8 @@ _B_MATCH_RELATIVE = 0.02  # no clinical protocol has b-values so close on purpos
 _B_NEAR = 10.0  # s/mm²: b-values that may have been meant to be one
 _B_NEAR_RELATIVE = 0.02
 _SET_APART = 0.05  # relative difference of repeated b-values that no rounding makes
+#: s/mm², below which nothing has decayed: direction and pulsation matter little.
+ZERO_B = 10.0
 #: ms, up to which echo times are one.
 TE_MATCH = 0.05
 _MOST_LISTED = 21  # measurements in a message

@@ -19,12 +19,7 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.spread_sample import SpreadSample, by_slice
 from dmrifit.cohort.scaling import PatientScale
-from dmrifit.engine.design.identifiability import (
-    ZERO_B,
-    missing_for,
-    nominal_contrasts,
-    typical_tissue,
-)
+from dmrifit.engine.design.identifiability import missing_for, nominal_contrasts, typical_tissue
 from dmrifit.engine.doubts import DoubtTally
 from dmrifit.engine.fit_maps import OUTSIDE, empty_maps, fill_maps, map_names
 from dmrifit.engine.fit_settings import MEASURED, FitSettings
@@ -43,7 +38,7 @@ from dmrifit.engine.noise_choice import (
     lowest_signals,
     typical_snr,
 )
-from dmrifit.engine.protocol import Protocol, average_directions, check_protocol
+from dmrifit.engine.protocol import ZERO_B, Protocol, average_directions, check_protocol
 from dmrifit.engine.results import FitStatus
 from dmrifit.engine.screening import Screen, Screening
 from dmrifit.imaging.head_steps import FOREGROUND_RULE, read_region
@@ -69,6 +64,7 @@ from dmrifit.imaging.noise import (
 from dmrifit.imaging.scan_info import (
     clipping_doubt,
     contrast_lines,
+    decay_doubt,
     is_same_b,
     merged_sentence,
     protocol_doubts,
@@ -395,6 +391,8 @@ def fit_image(
         gain_step = find_gain_step(rows, protocol)
         if gain_step is not None:
             notes.warn(gain_step.description)
+        elif doubt := decay_doubt(rows, protocol):
+            notes.warn(doubt)
         if doubt := clipping_doubt(rows, protocol):
             notes.warn(doubt)
         is_given = noise is not None and not is_estimated and likelihood == "gaussian"
@@ -441,6 +439,8 @@ def fit_image(
         if is_automatic:
             snr = tally.snr()
             options["Choice"] = describe_choice(settings.threshold, snr, level, n_floored)
+        elif settings.threshold is not None:
+            options["Choice"] = f"two steps, Dt from b ≥ {settings.threshold:g} s/mm², as given"
         sidecar = describe_fit(tally, settings, box, protocol, contrasts, options, files)
         if is_automatic and level is not None and np.isfinite(snr):
             sidecar["Noise"] = {"Sigma": level.sigma, "Method": level.method, "SNR": snr}

@@ -57,6 +57,7 @@ _MOST_MERGED = 6  # b-values that count as one, listed one by one
 _SAME_B, _SAME_B_RELATIVE = 1.0, 0.02  # s/mm²
 _LOW_B = 50.0  # s/mm², from which on perfusion has decayed
 _LARGEST_B = 20_000.0  # s/mm²
+_LARGEST_ADC = 4.0  # µm²/ms: free water in the body has 3
 
 
 @dataclass
@@ -175,11 +176,27 @@ def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] |
     if gain_step is not None:
         info.doubts.append(gain_step.description)
     info.doubts += protocol_doubts(protocol)
-    weighted = np.median(rows[:, protocol.b == protocol.b.max()])
-    reference = np.median(rows[:, protocol.b == protocol.b.min()])
-    if gain_step is None and weighted > reference > 0:
-        text = SENTENCES["rising"]
-        info.doubts.append(text.format(reference=reference, weighted=weighted))
+    if gain_step is None and (doubt := decay_doubt(rows, protocol)):
+        info.doubts.append(doubt)
+
+
+def decay_doubt(rows: NDArray, protocol: Protocol) -> str:
+    """
+    Say that the signal rises with b, or falls faster than that of water; an empty text if not.
+
+    Shapes: `rows` (n_voxels, n_measurements), some voxels of the scan.
+    """
+    lowest, highest = protocol.b.min(), protocol.b.max()
+    reference = np.median(rows[:, protocol.b == lowest])
+    weighted = np.median(rows[:, protocol.b == highest])
+    if weighted > reference > 0:
+        return SENTENCES["rising"].format(reference=reference, weighted=weighted)
+    # At low b-values perfusion may fall as fast.
+    if reference > weighted > 0 and highest >= _LOW_B:
+        adc = np.log(reference / weighted) / np.ptp(protocol.b_ms_per_um2)
+        if adc > _LARGEST_ADC:
+            return SENTENCES["fast"].format(adc=adc)
+    return ""
 
 
 def clipping_doubt(rows: NDArray, protocol: Protocol | None) -> str:

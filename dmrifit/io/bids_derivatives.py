@@ -43,6 +43,8 @@ ALL_VOXELS = "all voxels that are nonzero in any measurement"
 MONOTONIC = "3/(b_max·D)"
 # Share of the voxels with values, below which those that are not in doubt have no median.
 _FEWEST_BELIEVED = 0.1
+# Relative difference of the medians with and without voxels in doubt that is told.
+_LARGEST_SHIFT = 0.1
 #: What is said where predictions of a model stand that has learned from a simulation.
 SYNTHETIC_TRAINING = "The model was trained on synthetic data: its accuracy in people is unknown."
 #: What is said where predictions stand without intervals.
@@ -362,6 +364,7 @@ def summarize_tissue(
         "Quartiles, StandardError and Interval of parameters, and all shares, leave them out",
     }
     doubts = maps["doubt"][tissue] if "doubt" in maps else None
+    shifts = []
     for j, (name, entry) in enumerate(sidecar.get("Parameters", {}).items()):
         values = maps[name][tissue]
         is_known = np.isfinite(values)
@@ -377,10 +380,19 @@ def summarize_tissue(
         values = values[is_known]
         if len(values):
             entry["Quartiles"] = np.percentile(values, (25, 50, 75)).tolist()
+            believed_median, median = entry.get("BelievedMedian"), entry["Quartiles"][1]
+            is_known = believed_median is not None
+            if is_known and not np.isclose(believed_median, median, rtol=_LARGEST_SHIFT, atol=0):
+                shifts.append(f"{name} {believed_median:.3g} without, {median:.3g} with them")
         if f"{name}_se" in maps:
             errors = maps[f"{name}_se"][tissue]
             errors = errors[np.isfinite(errors)]
             entry["StandardError"] = float(np.percentile(errors, 50)) if len(errors) else None
+    if shifts:
+        sidecar["MedianShift"] = {
+            "Description": "medians change where voxels in doubt, which are no random sample, are "
+            f"left out: {'; '.join(shifts)}"
+        }
 
 
 def _describe_expected_precision(tally: FitTally, n_averaged: float) -> dict[str, Any]:

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from dmrifit._utils.counts import counted
 from dmrifit.engine.design.precision import protocol_precision
 from dmrifit.engine.models import MODELS, TYPICAL_TISSUE, SignalModel, read_table
-from dmrifit.engine.protocol import TE_MATCH, Protocol, check_protocol, least_weighted, span_text
+from dmrifit.engine.protocol import (
+    TE_MATCH,
+    ZERO_B,
+    Protocol,
+    check_protocol,
+    least_weighted,
+    span_text,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,8 +34,6 @@ _RICHEST_FIRST = ("t2-ivim-kurtosis", "t2-adc", "ivim", "kurtosis", "adc", "t2")
 # The next richer model for as many echo times, where it is not the one before in this list.
 _RICHER = {"ivim": "t2-ivim-kurtosis", "t2": "t2-adc"}
 
-#: s/mm², below which nothing has decayed: direction and pulsation matter little.
-ZERO_B = 10.0
 _PERFUSION_B = (10.0, 200.0)  # s/mm², where blood decays and tissue hardly does
 _KURTOSIS_B = 1500.0  # s/mm², which the highest b-value has to exceed for a kurtosis
 # Scanners write 995 to 1005 for 1000.
@@ -39,7 +44,7 @@ _SAME_TE = 0.05  # ms
 
 def suggest_model(protocol: Protocol) -> tuple[str, str]:
     """
-    Suggest the richest built-in model whose parameters a protocol can determine.
+    Suggest the richest built-in model that a protocol supports.
 
     Parameters
     ----------
@@ -57,7 +62,7 @@ def suggest_model(protocol: Protocol) -> tuple[str, str]:
     Raises
     ------
     ValueError
-        If the protocol cannot determine any model: all b-values and echo times are equal.
+        If the protocol supports no model: all b-values and echo times are equal.
     TypeError
         If `protocol` is not a Protocol.
 
@@ -89,7 +94,7 @@ def suggest_model(protocol: Protocol) -> tuple[str, str]:
             if protocol.te is not None:
                 n_te = len({te for _, te in contrasts})
                 text += " at one echo time" if n_te == 1 else f" at {n_te} echo times"
-            verb = "determines" if n_b == 1 else "determine"
+            verb = "supports" if n_b == 1 else "support"
             lacking = lacks.get(_RICHER.get(name, ""), lacking)
             return name, f"{text} {verb} {name}" + (f"; {lacking}" if lacking else "")
         lacks[name] = lacking = f"{name} needs {missing}"

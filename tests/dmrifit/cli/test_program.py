@@ -242,7 +242,7 @@ def test_one_echo_time_for_relaxation_is_told_unless_its_parameters_are_fixed(da
 def test_without_a_model_the_richest_that_the_protocol_determines_is_fitted(scan, run, tmp_path):
     code, out, err = run("fit", scan, "--out", tmp_path / "out", "--no-quicklook")
     assert code == 0, err
-    assert "using model adc: 4 b-values determine adc; kurtosis needs a b-value above 1500 s/mm²" in err
+    assert "using model adc: 4 b-values support adc; kurtosis needs a b-value above 1500 s/mm²" in err
     assert "precision to expect in typical tissue, by noise alone, at the SNR of this scan" in out
     assert "(signal at b = 0 s/mm² over the noise): S0 ±" in out
     described = json.loads((tmp_path / "out" / "sub-01_model-adc_dwimap.json").read_text(encoding="utf-8"))

@@ -91,6 +91,7 @@ def test_an_image_without_a_position_and_estimates_of_the_noise_that_disagree_ar
     ("b", "largest", "words"),
     [
         ([0, 5000, 10000, 20000, 30000], np.inf, "ten times too large"),
+        ([0, 50, 100, 200, 300], np.inf, "faster than that of free water"),
         ([0, 500, 1000, 2000, 3000], 400.0, "are the largest one, 400"),
         ([100, 500, 1000, 2000, 3000], np.inf, "the lowest b-value is 100 s/mm²"),
     ],

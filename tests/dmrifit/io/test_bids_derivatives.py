@@ -18,6 +18,7 @@ from dmrifit.io.bids_derivatives import (
     derivative_name,
     file_record,
     stem,
+    summarize_tissue,
     versions,
 )
 
@@ -141,3 +142,12 @@ def test_dark_voxels_far_above_the_noise_are_tissue():
         tally = tally_of(fit_voxels(signals[:n_voxels], protocol, "adc", sigma=sigma), protocol)
         assert tally.snr() == pytest.approx(20, rel=0.2)
         np.testing.assert_array_equal(tally.is_tissue(signals[:n_voxels, :3].mean(axis=1)), np.arange(n_voxels) < 500)
+
+
+def test_medians_that_depend_on_the_voxels_in_doubt_are_told():
+    # Low fractions are in doubt, and every second ADC.
+    maps = {"f": np.arange(20.0).reshape(4, 5, 1), "ADC": np.full((4, 5, 1), 0.8)}
+    maps["doubt"] = (maps["f"] < 10).astype(int) + 2 * (maps["f"].astype(int) % 2)
+    sidecar = {"Parameters": {"f": {}, "ADC": {}}}
+    summarize_tissue(sidecar, maps, np.ones((4, 5, 1), bool), 20)
+    assert sidecar["MedianShift"]["Description"].endswith("left out: f 14.5 without, 9.5 with them")

@@ -280,10 +280,11 @@ def curves(board: Board) -> Iterator[Any]:
 
 
 def _ends(skill: pd.Series) -> tuple[float, float]:
-    """Choose the ends of an axis of skill, the lower one at −1.05 or above."""
+    """Choose the ends of an axis of skill: −1.05 or above unless half of the values are below."""
     if not len(skill):
         return 0.0, 1.0
-    return max(float(skill.min()), SKILL_ENDS[0]) - 0.05, max(float(skill.max()), 0.0) + 0.05
+    lowest, middle, highest = skill.quantile((0.0, 0.5, 1.0))
+    return max(lowest, min(SKILL_ENDS[0], middle)) - 0.05, max(highest, 0.0) + 0.05
 
 
 def statistics_tables(board: Board) -> tuple[list[Any], dict[str, pd.DataFrame]]:

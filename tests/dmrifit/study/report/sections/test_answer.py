@@ -7,6 +7,7 @@ import pytest
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.predictions import PatientPredictions
 from dmrifit.study.report.sections.answer import (
+    _ends,
     answer,
     curves,
     enough_in_words,
@@ -173,3 +174,8 @@ def test_ways_of_training_are_laid_beside_each_other_for_every_learner(board, ra
     scores = [random_study.rows(train_on, "B", "s2s", "RFR") for train_on in ("same", "other")]
     expected = [100 * random_study.means(one, averaged)[1] for one in scores]
     np.testing.assert_allclose(sorted(values), sorted(expected))
+
+
+def test_an_axis_of_skill_shows_at_least_half_of_the_values():
+    assert _ends(pd.Series([-2.0, -3.0, -4.0])) == (-3.05, 0.05)
+    assert _ends(pd.Series([0.2, -3.0, 0.4])) == (-1.05, 0.45)
