@@ -186,14 +186,17 @@ def decay_doubt(rows: NDArray, protocol: Protocol) -> str:
 
     Shapes: `rows` (n_voxels, n_measurements), some voxels of the scan.
     """
-    lowest, highest = protocol.b.min(), protocol.b.max()
-    reference = np.median(rows[:, protocol.b == lowest])
-    weighted = np.median(rows[:, protocol.b == highest])
-    if weighted > reference > 0:
-        return SENTENCES["rising"].format(reference=reference, weighted=weighted)
+    references = rows[:, protocol.b == protocol.b.min()]
+    weighted = rows[:, protocol.b == protocol.b.max()]
+    reference, end = np.median(references), np.median(weighted)
+    if end > reference > 0:
+        return SENTENCES["rising"].format(reference=reference, weighted=end)
     # At low b-values perfusion may fall as fast.
-    if reference > weighted > 0 and highest >= _LOW_B:
-        adc = np.log(reference / weighted) / np.ptp(protocol.b_ms_per_um2)
+    if protocol.b.max() >= _LOW_B:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            decay = np.log(references.mean(axis=1) / weighted.mean(axis=1))
+        decay = decay[np.isfinite(decay)]
+        adc = np.median(decay) / np.ptp(protocol.b_ms_per_um2) if len(decay) else np.nan
         if adc > _LARGEST_ADC:
             return SENTENCES["fast"].format(adc=adc)
     return ""

@@ -19,6 +19,7 @@ from sklearn.exceptions import NotFittedError
 from dmrifit.cohort.cohort import Cohort
 from dmrifit.cohort.scaling import PatientScale
 from dmrifit.engine.fitting import FitStatus, fit_voxels, fit_with
+from dmrifit.engine.kernels import compiler
 from dmrifit.engine.models import MODELS, Parameter, SignalModel
 from dmrifit.engine.protocol import Protocol, average_directions
 from dmrifit.imaging import fit_predict
@@ -612,6 +613,7 @@ def test_a_full_disk_is_not_taken_for_a_damaged_file(scan, refused, monkeypatch)
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    compiler.load(MODELS["adc"])  # numba makes temporary files, too
     disk = type("Full", (io.BytesIO,), {"write": full})
     monkeypatch.setattr("dmrifit.io.series.tempfile.TemporaryFile", disk)
     refused(scan, r"no room to unpack .*sub-01_dwi\.nii\.gz.*TMPDIR", error=OSError)
