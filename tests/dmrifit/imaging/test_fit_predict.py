@@ -499,7 +499,7 @@ def test_a_shifted_image_is_fitted_and_its_negative_values_are_counted(signals, 
         maps = fit_image(nib.Nifti1Image(shifted, AFFINE), PROTOCOL, "adc", out=tmp_path / "out")
     lost, many = (str(warning.message) for warning in said)
     assert re.search(r"\d+ of 60 voxels could not be fitted: \d+ without a value above 0; check", lost)
-    assert re.search(r"5\d% of the values are negative and fitted as they are; check the number type", many)
+    assert re.search(r"5\d % of the values are negative and fitted as they are; check the number type", many)
     n_positive = int((shifted > 0).any(axis=-1).sum())
     assert 0 < n_positive < 60
     assert np.isfinite(data(maps["ADC"])).sum() == n_positive
