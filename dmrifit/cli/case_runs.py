@@ -378,7 +378,7 @@ class CaseRun:
 
     def _lesion_text(self, lesions: pd.DataFrame) -> str:
         is_csv = self.lesions.endswith(".csv")
-        return csv_text(lesions, 8) if is_csv else table_text(lesions)
+        return csv_text(lesions, 7) if is_csv else table_text(lesions, 7)
 
     def _remove_case(self, out: Path, name: str) -> None:
         """Remove the files of a case; without its record it is tried again in a resumed run."""

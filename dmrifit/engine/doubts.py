@@ -360,12 +360,10 @@ class DoubtTally:
         undetermined = no_influence + counts[DoubtReason.NOT_DETERMINED]
         if too_high := self._too_high(j):
             return too_high
-        if counts[DoubtReason.NEAR_NOISE] >= _MENTIONED_CAP:
-            share = percent(counts[DoubtReason.NEAR_NOISE])
-            return _SENTENCES["near_noise"].format(name=name, share=share)
-        if counts[DoubtReason.FREE_WATER] >= _MENTIONED_CAP:
-            share = percent(counts[DoubtReason.FREE_WATER])
-            return _SENTENCES["free_water"].format(name=name, share=share)
+        for reason in (DoubtReason.NEAR_NOISE, DoubtReason.FREE_WATER):
+            if counts[reason] >= _MENTIONED_CAP:
+                share = percent(counts[reason])
+                return _SENTENCES[reason.name.lower()].format(name=name, share=share)
         if self.share[j] < _MENTIONED:
             return ""
         at_bounds = []

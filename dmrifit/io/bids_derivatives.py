@@ -141,9 +141,8 @@ def describe_table_of_fits(table: Path, fields: Mapping[str, Mapping[str, str]])
     for column in rows:
         name = next((name for name in units if column.endswith(f"_{name}")), "")
         field = fields[column.removesuffix(name)]
-        described[column] = {
-            key: text.format(name=name, unit=units.get(name)) for key, text in field.items()
-        }
+        values = {"name": name, "unit": units.get(name)}
+        described[column] = {key: text.format(**values) for key, text in field.items()}
     text = json.dumps(described, indent=2, ensure_ascii=False)
     write_text(table.with_suffix(".json"), f"{text}\n")
 
@@ -332,9 +331,7 @@ def _describe_parameters(
 
 
 def find_tissue(
-    lowest: NDArray[np.float32],
-    has_values: NDArray[np.bool_],
-    is_tissue: Callable[[NDArray], NDArray[np.bool_]],
+    lowest: NDArray, has_values: NDArray[np.bool_], is_tissue: Callable[[NDArray], NDArray]
 ) -> NDArray[np.bool_]:
     """
     Find the voxels with values that do not look like air; all of them in a region of air alone.
@@ -348,10 +345,7 @@ def find_tissue(
 
 
 def summarize_tissue(
-    sidecar: dict[str, Any],
-    maps: Mapping[str, NDArray],
-    tissue: NDArray[np.bool_],
-    n_voxels: int,
+    sidecar: dict[str, Any], maps: Mapping[str, NDArray], tissue: NDArray[np.bool_], n_voxels: int
 ) -> None:
     """
     Add to a sidecar which share of the voxels looks like air, and the quartiles of the others.

@@ -300,7 +300,7 @@ def report_files(
     with FileSet(folder, [*names, PAGE], overwrite=overwrite) as files:
 
         def write(tables: Mapping[str, pd.DataFrame], page: Page) -> None:
-            contents = {f"{name}.csv": csv_text(table).encode() for name, table in tables.items()}
+            contents = {f"{key}.csv": csv_text(table, 7).encode() for key, table in tables.items()}
             contents |= {name: picture.png for name, picture in page.pictures.items()}
             for name in contents.keys() & names:
                 files.path(name).write_bytes(contents[name])

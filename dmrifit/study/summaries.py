@@ -291,9 +291,8 @@ class Board:
     @property
     def skill_column(self) -> str:
         """Column of skill to show: with independent noise if all learners have it, else plain."""
-        is_learner = ~self.summary["algorithm"].map(is_control)
-        rows = matching(self.summary[is_learner], train_on=self.regimes[0])
-        skill = rows["skill_independent"]
+        rows = matching(self.summary, train_on=self.regimes[0])
+        skill = rows.loc[rows["algorithm"].isin(self.learners), "skill_independent"]
         return "skill_independent" if len(skill) and skill.notna().all() else "skill"
 
     @property

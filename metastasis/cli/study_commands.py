@@ -242,8 +242,8 @@ def evaluate(
     """
     Compare segmentations with reference lesions: CSV tables, and a page with curves and overlays.
 
-    Every table includes four controls: all positive, empty, the lesions of another patient, random
-    blobs.
+    Every table includes controls: all positive, empty, random blobs, and of several patients the
+    lesions of another patient.
 
     Options:
     segmentations NAME=FILE: Table segmentations.tsv from segment or ensemble; repeatable.
@@ -255,7 +255,7 @@ def evaluate(
     from dmrifit.report import page
     from metastasis.cli.case_runs import read_segmentations
     from metastasis.study.evaluation import HEADLINES, format_summary
-    from metastasis.study.report import write_evaluation
+    from metastasis.study.report import MEASURES, write_evaluation
 
     import_optional("matplotlib", "jinja2")
     reference = _labeled_cases(cases)
@@ -272,7 +272,8 @@ def evaluate(
         overwrite=overwrite,
         random_state=seed,
     )
-    typer.echo(format_summary(tables)[[*HEADLINES[:3], "wrong_per_scan"]].to_string())
+    table = format_summary(tables)[[*HEADLINES[:3], "wrong_per_scan"]]
+    typer.echo(table.rename(columns=MEASURES).to_string())
     typer.echo(f"the study's scores, best if everything is marked: {out / 'summary.csv'}")
     if any(case.synthetic for case in reference):
         typer.echo("synthetic scans: no clinical result")

@@ -35,8 +35,7 @@ def control_segmentations(
         brain = np.ones(shape, bool) if case.brain is None else np.asarray(case.brain) > 0
         order = [*range(i + 1, len(cases)), *range(i)]
         donors = [j for j in order if cases[j].patient != case.patient]
-        # Without another patient the lesions are those of the case itself, mirrored.
-        donor_mask = next((truths[j] for j in donors if truths[j].any()), truths[i][::-1])
+        donor_mask = next((truths[j] for j in donors if truths[j].any()), np.zeros(shape, bool))
         # A stream for each case, so that leaving out a case changes no other.
         rng = seed.rng("random blobs", i)
         blobs = list(chain.from_iterable(lesions[j] for j in donors))
@@ -46,7 +45,10 @@ def control_segmentations(
         copied = cropped(donor_mask, (0, 0, 0), shape)
         scattered = _random_blobs(blobs or lesions[i], len(lesions[model]), brain, rng)
         masks.append((brain, np.zeros(shape, bool), copied, scattered))
-    return {name: [controls[k] for controls in masks] for k, name in enumerate(CONTROLS)}
+    controls = {name: [of_case[k] for of_case in masks] for k, name in enumerate(CONTROLS)}
+    if len({case.patient for case in cases}) == 1:
+        del controls["another patient's lesions"]
+    return controls
 
 
 def reference_masks(cases: Sequence[Case]) -> list[NDArray[np.bool_]]:

@@ -28,6 +28,7 @@ from metastasis.study.lesion_sizes import CLOSED_GAP_MM
 __all__ = ["write_evaluation"]
 
 _TEXTS = page.Texts(__file__)
+MEASURES: dict[str, str] = _TEXTS["measures"]  # what a reader sees of them
 _COLORS = (style.UNSURE, style.FOUND)  # of candidates and what both models mark
 _STRIPS = 3  # methods whose findings are drawn lesion by lesion
 
@@ -288,7 +289,7 @@ def _summaries(tables: _Tables) -> Iterator[Any]:
     # Controls are no results, and their intervals would hide those of the methods.
     intervals = tables["intervals"].query("part == 'all' and method not in @CONTROLS")
     intervals = intervals.rename(columns={"low": "value_low", "high": "value_high"})
-    measures = intervals["measure"].astype(str).str.replace("_", " ")
+    measures = intervals["measure"].astype(str).replace(MEASURES)
     title = "Intervals: bootstrap samples of patients; of 0 and 1 Wilson's"
     yield page.Fold(title, *_tables(intervals.assign(measure=measures), "intervals"))
 

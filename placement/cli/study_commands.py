@@ -268,7 +268,7 @@ def evaluate(
         --out tables
     """
     from placement.exchange.tables import read_boxes, read_cases, read_experts, read_scene
-    from placement.study.evaluation import evaluate_placements, format_summary
+    from placement.study.evaluation import MEASURES, evaluate_placements, format_summary
 
     table = read_cases(cases)
     names = list(table["name"])
@@ -281,12 +281,12 @@ def evaluate(
         scenes = [read_scene(row, include=include, image=False) for row in rows]
         tables = evaluate_placements(scenes, by_expert, boxes, random_state=seed)
         for title in titles:
-            save_table(tables[title], file_set.path(f"{title}.csv"))
+            save_table(tables[title], file_set.path(f"{title}.csv"), 7)
         if figure and find_spec("matplotlib") is not None:
             from placement.study.plotting import plot_evaluation
 
             drawing = plot_evaluation(tables, synthetic=bool(table["synthetic"].any()))
             drawing.savefig(file_set.path("evaluation.png"), dpi=120)
-    typer.echo(format_summary(tables).to_string())
+    typer.echo(format_summary(tables).rename(columns=MEASURES).to_string())
     if table["synthetic"].any():
         typer.echo("synthetic cases: no clinical result")

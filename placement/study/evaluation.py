@@ -28,11 +28,13 @@ EXPERTS = "experts"
 _SINGLE = "single experts"
 #: Rows that no method should fall short of.
 CONTROLS = ("centroid box", "random box")
-#: Measures of each case.
-MEASURES = (
-    *("f_tumor", "volume", "dice_closest", "dice_mean", "dice_fair"),
-    *("rotated_axes", "rotated_angles", "difference"),
-)
+#: Measures of each case, and what a reader sees of them.
+MEASURES = {
+    **{"f_tumor": "part that is tumor", "volume": "volume, mL"},
+    **{"dice_closest": "Dice (closest expert)", "dice_mean": "mean Dice"},
+    **{"dice_fair": "Dice (all but one expert)", "rotated_axes": "rotated axes"},
+    **{"rotated_angles": "rotated angles", "difference": "volume − experts', mL"},
+}
 
 #: Values are equal but for rounding where they differ by less than this fraction.
 LEVEL = 1e-12
@@ -380,7 +382,7 @@ def _correlation_table(cases: pd.DataFrame) -> pd.DataFrame:
     rows = []
     tables = cases.assign(absolute_difference=cases["difference"].abs())
     for method, method_rows in tables.groupby("method", sort=False):
-        for measure in (*MEASURES[:5], "absolute_difference"):
+        for measure in (*list(MEASURES)[:5], "absolute_difference"):
             pair = method_rows[["tumor_volume", measure]].dropna().to_numpy()
             row = {"method": method, "measure": measure, "n": len(pair)}
             row |= dict.fromkeys(("pearson", "low", "high", "p", "spearman", "spearman_p"), np.nan)

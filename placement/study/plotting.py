@@ -16,16 +16,13 @@ from placement.exchange.pages import scene_layers
 from placement.exchange.tables import BOX
 from placement.exchange.vendor_texts import NOTICE
 from placement.search.scene import Scene
-from placement.study.evaluation import CONTROLS
+from placement.study.evaluation import CONTROLS, MEASURES
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _POINTS: dict[str, Any] = {"marker": "o", "linestyle": "none", "markeredgewidth": 0}
-_MEASURES = {
-    **{"dice_fair": "Dice (all but one expert)", "f_tumor": "part that is tumor"},
-    **{"dice_mean": "mean Dice", "volume": "volume, mL"},
-}
+_MEASURES = {name: MEASURES[name] for name in ("dice_fair", "f_tumor", "dice_mean", "volume")}
 _BY_METHOD = ("dice_fair", "f_tumor")  # measures in columns of methods, not over the tumor
 
 _MAX_BYTES = 24_000_000

@@ -65,9 +65,9 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
     figures: dict[str, bytes | str] = {name: one.png for name, one in page.pictures.items()}
     # Of an earlier report no figure and no table is left.
     write_files(folder / FIGURES, figures | {VECTORS: page.vectors()}, replaced=("png", "pdf"))
-    csv_files = {f"{name}.csv": csv_text(table) for name, table in tables.items()}
+    csv_files = {f"{name}.csv": csv_text(table, 7) for name, table in tables.items()}
     write_files(folder / TABLES, csv_files, replaced=("csv",))
-    write_files(folder, {SUMMARY: csv_text(board.summary), PAGE: html})
+    write_files(folder, {SUMMARY: csv_text(board.summary, 7), PAGE: html})
     frames = {"summary": board.summary, "headline": headline(board.overview)} | tables
     sentences = [page.lead, *answer.verdict(board)]
     return Report.of(folder / PAGE, page.title, sentences, frames)

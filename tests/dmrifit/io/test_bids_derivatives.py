@@ -41,18 +41,12 @@ from dmrifit.io.bids_derivatives import (
     ],
 )
 def test_names_follow_bids_and_keep_what_the_image_was_called(image, expected):
-    assert (
-        derivative_name(stem(image), "dwimap.nii.gz", model="t2-ivim-kurtosis", param="Dt")
-        == expected
-    )
+    assert (derivative_name(stem(image), "dwimap.nii.gz", model="t2-ivim-kurtosis", param="Dt") == expected)
 
 
 def test_descriptions_are_joined_and_stand_last_and_an_image_without_a_name_adds_nothing():
     assert derivative_name("", "dwimap.json", model="adc") == "model-adc_dwimap.json"
-    assert (
-        derivative_name("sub-1_dwi", "dwi.bval", desc="predicted")
-        == "sub-1_desc-predicted_dwi.bval"
-    )
+    assert (derivative_name("sub-1_dwi", "dwi.bval", desc="predicted") == "sub-1_desc-predicted_dwi.bval")
     name = derivative_name("sub-1_desc-preproc_dwi", "dwimap.json", model="adc", desc="predicted")
     assert name == "sub-1_model-adc_desc-preprocPredicted_dwimap.json"
 

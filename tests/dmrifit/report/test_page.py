@@ -57,9 +57,7 @@ def test_cells_are_the_values_of_records_by_the_formats_of_their_columns(tab, tm
             "n": [3, 4],
         }
     )
-    table = Table(
-        rows, "name {name} | value {x:.2f} | with interval {x:.1i} | of {n:.0f} in {x:.1s}"
-    )
+    table = Table(rows, "name {name} | value {x:.2f} | with interval {x:.1i} | of {n:.0f} in {x:.1s}")
     page = shown(tab, tmp_path, table)
     assert page.locator("th").all_inner_texts() == ["name", "value", "with interval", "of"]
     assert page.locator("td").all_inner_texts() == [
@@ -140,14 +138,13 @@ def test_all_figures_are_pages_of_one_file_with_the_same_bytes_each_time():
 
 
 def test_tables_and_named_pictures_are_written_with_the_page(tmp_path):
-    table = pd.DataFrame({"x": [1.5]})
-
+    table = pd.DataFrame({"x": [1.5, float(np.float32(0.3))]})
     names = ["x.csv", "a.png", "not made.png"]
     with report_files(tmp_path, names) as write:
         page = Page("title", [Section("a", Numbers("x", table), Picture(drawing(), "a", name="a"))])
         write({"x": table, "y": table}, page)
     assert {path.name for path in tmp_path.iterdir()} == {"x.csv", "a.png", "report.html"}
-    assert pd.read_csv(tmp_path / "x.csv").equals(table)
+    assert (tmp_path / "x.csv").read_text() == "x\n1.5\n0.3\n", "no digits that float32 never had"
     # Before the evaluation, which may take hours.
     with pytest.raises(FileExistsError, match="overwrite"), report_files(tmp_path, names):
         pytest.fail("evaluated")

@@ -243,6 +243,9 @@ def test_controls_lose_small_findings_where_the_number_is_for_all():
         by_method = summary[summary["part"] == "all"].set_index("method")
         assert by_method.loc["a", "n_found"] == 0
         assert by_method.loc[CONTROLS[2], "n_false_positives"] == n_wrong
+    # Among scans of one patient there are no lesions of another, beside ensembles, too.
+    tables = evaluate_segmentations(scans[:1], {"a": [2 * masks["a"][0].astype(np.uint8)]}, n_bootstrap=0)
+    assert list(tables["ensemble"]["method"]) == ["a", *CONTROLS[:2], CONTROLS[3]]
 
 
 def test_status_curves_calibration_and_areas_are_there(tables):
