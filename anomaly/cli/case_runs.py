@@ -153,11 +153,12 @@ def above_in_words(
 
 def scan_sentences(contents: Sequence[Mapping[str, Any]]) -> list[str]:
     """Tell the share above the threshold over scans, and what was noted of how many."""
-    judged = _judged(contents) or contents
-    text = wording("{name}: {share_found:.1%} % of the voxels above the threshold", judged[0])
+    judged = _judged(contents)
+    shown = (judged or contents)[0]
+    text = wording("{name}: {share_found:.1%} % of the voxels above the threshold", shown)
     if len(judged) > 1:
         shares = [content["share_found"] for content in judged]
-        counts = [content["n_lesions"] or 0 for content in judged]
+        counts = [content["n_lesions"] for content in judged]
         text = f"means and intervals over scans: {above_in_words(shares, counts)}"
     sentences = [text]
     # Each note once, with the number of its scans.

@@ -73,8 +73,8 @@ def find_brain(image: Image) -> tuple[NDArray[np.bool_], bool]:
     if coarse_brain is None:
         raise ValueError(
             f"{image_name(image)}: no brain of {_SMALLEST_BRAIN:g} to {_LARGEST_BRAIN:g} mL was "
-            "found; give a mask of a tool for it (brain_mask=…), or leave this step out "
-            "(brain_mask=False)"
+            "found; give the mask of a brain extraction tool (brain_mask=…, prepare --brain, "
+            "segment --mask), or leave this step out (brain_mask=False)"
         )
     share = Volume.of(coarse_brain.astype(np.float32), coarse.affine).onto(scan, np.eye(4))
     return as_stored(share.values > MASK_THRESHOLD, stored_affine), False

@@ -214,7 +214,8 @@ def train(
         f"{counted(n_lesions, 'lesion')}: {files.out}"
     )
     if training.validation_fraction:
-        typer.echo(f"{training.validation_fraction:.0%} of the patients served validation alone")
+        share = f"{100 * training.validation_fraction:.0f} %"
+        typer.echo(f"{share} of the patients served validation alone")
     if any(case.synthetic for case in training_cases):
         typer.echo("trained on synthetic scans: its accuracy in people is unknown")
     if hasattr(segmenter, "feature_table"):

@@ -14,6 +14,7 @@ from scipy.ndimage import distance_transform_edt
 
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.checks import is_number
+from dmrifit._utils.counts import counted
 from dmrifit.imaging.head_steps import find_brain
 from dmrifit.io.grids import Volume
 from dmrifit.io.nifti import load_image
@@ -45,6 +46,7 @@ _DEPTH_MM = 4.0  # below the surface, where scalp and dura may be left
 # at least 1.58 times the signal of the brightest 1 %, without contrast agent at most 1.34.
 _DEEP_VESSELS = 1.45
 _DEEP_MM = 8.0
+_FEWEST_VALUES = 10  # in the inner brain; images of labels have less
 
 #: A case, and what is to be said of it.
 NotedCase: TypeAlias = tuple[Case, Sequence[str]]
@@ -126,6 +128,9 @@ def contrast_note(case: Case) -> str:
     inner, deep = (case.image[brain & (depth > limit)] for limit in (_DEPTH_MM, _DEEP_MM))
     if not inner.size:
         return ""
+    n_values = len(np.unique(inner))
+    if n_values < _FEWEST_VALUES:
+        return f"{case.name}: the scan has only {counted(n_values, 'value')}: is it a label image?"
     median, brightest = np.quantile(inner, (0.5, 0.999))
     if median <= 0 or brightest >= _VESSELS * median:
         return ""

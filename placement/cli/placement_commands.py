@@ -383,9 +383,9 @@ def _check_source(record: Any, file: Path, image: Path, in_head: float) -> None:
         reason = doubtful_session(record, image)
         if reason:
             doubt = (
-                f"{file} and {image} may be of two people or sessions: {reason}. {in_head:.0%} of "
-                "the box lie in the head of the image; make sure that both were measured in one "
-                "session"
+                f"{file} and {image} may be of two people or sessions: {reason}. "
+                f"{100 * in_head:.0f} % of the box lie in the head of the image; make sure that "
+                "both were measured in one session"
             )
     elif file_record(image)["SHA256"] not in record.placed_in:
         names = ", ".join(sorted(set(record.placed_in.values())))

@@ -197,6 +197,9 @@ def describe_placement(
     objective = judge.objective_in(scene)
     reason, largest = target_verdict(placement, judge)
     flags = list(placement.flags)
+    # The sides of a box placed by hand are those that were asked for.
+    if optimizer is None and "side at its limit" in flags:
+        flags.remove("side at its limit")
     if scene.tumor_volume > LARGEST_TUMOR_ML:
         flags.append(f"tumor above {LARGEST_TUMOR_ML:g} mL")
     brain = None
@@ -491,7 +494,7 @@ def advice(flags: list[str]) -> list[str]:
     for flag in flags:
         remedy = _REMEDIES.get(flag, "")
         if flag.startswith("longest side"):
-            remedy = "thin boxes lose signal to the edges of the pulses; set --sides, or accept it"
+            remedy = "a thin box loses signal to the edges of pulses; change sides, or accept it"
         elif flag.startswith("more than"):
             remedy = "look at the content; move the box if another place holds less"
         elif flag.startswith("touches") and not remedy:

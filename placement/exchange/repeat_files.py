@@ -158,8 +158,8 @@ def _page(
         viewers.append(pages.Section(title, planes))
     numbers = [
         ["agreement of the heads (median local correlation)", f"{record['agreement']:.2f}"],
-        ["changed in the box and 10 mm around it", f"{record['changed_share']:.0%}"],
-        ["of these shown by the new scan", f"{record['shown_share']:.0%}"],
+        ["changed in the box and 10 mm around it", f"{100 * record['changed_share']:.0f} %"],
+        ["of these shown by the new scan", f"{100 * record['shown_share']:.0f} %"],
         ["two registrations differ at the box by, mm", f"{record['disagreement_mm']:.2f}"],
         ["content", record["content"]],
     ]

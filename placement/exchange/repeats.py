@@ -137,12 +137,12 @@ def repeat_voxel(voxel: Voxel, image: Image, new_image: Image) -> Repeat:
         )
     if is_changed and not is_other:
         flags.append(
-            f"tissue changed in {changed_share:.0%} of the box and {_MARGIN:g} mm around it: look "
-            "at both scans, and place the box anew if the tumor moved, grew or was removed"
+            f"tissue changed in {100 * changed_share:.0f} % of the box and {_MARGIN:g} mm around "
+            "it: look at both scans; place the box anew if the tumor moved, grew or was removed"
         )
     if shown_share < _LEAST_SHOWN:
         flags.append(
-            f"{1 - shown_share:.0%} of the box and {_MARGIN:g} mm around it lie outside "
+            f"{100 * (1 - shown_share):.0f} % of the box and {_MARGIN:g} mm around it lie outside "
             f"{image_name(new_image)} and were not compared: look at its edge"
         )
     if disagreement > _LARGEST_DISAGREEMENT:

@@ -29,7 +29,7 @@ LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 IDENTITY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
 
 _NIFTI_MRS = 44  # code of the header's extension, which is JSON
-_GRID = "a grid of spectra (MRSI) is not a single voxel"
+_GRID = "a grid of spectra (MRSI) is not a single voxel; give the file of one"
 _HEAD_FIRST = "the directions of its axes are known for head first, supine, only"
 # Largest difference in mm of a position in two headers of one file; rounding stays below it.
 _AGREEMENT = 0.1

@@ -743,9 +743,9 @@ class Scene:
             value = ", ".join(map(str, np.atleast_1d(entry))) if _are_labels(entry) else ""
             titles.append(f"{name} ({value})" if value else name)
         return (
-            f"{share:.0%} of {titles[0]} tissue lies inside {titles[1]}, which it surrounds in "
-            "tumors: the labels may be of another scheme; compare them with the image, and name "
-            "another scheme or a table (--labels)",
+            f"{100 * share:.0f} % of {titles[0]} tissue lies inside {titles[1]}, which it "
+            "surrounds in tumors: the labels may be of another scheme; compare them with the "
+            "image, and name another scheme or a table (--labels)",
         )
 
     def _joined(self, names: Sequence[str]) -> Region:
@@ -799,7 +799,8 @@ class Scene:
         if self.is_cut_off:
             warnings.warn(
                 f"{self._title}: the mask of the brain leaves out {self.cut_off_volume:.1f} mL "
-                f"({self.cut_off_share:.0%}) of the tumor; look at the mask, or give another one",
+                f"({100 * self.cut_off_share:.0f} %) of the tumor; look at the mask, or give "
+                "another one",
                 UserWarning,
                 stacklevel=4,
             )

@@ -154,8 +154,8 @@ def test_scores_and_flags_are_those_of_the_given_constraints(scene):
     assert found["scores"]["objective"] == pytest.approx(objective(VOXEL, scene))
     assert found["scores"]["tumor_fraction"] == pytest.approx(tumor_fraction(VOXEL, scene))
     assert found["objective"]["mean_volume"] == 10
-    assert found["flags"] == ["box below the smallest volume", "too many rotations"]
-    assert not found["feasible"]
+    assert (found["flags"], found["feasible"]) == (["box below the smallest volume", "too many rotations"], False)
+    assert "side at its limit" not in describe_placement(Voxel(VOXEL.center, (10, 25, 25)), scene)["flags"]
 
 
 def test_digests_tell_scenes_apart(scene):

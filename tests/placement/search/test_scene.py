@@ -59,7 +59,7 @@ def test_included_labels_are_tumor_and_excluded_ones_are_forbidden(scale):
     np.testing.assert_array_equal(named.forbidden["label 1"], ball(radius=2))
     assert named.margins["label 1"] == 2
     exchanged = Scene(labels, np.eye(4), labels={"necrosis": 4, "edema": 2, "enhancing": 1}, include=1)
-    assert exchanged.notes[0].startswith("100% of enhancing (1) tissue lies inside necrosis (4)")
+    assert exchanged.notes[0].startswith("100 % of enhancing (1) tissue lies inside necrosis (4)")
 
 
 def test_stray_enhancing_voxels_leave_flair_bright_tissue_the_target():
