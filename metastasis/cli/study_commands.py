@@ -273,7 +273,9 @@ def evaluate(
         overwrite=overwrite,
         random_state=seed,
     )
-    typer.echo(format_summary(tables)[[*HEADLINES[:3], "wrong_per_scan"]].to_string())
+    headings = ["share found", "share right", "F1", "wrong per scan"]  # as on the page
+    shown = format_summary(tables)[[*HEADLINES[:3], "wrong_per_scan"]]
+    typer.echo(shown.set_axis(headings, axis="columns").to_string())
     typer.echo(f"the study's scores, best if everything is marked: {out / 'summary.csv'}")
     if any(case.synthetic for case in reference):
         typer.echo("synthetic scans: no clinical result")
