@@ -36,7 +36,8 @@ _PROBABILITY = "probability.nii.gz"
 _LABEL = "label.nii.gz"
 _OVERLAY = "overlay.png"
 _VIEW = "view.html"
-_DIGITS = 9  # sums of voxels would end like 1.5479999999999998, and be rounded either way
+# Sums of voxels would end like 1.5479999999999998, edges of single precision like 0.210000003.
+_DIGITS = 6
 #: Columns of the table of segmentations that are fields of the record of a scan.
 _RESULTS = ("n_lesions", "n_marked_by_both", "volume_mL", "volume_with_core_mL", "statement")
 #: Columns of lesions that single models give: they compare no models and segment no prior scan.

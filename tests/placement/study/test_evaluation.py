@@ -100,8 +100,7 @@ def test_a_summary_holds_means_sample_deviations_and_medians_of_each_part(tables
             spread = np.sqrt(((values - values.mean()) ** 2).sum() / (len(values) - 1))
             measured = row[["mean", "sd", "median"]].astype(float)
             np.testing.assert_allclose(measured, [values.mean(), spread, np.median(values)])
-    single = tables["summary"].query("method == 'single experts' and part == 'all'")
-    assert (single["n"] == 2 * N).all()
+    assert (tables["summary"].query("method == 'single experts' and part == 'all'")["n"] == 2 * N).all()
     assert "±" in format_summary(tables, part="other folds").loc["experts", "f_tumor"]
     with pytest.raises(ValueError, match="fold 1"):
         format_summary(tables, part="fold 9")
@@ -232,5 +231,6 @@ def test_groups_that_are_alike_in_every_case_have_no_test_within_cases(study):
 def test_what_rounding_leaves_of_a_spread_is_not_printed(study):
     scenes, experts = study
     text = format_summary(evaluate_placements(scenes, experts, {"a": experts[:, 0]}))
-    assert text.loc["centroid box", "volume"].endswith("± 0")
+    shown = text.loc["centroid box", "volume, mL"][-3:], text.loc["single experts", "volume difference, mL"]
+    assert shown == ("± 0", "–")
     assert not text.stack().str.contains("e-").any()
