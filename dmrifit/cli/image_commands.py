@@ -7,7 +7,7 @@ import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
@@ -18,9 +18,6 @@ from dmrifit.cli.case_runs import can_draw
 from dmrifit.cli.console import check_output
 from dmrifit.cli.options import ProtocolFiles, number_or_path, say, scan_of
 from dmrifit.io.bids_derivatives import common_stem, derivative_name, file_lines
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def info(image: Path, /, files: ProtocolFiles, mask: str | None = None) -> None:
@@ -231,7 +228,12 @@ def roi(
 
     Example: dmrifit roi maps --labels labels.nii.gz --out roi.csv
     """
-    from dmrifit.imaging.regions import read_label_names, repeatability, summarize_fits
+    from dmrifit.imaging.regions import (
+        read_label_names,
+        repeatability,
+        repeatability_text,
+        summarize_fits,
+    )
     from dmrifit.io.atomic_files import FileSet
     from dmrifit.io.tables import save_table
 
@@ -255,7 +257,7 @@ def roi(
     n_labels = regions["label"].nunique()
     typer.echo(f"{counted(n_fits, 'fit')}, {counted(n_labels, 'label')}: {out}")
     if repeats is not None:
-        _print_repeats(repeats)
+        typer.echo(repeatability_text(repeats))
         typer.echo(f"repeatability: {out.parent / repeatability_name}")
 
 
@@ -434,21 +436,3 @@ def dicom_seg(
     typer.echo(f"{counted(len(segments), 'segment')}: {out}")
     if not labeled.any():
         typer.echo(note)
-
-
-def _print_repeats(repeats: pd.DataFrame) -> None:
-    """Print the repeatability of the parameters."""
-    # Standard errors and costs tell of the fit, not of the tissue.
-    is_parameter = ~repeats["map"].str.endswith("_se") & (repeats["map"] != "cost")
-    parameters = repeats[is_parameter & (repeats["n_subjects"] > 0)]
-    if parameters.empty:
-        typer.echo("no subject has two visits")
-        return
-    table = parameters[["model", "name", "map", "n_subjects"]]
-    table = table.rename(columns={"name": "region", "n_subjects": "subjects"})
-    table["within-subject CV (%)"] = (100 * parameters["wcv"]).map("{:.1f}".format)
-    table["repeatability coefficient [95 %]"] = [
-        f"{rc:.3g} [{low:.3g}, {high:.3g}]"
-        for rc, low, high in parameters[["rc", "rc_low", "rc_high"]].itertuples(index=False)
-    ]
-    typer.echo(table.to_string(index=False))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.text_files import read_small
 from dmrifit.engine.fit_maps import FIT_MAPS, unpack_bits, unpack_bounds
 from dmrifit.engine.methods.prior import PULLED
@@ -23,11 +23,15 @@ from dmrifit.io.grids import as_stored, three_axes, turn_to_grid
 from dmrifit.io.masks import whole_labels
 from dmrifit.io.nifti import check_real, image_name, load_image, values_of
 from dmrifit.io.tables import named_file, read_rows
+from dmrifit.report.numerals import significant
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["repeatability", "roi_table"]
+
+#: Upper end of an interval over its repeatability coefficient (32 for two visits of one subject).
+_WIDEST_INTERVAL = 10.0
 
 #: In the column model, for maps of other programs.
 FOREIGN = "other"
@@ -176,7 +180,8 @@ def repeatability(table: pd.DataFrame) -> pd.DataFrame:
     ----------
     table : DataFrame
         Rows of `roi_table` of several scans, with the columns ``subject`` and ``visit`` beside
-        ``label``, ``name`` and ``map`` (and ``model``, if there is one).
+        ``label``, ``name`` and ``map`` (and ``model``, ``unit`` and ``doubtful``, if they are
+        there).
 
     Returns
     -------
@@ -191,7 +196,8 @@ def repeatability(table: pd.DataFrame) -> pd.DataFrame:
         the map), and the ends of 95 % intervals of both, ``rc_low``, ``rc_high``,
         ``rc_percent_low`` and ``rc_percent_high``: rc·√(df/χ²) with the quantiles of χ² at as many
         degrees of freedom as there are repeats beyond the first. NaN without such subjects, and
-        for wcv and rc_percent where a mean is not positive.
+        for wcv and rc_percent where a mean is not positive. Then ``unit``, and ``doubtful``, its
+        mean over all scans.
 
     Raises
     ------
@@ -245,7 +251,37 @@ def repeatability(table: pd.DataFrame) -> pd.DataFrame:
             result[f"{column}_{end}"] = result[column] * factor
     result = result.reindex(pd.MultiIndex.from_frame(table[keys].drop_duplicates()))
     result["n_subjects"] = result["n_subjects"].fillna(0).astype(int)
+    scans = table.groupby(keys, sort=False)
+    for column, statistic in {"unit": "first", "doubtful": "mean"}.items():
+        if column in table:
+            result[column] = scans[column].agg(statistic)
     return result.reset_index()
+
+
+def repeatability_text(repeats: pd.DataFrame) -> str:
+    """Tabulate what `repeatability` gives of parameters; other maps tell of the fit alone."""
+    is_parameter = ~repeats["map"].str.endswith("_se") & (repeats["map"] != "cost")
+    parameters = repeats[is_parameter & (repeats["n_subjects"] > 0)]
+    if parameters.empty:
+        return "no subject has two visits"
+    table = parameters[["model", "name", "map", "n_subjects"]]
+    table = table.rename(columns={"name": "region", "n_subjects": "subjects"})
+    table["within-subject CV"] = [
+        "–" if np.isnan(wcv) else percent(wcv) for wcv in parameters["wcv"]
+    ]
+    coefficients = []
+    for row in parameters.to_dict("records"):
+        interval = "not determined"
+        if row["rc_high"] <= _WIDEST_INTERVAL * row["rc"]:
+            interval = f"{significant(row['rc_low'])}, {significant(row['rc_high'])}"
+        coefficients.append(f"{significant(row['rc'])} [{interval}] {row['unit']}".rstrip())
+    table["repeatability coefficient [95 %]"] = coefficients
+    if parameters["doubtful"].notna().all():
+        table["in doubt"] = parameters["doubtful"].map(percent)
+    text = table.to_string(index=False)
+    if table["subjects"].min() == 1:
+        text += "\none subject alone says little: measure more subjects twice"
+    return text
 
 
 @dataclass(frozen=True)

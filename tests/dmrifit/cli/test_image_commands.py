@@ -1,6 +1,7 @@
 """The commands that describe and list scans, preprocess, summarize regions, train and predict."""
 
 import json
+import re
 import shlex
 
 import nibabel as nib
@@ -12,7 +13,7 @@ from dmrifit.cohort.cohort import Cohort
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.fit_predict import fit_image, predict_image
-from dmrifit.imaging.regions import repeatability, roi_table
+from dmrifit.imaging.regions import repeatability, repeatability_text, roi_table
 from dmrifit.model_files.model_file import load_model
 
 PROTOCOL = Protocol([0, 200, 500, 1000])
@@ -72,7 +73,8 @@ def test_two_visits_give_the_repeatability(fitted, output_of):
     lines += [f"{subject}\t{visit}\tmaps{subject}{visit}\tlabels.nii.gz" for subject in "AB" for visit in (1, 2)]
     (fitted / "scans.tsv").write_text("\n".join(lines))
     printed = output_of("roi", fitted / "scans.tsv", "--out", fitted / "roi.csv")
-    assert "within-subject CV (%)" in printed
+    assert re.search(r"ADC +2 +\d+ % +[\d.]+ \[[\d.]+, [\d.]+\] µm²/ms +\d+ %\n", printed)
+    assert "one subject" not in printed
     table = pd.read_csv(fitted / "roi.csv", dtype={"name": str})
     found = pd.read_csv(fitted / "roi_repeatability.csv", dtype={"name": str})
     assert table["subject"].drop_duplicates().tolist() == ["A", "B"]
@@ -80,6 +82,9 @@ def test_two_visits_give_the_repeatability(fitted, output_of):
     adc = found[found["map"] == "ADC"]
     assert (adc["n_subjects"] == 2).all()
     assert (adc["wcv"] > 0).all()
+    assert set(adc["unit"]) == {"µm²/ms"}
+    text = repeatability_text(repeatability(table[table["subject"] == "A"]))
+    assert re.search(r"ADC +1 .* \[not determined\] µm²/ms(?s:.*)one subject alone says little", text)
 
 
 @pytest.mark.parametrize(
