@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -177,6 +178,32 @@ def told_of(subject: str, error: Exception) -> str:
     # A patient's name may be a number, which the text can begin with for other reasons.
     begins = f"{subject}: ", *(() if subject.isdigit() else (f"{subject} ",))
     return text if text.startswith(begins) else f"{subject}: {text}"
+
+
+# A word with the value that is given to it and the flags that are named after it, if any.
+_ARGUMENT = re.compile(
+    r"(?<![\w./'-])([a-z]\w*)(?:=([\w.'…-]*))?(?: \((--[^)]+)\))?(?![\w/=(\[])( (?:must|cannot) )?"
+)
+#: Options of commands that are arguments of another name in Python.
+_OTHER_NAMES = {"mean": "average_directions", "n_train": "sizes"}
+
+
+def with_flags(text: str, options: Collection[str]) -> str:
+    """Name the options of a command in a message that names the arguments of a function."""
+
+    def flag_of(match: re.Match[str]) -> str:
+        name, value, flags, verb = match.groups()
+        name = _OTHER_NAMES.get(name, name)
+        flag = f"--{name.replace('_', '-')}"
+        if flags and (value is not None or flags.startswith(flag)):
+            return flags + (verb or "")
+        is_subject = verb and (match.start() == 0 or text[: match.start()].endswith(": "))
+        if name not in options or not (value is not None or is_subject or "_" in name):
+            return match[0]
+        word = (value or "").strip("'…")
+        return flag + ("" if word in ("", "True") else f" {word}") + (verb or "")
+
+    return _ARGUMENT.sub(flag_of, text)
 
 
 def real_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:

@@ -38,6 +38,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
+from dmrifit._utils.checks import with_flags
 from dmrifit._utils.threads import check_jobs
 from dmrifit.cli.options import numbers, pairs, words
 
@@ -47,6 +48,7 @@ _WRITTEN = ("out", "checkpoint")
 #: Exit code of a run that ends as it should, but with a flagged or failed case.
 FLAGGED = 3
 _INTERRUPTED = 130  # exit code after Ctrl-C
+_OPTIONS: list[str] = []  # of the command that runs
 _EXIT_CODES = {
     0: "success; failed.tsv lists cases that failed (if all failed, the code is 2)",
     1: "a bug in the program, with a traceback: please report it",
@@ -178,7 +180,7 @@ def _run(app: typer.Typer, name: str) -> None:
         # A file that is read twice is warned of once.
         if str(message) not in shown:
             shown.add(str(message))
-            say(str(message))
+            say(with_flags(str(message), _OPTIONS))
 
     try:
         with warnings.catch_warnings():
@@ -227,6 +229,8 @@ def error_message(error: Exception) -> str:
         message = f"{error.strerror}; {_REMEDIES[error.errno]}"
         if error.filename is not None:
             message = f"{error.filename}: {message}"
+    else:
+        message = with_flags(message, _OPTIONS)
     for words_of_python, words_of_commands in _COMMAND_WORDS.items():
         message = message.replace(words_of_python, words_of_commands)
     return message
@@ -374,6 +378,7 @@ def with_options(command: Callable[..., None], shared: _Help) -> Callable[..., N
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
+        _OPTIONS[:] = names.difference(positional)
         _check_values(values, getattr(out, "__metadata__", ()))
         from dmrifit.io.nifti import use_form
 

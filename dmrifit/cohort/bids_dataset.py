@@ -137,11 +137,7 @@ def _labels(scans: Sequence[Scan], rows: Sequence[Mapping[str, str]]) -> list[st
 def _write_scan(scan: Scan, label: str, folder: Path, cohort: str) -> dict[str, str]:
     """Write one scan's files; return its row of the table."""
     stem = f"sub-{label.split('_')[0]}/dwi/sub-{label}"
-    row = {
-        "patient": scan.patient,
-        "cohort": cohort,
-        "synthetic": str(scan.synthetic).lower(),
-    }
+    row = {"patient": scan.patient, "cohort": cohort, "synthetic": str(scan.synthetic).lower()}
     sigma, truth, maps = scan.sigma, scan.truth, None
     if truth is not None:
         maps = np.stack([truth[name] for name in truth_names()], axis=-1)

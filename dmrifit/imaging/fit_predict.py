@@ -80,13 +80,7 @@ from dmrifit.io.bids_derivatives import (
 )
 from dmrifit.io.chunked_arrays import is_array, placed
 from dmrifit.io.masks import OtherGridError
-from dmrifit.io.nifti import (
-    Image,
-    Images,
-    bytes_of_maps,
-    image_name,
-    output_files,
-)
+from dmrifit.io.nifti import Image, Images, bytes_of_maps, image_name, output_files
 from dmrifit.io.series import Series
 
 if TYPE_CHECKING:

@@ -29,11 +29,7 @@ _HEADER_TAGS = (
     "SeriesDescription", "Manufacturer", "Modality", "SOPClassUID", "Rows",
 )  # fmt: skip
 #: Storage classes of spectra and raw data: those of the standard, and of Siemens.
-_NO_IMAGES = (
-    "1.2.840.10008.5.1.4.1.1.4.2",
-    "1.2.840.10008.5.1.4.1.1.66",
-    "1.3.12.2.1107.5.9.1",
-)
+_NO_IMAGES = ("1.2.840.10008.5.1.4.1.1.4.2", "1.2.840.10008.5.1.4.1.1.66", "1.3.12.2.1107.5.9.1")
 #: Words of the image type of maps that were computed from a series.
 _DERIVED = ("ADC", "EADC", "FA", "COLFA", "TENSOR", "AVERAGE_DC", "EXP_ADC")
 _SMALLEST_B = 10.0  # s/mm², below it nothing is weighted

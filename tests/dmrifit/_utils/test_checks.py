@@ -15,6 +15,7 @@ from dmrifit._utils.checks import (
     check_number,
     check_word,
     finite_numbers,
+    with_flags,
 )
 
 
@@ -67,3 +68,19 @@ def test_fields_of_a_dataclass_are_checked_by_their_hints(field, value, message)
     check_fields(Hinted("a", share=0.5, free="anything"))
     with pytest.raises(ValueError, match=message):
         check_fields(Hinted(**{field: value}))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("give sigma=… or labels=, or truth='walk'", "give --sigma or --labels, or --truth walk"),
+        ("x.nii exists; pass overwrite=True (--overwrite)", "x.nii exists; pass --overwrite"),
+        ("set aligned=False (--set aligned=false)", "set --set aligned=false"),
+        ("found by b_tolerance (--b-tolerance)", "found by --b-tolerance"),
+        ("a.nii: mean must be one of x; the score_mask", "a.nii: --average-directions must be one of x; the --score-mask"),
+        ("the truth must be known; shape=(3, 4); no S0=1, fixed=2, /a/sigma=2, --fix K=0; labels",) * 2,
+    ],
+)
+def test_arguments_of_functions_become_flags(text, shown):
+    options = ["sigma", "labels", "truth", "overwrite", "score_mask", "average_directions", "shape"]
+    assert with_flags(text, options) == with_flags(shown, options) == shown

@@ -20,9 +20,7 @@ from dmrifit.simulate.body_phantoms import simulate_cohort
 def cohorts():
     """Two small cohorts measured with one protocol."""
     protocol = Protocol.preset("cohort1")
-    return [
-        simulate_cohort(protocol, 2, name=name, shape=(12, 12, 2), random_state=1) for name in "AB"
-    ]
+    return [simulate_cohort(protocol, 2, name=name, shape=(12, 12, 2), random_state=1) for name in "AB"]
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +63,7 @@ def test_both_cohorts_of_the_study_are_simulated_by_default(simulations, output_
         *(16, "cohort1", 1.5),
         *("cohort2", 3.0),
     )
-    assert (options["shape"], options["difficulty"], options["template"]) == (
-        (48, 48, 8),
-        "mixed",
-        "both",
-    )
+    assert (options["shape"], options["difficulty"], options["template"]) == ((48, 48, 8), "mixed", "both")
     assert (options["snr"], options["artifacts"], options["random_state"]) == (None, None, 0)
     assert options["truth"] == "formula"
 
@@ -189,9 +183,7 @@ def comparisons(monkeypatch, make_evaluation):
         return make_evaluation([{}, {"algorithm": "RFR", "dispersion": 0.4}])
 
     monkeypatch.setattr("dmrifit.study.comparison.compare", record)
-    monkeypatch.setattr(
-        "dmrifit.study.report.reporting.write_report", lambda studies, folder: folder / "report.html"
-    )
+    monkeypatch.setattr("dmrifit.study.report.reporting.write_report", lambda studies, folder: folder / "report.html")
     return calls
 
 
@@ -244,9 +236,7 @@ def test_cohorts_whose_protocols_differ_do_so_on_request(
     code, _, err = run("benchmark", "x.tsv", "--out", tmp_path, "--algorithms", "LR", *option)
     assert code == 0, err
     assert comparisons[0][2]["train_on"] == ways
-    assert ("protocols differ (cohort1 lacks 15 of the 21 contrasts of cohort2" in err) == (
-        ways == ["same"]
-    )
+    assert ("protocols differ (cohort1 lacks 15 of the 21 contrasts of cohort2" in err) == (ways == ["same"])
 
 
 def test_the_inputs_of_a_comparison_are_chosen_by_their_b_values(table, comparisons, error_of, output_of, tmp_path):
@@ -300,11 +290,7 @@ def test_strategies_are_those_that_the_inputs_suffice_for(comparisons, run, tmp_
     code, _, err = run("benchmark", regions_of(tmp_path, (0, 10, 30, 100, 200, 800)), *options)
     assert code == 0, err
     assert "--source-b" not in err
-    assert [list(estimators) for estimators, *_ in comparisons] == [
-        ["LR s2s"],
-        ["LR s2s", "LR m2m"],
-        ["LR s2s"],
-    ]
+    assert [list(estimators) for estimators, *_ in comparisons] == [["LR s2s"], ["LR s2s", "LR m2m"], ["LR s2s"]]
 
 
 def test_a_comparison_of_relaxation_times_needs_echo_times(comparisons, error_of, tmp_path):
