@@ -159,7 +159,7 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
     lines = []
     pictures = []
     for name, record in records.items():
-        remarks = "; ".join([*record["flags"], *record["notes"]]) or "none"
+        remarks = "; ".join([*record["flags"], record["content"], *record["notes"]])
         lines.append({**record, "name": name, "remarks": remarks})
         alts = {
             f"voxel_{scan}.png": f"Voxel of {name} on the {scan} scan in three planes"

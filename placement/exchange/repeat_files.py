@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import dmrifit
 from dmrifit._utils.counts import percent
 from dmrifit.io.atomic_files import FileSet
@@ -80,8 +78,8 @@ def summary_line(name: str, record: Mapping[str, Any]) -> str:
     """Say in one line what became of a box."""
     parts = [f"{name}: {record['answer']}"]
     if record["reliable"]:
-        x, y, z = np.round(record["ras"]["center_mm"], 1) + 0.0
-        parts.append(f"center {x:g}, {y:g}, {z:g} mm (RAS+)")
+        center = ", ".join(f"{x:z.1f}" for x in record["ras"]["center_mm"])
+        parts.append(f"center {center} mm (RAS+)")
         parts.append(record["side"])
         parts.append(record["content"])
     return "; ".join([*parts, *record["flags"], *record["notes"]])
@@ -166,9 +164,10 @@ def _page(
     ]
     if record["reliable"]:
         numbers += pose_rows(record)
+    remarks = [*record["flags"], *record["notes"]]
     sections = [
         pages.Section(
-            record["answer"].capitalize(), *(record["flags"] + record["notes"] or ["No flags."])
+            record["answer"].capitalize(), *map(pages.sentence, remarks or ["no flags"])
         ),
         pages.Section("Both scans", pages.Grid(*figures)),
         pages.Section("The box", pages.Table(numbers)),

@@ -35,7 +35,7 @@ def test_records_of_repeats_are_read_as_boxes(repeat, scan, tmp_path):
     record = describe_repeat(repeat, scan, scan, sources={})
     assert record["content"] == UNKNOWN_CONTENT
     line = summary_line("case", record)
-    assert line.startswith("case: repeated; center 10, -15, 12 mm (RAS+); it crosses x = 0")
+    assert line.startswith("case: repeated; center 10.0, -15.0, 12.0 mm (RAS+); it crosses x = 0")
     assert line.endswith("removed; not compared")
     write_repeat(repeat, scan, scan, tmp_path / "out", record, figure=False)
     assert read_voxel(tmp_path / "out" / "repeat.json") == BOX
