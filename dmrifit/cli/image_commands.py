@@ -367,7 +367,11 @@ def view(
     from dmrifit.imaging.foreign_maps import view_maps
 
     if not map_:
-        raise ValueError("no map is named; give --map NAME=FILE, once for each")
+        maps = [] if image is None else sorted(image.glob("*.nii*"))
+        example = f"ADC={maps[0] if maps else 'adc.nii.gz'}"
+        raise ValueError(
+            f"no map is named; give --map NAME=FILE for each, such as --map {example}"
+        )
     check_output(out, overwrite, (".html", ".htm"), [*map_.values(), image, labels])
     import_optional("matplotlib", "jinja2")
     view_maps(map_, out, units=unit or {}, image=image, labels=labels)

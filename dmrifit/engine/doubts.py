@@ -269,7 +269,7 @@ class DoubtTally:
 
     @property
     def main_reasons(self) -> dict[str, str]:
-        """Name of the most frequent reason of each doubtful parameter; AT_CAP at 3/(b·D)."""
+        """Name of the most frequent reason of each doubtful parameter; AT_CAP at 3/(b_max·D)."""
         reasons = {}
         for j, row in enumerate(self.reasons[:, 1:]):
             if row.any():
@@ -338,7 +338,7 @@ class DoubtTally:
         low, high = self.bounds[j]
         text = f"{low:g}–{high:g}{self._bound_unit(j)}"
         if parameter.name in self.monotonic:
-            text += " or 3/(b·D)"
+            text += " or 3/(b_max·D)"
         return text
 
     def _bound_unit(self, j: int) -> str:
@@ -371,7 +371,7 @@ class DoubtTally:
         if low != 0 and at_low >= _WRITTEN:
             at_bounds.append(f"at its lower bound {low:g}{unit} in {percent(at_low)}")
         if at_cap >= _WRITTEN:
-            at_bounds.append(f"at its upper bound 3/(b·D) in {percent(at_cap)}")
+            at_bounds.append(f"at its upper bound 3/(b_max·D) in {percent(at_cap)}")
         if at_high >= _WRITTEN and not is_share(parameter) and not parameter.is_amplitude:
             at_bounds.append(f"at its upper bound {high:g}{unit} in {percent(at_high)}")
         # Beyond a bound that is narrower than the model's own, the scan may determine the value.

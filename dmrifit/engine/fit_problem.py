@@ -107,7 +107,7 @@ class Problem:
         for j, parameter in enumerate(self.model.parameters):
             self.low[j], upper = box[parameter.name]
             if upper == "monotonic":
-                # The limit 3/(b·D) moves with D; the search needs a fixed bound beside it.
+                # The limit 3/(b_max·D) moves with D; the search needs a fixed bound beside it.
                 upper = parameter.high if np.isfinite(parameter.high) else 1e3
                 if b_max > 0:
                     self.turn_up = 3.0 / b_max

@@ -575,9 +575,12 @@ def check_columns(signals: NDArray, protocol: Protocol, name: str) -> None:
             f"{name} of shape {signals.shape} are those of one voxel: give a row, signals[None]"
         )
     if signals.ndim != 2 or signals.shape[1] != len(protocol):
+        hint = ""
+        if signals.ndim == 2 and signals.shape[0] == len(protocol):
+            hint = "; its rows look like measurements: transpose it (.T)"
         raise ValueError(
             f"{name} of shape {signals.shape} does not have the {len(protocol)} columns of its "
-            f"protocol: {first_few(protocol.labels)}"
+            f"protocol: {first_few(protocol.labels)}{hint}"
         )
 
 

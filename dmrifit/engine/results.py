@@ -17,7 +17,7 @@ from dmrifit._utils.html_repr import html_summary
 from dmrifit.engine.intervals import FitInputs, parameter_intervals
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
-from dmrifit.engine.screening import Screening
+from dmrifit.engine.screening import Screening, ScreeningTally
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -301,7 +301,8 @@ class FitResult:
         """
         Say in sentences what the data do not tell: parameter, share of voxels and remedy.
 
-        Also where groups of volumes differ in gain, so that no parameter can be trusted.
+        Also why voxels were not fitted, and where groups of volumes differ in gain, so that no
+        parameter can be trusted.
 
         Returns
         -------
@@ -311,6 +312,11 @@ class FitResult:
         from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
 
         advice = self._tally().advice()
+        if self.screening is not None:
+            screened = ScreeningTally()
+            screened.add(self.screening, self.status != FitStatus.NOT_FITTED)
+            for reason, n in screened.reasons.items():
+                advice.append(f"Not fitted: {counted(n, 'voxel')} {reason}.")
         if self.inputs is not None:
             stride = max(1, len(self) // GAIN_VOXELS)
             step = find_gain_step(self.inputs.signals[::stride], self.inputs.protocol)
@@ -500,5 +506,7 @@ def draw_curve(
             contrasts = Protocol(fine, None if te is None else float(te[chosen][0]))
         (line,) = axes.plot(fine, model.signal(values, contrasts)[0], label=label)
         axes.plot(across[chosen], signals[chosen], "o", markersize=4, color=line.get_color())
-    axes.set(xlabel="TE (ms)" if over_te else "b (s/mm²)", ylabel="signal", ylim=(0, None))
-    axes.legend(frameon=False)
+    axes.set(xlabel="TE (ms)" if over_te else "b (s/mm²)", ylabel="signal (a.u.)", ylim=(0, None))
+    rows = zip(model.parameters, values, strict=True)
+    texts = [f"{p.name} {x:.3g} {'a.u.' if p.is_amplitude else p.unit}".rstrip() for p, x in rows]
+    axes.legend(frameon=False, title="\n".join(texts), fontsize=8, title_fontsize=8)

@@ -423,12 +423,12 @@ def fit_image(
         if lower_b_max is not None:
             doubts.lower_b = f"rerun with --b-max {lower_b_max:g}"
         options = {
-            "ToleranceOfB": b_tolerance,
+            "BTolerance": b_tolerance,
             "AverageDirections": average,
             "Sigma": sigma_text,
             "Region": region_text,
-            "HighestB": b_max,
-            "OmittedB": list(leave_out_b) or None,
+            "BMax": b_max,
+            "LeaveOutB": list(leave_out_b) or None,
         }
         if is_automatic:
             snr = tally.snr()
@@ -595,7 +595,7 @@ def predict_image(
         if isinstance(scale, PatientScale):
             scale_text = "patient"
         settings = {"Scale": scale_text, "Sigma": _noise_text(noise), "Region": region_text}
-        sidecar["Settings"] = settings | {"ToleranceOfB": b_tolerance}
+        sidecar["Settings"] = settings | {"BTolerance": b_tolerance}
         sidecar["Voxels"] = prediction.counts
         is_tissue = partial(above_air_or_noise, noise=typical_noise)
         tissue = find_tissue(scan.values, prediction.region, is_tissue)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from nibabel.orientations import apply_orientation
 from numpy.typing import NDArray
 
 from dmrifit.imaging.image_maps import ImageMaps
-from dmrifit.imaging.regions import named_maps
+from dmrifit.imaging.regions import DIFFUSIVITY_FACTORS, named_maps, plain_unit
 from dmrifit.io.atomic_files import write_text
 from dmrifit.io.bids_derivatives import common_stem, derivative_name, describe_prediction
 from dmrifit.io.grids import three_axes, turn_to_grid
@@ -27,17 +26,7 @@ if TYPE_CHECKING:
 METRICS = ("ADC_fast", "ADC_slow", "F")
 
 #: Factors from units of diffusivities and shares to those of this project.
-_FACTORS = {
-    "": 1.0,
-    "1": 1.0,
-    "%": 0.01,
-    "um2/ms": 1.0,
-    "mm2/s": 1e3,
-    "10-3mm2/s": 1.0,
-    "10-6mm2/s": 1e-3,
-}
-# Applied after NFKC, which makes superscripts plain digits and the sign of micro a Greek mu.
-_UNIT_SIGNS = str.maketrans({"μ": "u", "−": "-", "^": "", "×": "", "*": "", " ": ""})
+_FACTORS = {"": 1.0, "1": 1.0, "%": 0.01, **DIFFUSIVITY_FACTORS}
 _ADC_OF = {"ADC_fast": "of b = 0 to 100 s/mm²", "ADC_slow": "of b from 100 s/mm²"}
 _PLAUSIBLE_ADC = (0.05, 10.0)  # µm²/ms, of a median over tissue
 
@@ -71,7 +60,7 @@ def view_maps(
     from dmrifit.report.page import NOTICE, Page, Section
     from dmrifit.report.viewer import Layer, html_viewer
 
-    named_maps(maps, units)
+    units = named_maps(maps, units).units
     kinds: dict[str, Any] = dict.fromkeys(maps, "map")
     files = dict(maps)
     for name, file, kind in (("image", image, "image"), ("labels", labels, "mask")):
@@ -174,7 +163,7 @@ def predict_from_maps(
 
 def _in_units(name: str, values: NDArray[np.float64], unit: str, file: str) -> NDArray[np.float64]:
     """Bring a metric to µm²/ms or shares; refuse values that cannot be of that unit."""
-    key = unicodedata.normalize("NFKC", unit).translate(_UNIT_SIGNS).removeprefix("x")
+    key = plain_unit(unit)
     if key not in _FACTORS:
         raise ValueError(f"--unit {name}={unit}: choose from {', '.join(filter(None, _FACTORS))}")
     converted = values * _FACTORS[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.text_files import read_small
 from dmrifit.engine.fit_maps import FIT_MAPS, unpack_bits, unpack_bounds
+from dmrifit.engine.fit_settings import check_values
 from dmrifit.engine.methods.prior import PULLED
+from dmrifit.engine.models import MODELS
 from dmrifit.engine.results import FitStatus
 from dmrifit.io.atomic_files import check_finished
 from dmrifit.io.bids_derivatives import common_stem
@@ -35,6 +38,20 @@ _WIDEST_INTERVAL = 10.0
 
 #: In the column model, for maps of other programs.
 FOREIGN = "other"
+
+#: Factors from units of diffusivities to µm²/ms.
+DIFFUSIVITY_FACTORS = {"um2/ms": 1.0, "mm2/s": 1e3, "10-3mm2/s": 1.0, "10-6mm2/s": 1e-3}
+_WRITTEN_UNITS = {"um2/ms": "µm²/ms", "mm2/s": "mm²/s"}
+# Applied after NFKC, which makes superscripts plain digits and the sign of micro a Greek mu.
+_UNIT_SIGNS = str.maketrans({"μ": "u", "−": "-", "^": "", "×": "", "*": "", " ": ""})
+#: Parameters, by the names of maps, whose range a diffusivity has.
+_DIFFUSIVITIES = {
+    parameter.name: parameter
+    for model in MODELS.values()
+    for parameter in model.parameters
+    if parameter.unit == "µm²/ms"
+}
+_DIFFUSIVITIES |= dict.fromkeys(("MD", "ADC_fast", "ADC_slow"), _DIFFUSIVITIES["ADC"])
 
 Volume: TypeAlias = Any  # a path, a Nifti1Image or an array
 
@@ -305,9 +322,31 @@ def named_maps(
         raise ValueError(
             f"a unit is given to {unknown[0]}, which is no map; the maps are {', '.join(files)}"
         )
+    for name, unit in (units or {}).items():
+        if name in _DIFFUSIVITIES and plain_unit(unit) not in ("", *DIFFUSIVITY_FACTORS):
+            raise ValueError(
+                f"{name} has the unit {unit} (--unit), which is none of a diffusivity; choose "
+                f"from {', '.join(DIFFUSIVITY_FACTORS)}"
+            )
+    written = {name: _WRITTEN_UNITS.get(plain_unit(x), x) for name, x in (units or {}).items()}
     paths = list(files.values())
     scan = common_stem(paths) or paths[0].parent.name
-    return FittedMaps(scan, FOREIGN, files, dict(units or {}))
+    return FittedMaps(scan, FOREIGN, files, written)
+
+
+def plain_unit(unit: str) -> str:
+    """Write a unit in letters and digits alone, such as mm2/s."""
+    return unicodedata.normalize("NFKC", unit).translate(_UNIT_SIGNS).removeprefix("x")
+
+
+def _check_units(table: pd.DataFrame, fit: FittedMaps) -> None:
+    """Refuse medians of diffusivities that are impossible in the unit that was given."""
+    for name, unit in fit.units.items():
+        if unit and name in _DIFFUSIVITIES:
+            medians = table.loc[table["map"] == name, "median"].dropna().to_numpy()
+            text = f"{fit.maps[name]}: the median of {name}, read in {unit} (--unit),"
+            factor = DIFFUSIVITY_FACTORS[plain_unit(unit)]
+            check_values(replace(_DIFFUSIVITIES[name], name=name), text, factor * medians)
 
 
 def find_fits(folder: str | Path) -> list[FittedMaps]:
@@ -412,6 +451,8 @@ def summarize_fits(
             )
     for row, fit, image in scans:
         table = roi_table(fit.maps, image, names=names, units=fit.units)
+        if fit.model == FOREIGN:
+            _check_units(table, fit)
         first_map = fit.maps.get("status", next(iter(fit.maps.values())))
         columns = {**row, "folder": str(first_map.parent), "scan": fit.scan, "model": fit.model}
         for position, (name, value) in enumerate(columns.items()):

@@ -52,8 +52,8 @@ def placed(image: Any, affine: ArrayLike | None) -> Any:
     title = f"an array ({library}, {size_text(image.shape)})"
     if affine is None:
         raise ValueError(
-            f"{title} does not say where its voxels lie; wrap it: "
-            "nibabel.Nifti1Image(array, affine), or give affine= where a function has it"
+            f"{title} does not say where its voxels lie: give affine= (fit_image and "
+            "predict_image), or nibabel.Nifti1Image(array, affine) in its place"
         )
     if np.isnan(np.asarray(image.shape, dtype=float)).any():
         raise ValueError(f"{title} does not know its shape; call its compute_chunk_sizes() first")

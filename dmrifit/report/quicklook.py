@@ -388,7 +388,7 @@ def single_map_figure(
     left = figure.get_figwidth() - _CURVE_INCHES
     axes = style.add_axes(figure, left + 0.8, 0.7, _CURVE_INCHES - 1, 3)
     described = shown.sidecar["Model"]
-    parameters = tuple(Parameter(n, "", -np.inf, np.inf) for n in shown.entries)
+    parameters = tuple(Parameter(p.name, p.unit, -np.inf, np.inf) for p in shown.panels)
     formula, source = described.get("Expression", ""), described.get("Source", "")
     model = SignalModel(described["Name"], parameters, formula, source=source)
     values = np.array([shown.maps[n][voxel] for n in shown.entries])
@@ -398,7 +398,7 @@ def single_map_figure(
 
 
 def thumbnail(sidecar: Path) -> tuple[str, bytes]:
-    """Draw a slice of the map least in doubt of a fit on disk; give its parameter and the PNG."""
+    """Draw a slice of the map least in doubt of a fit on disk; give its caption and the PNG."""
     described = json.loads(sidecar.read_text(encoding="utf-8"))
     entries = described["Parameters"]
     free = [name for name, entry in entries.items() if not {"BoundsUnits", "Fixed"} & entry.keys()]
@@ -412,7 +412,9 @@ def thumbnail(sidecar: Path) -> tuple[str, bytes]:
     picture = slices.pictures(np.where(slices.mask, values, np.nan))[0]
     options = {"vmin": low, "vmax": high, "cmap": style.COLORMAP, "origin": "lower"}
     import_optional("matplotlib.image").imsave(buffer, picture, format="png", **options)
-    return name, buffer.getvalue()
+    unit = short_unit(entries[name]["Units"])
+    caption = f"{name}, {significant(low)} to {significant(high)} {unit}".rstrip()
+    return caption, buffer.getvalue()
 
 
 def map_viewer(
@@ -521,10 +523,7 @@ def _parameters(shown: ShownMaps, widths: Sequence[MapPanel]) -> Iterator[Any]:
             quartiles = width.summary(shown.region)
             row["width"] = significant(quartiles[1] if quartiles else np.nan)
     yield page.Table(rows, columns)
-    counts = shown.sidecar["Voxels"]
-    text = _TEXTS("counts", **counts)
-    if counts["NegativeSignal"]:
-        text += _TEXTS("negative", **counts)
+    text = _TEXTS("counts", **shown.sidecar["Voxels"])
     if intervals is not None:
         text += " " + _TEXTS("held", coverage=100 * intervals["Coverage"])
     yield page.Note(text)

@@ -19,7 +19,7 @@ from dmrifit.report.slice_figures import MapPanel
 _TEXTS = Texts(__file__)
 _MOST_DOUBTED = 0.5  # share of voxels in doubt above which a parameter is not determined
 _SOME_AIR, _MOST_AIR = 0.01, 0.1  # shares of voxels that are mentioned, and that call for a mask
-_SIGNS = {"fixed": "■", "undetermined": "✕", "doubted": "▲", "determined": "●"}
+_SIGNS = {"fixed": "■", "undetermined": "✕", "doubted": "▲", "determined": "●", "": ""}
 _SOME_DOUBTED = 0.1  # share up to which a parameter counts as determined
 
 
@@ -68,7 +68,7 @@ def parameter_lights(
         kind, words, why, remedy, interval = "determined", "interval is narrow", "", "", ""
         if not doubt:
             if "Intervals" not in sidecar:
-                kind, words = "fixed", "no interval"
+                kind, words = "", "no interval"
             elif panel.faint:
                 kind, words = "undetermined", "interval is wide"
         elif "Fixed" in entry:

@@ -18,7 +18,8 @@ PACKAGES = ("dmrifit", "placement", "metastasis", "anomaly")
 ANSWERS = {
     **dict.fromkeys(("DTI", "DKI", "FA", "tensor", "ADC", "IVIM", "kurtosis", "T2", "b-values", "BIDS"), "recipes"),
     **dict.fromkeys(("noise floor", "Gibbs", "motion", "ROI", "DICOM segmentation"), "fits"),
-    **{"cluster": "scale", "reference": "api", "algorithms": "prediction", "human tumors": "people"},
+    **dict.fromkeys(("IVIM threshold", "tolerance b-values", "merging b-values", "units", "glossary"), "fits"),
+    **{"cluster": "scale", "reference": "api", "algorithms": "prediction", "human tumors": "people", "GPU": "install"},
     **{"metastases": "programs/dmrifit-metastasis", "spectroscopy": "programs/dmrifit-placement"},
 }
 

@@ -407,7 +407,7 @@ _SHARE_SHIFT = 0.02  # the signal is nearly linear in sqrt(f + 0.02), down to f 
 # Longest side of an interval, in lengths of the linear one. That of K is longer: where the
 # highest signals are in the noise, as in water, its objective is flat towards 0.
 _WIDEST, _WIDEST_OF_K = 2.0, 2.5
-_SPREAD_BELOW_CAP = 2.0  # of the prior of K, in widths: 3/(b·D) is near, and would move it
+_SPREAD_BELOW_CAP = 2.0  # of the prior of K, in widths: 3/(b_max·D) is near, and would move it
 _LARGEST_CURVATURE = 50.0
 _NEAREST = 0.1  # least distance of a probe in SD, even where a bound is nearer
 _RIDGE = 1e-14  # against a division by zero where neither signal nor bounds determine a parameter
@@ -449,7 +449,7 @@ class IntervalSteps(Sums):
             if kind == "amplitude":
                 low, high = low * w.TOP, high * w.TOP
             if j == self.signal.kurtosis:
-                # Beyond 3/(b·D) the signal would turn up.
+                # Beyond 3/(b_max·D) the signal would turn up.
                 cap = s[self.turn_up] / w.P[self.signal.diffusivity]
                 is_capped = (cap > 0.0) & (cap < high)
                 high = choose(is_capped, cap, high)

@@ -157,7 +157,7 @@ def test_a_model_is_trained_and_predicts_a_new_image(output_of, tmp_path):
     written = next((tmp_path / "out").glob("*param-Dt*.nii.gz"))
     np.testing.assert_array_equal(np.asarray(nib.load(written).dataobj), np.asarray(made["Dt"].dataobj))
     assert len(list((tmp_path / "out").glob("*_dwi.nii.gz"))) == 1
-    for text in ("voxels predicted", "page: ", "signals: ", "Without intervals", "its accuracy in people is unknown"):
+    for text in ("voxels have maps of the advanced protocol,", "page: ", "signals: ", "Without intervals", "its accuracy in people is unknown"):
         assert text in printed
 
 
@@ -253,7 +253,7 @@ def test_precision_is_that_of_tissue_and_air_is_named(write_scan, output_of, tmp
 
 def test_maps_of_other_programs_are_summarized_and_shown(fitted, error_of, output_of):
     adc = next((fitted / "mapsA1").glob("*param-ADC_*"))
-    options = ("--map", f"MD={adc}", "--unit", "MD=µm²/ms", "--labels", fitted / "labels.nii.gz")
+    options = ("--map", f"MD={adc}", "--unit", "MD=um2/ms", "--labels", fitted / "labels.nii.gz")
     output_of("roi", *options, "--out", fitted / "own.csv")
     assert pd.read_csv(fitted / "own.csv")[["map", "unit"]].drop_duplicates().to_numpy().tolist() == [["MD", "µm²/ms"]]
     assert "own.html" in output_of("view", *options, "--out", fitted / "own.html")
@@ -264,6 +264,7 @@ def test_maps_of_other_programs_are_summarized_and_shown(fitted, error_of, outpu
         assert message in error_of("view", "--map", f"MD={out}", "--out", out, "--overwrite")
         assert out.read_bytes() == content
     assert all("--map" in error_of(command, "--out", fitted / "none") for command in ("roi", "view"))
+    assert "such as --map ADC=" in error_of("view", fitted / "mapsA1", "--out", fitted / "none")
 
 
 def test_the_table_of_a_folder_is_one_that_is_read_as_cohorts(bids, run, tmp_path, monkeypatch):

@@ -25,6 +25,9 @@ def test_a_sound_fit_has_no_doubts_and_no_advice():
     result = fit_voxels(signals, Protocol([0, 400, 800, 1000]), "adc")
     assert not result.doubt.any()
     assert result.advice() == []
+    signals[:2], signals[2] = np.nan, 0
+    advice = fit_voxels(signals, Protocol([0, 400, 800, 1000]), "adc").advice()
+    assert [sentence.partition(" with")[0] for sentence in advice] == ["Not fitted: 1 voxel", "Not fitted: 2 voxels"]
 
 
 def test_without_perfusion_its_diffusivity_and_in_blood_the_tissue_are_in_doubt():
@@ -85,9 +88,9 @@ def test_a_capped_kurtosis_names_the_turning_point_and_a_fluid_that_has_died_out
     result = fit_voxels(signals, protocol, "kurtosis")
     assert result.at_high[:, 2].mean() > 0.5
     assert result.doubt[result.at_high[:, 2], 2].all()
-    assert any("upper bound 3/(b·D)" in sentence for sentence in result.advice())
+    assert any("upper bound 3/(b_max·D)" in sentence for sentence in result.advice())
     free = fit_voxels(signals, protocol, "kurtosis", bounds={"K": (0, 5)})
-    assert not any("upper bound 3/(b·D)" in sentence for sentence in free.advice())
+    assert not any("upper bound 3/(b_max·D)" in sentence for sentence in free.advice())
     # A floor of 2 % bends the curve of a fluid, as pulsation and partial volume do.
     protocol = Protocol(np.arange(0, 2001, 100))
     decay = np.exp(-protocol.b_ms_per_um2 * 3.0)
@@ -245,7 +248,7 @@ def real_signals(folder, name):
 
 
 def test_an_interval_without_width_reads_at_the_bound():
-    """The signal of a fluid over a floor: K is at its cap 3/(b·D) in every voxel."""
+    """The signal of a fluid over a floor: K is at its cap 3/(b_max·D) in every voxel."""
     protocol = Protocol(np.arange(0, 4001, 100.0))
     decay = 0.94 * np.exp(-2.5e-3 * protocol.b) + 0.06
     signals = 1000 * decay + np.random.default_rng(0).normal(0, 1, (200, len(protocol)))

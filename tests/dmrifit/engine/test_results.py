@@ -85,7 +85,8 @@ def test_the_curve_of_a_voxel_goes_through_signals_without_noise(te):
     (axes,) = fit_voxels(signals, protocol, model).plot(1).axes
     curves, points = axes.lines[::2], axes.lines[1::2]
     assert len(curves) == (2 if te else 1)
-    assert axes.get_xlabel() == "b (s/mm²)"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("b (s/mm²)", "signal (a.u.)")
+    assert axes.get_legend().get_title().get_text().startswith("S0 200 a.u.\nADC 2 µm²/ms")
     seen = []
     for curve, point in zip(curves, points, strict=True):
         np.testing.assert_allclose(np.interp(point.get_xdata(), *curve.get_data()), point.get_ydata(), rtol=1e-3)

@@ -813,7 +813,7 @@ def test_source_images_are_found_among_others(image, signals):
     with pytest.warns(UserWarning, match=r"204 as 200; "):
         predicted = predict_image(estimator, image, protocol=near, b_tolerance=10)
     same(predicted, predict_image(estimator, image))
-    assert predicted.sidecar["Settings"]["ToleranceOfB"] == 10
+    assert predicted.sidecar["Settings"]["BTolerance"] == 10
     with pytest.raises(ValueError, match=r"5 volumes.*needs 4.*S_b200"):
         predict_image(estimator, mixed)
 

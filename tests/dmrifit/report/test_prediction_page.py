@@ -92,6 +92,7 @@ def test_the_answer_and_a_light_for_each_parameter_come_first(maps, tmp_path):
     without = page({name: maps[name] for name in ("S0", "ADC")}, SIDECAR, tmp_path)
     assert "the uncertainty of the predicted values is not known" in without
     assert without.count("no interval") == 2
+    assert "■" not in without
 
 
 def test_every_option_that_a_page_names_exists():

@@ -260,7 +260,7 @@ def test_200_readings_are_the_values_of_the_maps_within_the_digits_shown(fitted,
 
 
 def test_an_interval_without_width_is_shown_at_the_bound(tmp_path, tab):
-    """The signal of a fluid over a floor: K is at its cap 3/(b·D), and in doubt, in every voxel."""
+    """The signal of a fluid over a floor: K is at its cap 3/(b_max·D), and in doubt, in every voxel."""
     protocol = Protocol(np.arange(0, 4001, 100.0))
     signals = 940 * np.exp(-2.5e-3 * protocol.b) + 60
     values = signals + np.random.default_rng(0).normal(0, 1, (4, 4, 2, len(protocol)))
