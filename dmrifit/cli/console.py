@@ -87,7 +87,6 @@ _COMMAND_WORDS = {
     "one echo time (protocol.take)": "one echo time alone",
     "(model.by_echo_time(protocol))": "(--by-te)",
     "use average_directions first": "add --average-directions geometric",
-    "b_tolerance=": "--b-tolerance ",
 }
 
 #: Functions of commands that read no header.
@@ -220,19 +219,16 @@ def check_output(
 
 def error_message(error: Exception) -> str:
     """Give the message of an error; remedies name flags, and the system's errors get one."""
-    message = str(error)
     if isinstance(error, MemoryError):
-        message = (
-            f"not enough memory ({error}); crop the image, name a mask, or use a larger machine"
-        )
-    elif isinstance(error, OSError) and error.errno in _REMEDIES:
-        message = f"{error.strerror}; {_REMEDIES[error.errno]}"
-        if error.filename is not None:
-            message = f"{error.filename}: {message}"
-    else:
-        message = with_flags(message, _OPTIONS)
-    for words_of_python, words_of_commands in _COMMAND_WORDS.items():
-        message = message.replace(words_of_python, words_of_commands)
+        return f"not enough memory ({error}); crop the image, name a mask, or use a larger machine"
+    if not isinstance(error, OSError) or error.errno not in _REMEDIES:
+        message = str(error)
+        for words_of_python, words_of_commands in _COMMAND_WORDS.items():
+            message = message.replace(words_of_python, words_of_commands)
+        return with_flags(message, _OPTIONS)
+    message = f"{error.strerror}; {_REMEDIES[error.errno]}"
+    if error.filename is not None:
+        message = f"{error.filename}: {message}"
     return message
 
 
