@@ -260,9 +260,8 @@ class Board:
     def undecided(self) -> str:
         """Why differences between algorithms cannot be judged; empty where they can."""
         n_patients = int(self.scores.groupby("cohort")["patient"].nunique().min())
-        n_draws = self.setting("n_repeats", 1)
         reasons = []
-        if n_draws < FEWEST_DRAWS:
+        if self.setting("n_repeats", 1) < FEWEST_DRAWS:
             reasons.append("one draw of training patients and seeds (dmrifit benchmark --repeats)")
         if n_patients < FEWEST_PATIENTS:
             reasons.append(

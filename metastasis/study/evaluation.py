@@ -163,9 +163,8 @@ def evaluate_segmentations(
         name: _checked_method(name, values, cases, limits[name], fewest_voxels[name])
         for name, values in predictions.items()
     }
-    reserved: tuple[str, ...] = CONTROLS if controls else ()
     of_both = [name for name in methods if name.endswith(OF_BOTH)]
-    check_own_names("predictions", methods, [*reserved, *of_both])
+    check_own_names("predictions", methods, [*(CONTROLS if controls else ()), *of_both])
     for name, method in list(methods.items()):
         if method.labels is not None:
             methods[name + OF_BOTH] = _Method([labels == 2 for labels in method.labels])
@@ -175,7 +174,7 @@ def evaluate_segmentations(
         for name, values in control_segmentations(cases, random_state=random_state).items():
             masks = [drop_small(mask, min_control_voxels) for mask in values]
             methods[name] = _Method(masks, probabilities=masks)
-        reserved = tuple(name for name in CONTROLS if name in methods)
+    reserved = tuple(name for name in CONTROLS if name in methods) if controls else ()
     scans, further, lesions = [], [], []
     # The status of the lesions of synthetic cases by their numbers.
     statuses: list[dict[int, str]] = []
