@@ -17,7 +17,6 @@ from dmrifit.report import page, style
 from dmrifit.report.numerals import wording
 from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.stats.lesion_matching import lesion_table
-from dmrifit.stats.patient_summary import FEWEST_PATIENTS
 from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.study import plotting
@@ -296,9 +295,8 @@ def _summaries(tables: _Tables) -> Iterator[Any]:
 
 def _interval_sentence(tables: _Tables) -> str:
     """Say what stands in brackets, or why nothing does."""
-    n_patients = tables["scans"]["patient"].nunique()
-    if n_patients < FEWEST_PATIENTS:
-        return f"No intervals: they need {FEWEST_PATIENTS} patients, not {n_patients}."
+    if tables["scans"]["patient"].nunique() == 1:
+        return "No intervals: they need 2 patients or more, not 1."
     if tables["intervals"].empty:
         return ""
     return "In brackets the 95 % interval over patients."

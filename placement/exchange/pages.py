@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dmrifit._utils.counts import counted
-from dmrifit.report import numerals, page
+from dmrifit.report import page
 from dmrifit.report.viewer import Layer, html_viewer
 from placement.box.voxel import Voxel
 from placement.exchange.vendor_texts import NOTICE, UNVERIFIED_PLANES
@@ -96,7 +96,7 @@ def summary_line(content: Mapping[str, Any]) -> str:
 
 def _size_line(content: Mapping[str, Any]) -> str:
     sides = " × ".join(f"{round(side, 2):g}" for side in content["size_mm"])
-    center = ", ".join(numerals.fixed(x, 1) for x in content["ras"]["center_mm"])
+    center = _three(content["ras"]["center_mm"])
     values = {"sides": sides, "center": center, "volume_ml": content["volume_ml"]}
     values |= {"targets": ", ".join(content["targets"]), "angles": angles_words(content)}
     return _TEXTS("size", share=share_words(content["scores"]["tumor_fraction"]), **values)
@@ -145,13 +145,18 @@ def _distance_words(content: Mapping[str, Any]) -> str:
     return f"{'; '.join(words)}. {content['shim']}."
 
 
+def _three(numbers: Sequence[float]) -> str:
+    """Write coordinates in mm, or angles in degrees."""
+    return _TEXTS("three", **dict(zip("xyz", numbers, strict=True)))
+
+
 def pose_rows(record: Mapping[str, Any]) -> list[list[str]]:
     """Describe the pose of a box in rows of a table."""
     pose = record["ras"]
     return [
-        ["center (RAS+), mm", ", ".join(numerals.fixed(x, 1) for x in pose["center_mm"])],
+        ["center (RAS+), mm", _three(pose["center_mm"])],
         ["sides, mm", " × ".join(f"{x:.2f}" for x in record["size_mm"])],
-        ["angles, degrees", ", ".join(numerals.fixed(x, 1) for x in pose["angles_deg"])],
+        ["angles, degrees", _three(pose["angles_deg"])],
         ["side", record["side"].replace(" -", " −")],
     ]
 
