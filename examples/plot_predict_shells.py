@@ -42,7 +42,8 @@ error = {
                          ("measured", measured[new]))
 }  # fmt: skip
 for name, values in error.items():
-    print(f"{name:22s} error at b = 500, 1500, 2500, 3000:", "  ".join(f"{100 * v:.1f} %" for v in values))
+    texts = [f"{100 * value:.1f} %" for value in values]
+    print(f"{name:22s} error at b = 500, 1500, 2500, 3000:", "  ".join(texts))
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
 styles = {"two shells, regression": "o-C0", "two shells, kurtosis": "s--C1", "measured": "^:k"}
