@@ -37,6 +37,7 @@ def fitted(tmp_path):
             signals = MODELS["adc"].signal(parameters, PROTOCOL).reshape(*GRID, 4)
             path = tmp_path / f"sub-{subject}_ses-{visit}_dwi.nii"
             nib.save(nib.Nifti1Image(signals, AFFINE), path)
+            np.savetxt(path.with_suffix(".bval"), PROTOCOL.b[None], fmt="%g")
             fit_image(path, PROTOCOL, "adc", bounds={"ADC": (0, 1.5)}, out=tmp_path / f"maps{subject}{visit}")
     return tmp_path
 
@@ -172,7 +173,6 @@ def test_what_a_prediction_lacks_is_named(run, error_of, tmp_path):
 
 def test_the_share_at_a_bound_is_printed_where_the_other_is_none(fitted, output_of):
     scan = fitted / "sub-A_ses-1_dwi.nii"
-    np.savetxt(scan.with_suffix(".bval"), PROTOCOL.b[None], fmt="%g")
     options = ("--model", "adc", "--bounds", "ADC=5,inf", "--no-quicklook", "--out", fitted / "bound")
     printed = output_of("fit", scan, *options)
     assert "ADC, voxels with signal at its bounds: 100 % at 5 µm²/ms (lower)\n" in printed
@@ -180,7 +180,6 @@ def test_the_share_at_a_bound_is_printed_where_the_other_is_none(fitted, output_
 
 def test_maps_with_a_learned_prior_are_refused_for_tables_of_regions(fitted, error_of, output_of):
     scan = fitted / "sub-A_ses-1_dwi.nii"
-    np.savetxt(scan.with_suffix(".bval"), PROTOCOL.b[None], fmt="%g")
     out = fitted / "prior"
     printed = output_of("fit", scan, "--model", "adc", "--method", "map", "--no-quicklook", "--out", out)
     assert "pulled toward the region's mean" in printed
@@ -208,7 +207,6 @@ def test_options_of_the_methods_reach_the_fit(fitted, output_of):
     values = np.asarray(nib.load(scan).dataobj).copy()
     values[0, 0, 0, 3] = -1
     nib.save(nib.Nifti1Image(values, AFFINE), scan)
-    np.savetxt(scan.with_suffix(".bval"), PROTOCOL.b[None], fmt="%g")
     options = ["--method", "wls", "--weights", "1,1,1,3", "--no-quicklook"]
     printed = output_of("fit", scan, "--model", "adc", "--out", fitted / "wls", *options)
     assert "1 value in 1 voxel left out" in printed
@@ -289,8 +287,6 @@ def test_the_table_of_a_folder_is_one_that_is_read_as_cohorts(bids, run, tmp_pat
 def test_a_folder_without_subjects_is_named(error_of, tmp_path):
     assert "no BIDS folder" in error_of("table", tmp_path, "--mask", "*")
     assert "dmrifit table makes one" in error_of("benchmark", tmp_path, "--out", tmp_path / "board")
-    error = error_of("fit", tmp_path, "--model", "adc", "--out", tmp_path / "maps")
-    assert "but a folder; no image in it (*.nii, *.nii.gz) has a .bval file of its name; name an image" in error
 
 
 def test_a_scan_is_described_with_the_models_it_carries(bids, output_of):
