@@ -295,7 +295,7 @@ def _summaries(tables: _Tables) -> Iterator[Any]:
 
 def _interval_sentence(tables: _Tables) -> str:
     """Say what stands in brackets, or why nothing does."""
-    if tables["scans"]["patient"].nunique() == 1:
+    if len(set(tables["scans"]["patient"])) == 1:
         return "No intervals: they need 2 patients or more, not 1."
     if tables["intervals"].empty:
         return ""
