@@ -180,6 +180,8 @@ def fill_maps(
         values = fit_map.values(result)
         columns = values.T if fit_map.is_per_parameter else [values]
         for name, column in zip(fit_map.names(result.model), columns, strict=True):
+            if name not in maps:
+                continue
             if maps[name].dtype == np.float32:
                 column = np.where(_too_large(column), np.nan, column)
             maps[name][:, :, slab][inside] = column

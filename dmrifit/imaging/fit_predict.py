@@ -329,6 +329,8 @@ def fit_image(
                 readable.check_magnitudes()
                 noise, sigma_text = _estimated_noise(readable, region, settings, notes)
             _check_noise(readable, region, settings, noise)
+            if noise is None:
+                del maps["chi2"], files["chi2"]
             # A given noise is the floor of all voxels; only for IVIM does it choose the method.
             n_floored, is_automatic = 0, noise is None or model == MODELS["ivim"]
             is_automatic &= settings.is_automatic
@@ -364,8 +366,6 @@ def fit_image(
                 del result, signals
         _check_tally(tally, notes)
         is_fitted = maps["status"] < FitStatus.NOT_FITTED
-        if np.isnan(maps["chi2"][is_fitted]).all():
-            del maps["chi2"], files["chi2"]
         tissue = find_tissue(scan.values, is_fitted, tally.is_tissue)
         doubts.recount(doubt_codes, tissue)
         del doubt_codes
