@@ -369,7 +369,7 @@ def test_nothing_is_overwritten_unless_allowed_and_that_is_checked_before_the_fi
     (tmp_path / "out" / "sub-01_model-adc_param-ADC_dwimap.nii.gz").write_text("mine")
     with monkeypatch.context() as patched:
         patched.setattr(fit_predict, "fit_with", lambda *_, **__: pytest.fail("fitted"))
-        with pytest.raises(FileExistsError, match="--overwrite"):
+        with pytest.raises(FileExistsError, match="overwrite=True"):
             fit_image(scan, PROTOCOL, "adc", out=tmp_path / "out")
     assert (tmp_path / "out" / "sub-01_model-adc_param-ADC_dwimap.nii.gz").read_text() == "mine"
     maps = fit_image(scan, PROTOCOL, "adc", out=tmp_path / "out", overwrite=True)
