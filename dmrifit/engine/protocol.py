@@ -106,12 +106,8 @@ class Protocol:
         self, b: ArrayLike, te: ArrayLike | None, directions: ArrayLike | None, name: str
     ) -> None:
         """Check the arguments, except for their units, and store them in the fields."""
-        for argument, values in {"b": b, "te": te}.items():
-            if isinstance(values, str | Path):
-                call = f"'{values}'" if argument == "b" else f"bval, te='{values}'"
-                raise ValueError(
-                    f"{argument} must be numbers; to read a file use Protocol.read({call})"
-                )
+        if isinstance(b, str | Path):
+            raise ValueError(f"b must be numbers; to read a file use Protocol.read('{b}')")
         b = _checked_b(b)
         if te is not None:
             te = _checked_te(te, len(b))

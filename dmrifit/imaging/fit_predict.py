@@ -41,6 +41,7 @@ from dmrifit.engine.noise_choice import (
 from dmrifit.engine.protocol import ZERO_B, Protocol, average_directions, check_protocol
 from dmrifit.engine.results import FitStatus
 from dmrifit.engine.screening import Screen, Screening
+from dmrifit.imaging import scan_info
 from dmrifit.imaging.head_steps import FOREGROUND_RULE, read_region
 from dmrifit.imaging.image_maps import ImageMaps, import_quicklook_libraries
 from dmrifit.imaging.image_rows import (
@@ -60,15 +61,6 @@ from dmrifit.imaging.noise import (
     noise_of_voxels,
     noise_slices,
     spread_voxels,
-)
-from dmrifit.imaging.scan_info import (
-    clipping_doubt,
-    contrast_lines,
-    decay_doubt,
-    is_same_b,
-    merged_sentence,
-    protocol_doubts,
-    shells_text,
 )
 from dmrifit.io.bids_derivatives import (
     FitTally,
@@ -385,9 +377,9 @@ def fit_image(
         gain_step = find_gain_step(rows, protocol)
         if gain_step is not None:
             notes.warn(gain_step.description)
-        elif doubt := decay_doubt(rows, protocol):
+        elif doubt := scan_info.decay_doubt(rows, protocol):
             notes.warn(doubt)
-        if doubt := clipping_doubt(rows, protocol):
+        if doubt := scan_info.clipping_doubt(rows, protocol):
             notes.warn(doubt)
         is_given = noise is not None and not is_estimated and likelihood == "gaussian"
         misfit = tally.misfit() if is_given else np.nan
@@ -628,18 +620,18 @@ def kept_measurements(
     b = protocol.b
     is_kept = np.ones(len(b), bool)
     if b_max is not None:
-        is_kept &= (b <= b_max) | is_same_b(b, b_max)
+        is_kept &= (b <= b_max) | scan_info.is_same_b(b, b_max)
     for value in leave_out_b:
-        if not is_same_b(b, value).any():
+        if not scan_info.is_same_b(b, value).any():
             raise ValueError(
                 f"no measurement has b = {value:g} s/mm² (--leave-out-b); there are b = "
-                f"{shells_text(b)} s/mm²"
+                f"{scan_info.shells_text(b)} s/mm²"
             )
-        is_kept &= ~is_same_b(b, value)
+        is_kept &= ~scan_info.is_same_b(b, value)
     if not is_kept.any():
         raise ValueError(
-            f"no measurement is left of b = {shells_text(b)} s/mm²; choose a larger --b-max, or "
-            "leave out fewer b-values"
+            f"no measurement is left of b = {scan_info.shells_text(b)} s/mm²; choose a larger "
+            "--b-max, or leave out fewer b-values"
         )
     return np.flatnonzero(is_kept)
 
@@ -681,10 +673,10 @@ class _Measurements:
             alone = np.eye(len(counted_b))
             shares, _ = average_directions(alone, self.protocol, mean="arithmetic")
             counted_b = contrast_b[shares.argmax(axis=1)]
-        sentences = [merged_sentence("the fit", measured, counted_b)]
+        sentences = [scan_info.merged_sentence("the fit", measured, counted_b)]
         if MEASURED in fixed.values():
             of_amplitude = np.where(contrast_b < ZERO_B, 0, contrast_b)
-            sentences.append(merged_sentence("S0=measured", contrast_b, of_amplitude))
+            sentences.append(scan_info.merged_sentence("S0=measured", contrast_b, of_amplitude))
         return "; ".join(filter(None, sentences))
 
     def of_image(self, voxels: NDArray) -> NDArray:
@@ -853,9 +845,10 @@ def _check_protocol(
         raise ValueError(
             f"model {model.name} has {counted(len(free), 'free parameter')} ({names}), but "
             f"{notes.name} has only {counted(n_contrasts, 'different contrast')} to fit "
-            f"({'; '.join(contrast_lines(protocol))}); fix parameters or choose a simpler model"
+            f"({'; '.join(scan_info.contrast_lines(protocol))}); fix parameters or choose a "
+            "simpler model"
         )
-    for doubt in protocol_doubts(protocol, model):
+    for doubt in scan_info.protocol_doubts(protocol, model):
         notes.warn(doubt)
     relaxation_times = [parameter.name for parameter in free if parameter.unit == "ms"]
     if model.needs_te and relaxation_times and te is not None and np.ptp(te) == 0:

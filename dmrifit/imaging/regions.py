@@ -283,9 +283,7 @@ def repeatability_text(repeats: pd.DataFrame) -> str:
         return "no subject has two visits"
     table = parameters[["model", "name", "map", "n_subjects"]]
     table = table.rename(columns={"name": "region", "n_subjects": "subjects"})
-    table["within-subject CV"] = [
-        "–" if np.isnan(wcv) else percent(wcv) for wcv in parameters["wcv"]
-    ]
+    table["within-subject CV"] = parameters["wcv"].map(percent, na_action="ignore").fillna("–")
     coefficients = []
     for row in parameters.to_dict("records"):
         interval = "not determined"
@@ -293,8 +291,7 @@ def repeatability_text(repeats: pd.DataFrame) -> str:
             interval = f"{significant(row['rc_low'])}, {significant(row['rc_high'])}"
         coefficients.append(f"{significant(row['rc'])} [{interval}] {row['unit']}".rstrip())
     table["repeatability coefficient [95 %]"] = coefficients
-    if parameters["doubtful"].notna().all():
-        table["in doubt"] = parameters["doubtful"].map(percent)
+    table["in doubt"] = parameters["doubtful"].map(percent, na_action="ignore").fillna("–")
     text = table.to_string(index=False)
     if table["subjects"].min() == 1:
         text += "\none subject alone says little: measure more subjects twice"

@@ -25,12 +25,7 @@ from dmrifit.engine.noise_choice import NoiseLevel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.corrections import correct_motion, denoise, remove_gibbs, rotate_directions
 from dmrifit.imaging.head_steps import read_region
-from dmrifit.imaging.noise import (
-    describe_noise_levels,
-    estimate_sigma,
-    noise_levels,
-    voxels_where,
-)
+from dmrifit.imaging.noise import describe_noise_levels, estimate_sigma, noise_levels, voxels_where
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import derivative_name, makers
 from dmrifit.io.nifti import (

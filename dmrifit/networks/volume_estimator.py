@@ -33,13 +33,7 @@ from dmrifit.networks.training import (
     read_training,
     stored_training,
 )
-from dmrifit.networks.volume_cases import (
-    VolumeList,
-    add_to_digest,
-    listed,
-    naming,
-    volume_inputs,
-)
+from dmrifit.networks.volume_cases import VolumeList, add_to_digest, listed, naming, volume_inputs
 
 if TYPE_CHECKING:
     import skorch

@@ -49,7 +49,7 @@ def test_cases_come_back_from_files(tmp_path):
 def test_files_are_replaced_only_when_told(tmp_path):
     write_cases([made()], tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(FileExistsError, match="--overwrite"):
+    with pytest.raises(FileExistsError, match="overwrite=True"):
         write_cases([made()], tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert read_cases(write_cases([made(synthetic=True)], tmp_path, overwrite=True))[0].synthetic

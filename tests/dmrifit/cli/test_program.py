@@ -105,7 +105,7 @@ def test_options_reach_the_fit(scan, output_of, tmp_path):
     np.testing.assert_array_equal(np.asarray(written.dataobj), np.asarray(maps["ADC"].dataobj))
     described = json.loads((out / "sub-01_model-adc_dwimap.json").read_text(encoding="utf-8"))
     assert described["Settings"]["Starts"] == 2
-    assert "% at 1 (upper)" in printed
+    assert "% at 1 µm²/ms (upper)" in printed
     assert "18 voxels" in printed
 
 

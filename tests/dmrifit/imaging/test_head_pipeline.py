@@ -152,7 +152,7 @@ def test_all_steps_together_are_written_with_a_sidecar(make_brain, tmp_path):
     assert described["Sources"]["Prior"]["Name"] == "earlier.nii.gz"
     assert {"SimpleITK", "dipy"} <= set(described["Versions"])
     np.testing.assert_allclose(described["Transform"]["Matrix"], prepared.transform)
-    with pytest.raises(FileExistsError, match="--overwrite"):
+    with pytest.raises(FileExistsError, match="overwrite=True"):
         prepare_brain(tmp_path / "sub-01_T1w.nii.gz", spacing=None, bias_field=False, out=out)
 
 

@@ -186,7 +186,7 @@ def test_wrong_input_is_named_before_the_work(small_64, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="cannot write to the folder"):
         preprocess_image(image, protocol, out=tmp_path / "file")
     (tmp_path / "small_64D_desc-preproc_dwi.json").write_text("mine")
-    with pytest.raises(FileExistsError, match="--overwrite"):
+    with pytest.raises(FileExistsError, match="overwrite=True"):
         preprocess_image(image, protocol, out=tmp_path)
     other = nib.Nifti1Image(np.ones((10, 10, 9), np.uint8), nib.load(image).affine)
     with pytest.raises(ValueError, match="10 × 10 × 9"):

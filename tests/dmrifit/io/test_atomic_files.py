@@ -88,7 +88,7 @@ def test_folders_that_were_made_for_nothing_are_removed(tmp_path, error):
 
 def test_existing_files_are_replaced_only_when_allowed(tmp_path):
     (tmp_path / "b").write_text("old")
-    with pytest.raises(FileExistsError, match=r"b exists already.*--overwrite"):
+    with pytest.raises(FileExistsError, match=r"b exists already.*overwrite=True"):
         FileSet(tmp_path, ["a", "b"])
     with FileSet(tmp_path, ["a", "b"], overwrite=True) as files:
         files.path("b").write_text("new")

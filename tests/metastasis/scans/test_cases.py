@@ -57,7 +57,7 @@ def test_cases_come_back_from_files_bit_by_bit(tmp_path):
 def test_files_are_replaced_only_when_told_and_stay_when_writing_fails(tmp_path):
     write_cases([made()], tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(FileExistsError, match="--overwrite"):
+    with pytest.raises(FileExistsError, match="overwrite=True"):
         write_cases([made()], tmp_path)
     broken = made(lesions="no table")
     with pytest.raises(AttributeError):
