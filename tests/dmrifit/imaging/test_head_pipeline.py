@@ -17,9 +17,7 @@ SHAPE = (60, 66, 56)
 def rigid(shift, degrees):
     """Give a turn about an oblique axis, and a shift."""
     matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_rotvec(
-        np.radians(degrees) * np.array([1, 2, -2]) / 3
-    ).as_matrix()
+    matrix[:3, :3] = Rotation.from_rotvec(np.radians(degrees) * np.array([1, 2, -2]) / 3).as_matrix()
     matrix[:3, 3] = shift
     return matrix
 
@@ -48,9 +46,7 @@ def test_a_known_shift_and_turn_are_found(make_brain):
     grid[:3, 3] = [70, -72, -66]
     matrix = np.linalg.inv(affine) @ np.linalg.inv(true) @ grid
     moved = affine_transform(picture, matrix[:3, :3], matrix[:3, 3], output_shape=shape, order=1)
-    noisy = np.where(
-        moved > 5, 0.6 * moved + 3 * np.random.default_rng(0).standard_normal(shape), 0
-    )
+    noisy = np.where(moved > 5, 0.6 * moved + 3 * np.random.default_rng(0).standard_normal(shape), 0)
     prior = nib.Nifti1Image(noisy.astype(np.float32), grid)
     assert largest_distance(np.eye(4), true, brain, affine) > 10
     prepared = prepare_brain(image, prior=prior, spacing=None, bias_field=False)
@@ -125,22 +121,16 @@ def test_all_steps_together_are_written_with_a_sidecar(make_brain, tmp_path):
     )
     np.testing.assert_allclose(prepared.transform[:3, 3], [4, 0, -3], atol=0.5)
     mask = np.asarray(prepared.brain.dataobj) > 0
-    values, earlier = (
-        np.asarray(image.dataobj)[mask] for image in (prepared.image, prepared.prior)
-    )
+    values, earlier = (np.asarray(image.dataobj)[mask] for image in (prepared.image, prepared.prior))
     assert np.corrcoef(values, earlier)[0, 1] > 0.9
     assert (np.asarray(prepared.image.dataobj)[~mask] == 0).all()
     assert dice(mask, np.asarray(prepared.label.dataobj) > 0) > 0.97
     names = {"image": "T1w", "brain": "mask", "prior": "prior", "label": "dseg"}
     files = {key: f"sub-01_desc-prepared_{suffix}.nii.gz" for key, suffix in names.items()}
-    assert sorted(path.name for path in out.iterdir()) == sorted(
-        [*files.values(), "sub-01_desc-prepared_T1w.json"]
-    )
+    assert sorted(path.name for path in out.iterdir()) == sorted([*files.values(), "sub-01_desc-prepared_T1w.json"])
     for key, file in files.items():
         back = nib.load(out / file)
-        np.testing.assert_array_equal(
-            np.asarray(back.dataobj), np.asarray(getattr(prepared, key).dataobj)
-        )
+        np.testing.assert_array_equal(np.asarray(back.dataobj), np.asarray(getattr(prepared, key).dataobj))
     described = json.loads((out / "sub-01_desc-prepared_T1w.json").read_text(encoding="utf-8"))
     assert described["Files"] == files
     assert described["Steps"] == {
@@ -166,9 +156,7 @@ def test_a_given_mask_is_taken(make_brain):
         bias_field=False,
     )
     np.testing.assert_array_equal(np.asarray(prepared.brain.dataobj) > 0, smaller)
-    np.testing.assert_array_equal(
-        np.asarray(prepared.image.dataobj) != 0, smaller & (picture != 0)
-    )
+    np.testing.assert_array_equal(np.asarray(prepared.image.dataobj) != 0, smaller & (picture != 0))
 
 
 def test_a_missing_library_is_named(make_brain, monkeypatch):

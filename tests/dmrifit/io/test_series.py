@@ -80,9 +80,7 @@ def test_without_a_region_voxels_of_nan_and_zero_are_left_out(values):
     broken = values.astype(np.float32)
     broken[0, 0, 0], broken[1, 1, 1], broken[2, 2, 2] = 0, np.nan, [0, np.nan, 0, np.nan, 0]
     broken[3, 0, 0] = [0, np.nan, 7, 0, 0]
-    (found,) = Series.open(nib.Nifti1Image(broken, AFFINE)).slabs(
-        None, progress=False, task="test"
-    )
+    (found,) = Series.open(nib.Nifti1Image(broken, AFFINE)).slabs(None, progress=False, task="test")
     assert np.argwhere(~found[1]).tolist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2]]
 
 
@@ -93,9 +91,7 @@ def test_a_map_of_one_volume_in_four_axes_is_a_map(parts, values, tmp_path):
 
 
 @pytest.mark.parametrize(("margin", "thickest"), [(1, 2), (2, 1)])
-def test_slabs_with_their_neighbors_are_no_larger_than_others(
-    parts, monkeypatch, margin, thickest
-):
+def test_slabs_with_their_neighbors_are_no_larger_than_others(parts, monkeypatch, margin, thickest):
     monkeypatch.setattr(module, "SLAB_VALUES", 4 * (4 * 3 * 5))
     series = Series.open(parts)
     slabs = list(series.slabs_with_margin(None, margin, progress=False, task="read"))
