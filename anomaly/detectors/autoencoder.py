@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DenoisingAutoencoder"]
 
-_UNALIGNED = ", or set aligned=False (--set aligned=false)"
+_UNALIGNED = ", or use aligned=False (--set aligned=false)"
 _SMOOTHNESS = 2.0  # voxels
 #: Share of the median over the brain in the healthy variance of a place, which few scans estimate
 #: poorly, and the standard deviation in voxels of its smoothing.

@@ -182,7 +182,8 @@ def told_of(subject: str, error: Exception) -> str:
 
 # A word with the value that is given to it and the flags that are named after it, if any.
 _ARGUMENT = re.compile(
-    r"(?<![\w./'-])([a-z]\w*)(?:=([\w.'…-]*))?(?: \((--[^)]+)\))?(?![\w/=(\[])( (?:must|cannot) )?"
+    r"(?<![\w./'-])([a-z]\w*)(?:=([\w.'…-]*))?(?: \((--[^)]+)\))?(?![\w/=(\[]|\.\w)"
+    r"( (?:must|cannot) )?"
 )
 #: Options of commands that are arguments of another name in Python.
 _OTHER_NAMES = {"mean": "average_directions", "n_train": "sizes"}
@@ -193,17 +194,21 @@ def with_flags(text: str, options: Collection[str]) -> str:
 
     def flag_of(match: re.Match[str]) -> str:
         name, value, flags, verb = match.groups()
+        is_subject = verb and (match.start() == 0 or text[: match.start()].endswith(": "))
+        # Other words, such as a mask or a mean, may be meant as such.
+        if not (value is not None or is_subject or "_" in name):
+            return match[0]
         name = _OTHER_NAMES.get(name, name)
         flag = f"--{name.replace('_', '-')}"
         if flags and (value is not None or flags.startswith(flag)):
             return flags + (verb or "")
-        is_subject = verb and (match.start() == 0 or text[: match.start()].endswith(": "))
-        if name not in options or not (value is not None or is_subject or "_" in name):
+        if name not in options:
             return match[0]
         word = (value or "").strip("'…")
         return flag + ("" if word in ("", "True") else f" {word}") + (verb or "")
 
-    return _ARGUMENT.sub(flag_of, text)
+    # "mask=…, --mask" names its flag itself.
+    return re.sub(r"(--[\w-]+), \1\b", r"\1", _ARGUMENT.sub(flag_of, text))
 
 
 def real_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:

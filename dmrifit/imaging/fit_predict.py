@@ -377,7 +377,8 @@ def fit_image(
         gain_step = find_gain_step(rows, protocol)
         if gain_step is not None:
             notes.warn(gain_step.description)
-        elif doubt := scan_info.decay_doubt(rows, protocol):
+        is_tissue = tally.is_tissue(lowest_signals(rows, protocol))
+        if gain_step is None and (doubt := scan_info.decay_doubt(rows[is_tissue], protocol)):
             notes.warn(doubt)
         if doubt := scan_info.clipping_doubt(rows, protocol):
             notes.warn(doubt)

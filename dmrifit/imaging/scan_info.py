@@ -29,7 +29,7 @@ from dmrifit.engine.noise_choice import (
     lowest_signals,
     typical_snr,
 )
-from dmrifit.engine.protocol import Protocol, span_text
+from dmrifit.engine.protocol import TE_MATCH, Protocol, span_text
 from dmrifit.engine.screening import Screen
 from dmrifit.imaging.head_steps import read_region
 from dmrifit.imaging.noise import (
@@ -57,6 +57,8 @@ _MOST_MERGED = 6  # b-values that count as one, listed one by one
 _SAME_B, _SAME_B_RELATIVE = 1.0, 0.02  # s/mm²
 _LOW_B = 50.0  # s/mm², from which on perfusion has decayed
 _LARGEST_B = 20_000.0  # s/mm²
+_LEAST_B_OF_TISSUE = 200.0  # s/mm²
+_LEAST_RISE = 1.05  # of the median signal: less may be noise
 _LARGEST_ADC = 4.0  # µm²/ms: free water in the body has 3
 
 
@@ -184,15 +186,21 @@ def decay_doubt(rows: NDArray, protocol: Protocol) -> str:
     """
     Say that the signal rises with b, or falls faster than that of water; an empty text if not.
 
-    Shapes: `rows` (n_voxels, n_measurements), some voxels of the scan.
+    Shapes: `rows` (n_voxels, n_measurements), some voxels of the scan that are no air.
     """
+    # Relaxation between echo times is no diffusion.
+    if protocol.te is not None:
+        first = np.flatnonzero(protocol.te <= protocol.te.min() + TE_MATCH)
+        rows, protocol = rows[:, first], protocol.take(first)
+    if not len(rows) or np.ptp(protocol.b) == 0:
+        return ""
     references = rows[:, protocol.b == protocol.b.min()]
     weighted = rows[:, protocol.b == protocol.b.max()]
     reference, end = np.median(references), np.median(weighted)
-    if end > reference > 0:
+    if end > _LEAST_RISE * reference > 0:
         return SENTENCES["rising"].format(reference=reference, weighted=end)
-    # At low b-values perfusion may fall as fast.
-    if protocol.b.max() >= _LOW_B:
+    # Perfusion falls as fast, up to b-values that leave nothing of it.
+    if protocol.b.max() >= _LEAST_B_OF_TISSUE:
         with np.errstate(divide="ignore", invalid="ignore"):
             decay = np.log(references.mean(axis=1) / weighted.mean(axis=1))
         decay = decay[np.isfinite(decay)]

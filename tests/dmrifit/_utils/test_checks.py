@@ -78,9 +78,11 @@ def test_fields_of_a_dataclass_are_checked_by_their_hints(field, value, message)
         ("set aligned=False (--set aligned=false)", "set --set aligned=false"),
         ("found by b_tolerance (--b-tolerance)", "found by --b-tolerance"),
         ("a.nii: mean must be one of x; the score_mask", "a.nii: --average-directions must be one of x; the --score-mask"),
+        ("did you mean ivim? a mask (--mask FILE); b_max.nii is empty",) * 2,
+        ("give a mask (mask=…, --mask, or all)", "give a mask (--mask, or all)"),
         ("the truth must be known; shape=(3, 4); no S0=1, fixed=2, /a/sigma=2, --fix K=0; labels",) * 2,
     ],
 )
 def test_arguments_of_functions_become_flags(text, shown):
-    options = ["sigma", "labels", "truth", "overwrite", "score_mask", "average_directions", "shape"]
+    options = ["sigma", "labels", "truth", "overwrite", "score_mask", "average_directions", "shape", "mask", "b_max"]
     assert with_flags(text, options) == with_flags(shown, options) == shown

@@ -87,9 +87,7 @@ def test_cohorts_can_share_the_protocol_of_the_first(simulations, run, tmp_path)
         ("", None),
     ],
 )
-def test_artifacts_are_named_with_or_without_strengths(
-    simulations, output_of, tmp_path, text, artifacts
-):
+def test_artifacts_are_named_with_or_without_strengths(simulations, output_of, tmp_path, text, artifacts):
     output_of("simulate", "--out", tmp_path, "--artifacts", text)
     assert simulations[0][2]["artifacts"] == artifacts
 
@@ -225,12 +223,8 @@ def test_cohorts_of_one_protocol_train_for_each_other_by_default(
     assert comparisons[1][2]["train_on"] == ["same"]
 
 
-@pytest.mark.parametrize(
-    ("option", "ways"), [((), ["same"]), (("--resynthesize",), ["same", "other"])]
-)
-def test_cohorts_whose_protocols_differ_do_so_on_request(
-    comparisons, run, tmp_path, monkeypatch, option, ways
-):
+@pytest.mark.parametrize(("option", "ways"), [((), ["same"]), (("--resynthesize",), ["same", "other"])])
+def test_cohorts_whose_protocols_differ_do_so_on_request(comparisons, run, tmp_path, monkeypatch, option, ways):
     two = {name: simulate_cohort(name, 1, shape=(12, 12, 2)) for name in ("cohort1", "cohort2")}
     monkeypatch.setattr(Cohort, "read", lambda table: two)
     code, _, err = run("benchmark", "x.tsv", "--out", tmp_path, "--algorithms", "LR", *option)
@@ -321,9 +315,7 @@ def test_a_failure_says_where_finished_work_is(table, error_of, tmp_path, monkey
 
 
 @pytest.mark.parametrize("started", [True, False])
-def test_an_interrupted_comparison_says_how_to_go_on_if_it_had_begun(
-    table, run, tmp_path, monkeypatch, started
-):
+def test_an_interrupted_comparison_says_how_to_go_on_if_it_had_begun(table, run, tmp_path, monkeypatch, started):
     out = tmp_path / "study"
 
     def interrupt(*arguments, **options):
@@ -337,9 +329,7 @@ def test_an_interrupted_comparison_says_how_to_go_on_if_it_had_begun(
     assert ("the same command resumes there" in err) == started
 
 
-def test_a_report_needs_its_libraries_before_any_work(
-    table, comparisons, error_of, tmp_path, monkeypatch
-):
+def test_a_report_needs_its_libraries_before_any_work(table, comparisons, error_of, tmp_path, monkeypatch):
     find = _optional.import_module
 
     def absent(name):

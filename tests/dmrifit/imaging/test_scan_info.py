@@ -7,7 +7,7 @@ import pytest
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.fit_predict import fit_image
-from dmrifit.imaging.scan_info import contrast_lines, scan_info
+from dmrifit.imaging.scan_info import contrast_lines, decay_doubt, scan_info
 
 
 def synthetic(protocol, sigma, shape=(16, 16, 8), affine=None):
@@ -124,3 +124,11 @@ def test_values_clipped_in_one_volume_are_told_and_equal_signals_of_a_simulation
     end_of_type = nib.Nifti1Image(np.minimum(signals, 255).reshape(4, 4, 4, 3), np.eye(4))
     with pytest.warns(UserWarning, match="the largest one, 255"):
         fit_image(end_of_type, protocol, "adc")
+
+
+def test_relaxation_perfusion_and_air_are_no_wrong_b_values():
+    echoes = Protocol([0, 50, 400], te=[50, 50, 120])
+    assert decay_doubt(100 * np.exp([-echoes.b_ms_per_um2 - echoes.te / 80]), echoes) == ""
+    low = Protocol([0, 10, 20, 30, 50])
+    assert decay_doubt(MODELS["ivim"].signal([[100.0, 0.3, 50.0, 1.0]], low), low) == ""
+    assert decay_doubt(np.full((9, 5), 1.3) + [0, 0, 0, 0, 0.03], low) == decay_doubt(np.empty((0, 5)), low) == ""

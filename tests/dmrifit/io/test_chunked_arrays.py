@@ -29,9 +29,7 @@ SLICE = GRID[0] * GRID[1] * len(PROTOCOL)
 def signals():
     rng = np.random.default_rng(1)
     truth = np.stack([rng.uniform(100, 900, GRID), rng.uniform(0.3, 3, GRID)], axis=-1)
-    return (
-        ADC.signal(truth.reshape(-1, 2), PROTOCOL).reshape(*GRID, len(PROTOCOL)).astype(np.float32)
-    )
+    return (ADC.signal(truth.reshape(-1, 2), PROTOCOL).reshape(*GRID, len(PROTOCOL)).astype(np.float32))
 
 
 def data(image):
@@ -101,13 +99,9 @@ def test_slabs_outside_a_mask_are_not_loaded(signals, monkeypatch):
     blocks = Blocks(signals, (*GRID[:2], 1, len(PROTOCOL)))
     mask = np.zeros(GRID, bool)
     mask[1, 2, 7] = True
-    maps = fit_image(
-        blocks.array, PROTOCOL, "adc", affine=AFFINE, mask=mask, sigma=np.full(GRID, 2.0)
-    )
+    maps = fit_image(blocks.array, PROTOCOL, "adc", affine=AFFINE, mask=mask, sigma=np.full(GRID, 2.0))
     assert list(blocks.loads.values()) == [1, 1]
-    region, noise = (
-        nib.Nifti1Image(one, AFFINE) for one in (mask.astype(np.uint8), np.full(GRID, 2.0))
-    )
+    region, noise = (nib.Nifti1Image(one, AFFINE) for one in (mask.astype(np.uint8), np.full(GRID, 2.0)))
     same(
         maps,
         fit_image(nib.Nifti1Image(signals, AFFINE), PROTOCOL, "adc", mask=region, sigma=noise),
@@ -118,14 +112,10 @@ def test_a_zarr_array_is_read_from_disk_and_predicted_as_from_memory(tmp_path):
     zarr = pytest.importorskip("zarr")
     cohort = simulate_cohort("cohort1", 3, shape=(12, 12, 3), random_state=4)
     table = cohort.arrays(mask="body", random_state=0)
-    estimator = SignalToSignal("LR", source=table.source, target=table.target).fit(
-        table.X, table.Y
-    )
+    estimator = SignalToSignal("LR", source=table.source, target=table.target).fit(table.X, table.Y)
     scan = cohort.scans[0]
     chosen = scan.signal[..., list(table.source.indices_in(scan.protocol))].astype(np.float32)
-    stored = zarr.create_array(
-        tmp_path / "scan.zarr", shape=chosen.shape, chunks=(5, 12, 2, 3), dtype=chosen.dtype
-    )
+    stored = zarr.create_array(tmp_path / "scan.zarr", shape=chosen.shape, chunks=(5, 12, 2, 3), dtype=chosen.dtype)
     stored[:] = chosen
     array = zarr.open_array(tmp_path / "scan.zarr", mode="r")
     expected = predict_image(estimator, nib.Nifti1Image(chosen, scan.affine), signals=True)
