@@ -42,7 +42,7 @@ def test_the_scan_of_a_package_is_fitted_and_drawn(tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["plot"])
     runpy.run_path(str(EXAMPLES / "plot_own_scan.py"))
-    doubts = dict(re.findall(r"^(\w+): in doubt in (\d+)%", capsys.readouterr().out, re.MULTILINE))
+    doubts = dict(re.findall(r"^(\w+): in doubt in (\d+) %", capsys.readouterr().out, re.MULTILINE))
     assert int(doubts["D"]) == 0 < int(doubts["K"]) < 30
     assert (tmp_path / "build" / "examples" / "own_scan.png").stat().st_size > 10_000
 
@@ -51,7 +51,7 @@ def test_the_picture_of_the_readme_is_drawn_from_a_scan_of_legs(data_dir, tmp_pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["plot", str(data_dir / "leg_ivim" / "dwi.nii.gz")])
     runpy.run_path(str(EXAMPLES / "plot_own_scan.py"))
-    doubts = dict(re.findall(r"^(\w+): in doubt in (\d+)%", capsys.readouterr().out, re.MULTILINE))
+    doubts = dict(re.findall(r"^(\w+): in doubt in (\d+) %", capsys.readouterr().out, re.MULTILINE))
     assert int(doubts["Dt"]) < 25 < 60 < int(doubts["f"])
     drawn, committed = (
         np.asarray(Image.open(path).convert("L").resize((126, 25)), dtype=float)

@@ -205,7 +205,7 @@ def test_the_comparison_in_python_runs(page, capsys, tmp_path, monkeypatch):
 
 def test_columns_of_other_tables_are_those_that_are_read(page):
     text = page("fits")
-    manifest = text[text.index("``scan.tsv`` has") : text.index("With this tolerance")]
+    manifest = text[text.index("``scan.tsv`` has") : text.index("Merging of b-values")]
     assert set(re.findall(r"``([a-z]+)``", manifest)) == set(manifest_columns)
     visits = text[text.index("``visits.tsv`` has") : text.index("with two visits")]
     assert set(re.findall(r"``([a-z]+)``", visits)) == {"maps", "labels", "subject", "visit"}
