@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -73,16 +74,14 @@ def simulate(
     options["n_directions"] = options.pop("directions")
     counts = {"healthy": n_healthy, "glioma": n_lesions}
     groups = {}
+    summaries = []
     for group, n in counts.items():
         write = partial(_write_person, group == "healthy", options)
         groups[f"synthetic-{group}"] = (n, {_TABLES[group]: TABLE}, write)
+        if n:
+            summaries.append(f"{counted(n, _GROUPS[group])}: {run.out / _TABLES[group]}")
     run.write(vars(persons), groups)
-    written = [
-        f"{counted(n, _GROUPS[group])}: {run.out / _TABLES[group]}"
-        for group, n in counts.items()
-        if n
-    ]
-    typer.echo("synthetic series of " + "; ".join(written))
+    typer.echo("synthetic series of " + "; ".join(summaries))
 
 
 def _write_person(is_healthy: bool, options: dict[str, Any], i: int, folder: Path) -> None:
@@ -180,7 +179,10 @@ def train(
         options |= {"threshold": HealthyScanThreshold(guarantee), "calibration": 0.25}
     if calibration is not None:
         # A number without a point is one of folds, one with a point a share of subjects.
-        options |= parameters_of({"calibration": calibration})
+        options["calibration"] = calibration
+        with suppress(ValueError):
+            is_whole = calibration.isdecimal()
+            options["calibration"] = int(calibration) if is_whole else float(calibration)
     with files.training() as fields:
         # Detectors without randomness have no seed, those without epochs no checkpoint.
         fields["random_state"] = files.seed
@@ -289,28 +291,25 @@ def _healthy_sentence(healthy: HealthyScans, largest_division: float) -> str:
     from anomaly.scans.detection import FEWEST_SCANS
 
     shares = [scan.share for scan in healthy.scans]
+    n_scans = len(shares)
     n_components = [scan.n_components for scan in healthy.scans]
     threshold = "the threshold, which was chosen on these scans"
     if healthy.left_out:
         threshold = "a threshold from the other persons"
     text = (
-        f"{counted(len(shares), 'healthy scan')}, none scored by what learned from it: "
+        f"{counted(n_scans, 'healthy scan')}, none scored by what learned from it: "
         f"{above_in_words(shares, n_components, threshold)}; "
     )
     verdicts = healthy.verdicts(largest_division)
-    if len(shares) < FEWEST_SCANS:
-        text += (
-            f"scans are not judged as a whole: {len(shares)} healthy, {FEWEST_SCANS} are needed"
-        )
-    elif verdicts.count(None) == len(shares):
+    if n_scans < FEWEST_SCANS:
+        text += f"scans are not judged as a whole: {n_scans} healthy, {FEWEST_SCANS} are needed"
+    elif verdicts.count(None) == n_scans:
         text += f"not judged as a whole against each other: {FEWEST_SCANS} others are needed"
     else:
         text += f"{verdicts.count(True)} differ from the others as a whole"
     if healthy.spread is not None:
-        text += (
-            f"; threshold {healthy.spread[0]:.5g} to {healthy.spread[1]:.5g} over draws of these "
-            "scans"
-        )
+        low, high = healthy.spread
+        text += f"; threshold {low:.5g} to {high:.5g} over draws of these scans"
     return text
 
 

@@ -398,7 +398,7 @@ class AnomalyDetector(BaseEstimator):
         if not is_known and not is_share and not is_number_of_folds:
             raise ValueError(
                 "calibration must be a share between 0 and 1, a number of folds of at least 2, "
-                f"'auto' or None, not {value!r}"
+                f"or 'auto', not {value!r}"
             )
         check_spacing(self.spacing)
         self._check_parameters()

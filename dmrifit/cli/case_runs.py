@@ -85,18 +85,20 @@ class CaseRun:
     A run over many cases: `record` marks a case as finished, the other files tell of all cases.
 
     The path of a record holds {name} for the folder of its case. `row` gives the row of a case in
-    the `table` by the name of its folder and its record, `page` the page of all; `lesions` is the
-    table of the lesions in the records. Where pictures are asked for, a case without its
-    `pictures` is processed again. What an earlier run left of a case that fails is removed: its
-    record, `pictures` and `files` (patterns of names). Of a case, `errors` are a problem to list,
-    `line` is shown when it is done, and `flag` is the field of its record that flags it. `bids`
-    is the glob of the images in the folders of BIDS subjects.
+    the `table` by the name of its folder and its record, `page` the page of all; `columns` is the
+    file that describes the table, `lesions` the table of the lesions in the records. Where
+    pictures are asked for, a case without its `pictures` is processed again. What an earlier run
+    left of a case that fails is removed: its record, `pictures` and `files` (patterns of names).
+    Of a case, `errors` are a problem to list, `line` is shown when it is done, and `flag` is the
+    field of its record that flags it. `bids` is the glob of the images in the folders of BIDS
+    subjects.
     """
 
     record: str
     table: str
     row: Callable[[str, dict[str, Any]], dict[str, Any]]
     page: Callable[[Path, dict[str, dict[str, Any]], Any], RunPage] | None = None
+    columns: str = ""
     lesions: str = ""
     digits: int | None = None
     pictures: tuple[str, ...] = ()
@@ -219,7 +221,8 @@ class CaseRun:
         try:
             for i, (name, outcome) in enumerate(results):
                 if isinstance(outcome, str):
-                    problems[name] = outcome
+                    # Workers do not know the options of the command, whose flags are named here.
+                    problems[name] = error_message(ValueError(outcome))
                     self._remove_case(out, name)
                     continue
                 records[name] = outcome
@@ -263,7 +266,7 @@ class CaseRun:
             raise typer.Exit(FLAGGED)
 
     def _results(self) -> list[str]:
-        return list(filter(None, (self.table, self.lesions, FAILED, "index.html")))
+        return list(filter(None, (self.table, self.columns, self.lesions, FAILED, "index.html")))
 
     def write(
         self,

@@ -21,7 +21,7 @@ from dmrifit._utils.counts import counted, first_few, percent
 from dmrifit._utils.text_files import read_sealed
 from dmrifit._utils.threads import default_threads
 from dmrifit.cli.case_runs import FAILED, CaseRun, RunOptions, RunPage, can_draw
-from dmrifit.cli.options import named_images, say
+from dmrifit.cli.options import named_images, number_or_path, say
 from dmrifit.cli.workers import scheduler
 from dmrifit.cohort.bids_folder import find_scans, is_bids_folder, match_files, plain_scan
 from dmrifit.engine.design.identifiability import ISOTROPIC, suggest_model
@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from dmrifit.cohort.bids_folder import DiffusionScan
     from dmrifit.engine.protocol import Protocol
 
-_TABLE = "fits.tsv"
+_TABLE, _COLUMNS = "fits.tsv", "fits.json"
+_VERSION = 2  # of what a record holds; scans of another one are fitted again
 _OF_DIFFUSION = ("ADC", "D", "Dt", "K")  # parameters that differ between directions
 _PAGE = "index.html"
 _FEWEST_COMPARED = 5  # scans, below which none is told to differ from the others
@@ -131,8 +132,7 @@ def fit_many(
         images_of_scan = tuple(path.absolute() for path in scan.images)
         scan = replace(scan, images=images_of_scan, root=scan.root.absolute())
         cases.append((scan, files, earlier_sidecar))
-    settings = dict(options)
-    del settings["n_threads"], settings["overwrite"]
+    settings = {name: x for name, x in options.items() if name not in ("n_threads", "overwrite")}
     _RUN.run(
         cases,
         settings,
@@ -143,18 +143,17 @@ def fit_many(
             "visit": case[0].session or "1",
         },
         work=partial(fit_one, out=out.resolve(), options=fit_options),
-        inputs=lambda case: {"sources": _sources(case[0], case[1], te)},
+        inputs=lambda case: {"version": _VERSION, "sources": _sources(case[0], case[1], te)},
         is_whole=partial(_is_whole, out=out),
         say=lambda records: _result_lines(context, out, list(records.values()), len(scans)),
     )
-    title = "Maps of signal models, fitted by dmrifit"
-    describe_dataset(out, title, "derivative", _TEXTS["readme"], ignored=_IGNORED)
+    describe_dataset(out, _TEXTS["title"], "derivative", _TEXTS["readme"], ignored=_IGNORED)
     describe_table_of_fits(out / _TABLE, _TEXTS["table"])
 
 
 def _is_whole(case: _ScanFiles, record: Mapping[str, Any], *, out: Path) -> bool:
-    """Tell whether the maps of a scan are there; records of before lack what the page shows."""
-    return "thumbnail" in record and (out / _sidecar(case[0], record["model"])).is_file()
+    """Tell whether the maps of a scan are there."""
+    return (out / _sidecar(case[0], record["model"])).is_file()
 
 
 def fit_one(
@@ -198,6 +197,7 @@ def fit_one(
     shares = description["Doubt"]["Share"].items()
     slice_name, png = thumbnail(path) if options["quicklook"] else ("", b"")
     record = {
+        "version": _VERSION,
         "name": scan.name,
         "subject": scan.subject,
         "session": scan.session,
@@ -216,7 +216,7 @@ def fit_one(
         "inputs": {
             "images": [str(path) for path in scan.images],
             "mask": options["mask"],
-            "sigma": options["sigma"] and str(options["sigma"]),
+            "sigma": None if options["sigma"] is None else str(options["sigma"]),
         },
         "sources": sources,
         "seconds": time.perf_counter() - start,
@@ -302,6 +302,9 @@ def refit_line(
     """
     changes = {"cluster": None, "jobs": 1, "overwrite": False, **inputs, **remedies}
     changes["out"] = out.with_name(f"{out.name}_refit")
+    if number_or_path(changes.get("sigma", context.params["sigma"])) == 0:
+        # It is of no use, as the fit warned.
+        changes["sigma"] = None
     if not remedies or changes["out"].exists():
         return ""
     line = ["dmrifit", str(context.info_name)]
@@ -456,6 +459,7 @@ def _result_lines(
 _RUN = CaseRun(
     record=".fits/{name}.json",
     table=_TABLE,
+    columns=_COLUMNS,
     row=_row,
     page=_page,
     digits=3,

@@ -368,10 +368,8 @@ def view(
 
     if not map_:
         maps = [] if image is None else sorted(image.glob("*.nii*"))
-        example = f"ADC={maps[0] if maps else 'adc.nii.gz'}"
-        raise ValueError(
-            f"no map is named; give --map NAME=FILE for each, such as --map {example}"
-        )
+        example = shlex.quote(f"ADC={maps[0] if maps else 'adc.nii.gz'}")
+        raise ValueError(f"no map is named; name each by --map NAME=FILE, such as --map {example}")
     check_output(out, overwrite, (".html", ".htm"), [*map_.values(), image, labels])
     import_optional("matplotlib", "jinja2")
     view_maps(map_, out, units=unit or {}, image=image, labels=labels)

@@ -322,8 +322,8 @@ def named_maps(
     for name, unit in (units or {}).items():
         if name in _DIFFUSIVITIES and plain_unit(unit) not in ("", *DIFFUSIVITY_FACTORS):
             raise ValueError(
-                f"{name} has the unit {unit} (--unit), which is none of a diffusivity; choose "
-                f"from {', '.join(DIFFUSIVITY_FACTORS)}"
+                f"{name} has the unit {unit} (--unit, or the column unit), which is none of a "
+                f"diffusivity; choose from {', '.join(DIFFUSIVITY_FACTORS)}"
             )
     written = {name: _WRITTEN_UNITS.get(plain_unit(x), x) for name, x in (units or {}).items()}
     paths = list(files.values())
@@ -341,8 +341,9 @@ def _check_units(table: pd.DataFrame, fit: FittedMaps) -> None:
     for name, unit in fit.units.items():
         if unit and name in _DIFFUSIVITIES:
             medians = table.loc[table["map"] == name, "median"].dropna().to_numpy()
-            text = f"{fit.maps[name]}: the median of {name}, read in {unit} (--unit),"
             factor = DIFFUSIVITY_FACTORS[plain_unit(unit)]
+            text = f"{fit.maps[name]}: the median of {name}, read in {unit} "
+            text += "(--unit, or the column unit),"
             check_values(replace(_DIFFUSIVITIES[name], name=name), text, factor * medians)
 
 

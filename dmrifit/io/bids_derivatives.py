@@ -139,7 +139,9 @@ def describe_table_of_fits(table: Path, fields: Mapping[str, Mapping[str, str]])
         units |= {name: entry["Units"] for name, entry in entries.items()}
     described: dict[str, Mapping[str, str]] = {}
     for column in rows:
-        name = next((name for name in units if column.endswith(f"_{name}")), "")
+        # One name may end as another one does, such as fast_D and D.
+        names = [name for name in units if column.endswith(f"_{name}")]
+        name = max(names, key=len, default="")
         field = fields[column.removesuffix(name)]
         values = {"name": name, "unit": units.get(name)}
         described[column] = {key: text.format(**values) for key, text in field.items()}
@@ -155,10 +157,15 @@ def describe_dataset(
     made_by += [{"Name": program} for program in programs]
     fields = {"Name": name, "BIDSVersion": "1.10.0", "DatasetType": kind, "GeneratedBy": made_by}
     texts = {"dataset_description.json": json.dumps(fields, indent=2) + "\n", "README": readme}
-    texts[".bidsignore"] = ignored
     for file, text in texts.items():
         if text and not (out / file).exists():
             write_text(out / file, text)
+    path = out / ".bidsignore"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    # An earlier version, or a person, wrote other lines.
+    missing = [line for line in ignored.splitlines() if line not in lines]
+    if missing:
+        write_text(path, "\n".join([*lines, *missing, ""]))
 
 
 @dataclass(eq=False)

@@ -227,8 +227,7 @@ def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> 
     wide = text.pivot_table(
         index="method", columns="measure", values="text", aggfunc="first", sort=False
     )
-    wide = wide[[name for name in (*MEASURES, "seconds") if name in wide.columns]].fillna("–")
-    return wide.rename(columns={"volume": "volume, mL", "difference": "volume difference, mL"})
+    return wide[[name for name in (*MEASURES, "seconds") if name in wide.columns]].fillna("–")
 
 
 # Measures of one case ----------------------------------------------------------------------------

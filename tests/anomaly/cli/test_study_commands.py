@@ -75,7 +75,7 @@ def test_options_of_a_training_reach_the_detector(cases, tmp_path, monkeypatch):
     monkeypatch.setattr("anomaly.cli.study_commands.make_detector", stop)
     # A number with a point is a share (5.0 is refused), one without a number of folds; what is set goes before the seed.
     for options, calibration, rate, seed in (
-        ({"calibration": "0.25", "rate": 0.1, "set_": {"n_trees": "5"}}, 0.25, 0.1, 3),
+        ({"calibration": ".25", "rate": 0.1, "set_": {"n_trees": "5"}}, 0.25, 0.1, 3),
         ({"calibration": "4", "set_": {"n_trees": "5", "random_state": "9"}}, 4, 0.01, 9),
     ):
         with pytest.raises(StopIteration):

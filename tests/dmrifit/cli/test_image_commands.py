@@ -54,11 +54,9 @@ def test_regions_of_many_scans_become_one_table(fitted, run, error_of, output_of
     assert len(table) == 2 * 2 * 5
     assert set(table["scan"]) == {"sub-A_ses-1", "sub-A_ses-2"}
     assert set(table["name"]) == {"liver", "spleen"}
-    maps = {
-        name: folders[1] / f"sub-A_ses-2_model-adc_param-{file}_dwimap.nii.gz"
-        for name, file in (("S0", "S0"), ("ADC", "ADC"), ("S0_se", "S0se"), ("ADC_se", "ADCse"), ("status", "status"),
-                           ("at_bound", "atbound"))
-    }  # fmt: skip
+    beginning = f"{folders[1]}/sub-A_ses-2_model-adc_param-"
+    map_names = ("S0", "ADC", "S0_se", "ADC_se", "status", "at_bound")
+    maps = {name: f"{beginning}{name.replace('_', '')}_dwimap.nii.gz" for name in map_names}
     expected = roi_table(maps, fitted / "labels.nii.gz").query("map == 'ADC'")
     found = table[(table["scan"] == "sub-A_ses-2") & (table["map"] == "ADC")]
     for column in ("n", "median", "iqr", "at_high"):
@@ -119,9 +117,8 @@ def test_a_real_scan_is_preprocessed_and_then_fitted_by_the_line_printed(data_di
         numbers = np.loadtxt(folder / f"small_64D.{ending}")[:8]
         np.savetxt(tmp_path / f"sub-1_dwi.{ending}", numbers)
     out = tmp_path / "clean"
-    printed = output_of(
-        *("preprocess", tmp_path / "sub-1_dwi.nii.gz", "--steps", "denoise", "--te", 90, "--mask", "none", "--out", out)
-    )
+    options = ("--steps", "denoise", "--te", 90, "--mask", "none", "--out", out)
+    printed = output_of("preprocess", tmp_path / "sub-1_dwi.nii.gz", *options)
     assert "noise: median sigma" in printed
     program, *words = shlex.split(printed.splitlines()[-1].removeprefix("to fit: "))
     assert (program, words[0], words[-4:-2]) == ("dmrifit", "fit", ["--mask", "none"])
@@ -135,10 +132,8 @@ def test_a_real_scan_is_preprocessed_and_then_fitted_by_the_line_printed(data_di
 def test_the_noise_is_estimated_in_a_fit_on_request(data_dir, output_of, tmp_path):
     pytest.importorskip("dipy")
     scan = data_dir / "dipy_small_dwi" / "small_64D.nii"
-    output_of(
-        *("fit", scan, "--model", "adc", "--sigma", "estimate", "--average-directions", "geometric"),
-        *("--no-quicklook", "--out", tmp_path),
-    )
+    options = ("--sigma", "estimate", "--average-directions", "geometric", "--no-quicklook", "--out", tmp_path)
+    output_of("fit", scan, "--model", "adc", *options)
     described = json.loads((tmp_path / "small_64D_model-adc_dwimap.json").read_text(encoding="utf-8"))
     assert described["Settings"]["Sigma"].endswith("(estimated by mppca)")
 
@@ -263,6 +258,8 @@ def test_maps_of_other_programs_are_summarized_and_shown(fitted, error_of, outpu
         assert out.read_bytes() == content
     assert all("--map" in error_of(command, "--out", fitted / "none") for command in ("roi", "view"))
     assert "such as --map ADC=" in error_of("view", fitted / "mapsA1", "--out", fitted / "none")
+    (fitted / "x y").symlink_to(fitted / "mapsA1")
+    assert f"such as --map 'ADC={fitted / 'x y'}" in error_of("view", fitted / "x y", "--out", fitted / "none")
 
 
 def test_the_table_of_a_folder_is_one_that_is_read_as_cohorts(bids, run, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Names of derived files, and sets of files that appear together."""
 
 import hashlib
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -27,14 +28,8 @@ from dmrifit.io.bids_derivatives import (
     ("image", "expected"),
     [
         ("sub-01_dwi.nii.gz", "sub-01_model-t2ivimkurtosis_param-Dt_dwimap.nii.gz"),
-        (
-            "a/sub-01_ses-2_acq-dr_dwi.nii",
-            "sub-01_ses-2_acq-dr_model-t2ivimkurtosis_param-Dt_dwimap.nii.gz",
-        ),
-        (
-            "sub-01_desc-preproc_dwi.nii.gz",
-            "sub-01_model-t2ivimkurtosis_param-Dt_desc-preproc_dwimap.nii.gz",
-        ),
+        ("a/sub-01_ses-2_acq-dr_dwi.nii", "sub-01_ses-2_acq-dr_model-t2ivimkurtosis_param-Dt_dwimap.nii.gz"),
+        ("sub-01_desc-preproc_dwi.nii.gz", "sub-01_model-t2ivimkurtosis_param-Dt_desc-preproc_dwimap.nii.gz"),
         ("small_101D.nii.gz", "small_101D_model-t2ivimkurtosis_param-Dt_dwimap.nii.gz"),
         ("pre-op_scan.nii", "pre-op_scan_model-t2ivimkurtosis_param-Dt_dwimap.nii.gz"),
         ("patient 7.v2.img", "patient 7.v2_model-t2ivimkurtosis_param-Dt_dwimap.nii.gz"),
@@ -59,6 +54,14 @@ def test_a_file_is_recorded_by_name_and_digest_and_several_by_what_they_have_in_
     assert common_stem(["te93.nii", "te105.nii"]) == ""
     assert common_stem(["sub-01_dwi.nii"]) == "sub-01_dwi"
     assert common_stem([]) == ""
+
+
+def test_columns_of_a_table_are_those_of_the_longest_name(tmp_path):
+    (tmp_path / "maps.json").write_text('{"Parameters": {"D": {"Units": "a"}, "fast_D": {"Units": "b"}}}')
+    (tmp_path / "fits.tsv").write_text("maps\tmedian_D\tmedian_fast_D\nmaps.json\t1\t2\n")
+    bids_derivatives.describe_table_of_fits(tmp_path / "fits.tsv", {"maps": {}, "median_": {"Units": "{name} {unit}"}})
+    described = json.loads((tmp_path / "fits.json").read_text())
+    assert list(described.values()) == [{}, {"Units": "D a"}, {"Units": "fast_D b"}]
 
 
 def test_versions_name_what_computes():

@@ -25,13 +25,9 @@ def tables(study):
     objective = experts[:, 0].copy()
     objective[:, :3] += 12
     objective[:, 3:6] = 23 + np.arange(N)[:, None] % 2
-    return evaluate_placements(
-        scenes,
-        experts,
-        {"network": network, "objective": objective},
-        folds=np.arange(N) % 5 + 1,
-        seconds={"network": 0.01, "objective": np.full(N, 0.02)},
-    )
+    boxes = {"network": network, "objective": objective}
+    seconds = {"network": 0.01, "objective": np.full(N, 0.02)}
+    return evaluate_placements(scenes, experts, boxes, folds=np.arange(N) % 5 + 1, seconds=seconds)
 
 
 def cell(tables, method, measure, case):
@@ -109,11 +105,8 @@ def test_a_summary_holds_means_sample_deviations_and_medians_of_each_part(tables
 def test_paired_tests_are_scipys_with_the_correction_of_statsmodels(tables):
     wide = tables["cases"].pivot(index="case", columns="method", values="volume")
     rows = tables["paired"].query("measure == 'volume'")
-    assert list(zip(rows["a"], rows["b"], strict=True)) == [
-        ("experts", "network"),
-        ("experts", "objective"),
-        ("network", "objective"),
-    ]
+    pairs = [("experts", "network"), ("experts", "objective"), ("network", "objective")]
+    assert list(zip(rows["a"], rows["b"], strict=True)) == pairs
     tested = rows[rows["t"].notna()]
     assert len(tested) >= 2
     for _, row in tested.iterrows():
@@ -231,6 +224,6 @@ def test_groups_that_are_alike_in_every_case_have_no_test_within_cases(study):
 def test_what_rounding_leaves_of_a_spread_is_not_printed(study):
     scenes, experts = study
     text = format_summary(evaluate_placements(scenes, experts, {"a": experts[:, 0]}))
-    shown = text.loc["centroid box", "volume, mL"][-3:], text.loc["single experts", "volume difference, mL"]
+    shown = text.loc["centroid box", "volume"][-3:], text.loc["single experts", "difference"]
     assert shown == ("± 0", "–")
     assert not text.stack().str.contains("e-").any()
