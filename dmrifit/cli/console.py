@@ -86,7 +86,6 @@ _COMMAND_WORDS = {
     "give them to the protocol (te in ms)": "give them in ms (--te)",
     "one echo time (protocol.take)": "one echo time alone",
     "(model.by_echo_time(protocol))": "(--by-te)",
-    "(protocol.take; on the command line --b-max)": "(--b-max)",
     "use average_directions first": "average them first (fit and predict: --average-directions)",
     "read them with b_tolerance=": "give fit or predict --b-tolerance ",
 }

@@ -335,6 +335,6 @@ def check_echo_times(protocol: Protocol, model: SignalModel) -> None:
     if model == MODELS["t2"] and np.ptp(protocol.b) > max(ZERO_B, 0.05 * protocol.b.max()):
         raise ValueError(
             "model t2 knows no diffusion, but the protocol has b-values up to "
-            f"{protocol.b.max():g} s/mm²; take the measurements of the lowest one "
-            "(protocol.take; on the command line --b-max), or a model with ADC"
+            f"{protocol.b.max():g} s/mm²; leave out all but the lowest one (--b-max), or take a "
+            "model with ADC"
         )
