@@ -141,7 +141,8 @@ print("Compiling the included models, once on this machine.", flush=True)
 b, te = np.ravel(np.meshgrid([0, 20, 50, 100, 200, 400, 800, 1200, 2000], [60, 80, 100])).reshape(2, -1)
 signals = [100 * np.exp(-1.2e-3 * b - te / 80)]
 for name, model in MODELS.items():
-    fit_voxels(signals, Protocol(b, te if model.needs_te else None), name).intervals()
+    protocol = Protocol(0 * b if name == "t2" else b, te if model.needs_te else None)
+    fit_voxels(signals, protocol, name).intervals()
 endef
 export COMPILE
 

@@ -17,7 +17,7 @@ begin = time.process_time()
 import numpy as np
 from dmrifit import MODELS, Protocol, fit_voxels
 model = MODELS["{model}"]
-b = np.array([0, 50, 100, 400, 900, 1200, 1600.0])
+b = np.array([0, 50, 100, 400, 900, 1200, 1600.0]) * ("{model}" != "t2")
 protocol = Protocol(np.tile(b, 3), np.repeat([93, 105, 120], 7)) if model.needs_te else Protocol(b)
 truth = {{"S0": 500.0, "f": 0.2, "Dv": 20.0, "T2v": 200.0, "Dt": 1.0, "K": 0.8, "T2t": 70.0,
          "D": 1.0, "ADC": 1.0, "T2": 80.0, "dR2": -0.0075}}

@@ -107,7 +107,11 @@ single = protocol.take(np.flatnonzero(protocol.te == protocol.te.min()))
 def show(name, *arrays):
     print(name, hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest())
 def fit(name, model, signals, **options):
-    result = fit_voxels(signals, protocol if model.needs_te else single, model, n_threads=1, **options)
+    measured = protocol if model.needs_te else single
+    if model == MODELS["t2"]:
+        first = np.flatnonzero(protocol.b == protocol.b.min())
+        measured, signals = protocol.take(first), signals[:, first]
+    result = fit_voxels(signals, measured, model, n_threads=1, **options)
     fields = ("parameters", "standard_errors", "cost", "status", "at_low", "at_high")
     show(name, *(getattr(result, field) for field in (*fields, "starts_disagree", "doubt")))
     show(name + "-iterations", result.n_iter)
