@@ -189,8 +189,14 @@ _ARGUMENT = re.compile(
 _OTHER_NAMES = {"mean": "average_directions", "n_train": "sizes"}
 
 
-def with_flags(text: str, options: Collection[str]) -> str:
-    """Name the options of a command in a message that names the arguments of a function."""
+def with_flags(text: str, options: Collection[str], words: Iterable[tuple[str, str]] = ()) -> str:
+    """
+    Name the options of a command in a message that names the arguments of a function.
+
+    Before, replace the first of each pair of `words` by the second.
+    """
+    for words_of_python, words_of_commands in words:
+        text = text.replace(words_of_python, words_of_commands)
 
     def flag_of(match: re.Match[str]) -> str:
         name, value, flags, verb = match.groups()

@@ -180,7 +180,7 @@ def _run(app: typer.Typer, name: str) -> None:
         # A file that is read twice is warned of once.
         if str(message) not in shown:
             shown.add(str(message))
-            say(with_flags(str(message), _OPTIONS))
+            say(with_flags(str(message), _OPTIONS, _COMMAND_WORDS.items()))
 
     try:
         with warnings.catch_warnings():
@@ -223,10 +223,7 @@ def error_message(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"not enough memory ({error}); crop the image, name a mask, or use a larger machine"
     if not isinstance(error, OSError) or error.errno not in _REMEDIES:
-        message = str(error)
-        for words_of_python, words_of_commands in _COMMAND_WORDS.items():
-            message = message.replace(words_of_python, words_of_commands)
-        return with_flags(message, _OPTIONS)
+        return with_flags(str(error), _OPTIONS, _COMMAND_WORDS.items())
     message = f"{error.strerror}; {_REMEDIES[error.errno]}"
     if error.filename is not None:
         message = f"{error.filename}: {message}"

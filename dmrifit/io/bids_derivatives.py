@@ -382,8 +382,8 @@ def summarize_tissue(
         if len(values):
             entry["Quartiles"] = np.percentile(values, (25, 50, 75)).tolist()
             believed_median, median = entry.get("BelievedMedian"), entry["Quartiles"][1]
-            is_known = believed_median is not None
-            if is_known and not np.isclose(believed_median, median, rtol=_LARGEST_SHIFT, atol=0):
+            is_sampled = believed_median is not None
+            if is_sampled and not np.isclose(believed_median, median, rtol=_LARGEST_SHIFT, atol=0):
                 shifts.append(f"{name} {believed_median:.3g} without, {median:.3g} with them")
         if f"{name}_se" in maps:
             errors = maps[f"{name}_se"][tissue]

@@ -86,3 +86,4 @@ def test_fields_of_a_dataclass_are_checked_by_their_hints(field, value, message)
 def test_arguments_of_functions_become_flags(text, shown):
     options = ["sigma", "labels", "truth", "overwrite", "score_mask", "average_directions", "shape", "mask", "b_max"]
     assert with_flags(text, options) == with_flags(shown, options) == shown
+    assert with_flags("give it by by_te()", options, [("by by_te()", "by --by-te")]) == "give it by --by-te"
