@@ -24,7 +24,7 @@ from dmrifit.engine.doubts import DoubtTally
 from dmrifit.engine.fit_maps import OUTSIDE, empty_maps, fill_maps, map_names
 from dmrifit.engine.fit_settings import MEASURED, FitSettings
 from dmrifit.engine.fitting import by_snr, fit_with, learn_prior, measured_noise
-from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
+from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step, relative_doubt
 from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.methods.prior import PRIOR_VOXELS, Prior
 from dmrifit.engine.models import MODELS, SignalModel, check_has_echo_times, resolve_model
@@ -381,6 +381,8 @@ def fit_image(
         if gain_step is None and (doubt := scan_info.decay_doubt(rows[is_tissue], protocol)):
             notes.warn(doubt)
         if doubt := scan_info.clipping_doubt(rows, protocol):
+            notes.warn(doubt)
+        if doubt := relative_doubt(rows[is_tissue], protocol, model):
             notes.warn(doubt)
         is_given = noise is not None and not is_estimated and likelihood == "gaussian"
         misfit = tally.misfit() if is_given else np.nan

@@ -19,7 +19,7 @@ from dmrifit.engine.design.identifiability import (
 from dmrifit.engine.design.precision import UNDETERMINED_CV
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import measured_noise
-from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
+from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step, relative_doubt
 from dmrifit.engine.models import MODELS, SignalModel
 from dmrifit.engine.noise_choice import (
     NOISE_VOXELS,
@@ -178,6 +178,8 @@ def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] |
     if gain_step is not None:
         info.doubts.append(gain_step.description)
     info.doubts += protocol_doubts(protocol)
+    if doubt := relative_doubt(rows, protocol):
+        info.doubts.append(doubt)
     if gain_step is None and (doubt := decay_doubt(rows, protocol)):
         info.doubts.append(doubt)
 
@@ -221,7 +223,7 @@ def clipping_doubt(rows: NDArray, protocol: Protocol | None) -> str:
     n_largest = counts.sum()
     if n_largest <= max(_CLIPPED_SHARE * rows.size, _FEWEST_CLIPPED):
         return ""
-    is_end_of_type = largest > 0 and np.log2(largest + 1) % 1 == 0
+    is_end_of_type = largest > 1 and np.log2(largest + 1) % 1 == 0
     is_clipped = counts > _FEWEST_CLIPPED
     is_at_several_b = protocol is None or len(np.unique(protocol.b[is_clipped])) > 1
     # A simulation without noise has equal signals at b = 0, too, but few a little smaller.

@@ -18,14 +18,11 @@ def synthetic(protocol, sigma, shape=(16, 16, 8), affine=None):
 
 
 def test_b_values_of_a_shell_are_one_and_low_ones_are_not():
-    assert contrast_lines(Protocol([0, 1, 995, 1000, 1005, 2000])) == [
-        "echo time unknown: b = 0 to 1 (2), 1000 (3), 2000 s/mm²"
-    ]
-    assert contrast_lines(Protocol([0, 10, 20, 30, 500])) == ["echo time unknown: b = 0, 10, 20, 30, 500 s/mm²"]
-    assert contrast_lines(Protocol([0, 500, 0, 500], [60, 60, 90, 90])) == [
-        "TE 60 ms: b = 0, 500 s/mm²",
-        "TE 90 ms: b = 0, 500 s/mm²",
-    ]
+    title = "echo time unknown: b ="
+    assert contrast_lines(Protocol([0, 1, 995, 1000, 1005, 2000])) == [f"{title} 0 to 1 (2), 1000 (3), 2000 s/mm²"]
+    assert contrast_lines(Protocol([0, 10, 20, 30, 500])) == [f"{title} 0, 10, 20, 30, 500 s/mm²"]
+    lines = [f"TE {te} ms: b = 0, 500 s/mm²" for te in (60, 90)]
+    assert contrast_lines(Protocol([0, 500, 0, 500], [60, 60, 90, 90])) == lines
     assert "(40 values, 40 volumes)" in contrast_lines(Protocol(np.arange(40) * 50))[0]
 
 
@@ -34,9 +31,7 @@ def test_noise_and_precision_are_those_of_the_simulation():
     protocol = Protocol(np.repeat([0, 500, 1000, 2000], 8))
     info = scan_info(synthetic(protocol, 20, affine=np.diag([2.0, 2, 2, 1])), protocol)
     assert info.snr == pytest.approx(50, rel=0.15)
-    assert info.grid == (16, 16, 8)
-    assert info.voxel == (2, 2, 2)
-    assert not info.doubts
+    assert (info.grid, info.voxel, info.doubts) == ((16, 16, 8), (2, 2, 2), [])
     kurtosis = next(line for line in info.models if line.startswith("kurtosis"))
     sd = float(kurtosis.rpartition("± ")[2])
     assert 0.02 < sd < 0.2
@@ -106,6 +101,16 @@ def test_a_fit_and_info_doubt_alike(b, largest, words):
     (sentence,) = [text for text in maps.sidecar["Warnings"] if words in text]
     # Without perfusion in the model, nothing is said of it.
     assert sentence == doubt.replace(", and f is not the signal fraction of perfusion, most of which has decayed", "")
+
+
+def test_signals_divided_by_their_own_b0_point_to_the_model_of_such_signals():
+    protocol = Protocol([0, 500, 1000] * 2, te=np.repeat([50, 90], 3))
+    values = np.asarray(synthetic(protocol, 5).dataobj)
+    image = nib.Nifti1Image(values / values[..., [0, 0, 0, 3, 3, 3]], np.eye(4))
+    (doubt,) = [text for text in scan_info(image, protocol).doubts if "t2-ivim-relative" in text]
+    with pytest.warns(UserWarning, match="t2-ivim-relative"):
+        assert doubt in fit_image(image, protocol, "t2-adc").sidecar["Warnings"]
+    assert "Warnings" not in fit_image(image, protocol, MODELS["adc"].by_echo_time(protocol)).sidecar
 
 
 def test_values_clipped_in_one_volume_are_told_and_equal_signals_of_a_simulation_are_not():
