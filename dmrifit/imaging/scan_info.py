@@ -20,7 +20,7 @@ from dmrifit.engine.design.precision import UNDETERMINED_CV
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import measured_noise
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step, relative_doubt
-from dmrifit.engine.models import MODELS, SignalModel
+from dmrifit.engine.models import MODELS, SignalModel, read_table
 from dmrifit.engine.noise_choice import (
     NOISE_VOXELS,
     NoiseLevel,
@@ -294,6 +294,10 @@ def _describe_noise(
         info.noise = f"not estimated ({error})"
         return np.nan
     info.noise, doubt = describe_noise_levels(levels)
+    methods = dict.fromkeys(level.method.split()[0] for level in levels)
+    if len(methods) > 1:
+        sources = [read_table("sentences")["noise_sources"][method] for method in methods]
+        info.noise += f"; without --sigma, fit uses the first ({'; '.join(sources)})"
     if doubt:
         info.doubts.append(doubt)
     return float(np.median(levels[0].sigma)) if levels else np.nan

@@ -69,9 +69,8 @@ def test_an_image_without_a_position_and_estimates_of_the_noise_that_disagree_ar
     image.set_sform(None, 0)
     image.set_qform(None, 0)
     info = scan_info(image, None)
-    assert info.position == "none"
+    assert (info.position, info.models) == ("none", [])
     assert "left and right" in info.doubts[0]
-    assert not info.models
     pytest.importorskip("dipy")
     protocol = Protocol(np.repeat([0, 500, 1000, 2000], 8))
     values = np.asarray(synthetic(protocol, 20, affine=np.eye(4)).dataobj)
@@ -80,6 +79,7 @@ def test_an_image_without_a_position_and_estimates_of_the_noise_that_disagree_ar
     image = nib.Nifti1Image((values * structure[..., None]).astype(np.float32), np.eye(4))
     info = scan_info(image, protocol)
     assert any("estimates of the noise differ" in doubt for doubt in info.doubts), info.noise
+    assert "fit uses the first (repeats compare volumes of one contrast, motion included; local" in info.noise
 
 
 @pytest.mark.parametrize(
