@@ -307,7 +307,9 @@ class DoubtTally:
             if is_undetermined[:, j].mean() >= _MOST:
                 text = f"not determined ({self._searched(int(j))} searched)"
             elif is_none[:, j].mean() >= _MOST:
-                text = f"none found, < {rounded(np.median(ends[is_none[:, j], j, 1]), 3)}{unit}"
+                # A diffusivity is not found: it is a value that is 0 or nearly so.
+                text = "not distinguishable from 0" if parameter.unit else "none found"
+                text += f", < {rounded(np.median(ends[is_none[:, j], j, 1]), 3)}{unit}"
             elif low == high and at_bound[:, j].mean() >= _MOST:
                 text = f"at the bound {low}{unit}"
             else:

@@ -80,7 +80,7 @@ def parameter_lights(
                 kind = "undetermined" if share > _MOST_DOUBTED else "doubted"
                 why, remedy = read_table("sentences")["doubts"][doubt["MainReason"][panel.name]]
             interval = str(entry.get("Interval", ""))
-            if interval.startswith("none found"):
+            if ", < " in interval:
                 text, interval = interval, ""
         light = {"name": panel.name, "layer": panel.layer, "value": text, "why": why}
         light["interval"] = "–" if interval.startswith("not determined") else interval
