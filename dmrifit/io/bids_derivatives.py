@@ -445,6 +445,7 @@ def _describe_voxel_maps(tally: FitTally, files: Mapping[str, str]) -> dict[str,
         "Doubt": {
             "Share": dict(zip(tally.model.names, tally.doubts.share.tolist(), strict=True)),
             "MainReason": tally.doubts.main_reasons,
+            "Remedy": tally.doubts.remedies,
             "StartsDisagree": tally.doubts.starts_disagree / tally.doubts.n_counted,
             "Advice": tally.doubts.advice(),
         },

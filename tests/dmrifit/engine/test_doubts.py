@@ -180,6 +180,8 @@ def test_advice_names_the_reason_of_most_voxels():
     assert tally.advice()[0].startswith("K is uncertain in 74 % of the voxels with signal")
     tally.reasons[2, [DoubtReason.AT_BOUND, DoubtReason.UNCERTAIN]] = 705, 40
     assert tally.advice()[0].startswith("K is at its upper bound 5 in 4 % of the voxels with signal")
+    # A page shows the same remedy.
+    assert tally.advice()[0].endswith(f"; {tally.remedies['K']}.")
     # Not "in 0 %".
     tally.at_high[2] = 4
     assert "bound" not in tally.advice()[0]
