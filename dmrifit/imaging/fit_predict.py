@@ -19,7 +19,12 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.spread_sample import SpreadSample, by_slice
 from dmrifit.cohort.scaling import PatientScale
-from dmrifit.engine.design.identifiability import missing_for, nominal_contrasts, typical_tissue
+from dmrifit.engine.design.identifiability import (
+    ISOTROPIC,
+    missing_for,
+    nominal_contrasts,
+    typical_tissue,
+)
 from dmrifit.engine.doubts import DoubtTally
 from dmrifit.engine.fit_maps import OUTSIDE, empty_maps, fill_maps, map_names
 from dmrifit.engine.fit_settings import MEASURED, FitSettings
@@ -438,6 +443,8 @@ def fit_image(
             sidecar["MergedB"] = {"Description": merged_b, "MeasuredB": measured_b.tolist()}
         if gain_step is not None:
             sidecar["GainStep"] = gain_step.describe()
+        if directions_vary(contrasts):
+            sidecar["Directions"] = {"Description": ISOTROPIC}
         if notes.sentences:
             sidecar["Warnings"] = notes.sentences
         if lower_b_max is not None:

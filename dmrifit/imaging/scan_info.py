@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.spread_sample import SpreadSample, by_slice
 from dmrifit.engine.design.identifiability import (
+    ISOTROPIC,
     expected_precision,
     missing_for,
     snr_of_amplitude,
@@ -26,6 +27,7 @@ from dmrifit.engine.noise_choice import (
     NoiseLevel,
     above_air,
     above_air_or_noise,
+    directions_vary,
     lowest_signals,
     typical_snr,
 )
@@ -105,6 +107,8 @@ def scan_info(image: Images, protocol: Protocol | None, *, mask: Image | None = 
     if protocol is not None:
         info.contrasts = contrast_lines(protocol)
         info.models = [_model_line(name, protocol, info.snr) for name in _LISTED_MODELS]
+        if directions_vary(protocol):
+            info.models.append(ISOTROPIC)
     return info
 
 
