@@ -73,6 +73,7 @@ from dmrifit.io.bids_derivatives import (
     describe_fit,
     describe_prediction,
     find_tissue,
+    summarize_bounds,
     summarize_tissue,
 )
 from dmrifit.io.chunked_arrays import is_array, placed
@@ -603,6 +604,8 @@ def predict_image(
         tissue = find_tissue(scan.values, prediction.region, is_tissue)
         n_voxels = int(np.count_nonzero(prediction.region))
         summarize_tissue(sidecar, prediction.maps, tissue, n_voxels)
+        columns = (prediction.maps[p.name][tissue] for p in prediction.parameters)
+        summarize_bounds(sidecar, prediction.parameters, columns)
         sidecar |= prediction.describe_intervals(files)
         image_maps = _image_maps(
             series,
