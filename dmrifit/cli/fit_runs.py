@@ -24,10 +24,9 @@ from dmrifit.cli.case_runs import FAILED, CaseRun, RunOptions, RunPage, can_draw
 from dmrifit.cli.options import named_images, number_or_path, say
 from dmrifit.cli.workers import scheduler
 from dmrifit.cohort.bids_folder import find_scans, is_bids_folder, match_files, plain_scan
-from dmrifit.engine.design.identifiability import ISOTROPIC, suggest_model
+from dmrifit.engine.design.identifiability import suggest_model
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.models import resolve_model
-from dmrifit.engine.noise_choice import directions_vary
 from dmrifit.imaging.fit_predict import fit_image, kept_measurements
 from dmrifit.imaging.scan_info import contrast_lines
 from dmrifit.io.bids_derivatives import (
@@ -52,7 +51,6 @@ if TYPE_CHECKING:
 
 _TABLE, _COLUMNS = "fits.tsv", "fits.json"
 _VERSION = 2  # of what a record holds; scans of another one are fitted again
-_OF_DIFFUSION = ("ADC", "D", "Dt", "K")  # parameters that differ between directions
 _PAGE = "index.html"
 _FEWEST_COMPARED = 5  # scans, below which none is told to differ from the others
 _TEXTS = Texts(__file__)
@@ -257,9 +255,6 @@ def fit_scan(
         if reason:
             say(f"using model {name}: {reason} (choose another by --model)")
     fit_image(list(images), protocol, signal_model, out=out, progress=progress, **options)
-    if progress and directions_vary(fitted):
-        of_diffusion = [x for x in signal_model.names if x in _OF_DIFFUSION]
-        say(ISOTROPIC.format(names=" and ".join(of_diffusion)))
     return name, out / derivative_name(common_stem(images), "dwimap.json", model=name)
 
 

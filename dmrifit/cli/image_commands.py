@@ -309,6 +309,7 @@ def predict(
     from dmrifit.imaging.fit_predict import predict_image
     from dmrifit.model_files.model_file import load_model
     from dmrifit.predict.conformal import strategy_of
+    from dmrifit.report.quicklook import value_lines
     from dmrifit.report.verdict import map_verdict
 
     estimator = load_model(model)
@@ -338,7 +339,8 @@ def predict(
         options["quicklook"] = quicklook and can_draw("quick-look page")
         predicted = predict_image(estimator, images, protocol=protocol, progress=True, **options)
         typer.echo(map_verdict(predicted.sidecar))
-    for line in file_lines(predicted.sidecar, out) + predicted.advice():
+    lines = [*value_lines(predicted.sidecar), *file_lines(predicted.sidecar, out)]
+    for line in lines + predicted.advice():
         typer.echo(line)
 
 

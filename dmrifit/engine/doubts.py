@@ -36,6 +36,7 @@ _WRITTEN = 0.005
 _MOST = 0.5
 
 _SENTENCES = read_table("sentences")["scan"]
+_DOUBTS = read_table("sentences")["doubts"]
 
 _NEGLIGIBLE = 1e-4  # of the high end of an interval: a low end up to that is written as 0
 _FEWEST_KEPT = 10_000  # voxels whose intervals are kept for a median, where there are as many
@@ -240,27 +241,13 @@ class DoubtTally:
         return any(self._too_high(int(j)) for j in np.flatnonzero(self.free))
 
     def _too_high(self, j: int) -> str:
-        """Say why the b-values are too high for a parameter; an empty text if they are not."""
-        name, n_counted = self.model.names[j], max(self.n_counted, 1)
-        counts = self.reasons[j] / n_counted
-        at_cap = self.at_cap[j] / n_counted
-        remedies = [self.lower_b]
-        if name in self.monotonic and at_cap >= self.mentioned_high_b:
-            undetermined = counts[DoubtReason.NO_INFLUENCE] + counts[DoubtReason.NOT_DETERMINED]
-            text = _SENTENCES["at_cap"]
-            if undetermined >= _MENTIONED:
-                text += _SENTENCES["at_cap_undetermined"]
-            text = text.format(
-                name=name, at_cap=percent(at_cap), undetermined=percent(undetermined)
-            )
-            remedies.append(self.noise_remedy)
-        elif counts[DoubtReason.DECAYED] >= self.mentioned_high_b:
-            decayed = percent(counts[DoubtReason.DECAYED])
-            text = _SENTENCES["decayed"].format(name=name, decayed=decayed, limit=DECAYED)
-        else:
-            return ""
-        remedy = ", or ".join(filter(None, remedies))
-        return f"{text}; {remedy}." if remedy else f"{text}."
+        """Name the reason why the b-values are too high for a parameter; empty if they are not."""
+        n_counted = max(self.n_counted, 1)
+        is_capped = self.at_cap[j] / n_counted >= self.mentioned_high_b
+        if is_capped and self.model.names[j] in self.monotonic:
+            return "AT_CAP"
+        is_decayed = self.reasons[j, DoubtReason.DECAYED] / n_counted >= self.mentioned_high_b
+        return DoubtReason.DECAYED.name if is_decayed else ""
 
     @property
     def share(self) -> NDArray[np.float64]:
@@ -269,14 +256,49 @@ class DoubtTally:
 
     @property
     def main_reasons(self) -> dict[str, str]:
-        """Name of the most frequent reason of each doubtful parameter; AT_CAP at 3/(b_max·D)."""
-        reasons = {}
-        for j, row in enumerate(self.reasons[:, 1:]):
-            if row.any():
-                reason = DoubtReason(int(row.argmax()) + 1)
-                is_cap = reason == DoubtReason.AT_BOUND and 2 * self.at_cap[j] > row.max()
-                reasons[self.model.names[j]] = "AT_CAP" if is_cap else reason.name
-        return reasons
+        """Name of the reason that is told of each doubtful parameter, a key of ``doubts``."""
+        reasons = {name: self._reason(j) for j, name in enumerate(self.model.names)}
+        return {name: reason for name, reason in reasons.items() if reason}
+
+    @property
+    def remedies(self) -> dict[str, str]:
+        """What helps each doubtful parameter, as the sentence of advice about it says."""
+        return {name: self._remedy(name, reason) for name, reason in self.main_reasons.items()}
+
+    def _reason(self, j: int) -> str:
+        """Name the reason that is told of a parameter; an empty text without doubt."""
+        counts = self.reasons[j].copy()
+        counts[DoubtReason.NONE] = 0
+        if not counts.any():
+            return ""
+        if too_high := self._too_high(j):
+            return too_high
+        for reason in (DoubtReason.NEAR_NOISE, DoubtReason.FREE_WATER):
+            if counts[reason] >= _MENTIONED_CAP * self.n_counted:
+                return reason.name
+        if not self.model.parameters[j].is_amplitude:
+            undetermined = counts[[DoubtReason.NO_INFLUENCE, DoubtReason.NOT_DETERMINED]]
+            if undetermined.sum() >= counts.sum() / 2:
+                return DoubtReason(int(undetermined.argmax()) + 1).name
+        reason = DoubtReason(int(counts.argmax()))
+        if reason != DoubtReason.AT_BOUND:
+            return reason.name
+        if not self._at_bounds(j):
+            return DoubtReason.UNCERTAIN.name
+        parameter, (low, high) = self.model.parameters[j], self.bounds[j]
+        at_high = self.at_high[j] - self.at_cap[j]
+        # Beyond a bound that is narrower than the model's own, the scan may determine the value.
+        is_given = self.at_low[j] > self.at_high[j] and low > parameter.low
+        is_given |= at_high > self.at_low[j] + self.at_cap[j] and high < parameter.high
+        return "GIVEN_BOUNDS" if is_given else reason.name
+
+    def _remedy(self, name: str, reason: str) -> str:
+        """Say what helps against a reason of doubt; the name of the parameter is filled in."""
+        remedies = [self.lower_b] if reason in ("AT_CAP", "DECAYED") else []
+        if reason == "AT_CAP":
+            remedies.append(self.noise_remedy)
+        remedy = ", or ".join(filter(None, remedies))
+        return remedy or _DOUBTS[reason][1].format(name=name, noise_remedy=self.noise_remedy)
 
     def readings(
         self, is_tissue: Callable[[NDArray], NDArray[np.bool_]] | None = None
@@ -307,7 +329,9 @@ class DoubtTally:
             if is_undetermined[:, j].mean() >= _MOST:
                 text = f"not determined ({self._searched(int(j))} searched)"
             elif is_none[:, j].mean() >= _MOST:
-                text = f"none found, < {rounded(np.median(ends[is_none[:, j], j, 1]), 3)}{unit}"
+                # A diffusivity is not found: it is a value that is 0 or nearly so.
+                text = "not distinguishable from 0" if parameter.unit else "none found"
+                text += f", < {rounded(np.median(ends[is_none[:, j], j, 1]), 3)}{unit}"
             elif low == high and at_bound[:, j].mean() >= _MOST:
                 text = f"at the bound {low}{unit}"
             else:
@@ -325,7 +349,9 @@ class DoubtTally:
             sentences.append(_SENTENCES["below_noise"].format(share=percent(below_noise)))
         without = self.reasons[:, DoubtReason.NO_RESIDUALS].max() / self.n_counted
         if without >= _MENTIONED:
-            return [*sentences, _SENTENCES["no_residuals"].format(share=percent(without))]
+            remedy = _DOUBTS["NO_RESIDUALS"][1]
+            text = _SENTENCES["NO_RESIDUALS"].format(share=percent(without), remedy=remedy)
+            return [*sentences, text]
         sentences += filter(None, (self._sentence(int(j)) for j in np.flatnonzero(self.free)))
         disagree = self.starts_disagree / self.n_counted
         if disagree >= _MENTIONED_STARTS:
@@ -348,24 +374,15 @@ class DoubtTally:
             return " × max"
         return f" {parameter.unit}" if parameter.unit else ""
 
-    def _sentence(self, j: int) -> str:
-        parameter = self.model.parameters[j]
-        name = parameter.name
-        low, high = self.bounds[j]
-        unit = self._bound_unit(j)
+    def _at_bounds(self, j: int) -> list[str]:
+        """Say at which bounds of a parameter, other than natural ones, how many voxels are."""
+        parameter, (low, high), unit = (
+            self.model.parameters[j],
+            self.bounds[j],
+            self._bound_unit(j),
+        )
         at_low, at_cap = self.at_low[j] / self.n_counted, self.at_cap[j] / self.n_counted
         at_high = self.at_high[j] / self.n_counted - at_cap
-        counts = self.reasons[j] / self.n_counted
-        no_influence = counts[DoubtReason.NO_INFLUENCE]
-        undetermined = no_influence + counts[DoubtReason.NOT_DETERMINED]
-        if too_high := self._too_high(j):
-            return too_high
-        for reason in (DoubtReason.NEAR_NOISE, DoubtReason.FREE_WATER):
-            if counts[reason] >= _MENTIONED_CAP:
-                share = percent(counts[reason])
-                return _SENTENCES[reason.name.lower()].format(name=name, share=share)
-        if self.share[j] < _MENTIONED:
-            return ""
         at_bounds = []
         # Fewer would be written as 0 %.
         if low != 0 and at_low >= _WRITTEN:
@@ -374,25 +391,38 @@ class DoubtTally:
             at_bounds.append(f"at its upper bound 3/(b_max·D) in {percent(at_cap)}")
         if at_high >= _WRITTEN and not is_share(parameter) and not parameter.is_amplitude:
             at_bounds.append(f"at its upper bound {high:g}{unit} in {percent(at_high)}")
-        # Beyond a bound that is narrower than the model's own, the scan may determine the value.
-        is_given = at_low > at_high + at_cap and low > parameter.low
-        is_given |= at_high > at_low + at_cap and high < parameter.high
-        remedy = f"fix it, or measure contrasts that show {name}"
-        if undetermined >= self.share[j] / 2 and not parameter.is_amplitude:
-            searched = self._searched(j)
-            text = _SENTENCES["undetermined"].format(
-                name=name, undetermined=percent(undetermined), searched=searched
-            )
-            if at_bounds:
-                text += f"; {', '.join(at_bounds)}"
-            text += ")"
+        return at_bounds
+
+    def _sentence(self, j: int) -> str:
+        """Say in how many voxels a parameter is in doubt, why, and what helps; empty if in few."""
+        counts = self.reasons[j] / self.n_counted
+        of_fluid = counts[[DoubtReason.NEAR_NOISE, DoubtReason.FREE_WATER]].max()
+        is_mentioned = self.share[j] >= _MENTIONED or of_fluid >= _MENTIONED_CAP
+        if not (is_mentioned or self._too_high(j)):
+            return ""
+        name, reason = self.model.names[j], self._reason(j)
+        no_influence = counts[DoubtReason.NO_INFLUENCE]
+        undetermined = no_influence + counts[DoubtReason.NOT_DETERMINED]
+        at_bounds, searched = self._at_bounds(j), f"{self._searched(j)} searched"
+        if at_bounds:
+            searched += f"; {', '.join(at_bounds)}"
+        share, note = self.share[j], ""
+        if reason == "AT_CAP":
+            share = self.at_cap[j] / self.n_counted
+            if undetermined >= _MENTIONED:
+                note = _SENTENCES["at_cap_undetermined"].format(undetermined=percent(undetermined))
+        elif reason in ("NO_INFLUENCE", "NOT_DETERMINED"):
+            reason, share = "NOT_DETERMINED", undetermined
             if no_influence >= _MENTIONED:
-                text += _SENTENCES["too_small"].format(no_influence=percent(no_influence))
-            return f"{text}: {remedy}."
-        if at_bounds and counts[DoubtReason.AT_BOUND] >= counts[DoubtReason.UNCERTAIN]:
-            ends = " and ".join(at_bounds)
-            key = "at_bounds"
-            if is_given:
-                key, remedy = "at_given_bounds", "widen the bounds that were given, or fix it"
-            return _SENTENCES[key].format(name=name, at_bounds=ends, remedy=remedy)
-        return _SENTENCES["uncertain"].format(name=name, share=percent(self.share[j]))
+                note = _SENTENCES["too_small"].format(no_influence=percent(no_influence))
+        elif reason in ("DECAYED", "NEAR_NOISE", "FREE_WATER", "NO_RESIDUALS"):
+            share = counts[DoubtReason[reason]]
+        return _SENTENCES[reason].format(
+            name=name,
+            share=percent(share),
+            limit=DECAYED,
+            searched=searched,
+            at_bounds=" and ".join(at_bounds),
+            note=note,
+            remedy=self.remedies[name],
+        )

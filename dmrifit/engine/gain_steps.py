@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.engine.means import mean_of_finite
-from dmrifit.engine.models import read_table
-from dmrifit.engine.protocol import Protocol
+from dmrifit.engine.models import SignalModel, read_table
+from dmrifit.engine.noise_choice import lowest_signals
+from dmrifit.engine.protocol import TE_MATCH, Protocol
 
 #: Number of voxels, about, that the check looks at.
 GAIN_VOXELS = 2000
@@ -48,6 +49,29 @@ class GainStep:
         """Describe the step for a sidecar."""
         fields = {"Low": self.low, "High": self.high, "Ratio": self.ratio}
         return {"Description": self.description, **fields}
+
+
+def relative_doubt(signals: NDArray, protocol: Protocol, model: SignalModel | None = None) -> str:
+    """
+    Say that signals were divided by their own b = 0, which a model with T2 cannot describe.
+
+    An empty text if they were not, or the model has no relaxation time. Shapes: `signals`
+    (n_voxels, n_measurements).
+    """
+    has_relaxation = model is None or any(p.unit == "ms" for p in model.parameters)
+    is_doubted = has_relaxation and _are_relative(signals, protocol)
+    return read_table("sentences")["scan"]["relative"] if is_doubted else ""
+
+
+def _are_relative(signals: NDArray, protocol: Protocol) -> bool:
+    """Tell whether all echo times have the same signal (n_voxels,) at the lowest b-value."""
+    if protocol.te is None or np.ptp(protocol.te) <= TE_MATCH:
+        return False
+    groups = [np.flatnonzero(protocol.te == te) for te in np.unique(protocol.te)]
+    means = [lowest_signals(signals[:, group], protocol.take(group)) for group in groups]
+    values = np.stack(means, axis=1)
+    values = values[(np.isfinite(values) & (values > 0)).all(axis=1)]
+    return len(values) > 0 and np.allclose(values, values[:, :1])
 
 
 def find_gain_step(signals: NDArray, protocol: Protocol) -> GainStep | None:
@@ -106,7 +130,7 @@ def _step_of(signals: NDArray, protocol: Protocol) -> GainStep | None:
         step = _step_along_b(values[:, te == echo_time], b[te == echo_time], echo_time)
         if step is not None:
             return step
-    return _step_along_te(values, b, te)
+    return None if _are_relative(signals, protocol) else _step_along_te(values, b, te)
 
 
 def _comparable_shells(protocol: Protocol, te: NDArray[np.float64]) -> list[list[int]]:
@@ -171,12 +195,8 @@ def _step_along_b(values: NDArray, b: NDArray, te: float) -> GainStep | None:
 
 def _step_along_te(values: NDArray, b: NDArray, te: NDArray) -> GainStep | None:
     """Find a step of gain between neighboring echo times at their common b-values, or None."""
-    echo_times, lowest = np.unique(te, return_index=True)
-    # Signals were divided by those of the lowest b-value.
-    if np.allclose(values[:, lowest[:1]], values[:, lowest]):
-        return None
     is_same_b = np.abs(b - b[:, None]) <= (_SAME_B - 1) * b[:, None] + _ROUNDING
-    for early, late in pairwise(echo_times):
+    for early, late in pairwise(np.unique(te)):
         i, j = np.nonzero(is_same_b & (te[:, None] == early) & (te == late))
         if not i.size:
             continue

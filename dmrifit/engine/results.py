@@ -309,7 +309,7 @@ class FitResult:
         list of str
             Empty for a sound fit.
         """
-        from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
+        from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step, relative_doubt
 
         advice = self._tally().advice()
         if self.screening is not None:
@@ -319,9 +319,12 @@ class FitResult:
                 advice.append(f"Not fitted: {counted(n, 'voxel')} {reason}.")
         if self.inputs is not None:
             stride = max(1, len(self) // GAIN_VOXELS)
-            step = find_gain_step(self.inputs.signals[::stride], self.inputs.protocol)
+            signals, protocol = self.inputs.signals[::stride], self.inputs.protocol
+            step = find_gain_step(signals, protocol)
             if step is not None:
                 advice.append(f"{step.description}.")
+            if doubt := relative_doubt(signals, protocol, self.model):
+                advice.append(f"{doubt}.")
         return advice
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -389,7 +392,8 @@ class FitResult:
         dict of str to str
             By parameter: medians of the low and the high ends; where the parameter is in most
             voxels not determined, ``"not determined (150–250 ms searched)"``; where a zero of it
-            is well measured in most, ``"none found, < 0.02"``, with the median of the high ends;
+            is well measured in most, ``"none found, < 0.02"``, or of a diffusivity
+            ``"not distinguishable from 0, < 0.02 µm²/ms"``, with the median of the high ends;
             where both medians are one bound, ``"at the bound 3 µm²/ms"``.
         """
         return self._tally().readings()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -62,7 +63,8 @@ def denoise(
         # One NaN would spread over every patch that holds it.
         usable = np.where(np.isfinite(values).all(axis=-1, keepdims=True), values, 0)
         # Threads of BLAS would change the last digits.
-        with threadpool_limits(1), np.errstate(divide="ignore", invalid="ignore"):
+        quiet = warnings.catch_warnings(action="ignore", category=RuntimeWarning)
+        with threadpool_limits(1), quiet:
             denoised, level = localpca.mppca(
                 usable,
                 mask=region[around],

@@ -19,12 +19,17 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.spread_sample import SpreadSample, by_slice
 from dmrifit.cohort.scaling import PatientScale
-from dmrifit.engine.design.identifiability import missing_for, nominal_contrasts, typical_tissue
+from dmrifit.engine.design.identifiability import (
+    ISOTROPIC,
+    missing_for,
+    nominal_contrasts,
+    typical_tissue,
+)
 from dmrifit.engine.doubts import DoubtTally
 from dmrifit.engine.fit_maps import OUTSIDE, empty_maps, fill_maps, map_names
 from dmrifit.engine.fit_settings import MEASURED, FitSettings
 from dmrifit.engine.fitting import by_snr, fit_with, learn_prior, measured_noise
-from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
+from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step, relative_doubt
 from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.methods.prior import PRIOR_VOXELS, Prior
 from dmrifit.engine.models import MODELS, SignalModel, check_has_echo_times, resolve_model
@@ -68,6 +73,7 @@ from dmrifit.io.bids_derivatives import (
     describe_fit,
     describe_prediction,
     find_tissue,
+    summarize_bounds,
     summarize_tissue,
 )
 from dmrifit.io.chunked_arrays import is_array, placed
@@ -382,6 +388,8 @@ def fit_image(
             notes.warn(doubt)
         if doubt := scan_info.clipping_doubt(rows, protocol):
             notes.warn(doubt)
+        if doubt := relative_doubt(rows[is_tissue], protocol, model):
+            notes.warn(doubt)
         is_given = noise is not None and not is_estimated and likelihood == "gaussian"
         misfit = tally.misfit() if is_given else np.nan
         # Signals of several directions differ by more than the noise.
@@ -436,6 +444,8 @@ def fit_image(
             sidecar["MergedB"] = {"Description": merged_b, "MeasuredB": measured_b.tolist()}
         if gain_step is not None:
             sidecar["GainStep"] = gain_step.describe()
+        if directions_vary(contrasts):
+            sidecar["Directions"] = {"Description": ISOTROPIC}
         if notes.sentences:
             sidecar["Warnings"] = notes.sentences
         if lower_b_max is not None:
@@ -594,6 +604,8 @@ def predict_image(
         tissue = find_tissue(scan.values, prediction.region, is_tissue)
         n_voxels = int(np.count_nonzero(prediction.region))
         summarize_tissue(sidecar, prediction.maps, tissue, n_voxels)
+        columns = (prediction.maps[p.name][tissue] for p in prediction.parameters)
+        summarize_bounds(sidecar, prediction.parameters, columns)
         sidecar |= prediction.describe_intervals(files)
         image_maps = _image_maps(
             series,

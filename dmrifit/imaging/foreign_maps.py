@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from dmrifit.imaging.image_maps import ImageMaps
 from dmrifit.imaging.regions import DIFFUSIVITY_FACTORS, named_maps, plain_unit
 from dmrifit.io.atomic_files import write_text
-from dmrifit.io.bids_derivatives import common_stem, derivative_name, describe_prediction
+from dmrifit.io.bids_derivatives import (
+    common_stem,
+    derivative_name,
+    describe_prediction,
+    summarize_bounds,
+)
 from dmrifit.io.grids import three_axes, turn_to_grid
 from dmrifit.io.masks import Grid, binarize
 from dmrifit.io.nifti import image_of, load_image, read_volume
@@ -150,6 +155,7 @@ def predict_from_maps(
     if "S0" not in maps:
         description["Parameters"][amplitude]["Units"] = "multiples of the signal at b = 0"
     description["Settings"] = {"Metrics": {name: Path(path).name for name, path in maps.items()}}
+    summarize_bounds(description, model.parameters, predicted.T)
     images = {}
     for name, column in zip(model.names, predicted.T, strict=True):
         values = np.zeros(inside.shape, np.float32)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.spread_sample import SpreadSample, by_slice
 from dmrifit.engine.design.identifiability import (
+    ISOTROPIC,
     expected_precision,
     missing_for,
     snr_of_amplitude,
@@ -19,13 +20,14 @@ from dmrifit.engine.design.identifiability import (
 from dmrifit.engine.design.precision import UNDETERMINED_CV
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import measured_noise
-from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
-from dmrifit.engine.models import MODELS, SignalModel
+from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step, relative_doubt
+from dmrifit.engine.models import MODELS, SignalModel, read_table
 from dmrifit.engine.noise_choice import (
     NOISE_VOXELS,
     NoiseLevel,
     above_air,
     above_air_or_noise,
+    directions_vary,
     lowest_signals,
     typical_snr,
 )
@@ -105,6 +107,8 @@ def scan_info(image: Images, protocol: Protocol | None, *, mask: Image | None = 
     if protocol is not None:
         info.contrasts = contrast_lines(protocol)
         info.models = [_model_line(name, protocol, info.snr) for name in _LISTED_MODELS]
+        if directions_vary(protocol):
+            info.models.append(ISOTROPIC)
     return info
 
 
@@ -178,6 +182,8 @@ def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] |
     if gain_step is not None:
         info.doubts.append(gain_step.description)
     info.doubts += protocol_doubts(protocol)
+    if doubt := relative_doubt(rows, protocol):
+        info.doubts.append(doubt)
     if gain_step is None and (doubt := decay_doubt(rows, protocol)):
         info.doubts.append(doubt)
 
@@ -221,7 +227,7 @@ def clipping_doubt(rows: NDArray, protocol: Protocol | None) -> str:
     n_largest = counts.sum()
     if n_largest <= max(_CLIPPED_SHARE * rows.size, _FEWEST_CLIPPED):
         return ""
-    is_end_of_type = largest > 0 and np.log2(largest + 1) % 1 == 0
+    is_end_of_type = largest > 1 and np.log2(largest + 1) % 1 == 0
     is_clipped = counts > _FEWEST_CLIPPED
     is_at_several_b = protocol is None or len(np.unique(protocol.b[is_clipped])) > 1
     # A simulation without noise has equal signals at b = 0, too, but few a little smaller.
@@ -292,6 +298,10 @@ def _describe_noise(
         info.noise = f"not estimated ({error})"
         return np.nan
     info.noise, doubt = describe_noise_levels(levels)
+    methods = dict.fromkeys(level.method.split()[0] for level in levels)
+    if len(methods) > 1:
+        sources = [read_table("sentences")["noise_sources"][method] for method in methods]
+        info.noise += f"; without --sigma, fit uses the first ({'; '.join(sources)})"
     if doubt:
         info.doubts.append(doubt)
     return float(np.median(levels[0].sigma)) if levels else np.nan

@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -314,8 +314,7 @@ def _describe_parameters(
         name = parameter.name
         entry = entries[name] = {
             "Units": _units(parameter),
-            # JSON has no infinity.
-            "Bounds": [float(bound) if np.isfinite(bound) else None for bound in bounds[j]],
+            "Bounds": _finite_bounds(bounds[j]),
         }
         for fit_map in FIT_MAPS:
             if fit_map.is_per_parameter:
@@ -396,6 +395,28 @@ def summarize_tissue(
         }
 
 
+def summarize_bounds(
+    sidecar: dict[str, Any], parameters: Iterable[Parameter], columns: Iterable[NDArray]
+) -> None:
+    """Add to a sidecar how many predicted values (n_voxels,) of each parameter are at bounds."""
+    for parameter, values in zip(parameters, columns, strict=True):
+        # Bounds of an amplitude are multiples of each voxel's signal.
+        if parameter.is_amplitude or not len(values):
+            continue
+        bounds = parameter.low, parameter.high
+        # Values and bounds are rounded as maps are.
+        rounded = values.astype(np.float32)
+        is_low, is_high = rounded <= np.float32(bounds[0]), rounded >= np.float32(bounds[1])
+        entry = sidecar["Parameters"][parameter.name]
+        entry["Bounds"] = _finite_bounds(bounds)
+        entry["ShareAtBounds"] = {"Lower": float(is_low.mean()), "Upper": float(is_high.mean())}
+
+
+def _finite_bounds(bounds: tuple[float, float]) -> list[float | None]:
+    """Write bounds for JSON, which has no infinity."""
+    return [float(bound) if np.isfinite(bound) else None for bound in bounds]
+
+
 def _describe_expected_precision(tally: FitTally, n_averaged: float) -> dict[str, Any]:
     """Describe what the protocol can determine in typical tissue at the SNR of this scan."""
     snr = tally.snr()
@@ -445,6 +466,7 @@ def _describe_voxel_maps(tally: FitTally, files: Mapping[str, str]) -> dict[str,
         "Doubt": {
             "Share": dict(zip(tally.model.names, tally.doubts.share.tolist(), strict=True)),
             "MainReason": tally.doubts.main_reasons,
+            "Remedy": tally.doubts.remedies,
             "StartsDisagree": tally.doubts.starts_disagree / tally.doubts.n_counted,
             "Advice": tally.doubts.advice(),
         },

@@ -278,6 +278,8 @@ def bound_cells(entry: Mapping[str, Any]) -> list[str]:
         value = entry["Fixed"]
         # S0 may be fixed at what was measured in each voxel.
         return [f"fixed: {value}" if isinstance(value, str) else f"fixed at {value:g}", ""]
+    if "Bounds" not in entry:
+        return ["–", "–"]
     unit = "× max" if "BoundsUnits" in entry else short_unit(entry["Units"])
     pairs = zip(entry["Bounds"], entry["ShareAtBounds"].values(), strict=True)
     cells = [
@@ -511,7 +513,9 @@ def interval_advice(section: Mapping[str, Any]) -> list[str]:
 def _parameters(shown: ShownMaps, widths: Sequence[MapPanel]) -> Iterator[Any]:
     """Tabulate the values of each parameter and what its intervals are worth."""
     intervals = shown.sidecar.get("Intervals")
-    rows, columns = list(shown.rows()), _TEXTS["values"]
+    rows, columns = list(shown.rows()), _TEXTS["values"] + _TEXTS["at_bounds"]
+    for row in rows:
+        row["lower"], row["upper"] = bound_cells(shown.entries[row["name"]])
     if intervals is not None:
         yield page.Note(" ".join(interval_advice(intervals)))
         columns += _TEXTS["intervals"]

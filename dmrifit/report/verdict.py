@@ -54,11 +54,6 @@ def parameter_lights(
 ) -> Lights:
     """Tabulate each parameter: median, share in doubt, why, and what to do."""
     doubt = sidecar.get("Doubt", {})
-    cap_remedy = "--sigma estimate"
-    if "BMax" in doubt:
-        cap_remedy = f"--b-max {doubt['BMax']:g}"
-    elif sidecar.get("Settings", {}).get("Sigma") is not None:
-        cap_remedy = "choose a simpler --model, or measure lower b-values"
     lights = []
     for panel in panels:
         entry = sidecar["Parameters"][panel.name]
@@ -78,14 +73,15 @@ def parameter_lights(
             words = percent(share)
             if share > _SOME_DOUBTED:
                 kind = "undetermined" if share > _MOST_DOUBTED else "doubted"
-                why, remedy = read_table("sentences")["doubts"][doubt["MainReason"][panel.name]]
+                why = read_table("sentences")["doubts"][doubt["MainReason"][panel.name]][0]
+                remedy = doubt["Remedy"][panel.name]
             interval = str(entry.get("Interval", ""))
-            if interval.startswith("none found"):
+            if ", < " in interval:
                 text, interval = interval, ""
         light = {"name": panel.name, "layer": panel.layer, "value": text, "why": why}
         light["interval"] = "–" if interval.startswith("not determined") else interval
-        light |= {"kind": kind, "sign": _SIGNS[kind], "words": words}
-        lights.append(light | {"remedy": remedy.format(name=panel.name, cap_remedy=cap_remedy)})
+        light |= {"kind": kind, "sign": _SIGNS[kind], "words": words, "remedy": remedy}
+        lights.append(light)
     return Lights(*_TEXTS["headings" if doubt else "plain_headings"], *lights)
 
 

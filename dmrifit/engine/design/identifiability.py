@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["suggest_model"]
 
-#: Sentence that says what an isotropic model describes where many directions were measured.
+#: What an isotropic model describes where many directions were measured, and what to do.
 ISOTROPIC: str = read_table("sentences")["protocol"]["isotropic"]
 
 # From the richest to the simplest; what no other can be fitted to is left to the last.

@@ -599,7 +599,7 @@ def _uncertainty(parameter: Parameter, value: float, sd: float) -> str:
     """Say that the standard deviation of a parameter is too large; an empty text if it is not."""
     name = parameter.name
     unit = f" {parameter.unit}" if parameter.unit and not parameter.is_amplitude else ""
-    remedy = f"fix it, or measure contrasts that show {name}"
+    remedy = read_table("sentences")["doubts"]["NOT_DETERMINED"][1].format(name=name)
     if math.isinf(sd):
         return _SENTENCES["no_effect"].format(name=name, remedy=remedy)
     width = parameter.high - parameter.low

@@ -31,8 +31,7 @@ def test_a_sound_fit_has_no_doubts_and_no_advice():
 
 
 def test_without_perfusion_its_diffusivity_and_in_blood_the_tissue_are_in_doubt():
-    signals = noisy(IVIM, [100.0, 0.0, 20.0, 1.0], LOW_B, 2000, 2)
-    result = fit_voxels(signals, LOW_B, IVIM)
+    result = fit_voxels(noisy(IVIM, [100.0, 0.0, 20.0, 1.0], LOW_B, 2000, 2), LOW_B, IVIM)
     dv, f = IVIM.names.index("Dv"), IVIM.names.index("f")
     assert (result.doubt_reasons[:, dv] == DoubtReason.NO_INFLUENCE).mean() > 0.95
     # None was found, and that is well measured.
@@ -177,11 +176,12 @@ def test_advice_names_the_reason_of_most_voxels():
     tally.n_fitted = tally.n_counted = 1000
     tally.reasons[:, DoubtReason.NONE] = 1000
     tally.at_high[2] = 40
-    tally.reasons[2] = 0
     tally.reasons[2, [DoubtReason.NONE, DoubtReason.AT_BOUND, DoubtReason.UNCERTAIN]] = 255, 40, 705
     assert tally.advice()[0].startswith("K is uncertain in 74 % of the voxels with signal")
     tally.reasons[2, [DoubtReason.AT_BOUND, DoubtReason.UNCERTAIN]] = 705, 40
     assert tally.advice()[0].startswith("K is at its upper bound 5 in 4 % of the voxels with signal")
+    # A page shows the same remedy.
+    assert tally.advice()[0].endswith(f"; {tally.remedies['K']}.")
     # Not "in 0 %".
     tally.at_high[2] = 4
     assert "bound" not in tally.advice()[0]
@@ -240,6 +240,8 @@ def test_the_relaxation_time_of_blood_and_the_kurtosis_of_oil_or_water_read_none
     result = fit_voxels(signals, protocol, "kurtosis")
     assert result.readings()["K"].startswith("none found, < 0.")
     assert result.doubt[:, 2].mean() < 0.1
+    still = fit_voxels(noisy(MODELS["adc"], [100.0, 0.0], protocol, 100, 11), protocol, "adc")
+    assert still.readings()["ADC"].startswith("not distinguishable from 0, < 0.0")
 
 
 def real_signals(folder, name):

@@ -115,7 +115,7 @@ def test_the_sidecar_says_that_maps_were_the_input(trained, metrics, tmp_path):
     description = json.loads(sidecar.read_text())
     assert sidecar.name.startswith("out_model-")
     assert "maps of a clinical protocol" in description["Description"]
-    assert description["Parameters"]["S0"]["Units"] == "a.u."
+    assert (description["Parameters"]["S0"]["Units"], "ShareAtBounds" in description["Parameters"]["K"]) == ("a.u.", True)
     del unnamed["S0"]
     predict_from_maps(trained[0], unnamed, folder, units=UNITS, overwrite=True)
     description = json.loads(sidecar.read_text())

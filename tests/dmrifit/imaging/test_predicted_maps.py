@@ -14,6 +14,7 @@ from dmrifit.model_files.model_file import load_model, save_model
 from dmrifit.predict.conformal import ConformalIntervals
 from dmrifit.predict.novelty import NOVEL
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
+from dmrifit.report.quicklook import bound_cells
 from dmrifit.simulate.body_phantoms import simulate_cohort
 
 TARGET = Protocol.preset("cohort1")
@@ -23,9 +24,8 @@ NAMES = MODELS["t2-ivim-kurtosis"].names
 
 @pytest.fixture(scope="module", params=[SignalToSignal, MapsToMaps])
 def intervals(request):
-    voxels = simulate_cohort("cohort1", 6, shape=(16, 16, 4), random_state=2).arrays(
-        mask="body", max_voxels=80, random_state=0
-    )
+    cohort = simulate_cohort("cohort1", 6, shape=(16, 16, 4), random_state=2)
+    voxels = cohort.arrays(mask="body", max_voxels=80, random_state=0)
     estimator = request.param("LR", source=voxels.source, target=voxels.target)
     return ConformalIntervals(estimator, random_state=0).fit(voxels.X, voxels.Y, voxels.groups)
 
@@ -55,8 +55,7 @@ def test_maps_of_intervals_are_those_of_the_scaled_voxels(intervals, inputs):
     unit = PatientScale().of(voxels, SOURCE)
     ends = intervals.predict_interval(voxels / unit)
     ends[:, 0] *= unit
-    ends_by_name = {"low": ends[..., 0], "high": ends[..., 1]}
-    for end, values in ends_by_name.items():
+    for end, values in {"low": ends[..., 0], "high": ends[..., 1]}.items():
         made = np.column_stack([data(maps[f"{name}_{end}"])[inside] for name in NAMES])
         np.testing.assert_allclose(made, values, rtol=1e-5, atol=1e-6)
     typicality = intervals.typicality(voxels / unit)
@@ -71,11 +70,14 @@ def test_maps_of_intervals_are_those_of_the_scaled_voxels(intervals, inputs):
 def test_a_saved_model_writes_intervals_and_says_what_they_are_worth(intervals, inputs, tmp_path):
     image, mask = inputs
     save_model(intervals, tmp_path / "model")
-    maps = predict_image(
-        load_model(tmp_path / "model"), image, mask=mask, out=tmp_path / "out", quicklook=True
-    )
-    [sidecar] = (tmp_path / "out").glob("*.json")
-    section = json.loads(sidecar.read_text(encoding="utf-8"))["Intervals"]
+    model = load_model(tmp_path / "model")
+    maps = predict_image(model, image, mask=mask, out=tmp_path / "out", quicklook=True)
+    described = json.loads(next((tmp_path / "out").glob("*.json")).read_text(encoding="utf-8"))
+    section, entry = described["Intervals"], described["Parameters"]["K"]
+    values = data(maps["K"])[data(mask) > 0]
+    shares = {"Lower": np.mean(values == 0), "Upper": np.mean(values == 5)}
+    assert (entry["Bounds"], entry["ShareAtBounds"]) == ([0, 5], pytest.approx(shares, abs=0.02))
+    assert "Bounds" not in described["Parameters"]["S0"]
     assert section["Coverage"] == 0.9
     assert section["Guarantee"].startswith("no guarantee at this level with 6 patients")
     for name in NAMES:
@@ -84,13 +86,11 @@ def test_a_saved_model_writes_intervals_and_says_what_they_are_worth(intervals, 
         np.testing.assert_array_equal(data(nib.load(high)), data(maps[f"{name}_high"]))
     # The interval of T2v is the box in every voxel.
     assert section["Parameters"]["T2v"]["MedianShareOfBounds"] == 1
-    assert not section["Parameters"]["T2v"]["Determined"]
-    assert section["Parameters"]["Dt"]["Determined"]
+    assert [section["Parameters"][name]["Determined"] for name in ("T2v", "Dt")] == [False, True]
     unlike = data(maps["typicality"])[data(mask) > 0] < NOVEL
     assert section["Typicality"]["ShareUnlike"] == round(float(unlike.mean()), 4)
-    [page] = (tmp_path / "out").glob("*.html")
-    text = page.read_text(encoding="utf-8")
-    for sentence in maps.advice():
+    text = next((tmp_path / "out").glob("*.html")).read_text(encoding="utf-8")
+    for sentence in [*maps.advice(), *bound_cells(entry)]:
         assert sentence.replace("<", "&lt;") in text
     assert any("T2v (100 %)" in sentence for sentence in maps.advice())
 

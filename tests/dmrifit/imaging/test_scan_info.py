@@ -9,6 +9,8 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.fit_predict import fit_image
 from dmrifit.imaging.scan_info import contrast_lines, decay_doubt, scan_info
 
+SHELLS = Protocol(np.repeat([0, 500, 1000, 2000], 8))
+
 
 def synthetic(protocol, sigma, shape=(16, 16, 8), affine=None):
     rng = np.random.default_rng(0)
@@ -18,28 +20,29 @@ def synthetic(protocol, sigma, shape=(16, 16, 8), affine=None):
 
 
 def test_b_values_of_a_shell_are_one_and_low_ones_are_not():
-    assert contrast_lines(Protocol([0, 1, 995, 1000, 1005, 2000])) == [
-        "echo time unknown: b = 0 to 1 (2), 1000 (3), 2000 s/mm²"
-    ]
-    assert contrast_lines(Protocol([0, 10, 20, 30, 500])) == ["echo time unknown: b = 0, 10, 20, 30, 500 s/mm²"]
-    assert contrast_lines(Protocol([0, 500, 0, 500], [60, 60, 90, 90])) == [
-        "TE 60 ms: b = 0, 500 s/mm²",
-        "TE 90 ms: b = 0, 500 s/mm²",
-    ]
+    title = "echo time unknown: b ="
+    assert contrast_lines(Protocol([0, 1, 995, 1000, 1005, 2000])) == [f"{title} 0 to 1 (2), 1000 (3), 2000 s/mm²"]
+    assert contrast_lines(Protocol([0, 10, 20, 30, 500])) == [f"{title} 0, 10, 20, 30, 500 s/mm²"]
+    lines = [f"TE {te} ms: b = 0, 500 s/mm²" for te in (60, 90)]
+    assert contrast_lines(Protocol([0, 500, 0, 500], [60, 60, 90, 90])) == lines
     assert "(40 values, 40 volumes)" in contrast_lines(Protocol(np.arange(40) * 50))[0]
 
 
 def test_noise_and_precision_are_those_of_the_simulation():
     pytest.importorskip("dipy")
-    protocol = Protocol(np.repeat([0, 500, 1000, 2000], 8))
-    info = scan_info(synthetic(protocol, 20, affine=np.diag([2.0, 2, 2, 1])), protocol)
+    info = scan_info(synthetic(SHELLS, 20, affine=np.diag([2.0, 2, 2, 1])), SHELLS)
     assert info.snr == pytest.approx(50, rel=0.15)
-    assert info.grid == (16, 16, 8)
-    assert info.voxel == (2, 2, 2)
-    assert not info.doubts
+    assert (info.grid, info.voxel, info.doubts) == ((16, 16, 8), (2, 2, 2), [])
     kurtosis = next(line for line in info.models if line.startswith("kurtosis"))
-    sd = float(kurtosis.rpartition("± ")[2])
-    assert 0.02 < sd < 0.2
+    assert 0.02 < float(kurtosis.rpartition("± ")[2]) < 0.2
+
+
+def test_several_directions_are_told_by_info_and_fit_until_they_are_averaged():
+    protocol = Protocol([0, 500, 500, 1000, 1000], directions=[[0, 0, 0], *[[1, 0, 0], [0, 1, 0]] * 2])
+    image = synthetic(protocol, 5, affine=np.eye(4))
+    assert "the mean signal over the directions of each b-value" in scan_info(image, protocol).models[-1]
+    advice = [fit_image(image, protocol, "adc", average=mean).advice() for mean in (None, "geometric")]
+    assert ["over the directions of each b-value" in " ".join(sentences) for sentences in advice] == [True, False]
 
 
 def in_air(image, sigma, n_air=48):
@@ -52,19 +55,16 @@ def in_air(image, sigma, n_air=48):
 
 def test_air_around_the_body_changes_neither_snr_nor_doubts_and_tissue_beside_fluid_is_none():
     pytest.importorskip("dipy")
-    protocol = Protocol(np.repeat([0, 500, 1000, 2000], 8))
-    info = scan_info(in_air(synthetic(protocol, 20), 20), protocol)
-    assert info.snr == pytest.approx(50, rel=0.15)
+    assert scan_info(in_air(synthetic(SHELLS, 20), 20), SHELLS).snr == pytest.approx(50, rel=0.15)
     # The volumes in the reverse order of the b-values.
-    reverse = Protocol(protocol.b[::-1])
-    info = scan_info(in_air(synthetic(protocol, 20), 20), reverse)
-    assert ["probably in the reverse order" in doubt for doubt in info.doubts if "order" in doubt] == [True]
-    values = np.asarray(synthetic(protocol, 20).dataobj, dtype=float)
-    bright = np.concatenate([values, values[:4] + 9 * np.asarray(synthetic(protocol, 0).dataobj)[:4]])
-    info = scan_info(nib.Nifti1Image(bright.astype(np.float32), np.eye(4)), protocol)
+    doubts = scan_info(in_air(synthetic(SHELLS, 20), 20), Protocol(SHELLS.b[::-1])).doubts
+    assert ["probably in the reverse order" in doubt for doubt in doubts if "order" in doubt] == [True]
+    values = np.asarray(synthetic(SHELLS, 20).dataobj, dtype=float)
+    bright = np.concatenate([values, values[:4] + 9 * np.asarray(synthetic(SHELLS, 0).dataobj)[:4]])
+    info = scan_info(nib.Nifti1Image(bright.astype(np.float32), np.eye(4)), SHELLS)
     assert info.snr == pytest.approx(50, rel=0.15)
     # The fit knows the same noise and SNR.
-    fitted = fit_image(nib.Nifti1Image(bright.astype(np.float32), np.eye(4)), protocol, "kurtosis").sidecar["Noise"]
+    fitted = fit_image(nib.Nifti1Image(bright.astype(np.float32), np.eye(4)), SHELLS, "kurtosis").sidecar["Noise"]
     assert info.noise.split(", ")[0].endswith(f"({fitted['Method']})")
     assert (fitted["Sigma"], fitted["SNR"]) == (pytest.approx(20, rel=0.03), pytest.approx(info.snr))
 
@@ -74,17 +74,15 @@ def test_an_image_without_a_position_and_estimates_of_the_noise_that_disagree_ar
     image.set_sform(None, 0)
     image.set_qform(None, 0)
     info = scan_info(image, None)
-    assert info.position == "none"
+    assert (info.position, info.models) == ("none", [])
     assert "left and right" in info.doubts[0]
-    assert not info.models
     pytest.importorskip("dipy")
-    protocol = Protocol(np.repeat([0, 500, 1000, 2000], 8))
-    values = np.asarray(synthetic(protocol, 20, affine=np.eye(4)).dataobj)
+    values = np.asarray(synthetic(SHELLS, 20, affine=np.eye(4)).dataobj)
     # Structure that all volumes share is no noise to MPPCA, and is to what compares neighbors.
     structure = 1 + 0.4 * np.random.default_rng(1).normal(size=values.shape[:3])
-    image = nib.Nifti1Image((values * structure[..., None]).astype(np.float32), np.eye(4))
-    info = scan_info(image, protocol)
+    info = scan_info(nib.Nifti1Image((values * structure[..., None]).astype(np.float32), np.eye(4)), SHELLS)
     assert any("estimates of the noise differ" in doubt for doubt in info.doubts), info.noise
+    assert "fit uses the first (repeats compare volumes of one contrast, motion included; local" in info.noise
 
 
 @pytest.mark.parametrize(
@@ -98,14 +96,23 @@ def test_an_image_without_a_position_and_estimates_of_the_noise_that_disagree_ar
 )
 def test_a_fit_and_info_doubt_alike(b, largest, words):
     image = synthetic(Protocol([0, 500, 1000, 2000, 3000]), 5, affine=np.eye(4))
-    values = np.minimum(np.asarray(image.dataobj), largest)
-    image = nib.Nifti1Image(values, np.eye(4))
+    image = nib.Nifti1Image(np.minimum(np.asarray(image.dataobj), largest), np.eye(4))
     (doubt,) = [text for text in scan_info(image, Protocol(b)).doubts if words in text]
     with pytest.warns(UserWarning, match=words):
         maps = fit_image(image, Protocol(b), "adc")
     (sentence,) = [text for text in maps.sidecar["Warnings"] if words in text]
     # Without perfusion in the model, nothing is said of it.
     assert sentence == doubt.replace(", and f is not the signal fraction of perfusion, most of which has decayed", "")
+
+
+def test_signals_divided_by_their_own_b0_point_to_the_model_of_such_signals():
+    protocol = Protocol([0, 500, 1000] * 2, te=np.repeat([50, 90], 3))
+    values = np.asarray(synthetic(protocol, 5).dataobj)
+    image = nib.Nifti1Image(values / values[..., [0, 0, 0, 3, 3, 3]], np.eye(4))
+    (doubt,) = [text for text in scan_info(image, protocol).doubts if "t2-ivim-relative" in text]
+    with pytest.warns(UserWarning, match="t2-ivim-relative"):
+        assert doubt in fit_image(image, protocol, "t2-adc").sidecar["Warnings"]
+    assert "Warnings" not in fit_image(image, protocol, MODELS["adc"].by_echo_time(protocol)).sidecar
 
 
 def test_values_clipped_in_one_volume_are_told_and_equal_signals_of_a_simulation_are_not():
@@ -116,8 +123,7 @@ def test_values_clipped_in_one_volume_are_told_and_equal_signals_of_a_simulation
     image = nib.Nifti1Image(np.minimum(values, np.median(values[..., 0])), np.eye(4))
     with pytest.warns(UserWarning, match="17 % of the values are the largest one"):
         fit_image(image, protocol, "adc")
-    (doubt,) = [text for text in scan_info(image, protocol).doubts if "clipped" in text]
-    assert doubt.startswith("17 % of the values")
+    assert [text[:18] for text in scan_info(image, protocol).doubts if "clipped" in text] == ["17 % of the values"]
     signals = MODELS["adc"].signal(np.column_stack([np.full(64, 300.0), np.linspace(0.5, 2, 64)]), protocol)
     image = nib.Nifti1Image(signals.reshape(4, 4, 4, 3), np.eye(4))
     assert "Warnings" not in fit_image(image, protocol, "adc").sidecar
