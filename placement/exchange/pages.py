@@ -43,7 +43,7 @@ def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: 
     )
     numbers = [
         *pose_rows(content),
-        ["volume, mL", f"{content['volume_ml']:.2f}"],
+        ["volume, mL", f"{content['volume_mL']:.2f}"],
         ["turned by", angles_words(content)],
         ["part that is target", f"{content['scores']['tumor_fraction']:.3f}"],
         ["target", ", ".join(content["targets"])],
@@ -97,7 +97,7 @@ def summary_line(content: Mapping[str, Any]) -> str:
 def _size_line(content: Mapping[str, Any]) -> str:
     sides = " × ".join(f"{round(side, 2):g}" for side in content["size_mm"])
     center = _three(content["ras"]["center_mm"])
-    values = {"sides": sides, "center": center, "volume_ml": content["volume_ml"]}
+    values = {"sides": sides, "center": center, "volume_mL": content["volume_mL"]}
     values |= {"targets": ", ".join(content["targets"]), "angles": angles_words(content)}
     return _TEXTS("size", share=share_words(content["scores"]["tumor_fraction"]), **values)
 
