@@ -250,7 +250,9 @@ def test_sensitivities_are_said_only_of_a_model_used_as_measured(output_of, tabl
     save_model(segmenter, path)
     figures = {"sensitivity": 0.8, "sensitivity_small": 0.7}
     path.with_suffix(".json").write_text(json.dumps({"figures": figures}))
-    files = (path, table) if command == "segment" else (path, path, table)
+    other = tmp_path / "other.dmrifit"
+    save_model(segmenter.set_params(random_state=3), other)
+    files = (path, table) if command == "segment" else (path, other, table)
     option, unlike = ("--threshold", "0.9999") if command == "segment" else ("--thresholds", "0.9999,1")
     same = "1" if command == "segment" else "1,1"
     for words, is_measured in (((), True), ((option, same), True), ((option, unlike), False), (("--flips",), False)):
@@ -409,6 +411,11 @@ def test_model_files_that_are_missing_or_of_another_kind_are_named(error_of, tab
     words = (table, "--out", out)
     assert "MapFitter, which segments nothing" in error_of("segment", fitter, *words)
     assert "MapFitter, which segments" in error_of("ensemble", models.plain, fitter, *words)
+    copy = tmp_path / "copy.dmrifit"
+    copy.write_bytes(models.plain.read_bytes())
+    for second, names in ((models.plain, models.plain), (copy, f"{models.plain} and {copy}")):
+        error = error_of("ensemble", models.plain, second, *words)
+        assert f"the sensitive and the specific model are the same ({names}); name two different ones" in error
     assert not out.exists()
 
 
