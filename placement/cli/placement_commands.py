@@ -349,7 +349,7 @@ def read(
     """
     from placement.exchange.displacement import tissue_share
     from placement.exchange.prescription import describe_side
-    from placement.exchange.voxel_files import read_voxel_file
+    from placement.exchange.voxel_files import day_of, read_voxel_file
 
     if (out is None) != (image is None):
         raise ValueError("a picture needs both --image, to draw the box on, and --out")
@@ -365,7 +365,7 @@ def read(
     for name, three in (pose | {"angles, degrees": voxel.angles}).items():
         typer.echo(f"{name}: {', '.join(f'{number:z.3f}' for number in three)}")
     typer.echo(
-        f"frame of reference: {record.frame or 'unknown'}; date: {record.date or 'unknown'}"
+        f"frame of reference: {record.frame or 'unknown'}; date: {day_of(record.date) or 'unknown'}"
     )
     for name, share in shares.items():
         typer.echo(f"{name}: {100 * share:.1f} % of the box")

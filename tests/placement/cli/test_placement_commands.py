@@ -320,15 +320,15 @@ def test_a_scanners_box_is_read_and_drawn_on_its_image(run, error_of, tmp_path, 
     [
         ("446", "20160429", "two patients (PatientName)"),
         ("445", "20160429", ""),
-        ("445", "20170101", "two days (20160429 and 20170101)"),
+        ("445", "20170101", "two days (2016-04-29 and 2017-01-01)"),
     ],
 )
 def test_the_box_of_another_patient_is_told_and_that_of_the_same_is_not(run, tmp_path, data_dir, name, date, words):
     boxes, image = data_dir / "mrs_boxes", tmp_path / "t1.nii.gz"
     image.write_bytes((boxes / "t1_brain.nii.gz").read_bytes())
     (tmp_path / "t1.json").write_text(json.dumps({"PatientName": name, "AcquisitionDate": date}))
-    code, _, error = run("read", boxes / "siemens_svs_30.rda", "--image", image, "--out", tmp_path / "box.png")
-    assert code == 0
+    code, text, error = run("read", boxes / "siemens_svs_30.rda", "--image", image, "--out", tmp_path / "box.png")
+    assert (code, "date: 2016-04-29\n" in text) == (0, True)
     assert words in error
     assert bool(error) == bool(words)
 
