@@ -56,7 +56,7 @@ written = write_prescription(
     overwrite=True,
 )
 scores = written["scores"]
-print(f"{written['volume_ml']:.1f} mL, {scores['tumor_fraction']:.2f} of it tumor")
+print(f"{written['volume_mL']:.1f} mL, {scores['tumor_fraction']:.2f} of it tumor")
 print("flags:", written["flags"])
 print(
     "under chemical-shift displacement:", round(written["displacement"]["worst_tumor_fraction"], 2)

@@ -421,13 +421,13 @@ def lesions_of(
     found: NDArray[np.bool_], scores: NDArray[np.floating], affine: NDArray[np.float64]
 ) -> pd.DataFrame:
     """List the connected components of a mask (x, y, z), the largest first."""
-    parts = label_components(found)
+    parts = label_components(found, affine=affine)
     numbers = np.arange(1, int(parts.max(initial=0)) + 1)
     counts = np.bincount(parts.ravel())[1:]
     volumes = counts * voxel_volume(affine) / MM3_PER_ML
     voxels = np.reshape(ndimage.center_of_mass(parts > 0, parts, numbers), (-1, 3))
     x, y, z = (voxels @ affine[:3, :3].T + affine[:3, 3]).T
-    table = pd.DataFrame(
+    return pd.DataFrame(
         {
             "number": numbers,
             "n_voxels": counts,
@@ -441,7 +441,6 @@ def lesions_of(
             "mean_score": np.asarray(ndimage.mean(scores, parts, numbers), dtype=np.float64),
         }
     )
-    return table.sort_values("volume_mL", ascending=False, kind="stable", ignore_index=True)
 
 
 def plain_record(record: Any) -> dict[str, Any]:

@@ -31,6 +31,7 @@ _SHOWN_RULE = "healthy rate"
 #: End of the names of masks at the threshold that is stored with a model.
 STORED = ", stored"
 _OPENING = 3  # voxels along the edge of the cube
+_FEWEST_RANKED = 3  # scans
 _OPENED = f"after removing what is smaller than {_OPENING}³ voxels"
 
 
@@ -203,8 +204,10 @@ def _answer(comparison: _Comparison) -> Iterator[Any]:
             values = {"median": median, "most": most, "opened": _OPENED}
             answer += " " + _TEXTS("false_volume", n_scans=len(rows), **values)
         yield answer
-        figure = plotting.plot_examples(_examples(comparison), name)
-        yield _TEXTS.picture("examples", figure, method=name, opened=_OPENED)
+        examples = _examples(comparison)
+        values["few"] = _TEXTS["few_examples"] if len(examples) < _FEWEST_RANKED else ""
+        figure = plotting.plot_examples(examples, name)
+        yield _TEXTS.picture("examples", figure, method=name, **values)
     cases = comparison.cases
     n_patients = len({case.patient for case in cases})
     prefix = "synthetic " if all(case.synthetic for case in cases) else ""
@@ -218,11 +221,15 @@ def _answer(comparison: _Comparison) -> Iterator[Any]:
 
 
 def _examples(comparison: _Comparison) -> dict[str, tuple[Case, NDArray | None, NDArray]]:
-    """Give the best, median and worst scan: case, map if it has one, and mask."""
+    """Give the best, median and worst scan, or all of fewer: case, map if any, and mask."""
     shown = comparison.shown
     scans = comparison.scans_of(shown)
     examples: dict[str, tuple[Case, NDArray | None, NDArray]] = {}
-    for word, k in (("best", -1), ("median", len(scans) // 2), ("worst", 0)):
+    places = [("best: ", -1), ("median: ", len(scans) // 2), ("worst: ", 0)]
+    if len(scans) < _FEWEST_RANKED:
+        # The median of two would be the best or the worst one.
+        places = [("", k) for k in range(len(scans))]
+    for word, k in places:
         row = scans.iloc[k]
         i = int(row["case"])
         case = comparison.cases[i]
@@ -236,7 +243,7 @@ def _examples(comparison: _Comparison) -> dict[str, tuple[Case, NDArray | None, 
             marked = marked > row["threshold"]
         opened = open_map(marked & case.scored, _OPENING) & case.scored
         # Names are long, and headings of neighbors must not touch.
-        heading = f"{word}: {case.name}\n" + wording("Dice {dice_opened:.2f}, opened", row)
+        heading = f"{word}{case.name}\n" + wording("Dice {dice_opened:.2f}, opened", row)
         examples[heading] = (case, values, opened)
     return examples
 

@@ -410,7 +410,7 @@ def begin_run(
     Where an earlier run with other settings may be replaced, its results and the records of its
     cases (a glob pattern) are removed first: otherwise a run that is interrupted would mix both.
     """
-    from dmrifit.io.digests import changed_settings
+    from dmrifit.io.digests import changed_settings, check_command
     from dmrifit.io.nifti import chosen_form
 
     check_is_folder(out)
@@ -419,6 +419,7 @@ def begin_run(
     text = json.dumps(settings, indent=2, default=str) + "\n"
     result_files = [out / name for name in results]
     finished = [*result_files, *(out.glob(records) if records else ())]
+    check_command(path, settings, finished[len(result_files) :])
     if overwrite:
         if not (path.is_file() and path.read_bytes() == text.encode()):
             for file in finished:

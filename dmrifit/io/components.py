@@ -12,13 +12,29 @@ from dmrifit._utils.checks import check_number, check_word
 CONNECTIVITIES = {6: 1, 18: 2, 26: 3}
 
 
-def label_components(mask: ArrayLike, *, connectivity: int = 26) -> NDArray[np.int32]:
-    """Find the connected components of a mask (x, y, z) and number them."""
+def label_components(
+    mask: ArrayLike, *, connectivity: int = 26, affine: NDArray[np.float64] | None = None
+) -> NDArray[np.int32]:
+    """
+    Find the connected components of a mask (x, y, z) and number them.
+
+    With an affine (4, 4) the largest is number 1, and components of equal size are numbered by
+    the world coordinates of their centers: the order in which axes are stored changes nothing.
+    """
     from scipy import ndimage
 
     check_word("connectivity", connectivity, CONNECTIVITIES)
     structure = ndimage.generate_binary_structure(3, CONNECTIVITIES[connectivity])
-    return ndimage.label(np.asarray(mask), structure, output=np.int32)[0]
+    components, n = ndimage.label(np.asarray(mask), structure, output=np.int32)
+    if affine is None or n < 2:
+        return components
+    sizes = np.bincount(components.ravel())[1:]
+    centers = ndimage.center_of_mass(components > 0, components, np.arange(1, n + 1))
+    # Rounded to nm, because sums over voxels in another order differ in their last digits.
+    x, y, z = np.round(affine[:3, :3] @ np.transpose(centers) + affine[:3, 3:], 6)
+    numbers = np.zeros(n + 1, dtype=np.int32)
+    numbers[1 + np.lexsort((z, y, x, -sizes))] = np.arange(1, n + 1)
+    return numbers[components]
 
 
 def largest_components(mask: NDArray[np.bool_], share: float = 1.0) -> NDArray[np.bool_]:

@@ -137,6 +137,9 @@ def write_dicom_seg(
             f"{path} is an image of a scan and would be overwritten; choose another name"
         )
     check_ending(path)
+    labels_affine = np.asarray(affine, dtype=np.float64)
+    if not places_voxels(labels_affine):
+        raise ValueError(f"the affine of the labels places no voxels: {labels_affine.tolist()}")
     note = note or ""
     if len(note) > _LONGEST_NOTE:
         raise ValueError(f"a note has at most {_LONGEST_NOTE} characters, not {len(note)}")
@@ -148,10 +151,9 @@ def write_dicom_seg(
         numbered, segments = whole.astype(np.uint8), {1: f"no {kind} marked"}
     else:
         note = ""
-        numbered, segments = _segments(whole, names or {}, kind, separate=separate)
+        numbered, segments = _segments(whole, labels_affine, names or {}, kind, separate=separate)
     images, grid = _read_series(Path(source), series)
     shape = (int(images[0].Columns), int(images[0].Rows), len(images))
-    labels_affine = np.asarray(affine, dtype=np.float64)
     frames = _onto(numbered, labels_affine, shape, grid, str(source))
     segmentation = _segmentation(frames, images, segments, kind, manual=manual)
     if note:
@@ -171,7 +173,12 @@ def check_ending(path: Path) -> None:
 
 
 def _segments(
-    whole: NDArray[np.int64], names: Mapping[int, str], kind: str, *, separate: bool
+    whole: NDArray[np.int64],
+    affine: NDArray[np.float64],
+    names: Mapping[int, str],
+    kind: str,
+    *,
+    separate: bool,
 ) -> tuple[NDArray[np.uint8], dict[int, str]]:
     """Give labels, or the components of all labels, numbers from 1 without gaps."""
     if separate and names:
@@ -180,7 +187,7 @@ def _segments(
             "leave out names (--names) or separate (--separate)"
         )
     if separate:
-        whole = label_components(whole).astype(np.int64)
+        whole = label_components(whole, affine=affine).astype(np.int64)
     values = [int(label) for label in np.unique(whole) if label]
     if not values:
         raise ValueError(
@@ -386,8 +393,6 @@ def _onto(
     name: str,
 ) -> NDArray[np.uint8]:
     """Turn and move labels onto the voxels of a series (column, row, slice), as its frames."""
-    if not places_voxels(affine):
-        raise ValueError(f"the affine of the labels places no voxels: {affine.tolist()}")
     matrix = np.linalg.inv(grid) @ affine
     steps = np.rint(matrix)
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(labels.shape) - 1)

@@ -7,13 +7,14 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dmrifit._utils.text_files import read_object
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 
@@ -29,6 +30,25 @@ def changed_settings(
         elif before != now:
             texts = ["not given" if value is None else value for value in (before, now)]
             yield "{}{} was {}, now {}".format(group, name, *texts)
+
+
+def check_command(path: Path, settings: Mapping[str, Any], records: Collection[Path]) -> None:
+    """
+    Refuse a folder that holds results of another command, which would be mixed with new ones.
+
+    `path` is the file of the settings in it, `records` are those of cases that the command that
+    runs now can replace, because it or a command with the same files wrote them.
+    """
+    stored = (read_object(path) if path.is_file() else None) or settings
+    if stored.get("command") == settings.get("command") or records:
+        return
+    # A run that was refused or failed left no results.
+    files = (file for file in path.parent.rglob("*") if file.is_file())
+    if any(file.name not in (path.name, "failed.tsv") for file in files):
+        raise ValueError(
+            f"{path.parent} holds the results of {stored.get('command', 'another command')}; "
+            "choose another folder"
+        )
 
 
 def describe(value: Any) -> Any:

@@ -61,6 +61,8 @@ _FITTED = (
 )  # fmt: skip
 _PACKAGES = ("dmrifit", "scikit-learn", "skops", "numpy")
 _OF_LEAVES = ("torch", "xgboost")
+# Endings of the files that are named beside a model, and so may be taken for it.
+_SCANS = (".tsv", ".csv", ".nii", ".nii.gz")
 _SAME_MAJOR = ("dmrifit", "scikit-learn")
 # Limits of the size of an unpacked file. The most compressible real models, forests of constants,
 # are packed to 1/40.
@@ -151,6 +153,11 @@ def load_model(path: str | Path, *, trusted: Collection[str] = ()) -> BaseEstima
         raise TypeError(f"trusted must be a list of names, not the text {trusted!r}")
     path = Path(path)
     check_file(path, "model file")
+    if path.name.lower().endswith(_SCANS) and not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"{path} is refused as a model file: it is a table or an image of scans; name the "
+            "model in its place, and check the order of the arguments"
+        )
     remedy = "copy it again from where it was made, or train another model"
     try:
         with path.open("rb") as file:

@@ -201,6 +201,13 @@ def _segment(
     kinds = (DeepMedicSegmenter, TwoStageSegmenter)
     remedy = "segments nothing; dmrifit-metastasis train makes segmenters"
     segmenters = [trained_model(path, kinds, remedy, options.device) for path in models.values()]
+    # The digest, not the path: a file may be replaced under its name, or moved.
+    digests = {role: file_record(path)["SHA256"] for role, path in models.items()}
+    if len(set(digests.values())) < len(models):
+        names = " and ".join(sorted({str(path) for path in models.values()}))
+        raise ValueError(
+            f"the sensitive and the specific model are the same ({names}); name two different ones"
+        )
     for model in segmenters if options.flips else ():
         getattr(model, "segmenter_", model).set_params(flips=True)
     stored_thresholds = tuple(segmenter.threshold_ for segmenter in segmenters)
@@ -218,8 +225,7 @@ def _segment(
     if not uses_priors and any(case.prior is not None for case, _ in cases):
         say("prior scans are ignored: the model was trained without prior scans")
     settings = {
-        # The digest, not the path: a file may be replaced under its name, or moved.
-        **{role: file_record(path)["SHA256"] for role, path in models.items()},
+        **digests,
         "flips": options.flips,
         "resample": options.resample,
         "figure": run.figure,

@@ -95,7 +95,7 @@ def reader_table(
         A row for each lesion, those that both mark first and the largest first, then those that
         vanished.
 
-        ``number`` (of the connected component, as `label_components` counts; of a vanished one, in
+        ``number`` (1 is the largest connected component of either label; of a vanished one, in
         the prior scan), ``finding`` (``"marked by both"``, ``"candidate"``, ``"prior only"``),
         ``change`` (``"new"``, ``"grown"``,
         ``"stable"``, ``"shrunk"``, ``"vanished"``; empty without a prior scan), the figures of
@@ -200,7 +200,7 @@ def _lesions(
     probability: NDArray[np.float64] | None,
 ) -> tuple[NDArray[np.int32], list[dict[str, Any]]]:
     """Describe the lesions of a scan (x, y, z), and number them with their cores."""
-    components = label_components(labels)
+    components = label_components(labels, affine=affine)
     filled = components.copy()
     rows = []
     for number, box in enumerate(ndimage.find_objects(components), start=1):

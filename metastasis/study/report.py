@@ -129,7 +129,8 @@ def batch_blocks(
         word, title = "no", name
         if record["synthetic"]:
             word, title = "synthetic", f"{name} (synthetic)"
-        rows.append({**record, "word": word})
+        notes = " ".join(map(page.sentence, record["notes"])) or "none"
+        rows.append({**record, "word": word, "notes": notes})
         remarks = [*record["notes"], record["statement"], record.get("model", "")]
         scan_lesions = _lesion_lines(lesions[lesions["name"] == name], remarks)
         shown.append((title, [*pictures[folder], *scan_lesions]))

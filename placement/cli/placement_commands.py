@@ -18,7 +18,7 @@ from dmrifit.cli.options import given, trained_model
 from placement.search.tissue_labels import named_labels
 
 _OVERVIEW = (
-    "case {name} | volume, mL {volume_ml:.3f} | part that is target {target:.3f} | "
+    "case {name} | volume, mL {volume_mL:.3f} | part that is target {target:.3f} | "
     "objective {objective:.3f} | turned by {angles} | flags {flags}"
 )
 
@@ -117,7 +117,7 @@ def _row(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         **box_columns(pose),
-        "volume_ml": content["volume_ml"],
+        "volume_mL": content["volume_mL"],
         **content["scores"],
         "rotated_angles": content["rotated_angles"],
         **content["content"],
@@ -244,7 +244,7 @@ def place(
         run,
         work=place_in,
         inputs=lambda row: {"synthetic": row.synthetic, "sources": tables.source_digests(row)},
-        is_whole=lambda row, record: set(record["regions"]) == tables.region_names(row, record),
+        is_whole=tables.is_current,
         say=lambda records: [
             *(case_line(name, record) for name, record in records.items()),
             f"{counted(len(records), 'case')} placed: {run.out}",
@@ -287,7 +287,7 @@ def prescribe(
     """
     from dmrifit._utils.text_files import read_numbers
     from placement.box.voxel import Voxel
-    from placement.exchange.prescription import check_reason, write_prescription
+    from placement.exchange.prescription import center_is_inside, check_reason, write_prescription
     from placement.exchange.tables import case_notes, read_cases, read_scene
     from placement.exchange.voxel_files import check_angles
 
@@ -300,7 +300,7 @@ def prescribe(
             voxel = voxel.transform(numbers)
     row = next(read_cases(tumor, **region.of_cases()).itertuples())
     scene = read_scene(row, **region.of_scene())
-    if not _is_inside(voxel, scene.shape, scene.affine):
+    if not center_is_inside(voxel, scene.shape, scene.affine):
         raise ValueError(
             f"the center {', '.join(f'{x:g}' for x in voxel.center)} lies outside the image of "
             f"{scene.name}; give mm RAS+ of this scan, or the --matrix that leads there"
@@ -316,7 +316,7 @@ def prescribe(
         f"{' or '.join(content['targets'])}, best {goal['mean_fraction']:g}"
         f"{' or more' if goal['one_sided'] else ''}"
     )
-    volume = scores["tumor_volume_inside_ml"]
+    volume = scores["tumor_volume_inside_mL"]
     typer.echo(f"volume of it {volume:.2f} mL, best {goal['mean_volume']:g} mL")
     typer.echo(f"objective {scores['objective']:.3f}: how near both are to their best, 0 to 1")
     typer.echo(f"side: {content['side']}")
@@ -349,7 +349,7 @@ def read(
     """
     from placement.exchange.displacement import tissue_share
     from placement.exchange.prescription import describe_side
-    from placement.exchange.voxel_files import read_voxel_file
+    from placement.exchange.voxel_files import day_of, read_voxel_file
 
     if (out is None) != (image is None):
         raise ValueError("a picture needs both --image, to draw the box on, and --out")
@@ -364,9 +364,8 @@ def read(
     pose = {"center, mm RAS+": voxel.center, "sides, mm": voxel.size}
     for name, three in (pose | {"angles, degrees": voxel.angles}).items():
         typer.echo(f"{name}: {', '.join(f'{number:z.3f}' for number in three)}")
-    typer.echo(
-        f"frame of reference: {record.frame or 'unknown'}; date: {record.date or 'unknown'}"
-    )
+    frame, date = record.frame or "unknown", day_of(record.date) or "unknown"
+    typer.echo(f"frame of reference: {frame}; date: {date}")
     for name, share in shares.items():
         typer.echo(f"{name}: {100 * share:.1f} % of the box")
     if out is not None:
@@ -397,14 +396,6 @@ def _check_source(record: Any, file: Path, image: Path, in_head: float) -> None:
         warnings.warn(doubt, UserWarning, stacklevel=2)
 
 
-def _is_inside(voxel: Any, shape: tuple[int, ...], affine: Any) -> bool:
-    """Tell whether the center of a box is in the field of view of an image."""
-    import numpy as np
-
-    index = (np.linalg.inv(affine) @ np.append(voxel.center, 1.0))[:3]
-    return bool(((index > -0.5) & (index < np.array(shape) - 0.5)).all())
-
-
 def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[tuple[float, float], float]:
     """Draw a box on an image; give the head's reach along x, and how much of the box is in it."""
     import numpy as np
@@ -413,10 +404,10 @@ def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[tuple[float, 
     from dmrifit.io.grids import three_axes
     from dmrifit.io.nifti import load_image, values_of
     from placement.exchange.overlays import plot_box
-    from placement.exchange.prescription import head_share, head_span
+    from placement.exchange.prescription import center_is_inside, head_share, head_span
 
     loaded = load_image(image)
-    if not _is_inside(voxel, loaded.shape[:3], loaded.affine):
+    if not center_is_inside(voxel, loaded.shape[:3], loaded.affine):
         raise ValueError(
             f"the center of the box of {file} lies outside {image}; give an image of the session "
             "in which the spectrum was measured"

@@ -132,7 +132,7 @@ def region_distances(voxel: Voxel, scene: Scene) -> dict[str, dict[str, Any]]:
             "distance_mm": _nearest_distance([voxel], scene, name),
             "margin_mm": scene.margins[name],
             "tolerance": scene.tolerances[name],
-            "overlap_ml": float(box_fractions[region].sum(dtype=np.float64)) * scene.voxel_volume,
+            "overlap_mL": float(box_fractions[region].sum(dtype=np.float64)) * scene.voxel_volume,
         }
     return distances
 

@@ -53,11 +53,11 @@ def plot_overlay(voxels: Voxel | Mapping[str, Voxel], scene: Scene) -> style.Fig
         image, window = scene.tumor, (-0.2, 2.0)
     else:
         image, window = scene.image.reshape(*scene.image.shape[:3], -1)[..., 0], None
-    colors = itertools.cycle(style.OUTLINES)
-    tumor = scene.tumor
-    outlines = {scene.target_name: Outline(next(colors), tumor, width=1.1)}
-    for name in scene.outlined:
-        outlines[name] = Outline(next(colors), scene.region(name), width=0.9)
+    tumor, regions = scene.tumor, scene.outlined
+    outlines = {scene.target_name: Outline(style.OUTLINES[0], tumor, width=1.1)}
+    for name, color in regions.items():
+        outlines[name] = Outline(style.OUTLINES[color], scene.region(name), width=0.9)
+    colors = itertools.cycle(style.OUTLINES[1 + max(regions.values(), default=0) :])
     for name, voxel in boxes.items():
         outlines[name] = _box(voxel, middle, next(colors))
     # The tumor and the boxes are shown.

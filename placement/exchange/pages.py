@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dmrifit._utils.counts import counted
-from dmrifit.report import page
+from dmrifit.report import page, style
 from dmrifit.report.viewer import Layer, html_viewer
 from placement.box.voxel import Voxel
 from placement.exchange.vendor_texts import NOTICE, UNVERIFIED_PLANES
@@ -32,7 +32,8 @@ def box_assets() -> dict[str, Any]:
 def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: bytes) -> str:
     """Make the page of a voxel: what it holds, planes to move through, and its numbers."""
     layers = scene_layers(scene, scene.target_name)
-    layers += [Layer(name, scene.region(name), "mask") for name in scene.outlined]
+    for name, color in scene.outlined.items():
+        layers.append(Layer(name, scene.region(name), "mask", colors=(style.OUTLINES[color],)))
     planes = html_viewer(
         layers,
         scene.affine,
@@ -43,7 +44,7 @@ def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: 
     )
     numbers = [
         *pose_rows(content),
-        ["volume, mL", f"{content['volume_ml']:.2f}"],
+        ["volume, mL", f"{content['volume_mL']:.2f}"],
         ["turned by", angles_words(content)],
         ["part that is target", f"{content['scores']['tumor_fraction']:.3f}"],
         ["target", ", ".join(content["targets"])],
@@ -60,7 +61,7 @@ def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: 
 
 def scene_layers(scene: Scene, target: str) -> list[Layer]:
     """Give what the viewer shows of a scene: the image, if there is one, and the target."""
-    layers = [Layer(target, scene.tumor > 0.5, "mask")]
+    layers = [Layer(target, scene.tumor > 0.5, "mask", colors=style.OUTLINES[:1])]
     if scene.image is not None:
         layers.insert(0, Layer("image", scene.image.reshape(*scene.shape, -1)[..., 0]))
     return layers
@@ -96,8 +97,7 @@ def summary_line(content: Mapping[str, Any]) -> str:
 
 def _size_line(content: Mapping[str, Any]) -> str:
     sides = " × ".join(f"{round(side, 2):g}" for side in content["size_mm"])
-    center = _three(content["ras"]["center_mm"])
-    values = {"sides": sides, "center": center, "volume_ml": content["volume_ml"]}
+    values = {**content, "sides": sides, "center": _three(content["ras"]["center_mm"])}
     values |= {"targets": ", ".join(content["targets"]), "angles": angles_words(content)}
     return _TEXTS("size", share=share_words(content["scores"]["tumor_fraction"]), **values)
 
@@ -127,8 +127,8 @@ def _outside_brain_words(content: Mapping[str, float | None]) -> str:
     outside_brain = content["outside_brain"] or 0.0
     # At least what exceeds the share without a label.
     labeled = max(0.0, outside_brain - (content["outside"] or 0.0)) / outside_brain
-    words = f"{OUTSIDE_BRAIN} {100 * outside_brain:.0f} %"
-    return words + (f" (of it {100 * labeled:.0f} % labeled)" if labeled else "")
+    of_it = f" (of it {100 * labeled:.0f} % labeled)" if labeled else ""
+    return f"{OUTSIDE_BRAIN} {100 * outside_brain:.0f} %{of_it}"
 
 
 def _distance_words(content: Mapping[str, Any]) -> str:

@@ -37,7 +37,8 @@ from placement.search.tissue_labels import OUTSIDE_BRAIN
 
 __all__ = ["write_prescription"]
 
-FORMAT_VERSION = 1
+#: Version 1 ended the names of volumes in ml, and had other words for two flags.
+FORMAT_VERSION = 2
 
 #: Ends of the names of the files of a box; the texts are left out where they are withheld.
 BOX_FILES = ("_mask.nii.gz", "_geometry.nii.gz", *(f"_{vendor}.txt" for vendor in VENDORS))
@@ -205,7 +206,7 @@ def describe_placement(
     brain = None
     if OUTSIDE_BRAIN in scene.margins:
         margin = scene.margins[OUTSIDE_BRAIN]
-        brain = {"margin_mm": margin, "tumor_cut_off_ml": scene.cut_off_volume}
+        brain = {"margin_mm": margin, "tumor_cut_off_mL": scene.cut_off_volume}
         if scene.is_cut_off:
             flags.append("brain mask cuts off tumor")
     source = scene.sources.get("Image") or scene.sources.get("Tumor") or {}
@@ -220,7 +221,7 @@ def describe_placement(
         "name": scene.name,
         "synthetic": scene.synthetic,
         "size_mm": voxel.size.tolist(),
-        "volume_ml": voxel.volume,
+        "volume_mL": voxel.volume,
         "rotated_axes": voxel.rotated_axes,
         "rotated_angles": voxel.rotated_angles,
         "ras": _pose(voxel.center, voxel.rotation, voxel.angles),
@@ -235,7 +236,7 @@ def describe_placement(
         "scores": {
             "objective": placement.objective,
             "tumor_fraction": placement.tumor_fraction,
-            "tumor_volume_inside_ml": placement.tumor_volume,
+            "tumor_volume_inside_mL": placement.tumor_volume,
         },
         "objective": asdict(objective),
         "component": placement.component,
@@ -253,7 +254,7 @@ def describe_placement(
             warning=reason,
         ),
         "regions": region_distances(voxel, scene),
-        "tumor": {"volume_ml": scene.tumor_volume, "sha256": _digest(scene)},
+        "tumor": {"volume_mL": scene.tumor_volume, "sha256": _digest(scene)},
         "sources": scene.sources,
     }
     if largest is not None:
@@ -261,7 +262,7 @@ def describe_placement(
             "center_mm": largest.center.tolist(),
             "size_mm": largest.size.tolist(),
             "angles_deg": largest.angles.tolist(),
-            "volume_ml": largest.volume,
+            "volume_mL": largest.volume,
             "target": tumor_fraction(largest, scene),
         }
     if ppm_range is not None and percent_per_ppm is not None:
@@ -354,6 +355,12 @@ def head_share(voxel: Voxel, values: NDArray, affine: NDArray[np.float64]) -> fl
     # What lies outside the image counts as no head.
     volume = float(filled[head].sum(dtype=np.float64)) * voxel_volume(affine)
     return volume / MM3_PER_ML / voxel.volume
+
+
+def center_is_inside(voxel: Voxel, shape: Sequence[int], affine: NDArray[np.float64]) -> bool:
+    """Tell whether the center of a box is in the field of view of an image."""
+    index = (np.linalg.inv(affine) @ np.append(voxel.center, 1.0))[:3]
+    return bool(((index > -0.5) & (index < np.array(shape) - 0.5)).all())
 
 
 def _span(scene: Scene) -> tuple[float, float]:

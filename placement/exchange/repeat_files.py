@@ -54,7 +54,7 @@ def describe_repeat(
         "reliable": repeat.reliable,
         "ras": {"center_mm": voxel.center.tolist(), "angles_deg": voxel.angles.tolist()},
         "size_mm": voxel.size.tolist(),
-        "volume_ml": voxel.volume,
+        "volume_mL": voxel.volume,
         "convention": CONVENTION,
         "side": describe_side(voxel, head_span(new_scan.values, new_scan.affine)),
         "valid": valid,

@@ -19,7 +19,7 @@ from dmrifit.imaging.rigid_alignment import HeadAlignment
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.nifti import Image, image_name, load_image
 from placement.box.voxel import Voxel
-from placement.exchange.voxel_files import IDENTITY, VoxelFile
+from placement.exchange.voxel_files import IDENTITY, VoxelFile, day_of
 
 __all__ = ["repeat_voxel"]
 
@@ -175,7 +175,7 @@ def validity(name: str, image: Image | None) -> str:
     """Say how long numbers of a box hold: as long as the patient lies as in an image."""
     sidecar = {} if image is None else _sidecar(image)
     frame = str(sidecar.get("FrameOfReferenceUID", "")) or "unknown"
-    date = str(sidecar.get("AcquisitionDate", "")) or "unknown"
+    date = day_of(str(sidecar.get("AcquisitionDate", ""))) or "unknown"
     return (
         f"valid only while the patient lies as in {name} (frame of reference {frame}, date "
         f"{date}); after repositioning or a new landmark, use repeat on this session's localizer"
@@ -199,9 +199,9 @@ def doubtful_session(record: VoxelFile, image: str | Path) -> str:
             return ""
         return "they have two frames of reference, so that the patient was moved in between"
     date = sidecar.get("AcquisitionDate") or sidecar.get("AcquisitionDateTime", "")
-    dates = [re.sub(r"\D", "", str(text))[:8] for text in (record.date, date)]
-    if all(dates) and dates[0] != dates[1]:
-        return f"they were measured on two days ({dates[0]} and {dates[1]})"
+    days = [day_of(str(text)) for text in (record.date, date)]
+    if all(days) and days[0] != days[1]:
+        return f"they were measured on two days ({days[0]} and {days[1]})"
     if not shared:
         return "neither a patient nor a frame of reference is named in both files"
     return ""

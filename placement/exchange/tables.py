@@ -18,6 +18,7 @@ from dmrifit.io.case_tables import named_rows
 from dmrifit.io.grids import turn_to_grid
 from dmrifit.io.nifti import describe_sources, load_image, values_of
 from dmrifit.io.tables import read_rows
+from placement.exchange.prescription import FORMAT_VERSION
 from placement.search.scene import Scene
 from placement.search.tissue_labels import OUTSIDE_BRAIN
 
@@ -150,11 +151,12 @@ def read_scene(
     )
 
 
-def region_names(row: Any, record: Mapping[str, Any]) -> set[str]:
-    """Name what a case keeps away from as its scene does, without reading images."""
+def is_current(row: Any, record: Mapping[str, Any]) -> bool:
+    """Tell whether a record is of this version, and of a box that keeps off the same regions."""
     # Whether a brain is found in an image is known only after reading it.
     found = {OUTSIDE_BRAIN} if record.get("brain") else set()
-    return set(_excluded(row)) | found
+    is_same = set(record["regions"]) == set(_excluded(row)) | found
+    return is_same and record["format_version"] == FORMAT_VERSION
 
 
 def source_digests(row: Any) -> dict[str, dict[str, str]]:

@@ -156,6 +156,12 @@ def check_angles(angles: NDArray[np.float64], what: str) -> None:
         )
 
 
+def day_of(date: str) -> str:
+    """Write the day of a date (20160429, 2016.04.29 10:20) as 2016-04-29, other text as it is."""
+    day = re.match(r"(\d{4})\D?(\d\d)\D?(\d\d)", date)
+    return "-".join(day.groups()) if day else date
+
+
 def main_axis(normal: NDArray[np.float64]) -> int:
     """Give the axis of the largest part of a normal; ties go to the last, as on the scanner."""
     size = np.round(np.abs(normal), 6)

@@ -398,9 +398,10 @@ class Scene:
         return "target" if self.targets else "tumor"
 
     @property
-    def outlined(self) -> tuple[str, ...]:
-        """Regions whose outlines tell something in a picture: tissue without a label does not."""
-        return tuple(name for name in self.margins if name != tissue_labels.NORMAL)
+    def outlined(self) -> dict[str, int]:
+        """Regions to outline in a picture, not tissue without a label; numbers of their colors."""
+        names = [name for name in self.margins if name != tissue_labels.NORMAL]
+        return tissue_labels.color_numbers(names)
 
     def region(self, name: str) -> NDArray[np.bool_]:
         """

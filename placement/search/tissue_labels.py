@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ NORMAL, OUTSIDE_BRAIN = "normal", "outside the brain"
 
 #: Largest tolerated shares of a box in a target of named labels; a box with more is flagged.
 LIMITS = {NECROSIS: 0.10, MERGED: 0.10, CAVITY: 0.10, NORMAL: 0.02}
+
+# Numbers of colors that outlines in pictures and bars of contents (pages.css) share; 0 is the
+# target's. No scheme has both kinds of necrosis.
+_COLORS = {OUTSIDE_BRAIN: 1, NECROSIS: 2, MERGED: 2, CAVITY: 3}
+_MOST_COLORS = 5  # one is left for boxes
 
 #: Values of published label images. BRATS 2013: Menze et al., IEEE TMI 34:1993–2024, 2015. 2017
 #: to 2022: Bakas et al., Sci Data 4:170117, 2017. The metastasis challenge of 2023: Moawad et
@@ -63,6 +69,19 @@ def named_labels(text: str) -> dict[str, Any]:
     if len(set(values)) < len(values):
         raise ValueError(f"{path} names a value twice ({sorted(values)}); keep one name of each")
     return labels
+
+
+def color_numbers(names: Sequence[str]) -> dict[str, int]:
+    """Give regions the numbers of colors, from 1; without a fixed one the next that is free."""
+    fixed = {_COLORS[name] for name in names if name in _COLORS}
+    numbers: dict[str, int] = {}
+    for name in names:
+        number = _COLORS.get(name)
+        taken = {*numbers.values()}
+        if number is None or number in taken:
+            number = next(i for i in itertools.count(1) if i not in fixed | taken)
+        numbers[name] = 1 + (number - 1) % _MOST_COLORS
+    return numbers
 
 
 def describe_schemes() -> str:

@@ -29,7 +29,7 @@ def patients(folder: Path) -> None:
 
 
 def trained(folder: Path) -> None:
-    """The same with a model."""
+    """The same with a model, and another that differs in its seed alone."""
     from metastasis.cli.case_runs import scans_of
 
     patients(folder)
@@ -38,6 +38,7 @@ def trained(folder: Path) -> None:
     segmenter = metastasis.DeepMedicSegmenter(**TINY, training=Training(epochs=1, batch_size=2), random_state=0)
     segmenter.fit(labels=labels, **scans_of(cases))
     save_model(segmenter, folder / "model.dmrifit")
+    save_model(segmenter.set_params(random_state=1), folder / "other.dmrifit")
 
 
 SEGMENT = "--no-figure --device cpu --out found"
@@ -58,7 +59,7 @@ command(
     kept=("found/settings.json", "found/failed.tsv"),
 )
 command(
-    "dmrifit-metastasis ensemble", trained, f"ensemble model.dmrifit model.dmrifit 001_image.nii.gz {SEGMENT}",
+    "dmrifit-metastasis ensemble", trained, f"ensemble model.dmrifit other.dmrifit 001_image.nii.gz {SEGMENT}",
     found, kept=("found/settings.json", "found/failed.tsv"),
 )
 command(

@@ -62,7 +62,7 @@ def placed(place: Path) -> dict[str, Any]:
 
 def prescribed(place: Path) -> dict[str, Any]:
     content = json.loads((place / "one" / "voxel.json").read_text(encoding="utf-8"))
-    return {key: content[key] for key in ("ras", "size_mm", "volume_ml", "scores", "flags")}
+    return {key: content[key] for key in ("ras", "size_mm", "volume_mL", "scores", "flags")}
 
 
 command(

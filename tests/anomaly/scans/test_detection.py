@@ -275,7 +275,7 @@ def test_lesions_are_listed_the_largest_first_in_world_coordinates():
     affine[:3, 3] = (-10, 0, 5)
     table = lesions_of(found, scores, affine)
     assert table["n_voxels"].tolist() == [36, 8]
-    assert table["number"].tolist() == [2, 1]
+    assert table["number"].tolist() == [1, 2]
     np.testing.assert_allclose(table["volume_mL"], [0.288, 0.064])
     np.testing.assert_allclose(table.loc[0, ["x", "y", "z"]].astype(float), [5, 14, 19])
     assert table["score"].tolist() == pytest.approx([0.9, 0.5])

@@ -79,4 +79,5 @@ def test_masks_without_healthy_scans_make_a_page_and_real_scans_are_not_called_s
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "ynthetic" not in page
     assert ">Scores<" not in page
+    assert "No scan is called the best, because there are fewer than three." in page
     assert not (tmp_path / "densities.png").exists()

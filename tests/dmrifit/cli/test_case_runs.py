@@ -240,6 +240,20 @@ def test_a_run_goes_on_only_with_its_own_undamaged_settings(tmp_path):
         begin_run(tmp_path, {"seed": 1}, overwrite=False, results=())
 
 
+def test_the_results_of_another_command_are_neither_replaced_nor_mixed_with_new_ones(tmp_path):
+    options = {"results": ("table.tsv", "index.html"), "records": "*/done.json"}
+    begin_run(tmp_path, {"command": "segment"}, False, **options)
+    begin_run(tmp_path, {"command": "prepare"}, False, **options)  # the first one left nothing
+    (tmp_path / "index.html").touch()
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="holds the results of prepare; choose another folder"):
+            begin_run(tmp_path, {"command": "segment"}, overwrite, **options)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "done.json").touch()
+    # Commands with the same files, as segment and ensemble, replace each other's runs.
+    begin_run(tmp_path, {"command": "ensemble"}, True, **options)
+
+
 def test_what_was_finished_with_other_settings_is_no_part_of_the_run_that_replaces_it(tmp_path):
     def begin(seed, overwrite):
         begin_run(tmp_path, {"seed": seed}, overwrite, results=("table.tsv",), records="*/done.json")

@@ -41,9 +41,7 @@ def test_a_mask_holds_zeros_and_ones_of_any_type_and_a_shape_that_differs_is_tol
         assert mask.dtype == bool
         np.testing.assert_array_equal(mask, truth)
     check_shape(np.ones((2, 3)), (2, 3), "prior")
-    with pytest.raises(
-        ValueError, match=r"prior has shape \(2, 3\) and the image \(3, 2\); bring both"
-    ):
+    with pytest.raises(ValueError, match=r"prior has shape \(2, 3\) and the image \(3, 2\); bring both"):
         check_shape(np.ones((2, 3)), (3, 2), "prior")
 
 
@@ -51,9 +49,7 @@ def test_a_volume_comes_back_on_its_grid_and_on_no_other(tmp_path):
     values = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32)
     save_values(values, AFFINE, tmp_path / "image.nii.gz")
     save_values(values > 0, AFFINE, tmp_path / "mask.nii.gz")
-    np.testing.assert_array_equal(
-        read_on_grid(tmp_path / "image.nii.gz", (4, 5, 6), AFFINE, "t1"), values
-    )
+    np.testing.assert_array_equal(read_on_grid(tmp_path / "image.nii.gz", (4, 5, 6), AFFINE, "t1"), values)
     stored = nib.load(tmp_path / "mask.nii.gz")
     assert stored.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(np.asarray(stored.dataobj), values > 0)
@@ -87,18 +83,12 @@ def table(folder, *rows, header="patient\timage\tname"):
 
 
 def test_each_row_is_read_with_the_folder_of_its_table(tmp_path):
-    path = table(
-        tmp_path, "p1\ta.nii\tfirst", "p1\tb.nii\tn/a", header="participant_id\timage\tname"
-    )
-    cases = SCANS.read(
-        path, lambda row, folder: (row["patient"], folder / row["image"], row["name"])
-    )
+    path = table(tmp_path, "p1\ta.nii\tfirst", "p1\tb.nii\tn/a", header="participant_id\timage\tname")
+    cases = SCANS.read(path, lambda row, folder: (row["patient"], folder / row["image"], row["name"]))
     assert cases == [("p1", tmp_path / "a.nii", "first"), ("p1", tmp_path / "b.nii", "")]
 
 
-@pytest.mark.parametrize(
-    "rows", [("p1\ta.nii\tsame", "p2\tb.nii\tsame"), ("p1\ta.nii\tn/a", "p1\tb.nii\tn/a")]
-)
+@pytest.mark.parametrize("rows", [("p1\ta.nii\tsame", "p2\tb.nii\tsame"), ("p1\ta.nii\tn/a", "p1\tb.nii\tn/a")])
 def test_two_rows_of_one_name_are_refused(tmp_path, rows):
     path = table(tmp_path, *rows)
     with pytest.raises(
@@ -116,9 +106,7 @@ def test_what_reading_a_row_refuses_is_told_with_the_row(tmp_path, error):
 
     with pytest.raises(error, match=r"cases\.tsv, row 3 \(patient p2\): broken\.nii") as caught:
         SCANS.read(table(tmp_path, "p1\ta\tx", "p2\tbroken.nii\ty"), read)
-    assert (f"paths are relative to {tmp_path}" in str(caught.value)) == (
-        error is FileNotFoundError
-    )
+    assert (f"paths are relative to {tmp_path}" in str(caught.value)) == (error is FileNotFoundError)
     failed = []
     rows = table(tmp_path, "p1\ta\tx", "p2\tbroken.nii\ty")
     SCANS.read(rows, read, failed=failed)
@@ -142,9 +130,7 @@ def test_names_of_files_have_letters_digits_and_few_signs(name, stem):
 
 def test_files_of_cases_differ_even_where_small_and_large_letters_are_the_same():
     assert file_stems([("p", "a"), ("p", "b"), ("q", "A1")]) == ["a", "b", "A1"]
-    with pytest.raises(
-        ValueError, match=r"several cases would have the same files: A b, a/B; give"
-    ):
+    with pytest.raises(ValueError, match=r"several cases would have the same files: A b, a/B; give"):
         file_stems([("p", "a/B"), ("q", "A b"), ("q", "c")])
     with pytest.raises(ValueError, match="there are no cases to write"):
         file_stems([])

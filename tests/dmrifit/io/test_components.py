@@ -28,15 +28,9 @@ def test_voxels_are_connected_by_faces_edges_or_corners(second, together):
     assert label_components(mask).max() == (1 if 26 in together else 2)
 
 
-@pytest.mark.parametrize(
-    ("min_voxels", "kept"), [(1, {1, 2, 3}), (2, {2, 3}), (3, {3}), (4, set())]
-)
+@pytest.mark.parametrize(("min_voxels", "kept"), [(1, {1, 2, 3}), (2, {2, 3}), (3, {3}), (4, set())])
 def test_small_components_are_left_out(min_voxels, kept):
-    parts = {
-        1: voxels((0, 0, 0)),
-        2: voxels((3, 3, 0), (3, 4, 1)),
-        3: voxels((5, 0, 3), (5, 0, 4), (5, 0, 5)),
-    }
+    parts = {1: voxels((0, 0, 0)), 2: voxels((3, 3, 0), (3, 4, 1)), 3: voxels((5, 0, 3), (5, 0, 4), (5, 0, 5))}
     mask = parts[1] | parts[2] | parts[3]
     expected = np.zeros_like(mask)
     for number in kept:

@@ -33,10 +33,7 @@ def write_series(folder, rotation=OBLIQUE, *, n_volumes=1, skip=(), order=1, **c
     shared |= {"FrameOfReferenceUID": generate_uid(), "PatientName": NAME, "PatientID": "synthetic-1"}
     shared |= {"SOPClassUID": MRImageStorage, "Modality": "MR", "SeriesNumber": 3}
     shared |= {"Columns": SHAPE[0], "Rows": SHAPE[1], "PixelSpacing": [SPACING[1], SPACING[0]]}
-    shared |= {
-        "SliceThickness": SPACING[2],
-        "ImageOrientationPatient": np.round(rotation[:, :2].T.ravel(), 9).tolist(),
-    }
+    shared |= {"SliceThickness": SPACING[2], "ImageOrientationPatient": np.round(rotation[:, :2].T.ravel(), 9).tolist()}
     shared |= {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "BitsAllocated": 16}
     shared |= {"BitsStored": 16, "HighBit": 15, "PixelRepresentation": 0}
     shared |= changes
@@ -198,12 +195,10 @@ def test_identity_is_that_of_the_source_and_codes_are_those_of_the_kind(series, 
 def test_separate_regions_have_the_numbers_of_lesion_tables(series, tmp_path):
     folder, affine = series
     labels = np.zeros(SHAPE, dtype=np.uint8)
-    labels[0:2, 0:2, 0], labels[4:6, 8:11, 2], labels[6, 11, 3] = (
-        1,
-        2,
-        1,
-    )  # the last two touch at a corner
-    parts = label_components(labels)
+    # The last two touch at a corner.
+    labels[0:2, 0:2, 0], labels[4:6, 8:11, 2], labels[6, 11, 3] = 1, 2, 1
+    parts = label_components(labels, affine=affine)
+    assert (parts[0, 0, 0], parts[6, 11, 3]) == (2, 1)
     segments = write_dicom_seg(labels, affine, tmp_path / "seg.dcm", source=folder, separate=True)
     assert list(segments) == [1, 2]
     for number in segments:
@@ -216,11 +211,7 @@ def test_a_stretched_or_shifted_grid_is_refused_with_a_remedy(series, tmp_path):
     stretched[:3, 2] *= 1.1
     shifted[:3, 3] += 0.4 * affine[:3, 0]
     away[:3, 3] += 4 * affine[:3, 0]
-    for wrong, message in (
-        (stretched, "voxels lie up to"),
-        (shifted, "up to 0.6 mm apart"),
-        (away, "lie outside"),
-    ):
+    for wrong, message in ((stretched, "voxels lie up to"), (shifted, "up to 0.6 mm apart"), (away, "lie outside")):
         with pytest.raises(ValueError, match=message) as refused:
             write_dicom_seg(random_labels(), wrong, tmp_path / "seg.dcm", source=folder)
         assert str(folder) in str(refused.value)

@@ -191,18 +191,13 @@ def test_the_scan_whose_prior_lies_on_another_grid_fails_alone(output_of, table,
     assert segmented["name"].tolist() == ["one", "three"]
 
 
-def test_segmentations_are_those_of_the_model_at_its_threshold(
-    output_of, cases, table, models, tmp_path
-):
+def test_segmentations_are_those_of_the_model_at_its_threshold(output_of, cases, table, models, tmp_path):
     expected = probabilities(models.sensitive, cases)
     middle = float(np.median(expected))
     for words, threshold in (((), 0.5), (("--threshold", middle), middle)):
         out = tmp_path / str(threshold)
         output_of("segment", models.sensitive, table, "--out", out, "--no-figure", *words)
-        for key, arrays in (
-            ("probability", expected),
-            ("label", [array >= threshold for array in expected]),
-        ):
+        for key, arrays in (("probability", expected), ("label", [array >= threshold for array in expected])):
             written = volumes(out / "segmentations.tsv", key)
             for values, array in zip(written, arrays, strict=True):
                 np.testing.assert_allclose(values, array, atol=1e-6)
@@ -255,7 +250,9 @@ def test_sensitivities_are_said_only_of_a_model_used_as_measured(output_of, tabl
     save_model(segmenter, path)
     figures = {"sensitivity": 0.8, "sensitivity_small": 0.7}
     path.with_suffix(".json").write_text(json.dumps({"figures": figures}))
-    files = (path, table) if command == "segment" else (path, path, table)
+    other = tmp_path / "other.dmrifit"
+    save_model(segmenter.set_params(random_state=3), other)
+    files = (path, table) if command == "segment" else (path, other, table)
     option, unlike = ("--threshold", "0.9999") if command == "segment" else ("--thresholds", "0.9999,1")
     same = "1" if command == "segment" else "1,1"
     for words, is_measured in (((), True), ((option, same), True), ((option, unlike), False), (("--flips",), False)):
@@ -317,9 +314,7 @@ def test_threshold_and_device_of_the_user_replace_those_of_the_model(table, mode
 
 def test_a_single_image_comes_with_a_prior_and_a_mask(table, models, run_calls):
     paths = {key: table.parent / f"p1_{key}.nii.gz" for key in ("image", "prior", "label")}
-    _, (case,) = run_calls(
-        segment, models.sensitive, paths["image"], prior=paths["prior"], mask=str(paths["label"])
-    )
+    _, (case,) = run_calls(segment, models.sensitive, paths["image"], prior=paths["prior"], mask=str(paths["label"]))
     stored = read_cases(table)[1]
     np.testing.assert_array_equal(case.image, stored.image)
     np.testing.assert_array_equal(case.prior, stored.prior)
@@ -344,14 +339,9 @@ def test_an_ensemble_joins_both_models_at_their_thresholds(output_of, cases, tab
     words = ("ensemble", models.sensitive, models.specific, table, "--no-figure")
     words += ("--thresholds", f"{low},{high}", "--out", tmp_path)
     out = output_of(*words)
-    expected = [
-        merge_segmentations(first >= low, second >= high)
-        for first, second in zip(*pairs, strict=True)
-    ]
+    expected = [merge_segmentations(first >= low, second >= high) for first, second in zip(*pairs, strict=True)]
     assert set(np.unique(expected)) == {0, 1, 2}
-    for values, labels in zip(
-        volumes(tmp_path / "segmentations.tsv", "label"), expected, strict=True
-    ):
+    for values, labels in zip(volumes(tmp_path / "segmentations.tsv", "label"), expected, strict=True):
         np.testing.assert_array_equal(values, labels)
     rows = pd.read_csv(tmp_path / "segmentations.tsv", sep="\t")
     n, n_of_both = rows["n_lesions"].sum(), rows["n_marked_by_both"].sum()
@@ -411,9 +401,7 @@ def test_the_summary_counts_scans_and_lesions(
     assert said.endswith(f"{sentence}: {tmp_path}\nflagged: 0 of {len(counts)}{failures}\n")
 
 
-def test_model_files_that_are_missing_or_of_another_kind_are_named(
-    error_of, table, models, tmp_path
-):
+def test_model_files_that_are_missing_or_of_another_kind_are_named(error_of, table, models, tmp_path):
     out, missing = tmp_path / "out", tmp_path / "none.dmrifit"
     assert f"{missing}: no such model file" in error_of("segment", missing, table, "--out", out)
     error = error_of("ensemble", models.sensitive, missing, table, "--out", out)
@@ -423,12 +411,15 @@ def test_model_files_that_are_missing_or_of_another_kind_are_named(
     words = (table, "--out", out)
     assert "MapFitter, which segments nothing" in error_of("segment", fitter, *words)
     assert "MapFitter, which segments" in error_of("ensemble", models.plain, fitter, *words)
+    copy = tmp_path / "copy.dmrifit"
+    copy.write_bytes(models.plain.read_bytes())
+    for second, names in ((models.plain, models.plain), (copy, f"{models.plain} and {copy}")):
+        error = error_of("ensemble", models.plain, second, *words)
+        assert f"the sensitive and the specific model are the same ({names}); name two different ones" in error
     assert not out.exists()
 
 
-def test_a_run_of_another_model_or_threshold_is_not_continued(
-    error_of, run, output_of, models, table, tmp_path
-):
+def test_a_run_of_another_model_or_threshold_is_not_continued(error_of, run, output_of, models, table, tmp_path):
     image = table.parent / "p0_image.nii.gz"
     out = ("--out", tmp_path, "--no-figure")
     assert run("segment", models.sensitive, image, *out)[0] == 0

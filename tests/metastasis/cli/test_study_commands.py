@@ -60,9 +60,7 @@ def test_a_simulation_goes_on_where_it_stopped(run, error_of, output_of, tmp_pat
     assert run("simulate", 3, "--out", stopped, *SMALL, "--skip", 2)[0] == 0
     assert (stopped / "synthetic-003" / "cases.tsv").stat().st_mtime_ns == first
     assert (stopped / "cases.tsv").read_text() == (whole / "cases.tsv").read_text()
-    for one, other in zip(
-        read_cases(stopped / "cases.tsv"), read_cases(whole / "cases.tsv"), strict=True
-    ):
+    for one, other in zip(read_cases(stopped / "cases.tsv"), read_cases(whole / "cases.tsv"), strict=True):
         assert one.synthetic
         assert one.name == other.name
         np.testing.assert_array_equal(one.image, other.image)
@@ -99,9 +97,7 @@ def learn_nothing(monkeypatch):
         return self
 
     monkeypatch.setattr(DeepMedicSegmenter, "fit", fit)
-    monkeypatch.setattr(
-        "dmrifit.model_files.model_file.save_model", lambda model, path: path.write_bytes(b"model")
-    )
+    monkeypatch.setattr("dmrifit.model_files.model_file.save_model", lambda model, path: path.write_bytes(b"model"))
     return calls
 
 
@@ -139,9 +135,7 @@ def test_a_training_without_options_has_two_stages(table, tmp_path, monkeypatch,
     features = pd.DataFrame({"feature": list("abcdefgh"), "weight": np.linspace(0.8, 0.1, 8)})
     monkeypatch.setattr(TwoStageSegmenter, "feature_table", lambda self: features)
     monkeypatch.setattr(TwoStageSegmenter, "fit", lambda self, **_: models.append(self))
-    monkeypatch.setattr(
-        "dmrifit.model_files.model_file.save_model", lambda model, path: path.write_bytes(b"model")
-    )
+    monkeypatch.setattr("dmrifit.model_files.model_file.save_model", lambda model, path: path.write_bytes(b"model"))
     train(table, tmp_path / "first.dmrifit", device="cpu", seed=3)
     train(
         table, tmp_path / "second.dmrifit", epochs=2, min_voxels=7, spacing=1.5, validation_fraction=0.3
@@ -168,9 +162,7 @@ def test_published_sizes_are_those_of_the_class(table, learn_nothing, tmp_path):
 
 
 @pytest.mark.deep
-def test_scans_of_the_table_are_learned_from_by_patient(
-    table, synthetic_cases, learn_nothing, tmp_path, capsys
-):
+def test_scans_of_the_table_are_learned_from_by_patient(table, synthetic_cases, learn_nothing, tmp_path, capsys):
     twice = [*synthetic_cases, replace(synthetic_cases[0], name="later")]
     train(write_cases(twice, tmp_path / "more"), tmp_path / "model.dmrifit", alpha=0.995)
     ((_, training),) = learn_nothing
@@ -236,9 +228,7 @@ def segmentations(synthetic_cases, tmp_path):
     return path
 
 
-def test_segmentations_are_compared_with_lesions_and_controls(
-    table, synthetic_cases, segmentations, tmp_path, capsys
-):
+def test_segmentations_are_compared_with_lesions_and_controls(table, synthetic_cases, segmentations, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     evaluate(table, {"first": segmentations}, tmp_path / "compared", figures=0)
     output = capsys.readouterr().out

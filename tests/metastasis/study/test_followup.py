@@ -1,8 +1,10 @@
 """Each lesion is listed where it is, with what has become of it since the prior scan."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from dmrifit.io.components import label_components
 from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
 from metastasis.simulate.patients import simulate_metastases
@@ -34,6 +36,17 @@ def scans():
             then[ball(np.add(center, 1), before)] = 1
     now[ball((50, 35, 30), 2)] = 1
     return now, then
+
+
+def test_the_table_is_the_same_in_any_stored_order_of_axes(scans):
+    now = scans[0].copy()
+    now[50, 45, 35], now[5, 45, 35], now[30, 2, 35] = 1, 1, 2  # of one size
+    table = reader_table(now, AFFINE, prior=scans[1])
+    assert table["number"].tolist() == [1, 2, 3, 4, 7, 5, 6, 8, 4]
+    # Last axis first, the second one reversed.
+    order = AFFINE @ np.array([[0, 0, 1, 0], [0, -1, 0, SHAPE[1] - 1], [1, 0, 0, 0], [0, 0, 0, 1]])
+    turned, turned_prior = (labels.transpose(2, 1, 0)[:, ::-1] for labels in (now, scans[1]))
+    pd.testing.assert_frame_equal(reader_table(turned, order, prior=turned_prior), table)
 
 
 def test_each_change_is_named_by_thresholds_as_stated(scans):
@@ -140,7 +153,10 @@ def test_synthetic_lesions_are_followed_from_scan_to_scan():
     assert table["case"].nunique() == 4
     assert (table["patient"] == [cases[i].patient for i in table["case"]]).all()
     single = table[(table["n_prior"] <= 1) & (table["n_now"] == 1)]
-    truth = {(i, row.number): row.status for i, case in enumerate(cases) for row in case.lesions.itertuples()}
+    truth = {}
+    for i, case in enumerate(cases):
+        numbers, stored = label_components(case.label, affine=case.affine), label_components(case.label)
+        truth |= {(i, numbers[stored == row.number][0]): row.status for row in case.lesions.itertuples()}
     expected = [truth[key] for key in zip(single["case"], single["number"], strict=True)]
     agree = np.mean([a == b for a, b in zip(single["change"], expected, strict=True)])
     assert len(single) >= 8

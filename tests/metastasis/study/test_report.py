@@ -116,12 +116,14 @@ def test_the_page_gives_froc_intervals_over_patients_or_says_why_there_are_none(
 def test_the_page_of_a_run_lists_the_lesions_of_each_scan(brightness, synthetic_cases, tmp_path):
     named = [replace(synthetic_cases[0], patient=EVIL), synthetic_cases[1]]
     both = SensitivitySpecificityEnsemble(brightness(2.5), brightness(4))
-    contents = [
-        segment_case((case, ()), tmp_path / case.name, segmenter=both, figure=True, figures={}) for case in named
-    ]
+    scans = [(named[0], ("no bright vessels", "is this a contrast scan?")), (named[1], ())]
+    options = {"segmenter": both, "figure": True, "figures": {}}
+    contents = [segment_case(scan, tmp_path / scan[0].name, **options) for scan in scans]
     RUN.write(tmp_path, {content["folder"]: content for content in contents}, figure=True)
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert EVIL not in page
+    notes = re.findall(r'<td class="words">(.*?)</td>', page)
+    assert notes == ["No bright vessels. Is this a contrast scan?", "none"]
     assert page.count("<img ") == 2
     lesions = pd.read_csv(tmp_path / "lesions.tsv", sep="\t")
     assert all(heading in page for heading in (">by both models<", "enhancing, mL", "with cores, mL"))

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from dmrifit import MapFitter, Protocol, save_model
+from dmrifit._utils.text_files import sealed
 from dmrifit.cli import case_runs
 from placement.box.voxel import Voxel
 from placement.cli.placement_commands import RUN, ShiftOptions
@@ -60,12 +61,12 @@ def contents():
 def test_the_table_has_a_row_for_each_case_in_their_order_and_its_boxes_are_read_back(contents, tmp_path):
     RUN.write(tmp_path, contents, figure=False)
     table = placements(tmp_path)
-    scores = ["volume_ml", "objective", "tumor_fraction", "tumor_volume_inside_ml"]
+    scores = ["volume_mL", "objective", "tumor_fraction", "tumor_volume_inside_mL"]
     assert list(table) == ["name", *BOX, *scores, "rotated_angles", "target", "outside", "outside_brain", "flags"]
     assert table["name"].tolist() == ["second", "first"]
-    np.testing.assert_allclose(table["volume_ml"], [9.24, 1.716])
+    np.testing.assert_allclose(table["volume_mL"], [9.24, 1.716])
     np.testing.assert_allclose(table[["tumor_fraction", "target"]], 1, atol=1e-6)
-    np.testing.assert_allclose(table["tumor_volume_inside_ml"], table["volume_ml"], rtol=1e-6)
+    np.testing.assert_allclose(table["tumor_volume_inside_mL"], table["volume_mL"], rtol=1e-6)
     np.testing.assert_allclose(table["objective"], [one["scores"]["objective"] for one in contents.values()])
     assert table["outside_brain"].tolist() == ["n/a", "n/a"]
     assert table["rotated_angles"].tolist() == [1, 3]
@@ -106,6 +107,12 @@ def test_a_run_goes_on_where_it_stopped_and_sees_changed_masks(output_of, error_
     output_of(*command, "--no-figure")
     assert (out / "one" / "voxel.json").stat().st_mtime_ns == before
     assert (out / "placements.tsv").read_text() == first
+    # A record with the names of an earlier format is not resumed.
+    stored = {key: value for key, value in content_of(out / "one").items() if key != "digest"}
+    earlier = sealed(stored | {"format_version": 1, "volume_ml": stored["volume_mL"]})
+    (out / "one" / "voxel.json").write_text(json.dumps(earlier))
+    output_of(*command, "--no-figure")
+    assert "volume_ml" not in content_of(out / "one")
     save(ball, np.roll(nib.load(ball).dataobj, 5, axis=0))
     output_of(*command, "--no-figure")
     np.testing.assert_allclose(placements(out)["x"], 50, atol=3)
@@ -188,7 +195,7 @@ def test_one_case_is_placed_inside_its_tumor_with_sides_in_whole_millimeters(out
     np.testing.assert_array_equal(sides, sides.round())
     np.testing.assert_array_equal(center, center.round(1))
     np.testing.assert_allclose(center, 40, atol=3)
-    assert row.volume_ml == pytest.approx(sides.prod() / 1000)
+    assert row.volume_mL == pytest.approx(sides.prod() / 1000)
     assert row.tumor_fraction > 0.8
     assert not (out / "index.html").exists()
     assert not list(out.rglob("*.png"))
@@ -227,7 +234,7 @@ def test_a_tumor_of_edema_with_stray_enhancing_voxels_gets_a_box_by_flair_target
     assert "the target is FLAIR-bright tissue (edema, enhancing; 24.3 mL), because solid tumor" in text
     content = content_of(tmp_path / "bright" / "labels")
     assert content["scores"]["tumor_fraction"] > 0.9
-    assert content["tumor"]["volume_ml"] == pytest.approx(np.count_nonzero(values) / 1000)
+    assert content["tumor"]["volume_mL"] == pytest.approx(np.count_nonzero(values) / 1000)
     philips = (tmp_path / "bright" / "labels" / "voxel_philips.txt").read_text()
     assert f"! angles to set: {content['console']['angles']['philips']} of 3" in philips
     text = output_of(*command, tmp_path / "solid")
@@ -313,15 +320,15 @@ def test_a_scanners_box_is_read_and_drawn_on_its_image(run, error_of, tmp_path, 
     [
         ("446", "20160429", "two patients (PatientName)"),
         ("445", "20160429", ""),
-        ("445", "20170101", "two days (20160429 and 20170101)"),
+        ("445", "20170101", "two days (2016-04-29 and 2017-01-01)"),
     ],
 )
 def test_the_box_of_another_patient_is_told_and_that_of_the_same_is_not(run, tmp_path, data_dir, name, date, words):
     boxes, image = data_dir / "mrs_boxes", tmp_path / "t1.nii.gz"
     image.write_bytes((boxes / "t1_brain.nii.gz").read_bytes())
     (tmp_path / "t1.json").write_text(json.dumps({"PatientName": name, "AcquisitionDate": date}))
-    code, _, error = run("read", boxes / "siemens_svs_30.rda", "--image", image, "--out", tmp_path / "box.png")
-    assert code == 0
+    code, text, error = run("read", boxes / "siemens_svs_30.rda", "--image", image, "--out", tmp_path / "box.png")
+    assert (code, "date: 2016-04-29\n" in text) == (0, True)
     assert words in error
     assert bool(error) == bool(words)
 

@@ -26,7 +26,7 @@ def test_cases_are_simulated_placed_and_evaluated(output_of, tmp_path):
         np.testing.assert_allclose(stored["points"][0], row[["x", "y", "z"]].astype(float), atol=1e-6)
         (box,) = stored["boxes"]
         volume = abs(np.linalg.det(np.array(box["affine"])[:, :3])) / 1000
-        assert volume == pytest.approx(row["volume_ml"])
+        assert volume == pytest.approx(row["volume_mL"])
         assert "Not for clinical use. Synthetic data: this case was simulated; no person was scanned" in view
     out = output_of(
         *("evaluate", cases / "cases.tsv", cases / "experts.tsv"),
@@ -35,5 +35,5 @@ def test_cases_are_simulated_placed_and_evaluated(output_of, tmp_path):
     assert "objective" in out
     assert "synthetic cases: no clinical result" in out
     measured = pd.read_csv(tables / "cases.csv").query("method == 'objective'")
-    np.testing.assert_allclose(measured["volume"], found["volume_ml"])
+    np.testing.assert_allclose(measured["volume"], found["volume_mL"])
     np.testing.assert_allclose(measured["f_tumor"], found["tumor_fraction"])

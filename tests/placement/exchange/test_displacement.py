@@ -29,12 +29,12 @@ def test_distances_to_regions_are_those_of_a_wall(scene):
     box = Voxel((12, -8, 20), (20, 20, 20))
     found = region_distances(box, scene)["wall"]
     assert found["distance_mm"] == pytest.approx(51 - 22, abs=0.01)
-    assert found["overlap_ml"] == 0
+    assert found["overlap_mL"] == 0
     turned = Voxel((12, -8, 20), (20, 20, 20), (0, 0, 45))
     assert region_distances(turned, scene)["wall"]["distance_mm"] == pytest.approx(51 - 12 - 10 * 2**0.5, abs=0.1)
     inside = region_distances(Voxel((56, 0, 20), (20, 20, 20)), scene)["wall"]
     assert inside["distance_mm"] == 0
-    assert inside["overlap_ml"] == pytest.approx(6, rel=0.01)
+    assert inside["overlap_mL"] == pytest.approx(6, rel=0.01)
 
 
 def test_displacement_is_that_of_the_formula_and_the_worst_and_largest_are_found(scene):

@@ -5,13 +5,15 @@ import re
 import numpy as np
 import pytest
 
+from dmrifit.report.style import OUTLINES
 from placement.box.voxel import Voxel
 from placement.cli.placement_commands import case_line
+from placement.exchange import pages
 from placement.exchange.pages import case_summary, console_numbers, summary_line
 from placement.exchange.prescription import describe_placement, write_prescription
 from placement.search.optimizer import share_words
 from placement.search.scene import Scene
-from placement.search.tissue_labels import named_labels
+from placement.search.tissue_labels import MERGED, OUTSIDE_BRAIN, color_numbers, named_labels
 
 VOXEL = Voxel((22.5, 14.5, 14.5), (24, 16, 16))
 
@@ -35,6 +37,16 @@ def test_flags_stand_above_what_a_box_holds_and_the_bar_adds_up(scene):
     brain = Scene(np.pad(np.ones((90, 90, 90), np.uint8), 2), np.eye(4))
     told = describe_placement(Voxel((45, 45, 45), (24, 16, 16)), brain)["advice"]
     assert told == ["tumor above 500 mL: it may be the mask of the brain; look at the picture"]
+
+
+def test_the_bar_has_the_colors_of_the_outlines_in_pictures(scene):
+    assert scene.outlined == {"necrosis": 2}
+    css, tissues = pages.box_assets()["style"], pages._TEXTS["bar"]
+    regions = color_numbers([OUTSIDE_BRAIN, "necrosis", "resection cavity"])
+    for name, color in ({"tumor": 0, MERGED: 2} | regions).items():
+        assert f"rect.t{tissues.index(name)} {{ fill: {OUTLINES[color]}; }}" in css
+    # A region without a color of its own takes one that no other has.
+    assert list(color_numbers(["wall", OUTSIDE_BRAIN, "skull", "necrosis"]).values()) == [3, 1, 4, 2]
 
 
 def bar_percent(summary):

@@ -163,7 +163,7 @@ def test_errors_of_two_millimeters_are_found_by_self_consistency(pair, monkeypat
         (
             {"patient": {"PatientID": "7"}, "date": "2026.03.01 10:20:30"},
             {"PatientID": "7", "AcquisitionDateTime": "2026-03-04T10:11:12"},
-            "two days .20260301 and 20260304",
+            "two days .2026-03-01 and 2026-03-04",
         ),
     ],
 )
@@ -183,8 +183,8 @@ def test_numbers_are_valid_in_the_frame_that_the_sidecar_of_the_image_names(tmp_
     assert unknown in validity("t1.nii.gz", None)
     assert unknown in validity("t1.nii.gz", image)
     (tmp_path / "t1.json").write_text('{"FrameOfReferenceUID": "1.2.3", "AcquisitionDate": "20260301"}')
-    assert "t1.nii.gz (frame of reference 1.2.3, date 20260301); after" in validity("t1.nii.gz", image)
+    assert "t1.nii.gz (frame of reference 1.2.3, date 2026-03-01); after" in validity("t1.nii.gz", image)
     nib.save(nib.Nifti1Image(np.pad(np.ones((4, 4, 4), np.uint8), 4), np.eye(4)), image)
     scene = Scene.read(image)
     content = describe_placement(Voxel((5.5, 5.5, 5.5), (3, 3, 3)), scene)
-    assert "t1.nii.gz (frame of reference 1.2.3, date 20260301); after" in content["valid"]
+    assert "t1.nii.gz (frame of reference 1.2.3, date 2026-03-01); after" in content["valid"]
