@@ -275,7 +275,7 @@ if __name__ == "__main__":
         RESULT,
         markdown=markdown,
         code=("dmrifit", "benchmarks/claims/macarro"),
-        seeds=bench_claims.SEEDS[:10],
+        seeds=bench_claims.SEEDS,
         quick=False,
         options={
             "--size": {"choices": BOARD_SIZES, "default": "full", "help": "of the boards"},
