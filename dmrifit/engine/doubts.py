@@ -192,7 +192,7 @@ class DoubtTally:
         self._count(codes, fitted)
         self.free = ~result.is_known
         if result.inputs is not None and result.inputs.sigma is not None:
-            self.noise_remedy = "" if result.noise is None else self.noise_remedy
+            self.noise_remedy = ""
             is_below = least_weighted_signals(result) < result.inputs.sigma
             self.below_noise += int(np.count_nonzero(is_below & fitted))
         reasons = result.doubt_reasons[fitted]
@@ -283,6 +283,8 @@ class DoubtTally:
         reason = DoubtReason(int(counts.argmax()))
         if reason != DoubtReason.AT_BOUND:
             return reason.name
+        if 2 * self.at_cap[j] > counts.max():
+            return "AT_CAP"
         if not self._at_bounds(j):
             return DoubtReason.UNCERTAIN.name
         parameter, (low, high) = self.model.parameters[j], self.bounds[j]
@@ -420,6 +422,7 @@ class DoubtTally:
         return _SENTENCES[reason].format(
             name=name,
             share=percent(share),
+            total=percent(self.share[j]),
             limit=DECAYED,
             searched=searched,
             at_bounds=" and ".join(at_bounds),

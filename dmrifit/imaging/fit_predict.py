@@ -315,7 +315,7 @@ def fit_image(
             tuple(settings.capped(model)),
             noise_remedy="give the noise (--sigma estimate)",
         )
-        tally = FitTally(model, contrasts, doubts, fixed or {})
+        tally = FitTally(model, contrasts, doubts, fixed or {}, is_masked=region is not None)
         with series.unpacked() as readable:
             # Only an unpacked file is known to hold the voxels that its header promises.
             if file_set is not None:
@@ -383,12 +383,13 @@ def fit_image(
         gain_step = find_gain_step(rows, protocol)
         if gain_step is not None:
             notes.warn(gain_step.description)
-        is_tissue = tally.is_tissue(lowest_signals(rows, protocol))
-        if gain_step is None and (doubt := scan_info.decay_doubt(rows[is_tissue], protocol)):
+        lowest = lowest_signals(rows, protocol)
+        rows_of_tissue = rows[above_air_or_noise(lowest, tally.noise_level())]
+        if gain_step is None and (doubt := scan_info.decay_doubt(rows_of_tissue, protocol)):
             notes.warn(doubt)
         if doubt := scan_info.clipping_doubt(rows, protocol):
             notes.warn(doubt)
-        if doubt := relative_doubt(rows[is_tissue], protocol, model):
+        if doubt := relative_doubt(rows_of_tissue, protocol, model):
             notes.warn(doubt)
         is_given = noise is not None and not is_estimated and likelihood == "gaussian"
         misfit = tally.misfit() if is_given else np.nan
@@ -601,6 +602,8 @@ def predict_image(
         sidecar["Settings"] = settings | {"BTolerance": b_tolerance}
         sidecar["Voxels"] = prediction.counts
         is_tissue = partial(above_air_or_noise, noise=typical_noise)
+        if region is not None:
+            is_tissue = partial(np.ones_like, dtype=bool)  # as of a fit, by `FitTally.is_tissue`
         tissue = find_tissue(scan.values, prediction.region, is_tissue)
         n_voxels = int(np.count_nonzero(prediction.region))
         summarize_tissue(sidecar, prediction.maps, tissue, n_voxels)

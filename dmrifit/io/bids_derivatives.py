@@ -176,6 +176,7 @@ class FitTally:
     contrasts: Protocol
     doubts: DoubtTally
     fixed: Collection[str] = ()
+    is_masked: bool = False
     status: NDArray = field(default_factory=partial(np.zeros, len(FitStatus), np.int64))
     screening: ScreeningTally = field(default_factory=ScreeningTally)
     knows_noise: bool = False  # or else residuals stand for it
@@ -239,8 +240,11 @@ class FitTally:
         """
         Tell which voxels do not look like air, by what was measured at the lowest b-value.
 
-        Shapes: `signals` (n_voxels,), of which NaN is tissue; returns (n_voxels,).
+        A mask was chosen: all its voxels count, however dark. Shapes: `signals` (n_voxels,), of
+        which NaN is tissue; returns (n_voxels,).
         """
+        if self.is_masked:
+            return np.ones(len(signals), bool)
         return above_air_or_noise(signals, self.noise_level()) | ~np.isfinite(signals)
 
     def noise_level(self) -> float:

@@ -382,14 +382,17 @@ def test_few_scans_are_not_told_apart_and_a_missing_figure_makes_none_unusual():
     assert np.isfinite(fit_runs._unusual([*zero, {"fitted": 1.0, "median D": 1.0}])[-1][0])
 
 
-def test_medians_leave_out_air(output_of, tmp_path):
+@pytest.mark.parametrize(("mask", "n_counted"), [("none", 5), ("everything.nii.gz", 12)])
+def test_medians_leave_out_air_but_nothing_of_a_mask(output_of, tmp_path, mask, n_counted):
     capped_scan(tmp_path, "a")
-    output_of("fit", tmp_path / "a.nii.gz", "--model", "adc", "--no-quicklook", "--out", tmp_path / "maps")
+    nib.save(nib.Nifti1Image(np.ones((12, 6, 4), np.uint8), np.diag([2.0, 2, 3, 1])), tmp_path / "everything.nii.gz")
+    mask = mask if mask == "none" else tmp_path / mask
+    output_of("fit", tmp_path / "a.nii.gz", "--model", "adc", "--no-quicklook", "--mask", mask, "--out", tmp_path / "maps")
     sidecar = json.loads((tmp_path / "maps" / "a_model-adc_dwimap.json").read_text())
     values = nib.load(tmp_path / "maps" / sidecar["Parameters"]["S0"]["File"]).get_fdata()
     low, median, high = sidecar["Parameters"]["S0"]["Quartiles"]
-    np.testing.assert_allclose((low, median, high), np.percentile(values[:5], (25, 50, 75)), rtol=1e-5)
-    assert median > 5 * np.median(values)
+    np.testing.assert_allclose((low, median, high), np.percentile(values[:n_counted], (25, 50, 75)), rtol=1e-5)
+    assert sidecar["Air"]["Share"] == pytest.approx(0 if n_counted == 12 else 7 / 12, abs=0.01)
     ends = [float(text) for text in sidecar["Parameters"]["S0"]["Interval"].split(" to ")]
     assert ends[0] <= median <= ends[1]
 
