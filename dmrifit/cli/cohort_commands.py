@@ -146,6 +146,7 @@ def train(
     from dmrifit.model_files.model_file import save_model
     from dmrifit.predict.base import resolve_patch_shape
     from dmrifit.predict.conformal import FEWEST_PATIENTS, ConformalIntervals, strategy_of
+    from dmrifit.predict.strategies import task_in_words
     from dmrifit.study.contestants import check_unseen
 
     # All that can be wrong with the options is found before scans are read.
@@ -185,7 +186,7 @@ def train(
     Y = np.concatenate([sample.Y for sample in samples])
     groups = np.concatenate([sample.groups for sample in samples])
     if coverage and n_patients < FEWEST_PATIENTS:
-        typer.echo(f"no intervals: they need {FEWEST_PATIENTS} patients, not {n_patients}")
+        typer.echo(f"no intervals: train on {FEWEST_PATIENTS} patients or more, not {n_patients}")
         coverage = 0.0
     if coverage:
         estimator = ConformalIntervals(estimator, coverage=coverage, random_state=seed)
@@ -197,7 +198,7 @@ def train(
     save_model(estimator, out)
     voxels = counted(len(X), "voxel")
     typer.echo(f"trained on {voxels} of {counted(n_patients, 'patient')}: {out}")
-    typer.echo(f"it predicts {counted(len(protocol), 'image')} from {', '.join(source.labels)}")
+    typer.echo(f"it predicts {task_in_words(strategy_of(estimator))}")
     if coverage:
         held = estimator.calibration_.groupby("parameter", sort=False)["coverage"].mean()
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in held.items())

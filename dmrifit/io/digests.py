@@ -113,5 +113,15 @@ def command_line() -> str:
     elif program.suffix == ".py":
         words = ["python", program.name]
     words += sys.argv[1:]
-    # Without folders, which are of no use elsewhere and may name the user.
-    return shlex.join(re.sub(r"[^=,]*/(?=[^/])|/+$", "", word) for word in words)
+    # Paths below this folder run again from it; other absolute ones may name the user.
+    words = [word.replace(f"{Path.cwd()}/", "") for word in words]
+    return shlex.join(re.sub(r"(^|[=,])/([^=,]*/)?(?=[^/])", r"\1", word) for word in words)
+
+
+def rerun_command(study: Mapping[str, Any], options: str) -> str:
+    """Write the command of a study with other options; a placeholder where it is not known."""
+    command = study.get("command", "")
+    if not command.startswith("dmrifit benchmark "):
+        return f"dmrifit benchmark TABLE {options}"
+    replaced = "|".join(re.findall("--[a-z-]+", f"{options} --n-train"))
+    return re.sub(rf" ({replaced})[= ]('[^']*'|\S+)", "", command) + f" {options}"

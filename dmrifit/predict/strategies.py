@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 
+from dmrifit._utils.counts import counted
 from dmrifit.cohort.patches import as_neighbors, center_of
 from dmrifit.cohort.scaling import reference_columns
 from dmrifit.engine.fitting import fit_voxels
@@ -59,6 +60,17 @@ def reference_parameters(
             f"columns {', '.join(model.names)}; not {reference.shape}"
         )
     return reference
+
+
+def task_in_words(strategy: SignalToSignal | MapsToMaps) -> str:
+    """Say what a strategy predicts, and from what."""
+    source, target = strategy._protocols()
+    images = ", ".join(source.labels)
+    if isinstance(strategy, SignalToSignal):
+        return f"{counted(len(target), 'image')} from {images}"
+    names = resolve_model(strategy.model).names
+    maps = f"the maps of {len(names)} parameters ({', '.join(names)})"
+    return f"{maps} from the maps {', '.join(_FEATURES)} of {images}"
 
 
 @dataclass(eq=False, repr=False)

@@ -452,6 +452,7 @@ def write_prediction_page(
     panels = [replace(panel, window=(windows or {}).get(panel.name)) for panel in shown.panels]
     layers, certainty = panels, NO_INTERVALS
     widths: list[MapPanel] = []
+    median_widths: dict[str, float] = {}
     outlines: list[Layer] = []
     intervals = sidecar.get("Intervals")
     if intervals is not None:
@@ -463,6 +464,7 @@ def write_prediction_page(
             width = maps[f"{panel.name}_high"] - maps[f"{panel.name}_low"]
             name = f"{panel.name}, width of the {coverage} interval"
             widths.append(MapPanel(name, panel.unit, width, faint=panel.faint))
+            median_widths[panel.name] = (widths[-1].summary(shown.region) or [0, np.nan])[1]
             layers += [panel, widths[-1]]
         wide = ", ".join(panel.name for panel in panels if panel.faint)
         certainty = f"{coverage} intervals stand beside the maps"
@@ -475,7 +477,7 @@ def write_prediction_page(
     options: dict[str, Any] = {"background": background, "outlines": outlines, "scan": "input"}
     first_screen = [
         page.Lead(f"{verdict.map_verdict(sidecar)}. {certainty}"),
-        verdict.parameter_lights(panels, shown.region, sidecar),
+        verdict.parameter_lights(panels, shown.region, sidecar, median_widths),
         page.Note("Maps have the colors of the fit in the same folder." if windows else ""),
         shown.planes(layers, region=region, **options),
     ]
@@ -487,7 +489,7 @@ def write_prediction_page(
     sections = [
         page.Section("", *first_screen),
         page.Section("Maps", *figures),
-        page.Section("Parameters", *_parameters(shown, widths)),
+        page.Section("Parameters", *_parameters(shown, median_widths)),
         shown.settings([estimator, shown.formula], [scale]),
     ]
     heading = f"{title}, predicted maps of {sidecar['Model']['Name']}"
@@ -510,7 +512,7 @@ def interval_advice(section: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def _parameters(shown: ShownMaps, widths: Sequence[MapPanel]) -> Iterator[Any]:
+def _parameters(shown: ShownMaps, median_widths: Mapping[str, float]) -> Iterator[Any]:
     """Tabulate the values of each parameter and what its intervals are worth."""
     intervals = shown.sidecar.get("Intervals")
     rows, columns = list(shown.rows()), _TEXTS["values"] + _TEXTS["at_bounds"]
@@ -519,13 +521,12 @@ def _parameters(shown: ShownMaps, widths: Sequence[MapPanel]) -> Iterator[Any]:
     if intervals is not None:
         yield page.Note(" ".join(interval_advice(intervals)))
         columns += _TEXTS["intervals"]
-        for row, width in zip(rows, widths, strict=True):
+        for row in rows:
             entry = intervals["Parameters"][row["name"]]
             remark = "" if entry["Determined"] else "not determined"
             # Those that are not determined are faint, as controls are.
-            row |= entry | {"remark": remark, "control": width.faint}
-            quartiles = width.summary(shown.region)
-            row["width"] = significant(quartiles[1] if quartiles else np.nan)
+            row |= entry | {"remark": remark, "control": not entry["Determined"]}
+            row["width"] = significant(median_widths[row["name"]])
     yield page.Table(rows, columns)
     text = _TEXTS("counts", **shown.sidecar["Voxels"])
     if intervals is not None:

@@ -50,9 +50,12 @@ def map_verdict(sidecar: Mapping[str, Any], *, doubts: bool = True) -> str:
 
 
 def parameter_lights(
-    panels: Sequence[MapPanel], region: NDArray[np.bool_], sidecar: Mapping[str, Any]
+    panels: Sequence[MapPanel],
+    region: NDArray[np.bool_],
+    sidecar: Mapping[str, Any],
+    widths: Mapping[str, float] | None = None,
 ) -> Lights:
-    """Tabulate each parameter: median, share in doubt, why, and what to do."""
+    """Tabulate each parameter: median, and the median interval width or why it is in doubt."""
     doubt = sidecar.get("Doubt", {})
     lights = []
     for panel in panels:
@@ -60,12 +63,14 @@ def parameter_lights(
         medians = panel.summary(region)[1:2]
         median = entry.get("BelievedMedian", *medians or (None,))
         text = "–" if median is None else f"{significant(median)} {panel.unit}".strip()
-        kind, words, why, remedy, interval = "determined", "interval is narrow", "", "", ""
+        kind, words, why, remedy, interval = "determined", "no interval", "", "", ""
         if not doubt:
-            if "Intervals" not in sidecar:
-                kind, words = "", "no interval"
-            elif panel.faint:
-                kind, words = "undetermined", "interval is wide"
+            # A width is no verdict: what is narrow enough depends on the use of the map.
+            kind = "undetermined" if panel.faint else ""
+            if widths:
+                words = f"{significant(widths[panel.name])} {panel.unit}".strip()
+                if median:
+                    words += f" ({significant(widths[panel.name] / abs(median), 2)}×)"
         elif "Fixed" in entry:
             kind, words = "fixed", "fixed"
         else:

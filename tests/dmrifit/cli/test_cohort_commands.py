@@ -111,7 +111,7 @@ def test_the_trained_model_is_least_squares_of_the_drawn_voxels(table, output_of
     weights = np.linalg.lstsq(design, Y, rcond=None)[0]
     np.testing.assert_allclose(estimator.predict(Y[:9, :3]), design[:9] @ weights, rtol=1e-6)
     assert f"trained on {len(Y)} voxels of 2 patients: {model}" in out
-    assert "no intervals: they need 5 patients, not 2" in out
+    assert "no intervals: train on 5 patients or more, not 2" in out
     assert "it predicts 21 images from S_b0_TE93, S_b50_TE93, S_b100_TE93" in out
     assert "trained on synthetic data: no clinical use" in out
 
@@ -143,7 +143,8 @@ def test_a_file_of_that_name_is_replaced_on_request_only(table, error_of, output
     arguments = ("train", table, "--out", model, "--max-voxels", 20, "--strategy", "m2m")
     assert "already exists; choose another name, or --overwrite" in error_of(*arguments)
     assert model.read_text() == "mine"
-    output_of(*arguments, "--overwrite", "--loss", "median", "--algorithm", "LR")
+    out = output_of(*arguments, "--overwrite", "--loss", "median", "--algorithm", "LR")
+    assert "the maps of 7 parameters (S0, f, Dv, T2v, Dt, K, T2t) from the maps ADC_fast, ADC_slow, F of S_b0_TE93" in out
     estimator = load_model(model)
     assert isinstance(estimator, MapsToMaps)
     assert estimator.loss == "median"

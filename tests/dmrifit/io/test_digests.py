@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from dmrifit import MODELS, Parameter, Protocol, SignalModel, SignalToSignal
-from dmrifit.io.digests import describe, digest
+from dmrifit.io.digests import command_line, describe, digest
 
 DECAY = SignalModel.from_expression("S0*exp(-b*D)", [Parameter("S0", "signal", 0, 10), Parameter("D", "µm²/ms", 0, 3)],
                                     name="decay")  # fmt: skip
@@ -63,3 +64,10 @@ def test_equal_values_have_equal_digests(one, other):
 )
 def test_different_values_have_different_digests(one, other):
     assert digest(one) != digest(other)
+
+
+def test_a_command_line_keeps_relative_paths_and_no_other_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    words = ["data/p.tsv", f"{tmp_path}/a b/p.tsv", "--out=/home/anna/study", "--volumes", "x/y,/home/anna/z.nii", "../up"]
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/dmrifit", "benchmark", *words])
+    assert command_line() == "dmrifit benchmark data/p.tsv 'a b/p.tsv' --out=study --volumes x/y,z.nii ../up"

@@ -84,13 +84,14 @@ def test_a_prediction_without_intervals_shows_its_maps(maps, tmp_path):
 def test_the_answer_and_a_light_for_each_parameter_come_first(maps, tmp_path):
     text = page(maps, SIDECAR | {"Intervals": INTERVALS}, tmp_path, background=np.ones(GRID))
     assert "90 % intervals stand beside the maps; not determined: ADC." in text
-    assert re.findall(r'<tr class="(\w+)"><td><button type="button" data-show="([^"]*)">', text) == [
-        ("determined", "S0"),
+    assert re.findall(r'<tr class="(\w*)"><td><button type="button" data-show="([^"]*)">', text) == [
+        ("", "S0"),
         ("undetermined", "ADC (not determined)"),
     ]
+    assert float(re.search(r"1\.50 µm²/ms \((\S+)×\)", text)[1]) == pytest.approx(1, abs=0.1)
     assert text.index('class="verdict"') < text.index('class="viewer"') < text.index("<h2>Maps")
     without = page({name: maps[name] for name in ("S0", "ADC")}, SIDECAR, tmp_path)
-    assert "the uncertainty of the predicted values is not known" in without
+    assert "predicted values is not known; for intervals train on five patients or more" in without
     assert without.count("no interval") == 2
     assert "■" not in without
 
@@ -129,8 +130,7 @@ def test_colors_are_those_of_a_fit_where_there_is_one(maps, tmp_path):
     values = {name: maps[name] for name in ("S0", "ADC")}
     text = page(values, SIDECAR, tmp_path, windows={"ADC": (0.25, 2.75)})
     assert "Maps have the colors of the fit in the same folder." in text
-    windows = dict(re.findall(r'"name":"([^"]*)".*?"window":\[([^]]*)\]', text))
-    assert windows["ADC"] == "0.25,2.75"
+    assert dict(re.findall(r'"name":"([^"]*)".*?"window":\[([^]]*)\]', text))["ADC"] == "0.25,2.75"
     assert "colors of the fit" not in page(values, SIDECAR, tmp_path)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dmrifit._utils.counts import counted
+from dmrifit.io.digests import rerun_command
 from dmrifit.predict.controls import TO_BEAT, is_control
 from dmrifit.report import page, style
 from dmrifit.report.dot_plot import Panel, plot_dots
@@ -179,7 +180,8 @@ def _sites(board: Board) -> Iterator[Any]:
         yield "One cohort was compared, so nothing is known of another site."
         return
     if len(regimes) < 2:
-        yield _TEXTS("not_tried", trained=training_words(regimes[0]))
+        command = rerun_command(board.study, "--train-on same,other --out study-sites")
+        yield _TEXTS("not_tried", trained=training_words(regimes[0]), command=command)
         return
     if not rows[measure].notna().any():
         yield "No skill is defined at the other site."
@@ -209,7 +211,13 @@ def _sizes(board: Board) -> Iterator[Any]:
     yield page.Heading("How many patients are enough?")
     table = patients.of_best(board, sizes_of(board))
     if not len(table) or table["n_train"].nunique() < 2:
-        yield _TEXTS("one_size", size=board.size(board.scores))
+        text = f"{board.size(board.scores)}. One number was compared."
+        largest = board.scores.groupby("cohort")["n_train"].max().min()
+        if largest > 1:
+            sizes = ",".join(f"{size:g}" for size in (1, 2, 3, 5) if size < largest)
+            options = f"--sizes {sizes},{largest:g} --out study-sizes"
+            text += f" To see more: {rerun_command(board.study, options)}"
+        yield text
         return
     measure = board.skill_column
     table = table[table["cohort"].isin(board.cohorts[:_MOST_COHORTS])].assign(series="best")
