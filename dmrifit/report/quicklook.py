@@ -347,8 +347,9 @@ def map_summary(shown: ShownMaps, *, title: str, advice: Sequence[str] = ()) -> 
     """Write verdict, table and slices of maps as HTML; no slices without matplotlib."""
     rows, columns = list(shown.rows()), _TEXTS["values"]
     if "Doubt" in shown.sidecar:
-        columns += _TEXTS["doubts"]
+        columns = _TEXTS["fitted_values"]
         for row in rows:
+            row["believed"] = verdict.believed_median(shown.entries[row["name"]])
             if "Fixed" in shown.entries[row["name"]]:
                 row |= {"interval": "fixed", "doubt": "–"}
     table = page.Table(rows, columns)
@@ -393,8 +394,9 @@ def single_map_figure(
     parameters = tuple(Parameter(p.name, p.unit, -np.inf, np.inf) for p in shown.panels)
     formula, source = described.get("Expression", ""), described.get("Source", "")
     model = SignalModel(described["Name"], parameters, formula, source=source)
-    values = np.array([shown.maps[n][voxel] for n in shown.entries])
-    draw_curve(axes, signals.protocol, signals.values[row - 1], model, values)
+    values = np.array([panel.values[voxel] for panel in shown.panels])
+    doubt = unpack_bits(shown.maps["doubt"][voxel], len(values))
+    draw_curve(axes, signals.protocol, signals.values[row - 1], model, values, doubt)
     axes.set_title(f"voxel at {place} mm")
     return figure
 

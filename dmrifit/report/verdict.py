@@ -12,7 +12,7 @@ from dmrifit._utils.counts import counted, percent
 from dmrifit.engine.design.precision import UNDETERMINED_CV
 from dmrifit.engine.models import read_table
 from dmrifit.io.bids_derivatives import ALL_VOXELS
-from dmrifit.report.numerals import significant, wording
+from dmrifit.report.numerals import NOTHING, significant, wording
 from dmrifit.report.page import Lights, Texts, sentence
 from dmrifit.report.slice_figures import MapPanel
 
@@ -57,9 +57,9 @@ def parameter_lights(
     lights = []
     for panel in panels:
         entry = sidecar["Parameters"][panel.name]
-        medians = panel.summary(region)[1:2]
-        median = entry.get("BelievedMedian", *medians or (None,))
-        text = "–" if median is None else f"{significant(median)} {panel.unit}".strip()
+        text = believed_median(entry, *panel.summary(region)[1:2])
+        if text[0] != NOTHING:
+            text = f"{text} {panel.unit}".strip()
         kind, words, why, remedy, interval = "determined", "interval is narrow", "", "", ""
         if not doubt:
             if "Intervals" not in sidecar:
@@ -79,10 +79,16 @@ def parameter_lights(
             if ", < " in interval:
                 text, interval = interval, ""
         light = {"name": panel.name, "layer": panel.layer, "value": text, "why": why}
-        light["interval"] = "–" if interval.startswith("not determined") else interval
-        light |= {"kind": kind, "sign": _SIGNS[kind], "words": words, "remedy": remedy}
+        light |= {"interval": interval, "words": words, "remedy": remedy}
+        light |= {"kind": kind, "sign": _SIGNS[kind]}
         lights.append(light)
     return Lights(*_TEXTS["headings" if doubt else "plain_headings"], *lights)
+
+
+def believed_median(entry: Mapping[str, Any], median: float = np.nan) -> str:
+    """Write the median of a parameter without doubts, or where doubts are unknown, the median."""
+    believed = entry.get("BelievedMedian", median)
+    return str(_TEXTS["too_few"]) if believed is None else significant(believed)
 
 
 def fit_sentences(sidecar: Mapping[str, Any]) -> list[str]:

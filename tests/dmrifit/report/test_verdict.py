@@ -9,7 +9,7 @@ import pytest
 from dmrifit._utils.counts import percent
 from dmrifit.engine.doubts import DoubtReason
 from dmrifit.engine.models import read_table
-from dmrifit.io.bids_derivatives import ALL_VOXELS
+from dmrifit.io.bids_derivatives import _FEWEST_BELIEVED, ALL_VOXELS
 from dmrifit.report.page import render
 from dmrifit.report.slice_figures import MapPanel
 from dmrifit.report.verdict import (
@@ -33,35 +33,27 @@ SIDECAR = {
 }
 
 
-def test_the_verdict_counts_voxels_and_names_what_is_mostly_in_doubt():
-    assert map_verdict(SIDECAR) == (
-        "8 of 10 voxels fitted (80 %); in doubt in most of them: K (90 %)"
-    )
+def test_the_verdict_counts_voxels_and_names_what_is_most_and_least_in_doubt():
+    assert map_verdict(SIDECAR) == "8 of 10 voxels fitted (80 %); in doubt in most of them: K (90 %)"
     assert map_verdict(SIDECAR, doubts=False) == "8 of 10 voxels fitted (80 %)"
+    assert least_doubted(["D", "S0", "K"], SIDECAR) == "S0"
+    assert least_doubted(["D", "K"], {}) == "D"
 
 
 def test_each_row_says_in_a_sign_and_in_words_what_its_color_says_why_and_what_to_do():
-    # Class and words of each row, by parameter.
     region = np.ones((2, 2, 1), bool)
     medians = {"S0": 1172.4, "D": 0.000123456, "K": -0.5, "T": 80.0}
     panels = [MapPanel(name, "u", np.full((2, 2, 1), value), (0, 1), (0, 0)) for name, value in medians.items()]
     markup = render(parameter_lights(panels, region, SIDECAR))
     items = re.findall(r'<tr class="(\w+)">(.*?)</tr>', markup, re.DOTALL)
     words = [" ".join(html.unescape(re.sub("<[^>]+>", " ", text)).split()) for _, text in items]
+    few = f"– (under {percent(_FEWEST_BELIEVED)} of voxels left)"
     lights = dict(zip(medians, zip((kind for kind, _ in items), words, strict=True), strict=True))
     assert lights["S0"] == ("determined", "● S0 1170 u 2 %")
     assert lights["D"] == ("doubted", f"▲ D 0.800 u 30 % {DOUBTS['UNCERTAIN'][0]} average over a region")
-    assert lights["K"] == ("undetermined", f"✕ K – 90 % {DOUBTS['DECAYED'][0]} rerun with --b-max 1900")
+    assert lights["K"] == ("undetermined", f"✕ K {few} 90 % {DOUBTS['DECAYED'][0]} rerun with --b-max 1900")
     assert lights["T"] == ("fixed", "■ T 80.0 u fixed")
-
-
-def test_every_reason_of_doubt_has_its_words():
     assert DOUBTS.keys() == {reason.name for reason in DoubtReason} - {"NONE"} | {"AT_CAP", "GIVEN_BOUNDS"}
-
-
-def test_the_parameter_that_is_least_in_doubt_is_shown_first():
-    assert least_doubted(["D", "S0", "K"], SIDECAR) == "S0"
-    assert least_doubted(["D", "K"], {}) == "D"
 
 
 @pytest.mark.parametrize(
