@@ -21,6 +21,7 @@ from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.html_repr import InlinePage, html_summary
 from dmrifit.engine.fit_maps import OUTSIDE, unpack_bits
 from dmrifit.engine.models import Parameter, SignalModel
+from dmrifit.engine.protocol import shells_text
 from dmrifit.engine.results import draw_curve
 from dmrifit.io.bids_derivatives import AMPLITUDE_UNIT, MONOTONIC, NO_INTERVALS
 from dmrifit.io.nifti import load_image
@@ -33,8 +34,6 @@ from dmrifit.report.voxel_records import VoxelRecords, VoxelSignals, short_unit
 _TEXTS = page.Texts(__file__)
 #: The layer of the measurements of lowest b.
 SCAN = "scan"
-#: From more b-values than this, only the range is given.
-_MOST_VALUES = 12
 #: Percent at which colors can be read and the scan below them is seen.
 OPACITY = 60
 #: Width of the signals of a voxel beside a map.
@@ -331,12 +330,7 @@ def _codes(shown: ShownMaps, slices: Slices) -> page.Grid:
 
 def _contrasts(protocol: Mapping[str, Any]) -> str:
     """Write the b-values and echo times of a protocol."""
-    # Scanners write b-values such as 799.6, which nobody would read as another shell.
-    b = sorted({round(value) for value in protocol["b"]})
-    listed = ", ".join(map(str, b))
-    if len(b) > _MOST_VALUES:
-        listed = f"{b[0]} … {b[-1]} ({len(b)} values)"
-    text = f"{len(protocol['b'])} with b = {listed} s/mm²"
+    text = f"{len(protocol['b'])} with b = {shells_text(np.array(protocol['b']))} s/mm²"
     if protocol["te"] is not None:
         te = ", ".join(f"{value:g}" for value in sorted(set(protocol["te"])))
         text += f"; TE = {te} ms"
