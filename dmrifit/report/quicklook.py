@@ -103,12 +103,13 @@ class ShownMaps:
         signals: VoxelSignals | None = None,
         outlines: Sequence[Layer] = (),
         scan: str = SCAN,
+        instead: str = "The pictures below show slices of the same maps.",
     ) -> Any:
         """
         Show maps in three planes: the scan below, the parameter least in doubt above it.
 
-        Without the scan, the first amplitude is below. Shapes: `region` and `background`
-        (x, y, z).
+        Without the scan, the first amplitude is below. `instead` is read where no script runs.
+        Shapes: `region` and `background` (x, y, z).
         """
         region = self.region if region is None else region
         layers = []
@@ -143,19 +144,17 @@ class ShownMaps:
             opacity=OPACITY,
             records=records,
             label="Maps",
-            instead=page.Note("The pictures below show slices of the same maps."),
+            instead=page.Note(instead),
         )
 
-    def first_screen(
-        self, background: NDArray | None = None, signals: VoxelSignals | None = None
-    ) -> Iterator[Any]:
-        """Answer what was fitted and what can be read of it; show maps (x, y, z) and signals."""
+    def first_screen(self, **options: Any) -> Iterator[Any]:
+        """Answer what was fitted and what can be read of it; show the maps (x, y, z) in planes."""
         protocol = _contrasts(self.sidecar["FittedProtocol"])
         answer = verdict.map_verdict(self.sidecar, doubts=False)
         yield page.Lead(f"{answer}. Measurements: {protocol}.")
         yield verdict.parameter_lights(self.panels, self.region, self.sidecar)
         if self.free_panels:
-            yield self.planes(self.free_panels, background=background, signals=signals)
+            yield self.planes(self.free_panels, **options)
 
     def settings(self, before: Sequence[Any], after: Sequence[Any]) -> page.Section:
         """Tabulate the rows `before`, what was read, the rows `after`, settings and versions."""
@@ -229,7 +228,7 @@ def write_quicklook(
     if sidecar["FittedProtocol"] != sidecar["Protocol"]:
         measured.append(["fitted after averaging", _contrasts(sidecar["FittedProtocol"])])
     sections = [
-        page.Section("", *shown.first_screen(background, signals)),
+        page.Section("", *shown.first_screen(background=background, signals=signals)),
         page.Section("Parameters", *_summary(shown)),
         page.Section(
             "Maps",
@@ -424,10 +423,11 @@ def map_viewer(
     """Make the page of the viewer that goes through maps (x, y, z) in three planes."""
     if not shown.free_panels:
         raise ValueError("there is no map to view: no parameter was fitted or predicted")
+    options: dict[str, Any] = {"background": background, "instead": ""}
     if "Status" in shown.sidecar:
-        screen = list(shown.first_screen(background, signals))
+        screen = list(shown.first_screen(signals=signals, **options))
     else:
-        viewer = shown.planes(shown.free_panels, background=background)
+        viewer = shown.planes(shown.free_panels, **options)
         screen = [page.Lead(verdict.map_verdict(shown.sidecar)), viewer]
     return InlinePage(page.Page(title, [page.Section("", *screen)]).html())
 
