@@ -15,7 +15,7 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.html_repr import html_summary
 from dmrifit.engine.intervals import FitInputs, parameter_intervals
-from dmrifit.engine.models import SignalModel
+from dmrifit.engine.models import SignalModel, option_words
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.screening import Screening, ScreeningTally
 
@@ -326,7 +326,7 @@ class FitResult:
                 advice.append(f"{step.description}.")
             if doubt := relative_doubt(signals, protocol, self.model):
                 advice.append(f"{doubt}.")
-        return advice
+        return [option_words(sentence, self.model.name) for sentence in advice]
 
     def to_dataframe(self) -> pd.DataFrame:
         """

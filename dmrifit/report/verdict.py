@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted, percent
 from dmrifit.engine.design.precision import UNDETERMINED_CV
-from dmrifit.engine.models import read_table
+from dmrifit.engine.models import option_words, read_table
 from dmrifit.io.bids_derivatives import ALL_VOXELS
 from dmrifit.report.numerals import NOTHING, significant, wording
 from dmrifit.report.page import Lights, Texts, sentence
@@ -74,7 +74,7 @@ def parameter_lights(
             if share > _SOME_DOUBTED:
                 kind = "undetermined" if share > _MOST_DOUBTED else "doubted"
                 why = read_table("sentences")["doubts"][doubt["MainReason"][panel.name]][0]
-                remedy = doubt["Remedy"][panel.name]
+                remedy = option_words(doubt["Remedy"][panel.name], sidecar["Model"]["Name"])
             interval = str(entry.get("Interval", ""))
             if ", < " in interval:
                 text, interval = interval, ""
@@ -134,7 +134,8 @@ def precision_sentence(sidecar: Mapping[str, Any]) -> str:
 
 def prose(sentences: Iterable[str], sidecar: Mapping[str, Any]) -> list[str]:
     """Begin sentences with a capital, unless with the name of a parameter, and end each."""
-    return [sentence(text, sidecar["Parameters"]) for text in sentences]
+    name = sidecar["Model"]["Name"]
+    return [sentence(option_words(text, name), sidecar["Parameters"]) for text in sentences]
 
 
 def remedies(sidecar: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 
 from dmrifit._utils.counts import percent
 from dmrifit.engine.doubts import DoubtReason
-from dmrifit.engine.models import read_table
+from dmrifit.engine.models import option_words, read_table
 from dmrifit.io.bids_derivatives import _FEWEST_BELIEVED, ALL_VOXELS
 from dmrifit.report.page import render
 from dmrifit.report.slice_figures import MapPanel
@@ -26,7 +26,7 @@ AIR = "68 % of the fitted voxels look like air, left out of medians, intervals a
 SHARES = {"S0": 0.02, "D": 0.3, "K": 0.9, "T": 0.0}
 REMEDIES = {"D": "average over a region", "K": "rerun with --b-max 1900"}
 SIDECAR = {
-    "Status": {"Voxels": {"converged": 7, "at bound": 1, "not fitted": 2}},
+    "Model": {"Name": "kurtosis"}, "Status": {"Voxels": {"converged": 7, "at bound": 1, "not fitted": 2}},
     "NotFitted": {"Reasons": {"with a negative value": 2}},
     "Doubt": {"Share": SHARES, "MainReason": {"D": "UNCERTAIN", "K": "DECAYED"}, "Remedy": REMEDIES, "BMax": 1900.0},
     "Parameters": {"S0": {}, "D": {"BelievedMedian": 0.8}, "K": {"BelievedMedian": None}, "T": {"Fixed": 80.0}},
@@ -53,6 +53,12 @@ def test_each_row_says_in_a_sign_and_in_words_what_its_color_says_why_and_what_t
     assert lights["D"] == ("doubted", f"▲ D 0.800 u 30 % {DOUBTS['UNCERTAIN'][0]} average over a region")
     assert lights["K"] == ("undetermined", f"✕ K {few} 90 % {DOUBTS['DECAYED'][0]} rerun with --b-max 1900")
     assert lights["T"] == ("fixed", "■ T 80.0 u fixed")
+    panel = MapPanel("S0", "", np.arange(10.0).reshape(10, 1, 1), quartiles=(7.0, 8.0, 9.0))
+    assert '<td class="number">8.00</td>' in render(parameter_lights([panel], np.ones((10, 1, 1), bool), SIDECAR))
+    markup = render(parameter_lights(panels, region, SIDECAR | {"Model": {"Name": "stretched"}}))
+    assert "rerun with b_max=1900" in markup
+    assert "--" not in option_words(str(DOUBTS).replace("{name}", "D"), "stretched")
+    assert option_words("--fix", "adc-by-te") == "--fix"
     assert DOUBTS.keys() == {reason.name for reason in DoubtReason} - {"NONE"} | {"AT_CAP", "GIVEN_BOUNDS"}
 
 
@@ -104,9 +110,3 @@ def test_a_limit_of_the_data_takes_the_place_of_that_of_typical_tissue_and_of_th
     sentences = fit_sentences(sidecar)
     assert "protocol: D is uncertain." in sentences
     assert not any("3750" in sentence for sentence in sentences)
-
-
-def test_the_median_of_a_light_is_that_of_tissue():
-    panel = MapPanel("S0", "", np.arange(10.0).reshape(10, 1, 1), quartiles=(7.0, 8.0, 9.0))
-    sidecar = {"Doubt": {"Share": {"S0": 0.0}}, "Parameters": {"S0": {}}}
-    assert '<td class="number">8.00</td>' in render(parameter_lights([panel], np.ones((10, 1, 1), bool), sidecar))
