@@ -349,7 +349,7 @@ def _row(_folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         **{key: record[key] for key in ("model", "voxels", "fitted")},
         "seconds": round(record["seconds"], 1),
         "air": record["air"],
-        **{f"believed_median_{name}": median for name, median in record["medians"].items()},
+        **{f"believed_median_{name}": record["medians"].get(name) for name in record["in_doubt"]},
         **{f"in_doubt_{name}": share for name, share in record["in_doubt"].items()},
         "notes": " ".join(record["notes"]),
     }

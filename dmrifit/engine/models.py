@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from itertools import pairwise
 from typing import Any
@@ -298,7 +298,7 @@ def resolve_model(model: object) -> SignalModel:
     name = model.lower()
     if name in MODELS:
         return MODELS[name]
-    plugins = {entry.name.lower(): entry for entry in entry_points(group=PLUGINS)}
+    plugins = _plugins()
     if name in plugins:
         entry = plugins[name]
         with plugin_errors(entry):
@@ -311,6 +311,19 @@ def resolve_model(model: object) -> SignalModel:
     similar = _DATA["other_names"].get(name) or next(iter(get_close_matches(name, names, 1)), None)
     hint = f"did you mean {similar}? " if similar else ""
     raise ValueError(f"no model {model!r}; {hint}choose one of {', '.join(names)}")
+
+
+def _plugins() -> dict[str, EntryPoint]:
+    """List the models of installed packages by name."""
+    return {entry.name.lower(): entry for entry in entry_points(group=PLUGINS)}
+
+
+def option_words(text: str, model: str) -> str:
+    """Write options in a text as Python names them, where the command does not know the model."""
+    if model.lower().removesuffix("-by-te") not in [*MODELS, *_plugins()]:
+        for pattern, words in read_table("sentences")["python"].items():
+            text = re.sub(pattern, words, text)
+    return text
 
 
 def check_has_echo_times(protocol: Protocol, model: SignalModel) -> None:

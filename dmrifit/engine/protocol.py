@@ -544,7 +544,22 @@ def check_protocol(protocol: object) -> None:
 
 def span_text(b: NDArray[np.float64]) -> str:
     """Write b-values (n,) as one number, or as the lowest and the highest."""
-    return " to ".join(dict.fromkeys(f"{value:g}" for value in (b.min(), b.max())))
+    return " to ".join(dict.fromkeys(f"{round(value, 1):g}" for value in (b.min(), b.max())))
+
+
+def shells_text(b: NDArray[np.float64]) -> str:
+    """List b-values (n,) with their volumes; those that scanners scatter around one are a span."""
+    ordered = np.sort(b)
+    gaps = np.diff(ordered) > np.maximum(_B_MATCH, _B_MATCH_RELATIVE * ordered[1:])
+    shells = np.split(ordered, np.flatnonzero(gaps) + 1)
+    if len(shells) > _MOST_LISTED:
+        return f"{span_text(b)} ({len(shells)} shells, {counted(len(b), 'volume')})"
+    return ", ".join(span_text(s) + (f" ({len(s)})" if len(s) > 1 else "") for s in shells)
+
+
+def is_same_b(b: NDArray[np.float64], value: float) -> NDArray[np.bool_]:
+    """Tell which b-values agree with one within 1 s/mm² plus 2 %, as scanners scatter them."""
+    return np.isclose(b, value, rtol=_B_MATCH_RELATIVE, atol=_B_MATCH)
 
 
 def least_weighted(protocol: Protocol) -> NDArray[np.intp]:

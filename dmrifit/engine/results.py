@@ -15,7 +15,7 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.html_repr import html_summary
 from dmrifit.engine.intervals import FitInputs, parameter_intervals
-from dmrifit.engine.models import SignalModel
+from dmrifit.engine.models import SignalModel, option_words
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.screening import Screening, ScreeningTally
 
@@ -148,9 +148,10 @@ class FitResult:
     def __repr__(self) -> str:
         medians = []
         for column, name in enumerate(self.names):
-            median = self._summary_row(column)[2]
-            text = "–" if median is None else f"{median:.4g}"
-            medians.append(f"{name} {text} {self.model.units[column]}".rstrip())
+            _, unit, median, *_, doubt = self._summary_row(column)
+            text = f"{name} {'–' if median is None else f'{median:.4g}'} {unit}".rstrip()
+            is_doubted = doubt not in (None, percent(0))
+            medians.append(f"{text} (in doubt in {doubt})" if is_doubted else text)
         return f"<FitResult of {self._title}: {self._outcomes}; medians {', '.join(medians)}>"
 
     @property
@@ -325,7 +326,7 @@ class FitResult:
                 advice.append(f"{step.description}.")
             if doubt := relative_doubt(signals, protocol, self.model):
                 advice.append(f"{doubt}.")
-        return advice
+        return [option_words(sentence, self.model.name) for sentence in advice]
 
     def to_dataframe(self) -> pd.DataFrame:
         """
@@ -379,8 +380,14 @@ class FitResult:
         """
         inputs = self._known_inputs
         figure = import_optional("matplotlib.figure").Figure(figsize=(5, 3.6), layout="tight")
-        values = self.parameters[voxel]
-        draw_curve(figure.subplots(), inputs.protocol, inputs.signals[voxel], self.model, values)
+        draw_curve(
+            figure.subplots(),
+            inputs.protocol,
+            inputs.signals[voxel],
+            self.model,
+            self.parameters[voxel],
+            self.doubt[voxel],
+        )
         return figure
 
     def readings(self) -> dict[str, str]:
@@ -416,7 +423,8 @@ class FitResult:
 
     def _repr_html_(self) -> str:
         """Summarize the parameters over voxels for notebooks."""
-        header = "parameter", "unit", "median", "quartiles", "median standard error", "at a bound"
+        header = ["parameter", "unit", "median", "quartiles", "median standard error"]
+        header += ["at a bound", "in doubt"]
         rows = [self._summary_row(column) for column in range(len(self.names))]
         notes = [self._outcomes]
         if self.screening is not None:
@@ -429,7 +437,9 @@ class FitResult:
                 notes.append(f"{counted(n_negative, 'negative value')} fitted")
         if self.method == "map":
             notes.append("pulled toward the region's mean")
-        return html_summary(f"Fit of {self._title}", header, rows, note=", ".join(notes))
+        advice = [] if self.inputs is None else self.advice()
+        note = " ".join([f"{', '.join(notes)}.", *advice])
+        return html_summary(f"Fit of {self._title}", header, rows, note=note)
 
     @property
     def _title(self) -> str:
@@ -457,11 +467,13 @@ class FitResult:
         errors = self.standard_errors[fitted, column]
         errors = errors[np.isfinite(errors)]
         error = float(np.median(errors)) if errors.size else None
-        share = None
+        share = doubt = None
         if fitted.any():
             at_bound = self.at_low[fitted, column] | self.at_high[fitted, column]
             share = percent(at_bound.mean())
-        return label, parameter.unit, median, quartiles, error, share
+            if self.inputs is not None and not self.is_known[column]:
+                doubt = percent(self.doubt[fitted, column].mean())
+        return label, parameter.unit, median, quartiles, error, share, doubt
 
 
 def unfilled_result(model: SignalModel, n_voxels: int, **fields: Any) -> FitResult:
@@ -489,12 +501,17 @@ def mark_not_fitted(result: FitResult, voxels: NDArray | slice) -> None:
 
 
 def draw_curve(
-    axes: Any, protocol: Protocol, signals: NDArray, model: SignalModel, values: NDArray
+    axes: Any,
+    protocol: Protocol,
+    signals: NDArray,
+    model: SignalModel,
+    values: NDArray,
+    doubt: NDArray[np.bool_],
 ) -> None:
     """
     Draw measurements and the fitted curve over b, or over TE where there is only one b-value.
 
-    Shapes: `signals` (n_measurements,), `values` (n_parameters,).
+    Shapes: `signals` (n_measurements,), `values` and `doubt` (n_parameters,).
     """
     te = protocol.te
     over_te = te is not None and np.ptp(protocol.b) == 0
@@ -511,6 +528,8 @@ def draw_curve(
         (line,) = axes.plot(fine, model.signal(values, contrasts)[0], label=label)
         axes.plot(across[chosen], signals[chosen], "o", markersize=4, color=line.get_color())
     axes.set(xlabel="TE (ms)" if over_te else "b (s/mm²)", ylabel="signal (a.u.)", ylim=(0, None))
-    rows = zip(model.parameters, values, strict=True)
-    texts = [f"{p.name} {x:.3g} {'a.u.' if p.is_amplitude else p.unit}".rstrip() for p, x in rows]
+    texts = []
+    for parameter, value, is_doubted in zip(model.parameters, values, doubt, strict=True):
+        text = f"{parameter.name} {value:.3g} {parameter.unit}".rstrip()
+        texts.append(f"{text} (in doubt)" if is_doubted else text)
     axes.legend(frameon=False, title="\n".join(texts), fontsize=8, title_fontsize=8)

@@ -43,7 +43,14 @@ from dmrifit.engine.noise_choice import (
     lowest_signals,
     typical_snr,
 )
-from dmrifit.engine.protocol import ZERO_B, Protocol, average_directions, check_protocol
+from dmrifit.engine.protocol import (
+    ZERO_B,
+    Protocol,
+    average_directions,
+    check_protocol,
+    is_same_b,
+    shells_text,
+)
 from dmrifit.engine.results import FitStatus
 from dmrifit.engine.screening import Screen, Screening
 from dmrifit.imaging import scan_info
@@ -636,17 +643,17 @@ def kept_measurements(
     b = protocol.b
     is_kept = np.ones(len(b), bool)
     if b_max is not None:
-        is_kept &= (b <= b_max) | scan_info.is_same_b(b, b_max)
+        is_kept &= (b <= b_max) | is_same_b(b, b_max)
     for value in leave_out_b:
-        if not scan_info.is_same_b(b, value).any():
+        if not is_same_b(b, value).any():
             raise ValueError(
-                f"no measurement has b = {value:g} s/mm² (--leave-out-b); there are b = "
-                f"{scan_info.shells_text(b)} s/mm²"
+                f"no measurement has b = {value:g} s/mm² (--leave-out-b); there are "
+                f"b = {shells_text(b)} s/mm²"
             )
-        is_kept &= ~scan_info.is_same_b(b, value)
+        is_kept &= ~is_same_b(b, value)
     if not is_kept.any():
         raise ValueError(
-            f"no measurement is left of b = {scan_info.shells_text(b)} s/mm²; choose a larger "
+            f"no measurement is left of b = {shells_text(b)} s/mm²; choose a larger "
             "--b-max, or leave out fewer b-values"
         )
     return np.flatnonzero(is_kept)

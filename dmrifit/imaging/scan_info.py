@@ -31,7 +31,7 @@ from dmrifit.engine.noise_choice import (
     lowest_signals,
     typical_snr,
 )
-from dmrifit.engine.protocol import TE_MATCH, Protocol, span_text
+from dmrifit.engine.protocol import TE_MATCH, Protocol, shells_text, span_text
 from dmrifit.engine.screening import Screen
 from dmrifit.imaging.head_steps import read_region
 from dmrifit.imaging.noise import (
@@ -53,10 +53,7 @@ _FEW_NEGATIVE = 1e-4  # share of values: rounding of a file, not a reconstructio
 _CLIPPED_SHARE, _FEWEST_CLIPPED = 1e-3, 10
 # Of the largest value; of the number of values that equal it.
 _NEARLY_CLIPPED, _SHARE_BELOW = 0.95, 0.1
-_MOST_SHELLS = 24  # listed one by one
 _MOST_MERGED = 6  # b-values that count as one, listed one by one
-# Scanners write 995 to 1005 for 1000.
-_SAME_B, _SAME_B_RELATIVE = 1.0, 0.02  # s/mm²
 _LOW_B = 50.0  # s/mm², from which on perfusion has decayed
 _LARGEST_B = 20_000.0  # s/mm²
 _LEAST_B_OF_TISSUE = 200.0  # s/mm²
@@ -122,25 +119,6 @@ def contrast_lines(protocol: Protocol) -> list[str]:
     for title, at_te in groups:
         lines.append(f"{title}: b = {shells_text(at_te)} s/mm²")
     return lines
-
-
-def shells_text(b: NDArray[np.float64]) -> str:
-    """List b-values (n,), those that scanners scatter around one as one, with their volumes."""
-    shells = _shells(b)
-    if len(shells) > _MOST_SHELLS:
-        first, last = shells[0][0], shells[-1][0]
-        return f"{first} … {last} ({len(shells)} values, {counted(len(b), 'volume')})"
-    return ", ".join(text if n == 1 else f"{text} ({n})" for text, n in shells)
-
-
-def _shells(b: NDArray[np.float64]) -> list[tuple[str, int]]:
-    """Group b-values that scanners scatter around one, with their numbers of volumes."""
-    ordered = np.sort(b)
-    gaps = np.diff(ordered) > np.maximum(_SAME_B, _SAME_B_RELATIVE * ordered[1:])
-    groups = np.split(ordered, np.flatnonzero(gaps) + 1)
-    # A first volume without weighting beside others of 1 s/mm² is named with them.
-    typical = [span_text(g) if g[0] == 0 else f"{np.median(g):.4g}" for g in groups]
-    return [(b, len(group)) for b, group in zip(typical, groups, strict=True)]
 
 
 def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] | None) -> None:
@@ -262,11 +240,6 @@ def protocol_doubts(protocol: Protocol, model: SignalModel | None = None) -> lis
             text += ", and f is not the signal fraction of perfusion, most of which has decayed"
         doubts.append(f"{text}; measure b = 0 as well")
     return doubts
-
-
-def is_same_b(b: NDArray[np.float64], value: float) -> NDArray[np.bool_]:
-    """Tell which b-values agree with one within 1 s/mm² plus 2 %, as scanners scatter them."""
-    return np.isclose(b, value, rtol=_SAME_B_RELATIVE, atol=_SAME_B)
 
 
 def _noise_of_fit(

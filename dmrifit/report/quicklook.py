@@ -21,6 +21,7 @@ from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.html_repr import InlinePage, html_summary
 from dmrifit.engine.fit_maps import OUTSIDE, unpack_bits
 from dmrifit.engine.models import Parameter, SignalModel
+from dmrifit.engine.protocol import shells_text
 from dmrifit.engine.results import draw_curve
 from dmrifit.io.bids_derivatives import AMPLITUDE_UNIT, MONOTONIC, NO_INTERVALS
 from dmrifit.io.nifti import load_image
@@ -33,8 +34,6 @@ from dmrifit.report.voxel_records import VoxelRecords, VoxelSignals, short_unit
 _TEXTS = page.Texts(__file__)
 #: The layer of the measurements of lowest b.
 SCAN = "scan"
-#: From more b-values than this, only the range is given.
-_MOST_VALUES = 12
 #: Percent at which colors can be read and the scan below them is seen.
 OPACITY = 60
 #: Width of the signals of a voxel beside a map.
@@ -104,12 +103,13 @@ class ShownMaps:
         signals: VoxelSignals | None = None,
         outlines: Sequence[Layer] = (),
         scan: str = SCAN,
+        instead: str = "The pictures below show slices of the same maps.",
     ) -> Any:
         """
         Show maps in three planes: the scan below, the parameter least in doubt above it.
 
-        Without the scan, the first amplitude is below. Shapes: `region` and `background`
-        (x, y, z).
+        Without the scan, the first amplitude is below. `instead` is read where no script runs.
+        Shapes: `region` and `background` (x, y, z).
         """
         region = self.region if region is None else region
         layers = []
@@ -144,19 +144,17 @@ class ShownMaps:
             opacity=OPACITY,
             records=records,
             label="Maps",
-            instead=page.Note("The pictures below show slices of the same maps."),
+            instead=page.Note(instead),
         )
 
-    def first_screen(
-        self, background: NDArray | None = None, signals: VoxelSignals | None = None
-    ) -> Iterator[Any]:
-        """Answer what was fitted and what can be read of it; show maps (x, y, z) and signals."""
+    def first_screen(self, **options: Any) -> Iterator[Any]:
+        """Answer what was fitted and what can be read of it; show the maps (x, y, z) in planes."""
         protocol = _contrasts(self.sidecar["FittedProtocol"])
         answer = verdict.map_verdict(self.sidecar, doubts=False)
         yield page.Lead(f"{answer}. Measurements: {protocol}.")
         yield verdict.parameter_lights(self.panels, self.region, self.sidecar)
         if self.free_panels:
-            yield self.planes(self.free_panels, background=background, signals=signals)
+            yield self.planes(self.free_panels, **options)
 
     def settings(self, before: Sequence[Any], after: Sequence[Any]) -> page.Section:
         """Tabulate the rows `before`, what was read, the rows `after`, settings and versions."""
@@ -230,7 +228,7 @@ def write_quicklook(
     if sidecar["FittedProtocol"] != sidecar["Protocol"]:
         measured.append(["fitted after averaging", _contrasts(sidecar["FittedProtocol"])])
     sections = [
-        page.Section("", *shown.first_screen(background, signals)),
+        page.Section("", *shown.first_screen(background=background, signals=signals)),
         page.Section("Parameters", *_summary(shown)),
         page.Section(
             "Maps",
@@ -331,12 +329,7 @@ def _codes(shown: ShownMaps, slices: Slices) -> page.Grid:
 
 def _contrasts(protocol: Mapping[str, Any]) -> str:
     """Write the b-values and echo times of a protocol."""
-    # Scanners write b-values such as 799.6, which nobody would read as another shell.
-    b = sorted({round(value) for value in protocol["b"]})
-    listed = ", ".join(map(str, b))
-    if len(b) > _MOST_VALUES:
-        listed = f"{b[0]} … {b[-1]} ({len(b)} values)"
-    text = f"{len(protocol['b'])} with b = {listed} s/mm²"
+    text = f"{len(protocol['b'])} with b = {shells_text(np.array(protocol['b']))} s/mm²"
     if protocol["te"] is not None:
         te = ", ".join(f"{value:g}" for value in sorted(set(protocol["te"])))
         text += f"; TE = {te} ms"
@@ -347,8 +340,9 @@ def map_summary(shown: ShownMaps, *, title: str, advice: Sequence[str] = ()) -> 
     """Write verdict, table and slices of maps as HTML; no slices without matplotlib."""
     rows, columns = list(shown.rows()), _TEXTS["values"]
     if "Doubt" in shown.sidecar:
-        columns += _TEXTS["doubts"]
+        columns = _TEXTS["fitted_values"]
         for row in rows:
+            row["believed"] = verdict.believed_median(shown.entries[row["name"]])
             if "Fixed" in shown.entries[row["name"]]:
                 row |= {"interval": "fixed", "doubt": "–"}
     table = page.Table(rows, columns)
@@ -393,8 +387,9 @@ def single_map_figure(
     parameters = tuple(Parameter(p.name, p.unit, -np.inf, np.inf) for p in shown.panels)
     formula, source = described.get("Expression", ""), described.get("Source", "")
     model = SignalModel(described["Name"], parameters, formula, source=source)
-    values = np.array([shown.maps[n][voxel] for n in shown.entries])
-    draw_curve(axes, signals.protocol, signals.values[row - 1], model, values)
+    values = np.array([panel.values[voxel] for panel in shown.panels])
+    doubt = unpack_bits(shown.maps["doubt"][voxel], len(values))
+    draw_curve(axes, signals.protocol, signals.values[row - 1], model, values, doubt)
     axes.set_title(f"voxel at {place} mm")
     return figure
 
@@ -428,10 +423,11 @@ def map_viewer(
     """Make the page of the viewer that goes through maps (x, y, z) in three planes."""
     if not shown.free_panels:
         raise ValueError("there is no map to view: no parameter was fitted or predicted")
+    options: dict[str, Any] = {"background": background, "instead": ""}
     if "Status" in shown.sidecar:
-        screen = list(shown.first_screen(background, signals))
+        screen = list(shown.first_screen(signals=signals, **options))
     else:
-        viewer = shown.planes(shown.free_panels, background=background)
+        viewer = shown.planes(shown.free_panels, **options)
         screen = [page.Lead(verdict.map_verdict(shown.sidecar)), viewer]
     return InlinePage(page.Page(title, [page.Section("", *screen)]).html())
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted, percent
 from dmrifit.engine.design.precision import UNDETERMINED_CV
-from dmrifit.engine.models import read_table
+from dmrifit.engine.models import option_words, read_table
 from dmrifit.io.bids_derivatives import ALL_VOXELS
-from dmrifit.report.numerals import significant, wording
+from dmrifit.report.numerals import NOTHING, significant, wording
 from dmrifit.report.page import Lights, Texts, sentence
 from dmrifit.report.slice_figures import MapPanel
 
@@ -60,17 +60,18 @@ def parameter_lights(
     lights = []
     for panel in panels:
         entry = sidecar["Parameters"][panel.name]
-        medians = panel.summary(region)[1:2]
-        median = entry.get("BelievedMedian", *medians or (None,))
-        text = "–" if median is None else f"{significant(median)} {panel.unit}".strip()
+        median = panel.summary(region)[1:2]
+        text = believed_median(entry, *median)
+        if text[0] != NOTHING:
+            text = f"{text} {panel.unit}".strip()
         kind, words, why, remedy, interval = "determined", "no interval", "", "", ""
         if not doubt:
             # A width is no verdict: what is narrow enough depends on the use of the map.
             kind = "undetermined" if panel.faint else ""
             if widths:
                 words = f"{significant(widths[panel.name])} {panel.unit}".strip()
-                if median:
-                    words += f" ({significant(widths[panel.name] / abs(median), 2)}×)"
+                if any(median):
+                    words += f" ({significant(widths[panel.name] / abs(median[0]), 2)}×)"
         elif "Fixed" in entry:
             kind, words = "fixed", "fixed"
         else:
@@ -79,15 +80,21 @@ def parameter_lights(
             if share > _SOME_DOUBTED:
                 kind = "undetermined" if share > _MOST_DOUBTED else "doubted"
                 why = read_table("sentences")["doubts"][doubt["MainReason"][panel.name]][0]
-                remedy = doubt["Remedy"][panel.name]
+                remedy = option_words(doubt["Remedy"][panel.name], sidecar["Model"]["Name"])
             interval = str(entry.get("Interval", ""))
             if ", < " in interval:
                 text, interval = interval, ""
         light = {"name": panel.name, "layer": panel.layer, "value": text, "why": why}
-        light["interval"] = "–" if interval.startswith("not determined") else interval
-        light |= {"kind": kind, "sign": _SIGNS[kind], "words": words, "remedy": remedy}
+        light |= {"interval": interval, "words": words, "remedy": remedy}
+        light |= {"kind": kind, "sign": _SIGNS[kind]}
         lights.append(light)
     return Lights(*_TEXTS["headings" if doubt else "plain_headings"], *lights)
+
+
+def believed_median(entry: Mapping[str, Any], median: float = np.nan) -> str:
+    """Write the median of a parameter without doubts, or where doubts are unknown, the median."""
+    believed = entry.get("BelievedMedian", median)
+    return str(_TEXTS["too_few"]) if believed is None else significant(believed)
 
 
 def fit_sentences(sidecar: Mapping[str, Any]) -> list[str]:
@@ -133,7 +140,8 @@ def precision_sentence(sidecar: Mapping[str, Any]) -> str:
 
 def prose(sentences: Iterable[str], sidecar: Mapping[str, Any]) -> list[str]:
     """Begin sentences with a capital, unless with the name of a parameter, and end each."""
-    return [sentence(text, sidecar["Parameters"]) for text in sentences]
+    name = sidecar["Model"]["Name"]
+    return [sentence(option_words(text, name), sidecar["Parameters"]) for text in sentences]
 
 
 def remedies(sidecar: Mapping[str, Any]) -> dict[str, Any]:

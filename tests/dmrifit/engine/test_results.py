@@ -1,5 +1,6 @@
 """What fits found: columns by name, a summary for notebooks, one voxel for lmfit."""
 
+import html
 import re
 
 import numpy as np
@@ -49,20 +50,20 @@ def cells(page):
 def test_a_notebook_shows_quartiles_errors_and_bounds_of_the_voxels_that_were_fitted_or_nothing(result):
     page = result._repr_html_()
     header, s0, adc = cells(page)
-    assert header == ["parameter", "unit", "median", "quartiles", "median standard error", "at a bound"]
-    assert s0 == ["S0", "signal", "25", "17.5 to 32.5", "1", "0 %"]
-    assert adc == ["ADC", "µm²/ms", "1.1", "0.95 to 1.65", "0.2", "25 %"]
+    assert header == ["parameter", "unit", "median", "quartiles", "median standard error", "at a bound", "in doubt"]
+    assert s0 == ["S0", "signal", "25", "17.5 to 32.5", "1", "0 %", "–"]
+    assert adc == ["ADC", "µm²/ms", "1.1", "0.95 to 1.65", "0.2", "25 %", "–"]
     assert "Fit of adc: 5 voxels" in page
     assert "2 converged, 1 at bound, 1 not converged, 1 not fitted" in page
     empty = fit_voxels(np.zeros((1, 9)), PROTOCOL, "adc", fixed={"S0": 100.0})
     page = empty._repr_html_()
-    assert cells(page)[1] == ["S0 (fixed)", "signal", "–", "–", "–", "–"]
+    assert cells(page)[1] == ["S0 (fixed)", "signal", "–", "–", "–", "–", "–"]
     assert "Fit of adc: 1 voxel<" in page
     assert "1 not fitted" in page
 
 
-def test_a_table_has_the_numbers_of_the_fit():
-    signals = np.outer([100.0, 50, np.nan], np.exp(-0.001 * PROTOCOL.b)) + np.sin(PROTOCOL.b)
+def test_table_summary_and_figure_have_the_numbers_and_doubts_of_the_fit():
+    signals = np.outer([100.0, 1, np.nan], np.exp(-0.001 * PROTOCOL.b)) + np.sin(PROTOCOL.b)
     result = fit_voxels(signals, PROTOCOL, "adc")
     table = result.to_dataframe()
     assert list(table)[:5] == ["S0", "S0_se", "S0_low", "S0_high", "S0_doubt"]
@@ -73,6 +74,12 @@ def test_a_table_has_the_numbers_of_the_fit():
         np.testing.assert_array_equal(table[f"{name}_doubt"], result.doubt[:, j])
     np.testing.assert_array_equal(table["cost"], result.cost)
     assert table.attrs["units"]["ADC_low"] == "µm²/ms"
+    page, legend = result._repr_html_(), result.plot(1).axes[0].get_legend().get_title().get_text()
+    assert [row[-1] for row in cells(page)] == ["in doubt", "50 %", "50 %"]
+    assert html.escape(" ".join(result.advice())) in page
+    assert "(in doubt)" not in result.plot(0).axes[0].get_legend().get_title().get_text()
+    assert [line.endswith(" (in doubt)") for line in legend.splitlines()] == [True, True]
+    assert "µm²/ms (in doubt in 50 %)>" in repr(result)
     assert table["status"].tolist() == [FitStatus(code).name.lower() for code in result.status]
 
 
@@ -86,7 +93,7 @@ def test_the_curve_of_a_voxel_goes_through_signals_without_noise(te):
     curves, points = axes.lines[::2], axes.lines[1::2]
     assert len(curves) == (2 if te else 1)
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("b (s/mm²)", "signal (a.u.)")
-    assert axes.get_legend().get_title().get_text().startswith("S0 200 a.u.\nADC 2 µm²/ms")
+    assert axes.get_legend().get_title().get_text().startswith("S0 200 signal\nADC 2 µm²/ms")
     seen = []
     for curve, point in zip(curves, points, strict=True):
         np.testing.assert_allclose(np.interp(point.get_xdata(), *curve.get_data()), point.get_ydata(), rtol=1e-3)

@@ -21,11 +21,11 @@ def synthetic(protocol, sigma, shape=(16, 16, 8), affine=None):
 
 def test_b_values_of_a_shell_are_one_and_low_ones_are_not():
     title = "echo time unknown: b ="
-    assert contrast_lines(Protocol([0, 1, 995, 1000, 1005, 2000])) == [f"{title} 0 to 1 (2), 1000 (3), 2000 s/mm²"]
+    assert contrast_lines(Protocol([0, 1, 995, 1000, 1005, 2000])) == [f"{title} 0 to 1 (2), 995 to 1005 (3), 2000 s/mm²"]
     assert contrast_lines(Protocol([0, 10, 20, 30, 500])) == [f"{title} 0, 10, 20, 30, 500 s/mm²"]
     lines = [f"TE {te} ms: b = 0, 500 s/mm²" for te in (60, 90)]
     assert contrast_lines(Protocol([0, 500, 0, 500], [60, 60, 90, 90])) == lines
-    assert "(40 values, 40 volumes)" in contrast_lines(Protocol(np.arange(40) * 50))[0]
+    assert "0 to 1950 (40 shells, 40 volumes)" in contrast_lines(Protocol(np.arange(40) * 50))[0]
 
 
 def test_noise_and_precision_are_those_of_the_simulation():

@@ -8,8 +8,8 @@ import pytest
 
 from dmrifit._utils.counts import percent
 from dmrifit.engine.doubts import DoubtReason
-from dmrifit.engine.models import read_table
-from dmrifit.io.bids_derivatives import ALL_VOXELS
+from dmrifit.engine.models import option_words, read_table
+from dmrifit.io.bids_derivatives import _FEWEST_BELIEVED, ALL_VOXELS
 from dmrifit.report.page import render
 from dmrifit.report.slice_figures import MapPanel
 from dmrifit.report.verdict import (
@@ -26,42 +26,40 @@ AIR = "68 % of the fitted voxels look like air, left out of medians, intervals a
 SHARES = {"S0": 0.02, "D": 0.3, "K": 0.9, "T": 0.0}
 REMEDIES = {"D": "average over a region", "K": "rerun with --b-max 1900"}
 SIDECAR = {
-    "Status": {"Voxels": {"converged": 7, "at bound": 1, "not fitted": 2}},
+    "Model": {"Name": "kurtosis"}, "Status": {"Voxels": {"converged": 7, "at bound": 1, "not fitted": 2}},
     "NotFitted": {"Reasons": {"with a negative value": 2}},
     "Doubt": {"Share": SHARES, "MainReason": {"D": "UNCERTAIN", "K": "DECAYED"}, "Remedy": REMEDIES, "BMax": 1900.0},
     "Parameters": {"S0": {}, "D": {"BelievedMedian": 0.8}, "K": {"BelievedMedian": None}, "T": {"Fixed": 80.0}},
 }
 
 
-def test_the_verdict_counts_voxels_and_names_what_is_mostly_in_doubt():
-    assert map_verdict(SIDECAR) == (
-        "8 of 10 voxels fitted (80 %); in doubt in most of them: K (90 %)"
-    )
+def test_the_verdict_counts_voxels_and_names_what_is_most_and_least_in_doubt():
+    assert map_verdict(SIDECAR) == "8 of 10 voxels fitted (80 %); in doubt in most of them: K (90 %)"
     assert map_verdict(SIDECAR, doubts=False) == "8 of 10 voxels fitted (80 %)"
+    assert least_doubted(["D", "S0", "K"], SIDECAR) == "S0"
+    assert least_doubted(["D", "K"], {}) == "D"
 
 
 def test_each_row_says_in_a_sign_and_in_words_what_its_color_says_why_and_what_to_do():
-    # Class and words of each row, by parameter.
     region = np.ones((2, 2, 1), bool)
     medians = {"S0": 1172.4, "D": 0.000123456, "K": -0.5, "T": 80.0}
     panels = [MapPanel(name, "u", np.full((2, 2, 1), value), (0, 1), (0, 0)) for name, value in medians.items()]
     markup = render(parameter_lights(panels, region, SIDECAR))
     items = re.findall(r'<tr class="(\w+)">(.*?)</tr>', markup, re.DOTALL)
     words = [" ".join(html.unescape(re.sub("<[^>]+>", " ", text)).split()) for _, text in items]
+    few = f"– (under {percent(_FEWEST_BELIEVED)} of voxels left)"
     lights = dict(zip(medians, zip((kind for kind, _ in items), words, strict=True), strict=True))
     assert lights["S0"] == ("determined", "● S0 1170 u 2 %")
     assert lights["D"] == ("doubted", f"▲ D 0.800 u 30 % {DOUBTS['UNCERTAIN'][0]} average over a region")
-    assert lights["K"] == ("undetermined", f"✕ K – 90 % {DOUBTS['DECAYED'][0]} rerun with --b-max 1900")
+    assert lights["K"] == ("undetermined", f"✕ K {few} 90 % {DOUBTS['DECAYED'][0]} rerun with --b-max 1900")
     assert lights["T"] == ("fixed", "■ T 80.0 u fixed")
-
-
-def test_every_reason_of_doubt_has_its_words():
+    panel = MapPanel("S0", "", np.arange(10.0).reshape(10, 1, 1), quartiles=(7.0, 8.0, 9.0))
+    assert '<td class="number">8.00</td>' in render(parameter_lights([panel], np.ones((10, 1, 1), bool), SIDECAR))
+    markup = render(parameter_lights(panels, region, SIDECAR | {"Model": {"Name": "stretched"}}))
+    assert "rerun with b_max=1900" in markup
+    assert "--" not in option_words(str(DOUBTS).replace("{name}", "D"), "stretched")
+    assert option_words("--fix", "adc-by-te") == "--fix"
     assert DOUBTS.keys() == {reason.name for reason in DoubtReason} - {"NONE"} | {"AT_CAP", "GIVEN_BOUNDS"}
-
-
-def test_the_parameter_that_is_least_in_doubt_is_shown_first():
-    assert least_doubted(["D", "S0", "K"], SIDECAR) == "S0"
-    assert least_doubted(["D", "K"], {}) == "D"
 
 
 @pytest.mark.parametrize(
@@ -112,9 +110,3 @@ def test_a_limit_of_the_data_takes_the_place_of_that_of_typical_tissue_and_of_th
     sentences = fit_sentences(sidecar)
     assert "protocol: D is uncertain." in sentences
     assert not any("3750" in sentence for sentence in sentences)
-
-
-def test_the_median_of_a_light_is_that_of_tissue():
-    panel = MapPanel("S0", "", np.arange(10.0).reshape(10, 1, 1), quartiles=(7.0, 8.0, 9.0))
-    sidecar = {"Doubt": {"Share": {"S0": 0.0}}, "Parameters": {"S0": {}}}
-    assert '<td class="number">8.00</td>' in render(parameter_lights([panel], np.ones((10, 1, 1), bool), sidecar))
