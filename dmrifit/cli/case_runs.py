@@ -289,15 +289,13 @@ class CaseRun:
             return
         lesions = None
         if self.lesions:
-            tables = []
+            lesion_rows = []
             for record in records.values():
-                table = pd.DataFrame(record["lesions"], columns=record["lesion_columns"])
-                table.insert(0, "name", record["name"])
-                table.insert(1, "patient", record["patient"])
-                tables.append(table)
-            # Empty tables would change the types of columns; without lesions one is enough.
-            filled = [table for table in tables if len(table)]
-            lesions = pd.concat(filled or tables[:1], ignore_index=True)
+                scan = {key: record[key] for key in ("name", "patient")}
+                lesion_rows += [scan | lesion for lesion in record["lesions"]]
+            columns = ["name", "patient", *record["lesion_columns"]]
+            # Records have null where numbers are missing, as those of a prior scan may be.
+            lesions = pd.DataFrame(lesion_rows, columns=columns).fillna(float("nan"))
             write_text(out / self.lesions, self._lesion_text(lesions))
         rows = pd.DataFrame([self.row(name, record) for name, record in records.items()])
         write_text(out / self.table, table_text(rows, self.digits))

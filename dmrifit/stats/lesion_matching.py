@@ -123,12 +123,8 @@ def lesion_table(
     table["volume_mL"] = table["n_voxels"] * voxel_ml
     table["predicted_mL"] = table["predicted"] * voxel_ml
     table = table[list(_COLUMNS)].reset_index(drop=True)
-    table.attrs |= {
-        "n_reference": len(lesions),
-        "n_predicted": n_components,
-        "voxel_mL": voxel_ml,
-        **options,
-    }
+    table.attrs |= {"n_reference": len(lesions), "n_predicted": n_components}
+    table.attrs |= {"voxel_mL": voxel_ml, **options}
     return table
 
 

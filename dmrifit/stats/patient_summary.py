@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 #: Patients below which there is no interval: all samples of one patient are alike.
 FEWEST_PATIENTS = 2
+#: The same for shares of lesions: samples of two to four patients take a few values only.
+FEWEST_FOR_SHARES = 5
 
 
 def patient_draws(n_patients: int, n_bootstrap: int, seed: Any) -> NDArray[np.int64]:
@@ -38,6 +40,20 @@ def percentile_interval(samples: NDArray[np.float64], level: float = 0.95) -> tu
         return np.nan, np.nan
     low, high = np.percentile(defined, (50 * (1 - level), 50 * (1 + level)))
     return float(low), float(high)
+
+
+def share_interval(samples: NDArray, n: float, level: float = 0.95) -> tuple[float, float]:
+    """
+    Give the interval of a share of `n`; its value is the first of `samples` (1 + n_bootstrap,).
+
+    Of 0 and 1 all samples are alike: they have Wilson's interval, others without a width none.
+    """
+    from scipy.stats import binomtest
+
+    low, high = percentile_interval(samples[1:], level)
+    if samples[0] in (0, 1) and n and len(samples) > 1:
+        return binomtest(round(samples[0] * n), round(n)).proportion_ci(level, method="wilson")
+    return (low, high) if low < high else (np.nan, np.nan)
 
 
 def in_parts(table: pd.DataFrame, parts: Mapping[str, Any], name: str = "part") -> pd.DataFrame:
@@ -75,12 +91,10 @@ def summarize(
     patients, ``…_sd_folds`` that of the means of folds. With `score`, columns are counts, and
     their sums over patients are given to it.
 
-    With `n_bootstrap`, ``…_low`` and ``…_high`` are percentiles over samples of patients. They are
-    Wilson's interval for a share of 0 or 1, of which all samples are alike; `trials` names for a
-    share the counts whose sum is its denominator.
+    With `n_bootstrap`, ``…_low`` and ``…_high`` are percentiles over samples of patients. With
+    `trials`, which names for a share the counts whose sum is its denominator, they are a
+    `share_interval`, and need `FEWEST_FOR_SHARES` patients.
     """
-    from scipy.stats import binomtest
-
     by, columns = list(by), list(columns)
     if not len(table):
         return table.reindex(columns=[*by, f"n_{unit}s", *columns])
@@ -99,23 +113,21 @@ def summarize(
         # The order of rows must move no sample.
         patients = group.sort_index(level=unit).to_numpy(np.float64)
         # Counts add up, so one product gives all sums.
-        draws = patient_draws(len(patients), n_bootstrap, seed)
+        is_enough = not trials or len(patients) >= FEWEST_FOR_SHARES
+        draws = patient_draws(len(patients), n_bootstrap if is_enough else 0, seed)
         sums = draws @ patients if score else _means(draws, patients)
         scores: Mapping[str, NDArray[Any]] = dict(zip(columns, sums.T, strict=True))
         if score:
             scores = score(scores)
         row = {**dict(zip(by, key, strict=True)), f"n_{unit}s": len(patients)}
         for name, samples in scores.items():
-            row[name] = value = samples[0].item()
+            row[name] = samples[0].item()
             # A number of patients, scans or lesions is no estimate.
             if n_bootstrap and not name.startswith("n_"):
                 ends = percentile_interval(samples[1:], level)
-                if value in (0, 1) and trials and name in trials and len(draws) > 1:
-                    # Wilson's interval of a share of n trials.
-                    n = round(sum(scores[count][0] for count in trials[name]))
-                    test = binomtest(round(value * n), n)
-                    low, high = test.proportion_ci(level, method="wilson")
-                    ends = float(low), float(high)
+                if trials:
+                    n = sum(scores[count][0] for count in trials.get(name, ()))
+                    ends = share_interval(samples, n, level)
                 row[f"{name}_low"], row[f"{name}_high"] = ends
         summary.append(row)
     return pd.DataFrame(summary).join(spread, on=by)

@@ -257,8 +257,10 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         spacing, edge = _spacing(self.segmenter_), network_inputs.edge_of(volume)
         if spacing is None or edge is None:
             return self.min_voxels
+        # Edges of oblique grids read 1.00000001 mm.
+        n_voxels = int(round(self.min_voxels * (spacing / edge) ** 3, 3))
         # In smaller voxels all are large enough: candidates were counted on the segmenter's grid.
-        return max(1, min(self.min_voxels, int(self.min_voxels * (spacing / edge) ** 3)))
+        return max(1, min(self.min_voxels, n_voxels))
 
     def _reference(self, label: Any, volume: Any) -> NDArray[np.uint8]:
         # Labels of implants hold cores and surroundings, too.

@@ -19,7 +19,7 @@ from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import Volume
 from dmrifit.io.masks import MASK_THRESHOLD
 from metastasis.scans.cases import Case
-from metastasis.scans.scan_checks import contrast_note, slice_note
+from metastasis.scans.scan_checks import RECORD, contrast_note, slice_note
 
 __all__ = ["prepare_scan"]
 
@@ -124,7 +124,7 @@ def prepare_scan(
         import_optional("dipy.segment.mask")
     label = stem(image) if isinstance(image, str | Path) else "scan"
     files = {key: f"{label}_{key}.nii.gz" for key in ("brain", "prior")}
-    files |= {"image": f"{label}.nii.gz", "record": f"{label}_prepared.json"}
+    files |= {"image": f"{label}.nii.gz", "record": f"{label}{RECORD}"}
     sources = {"Image": image, "Prior": prior, "Brain": brain}
     inputs = sources.values()
     with nifti.output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:

@@ -15,7 +15,9 @@ from scipy.ndimage import distance_transform_edt
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.checks import is_number
 from dmrifit._utils.counts import counted
+from dmrifit._utils.text_files import read_object
 from dmrifit.imaging.head_steps import find_brain
+from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import Volume
 from dmrifit.io.nifti import load_image
 from metastasis.scans.cases import CASES, Case, read_row
@@ -25,6 +27,8 @@ from metastasis.scans.network_inputs import Scan, brain_of, values_of
 THICKEST_MM = 3.0
 #: Largest accepted ratio of voxel edges between training scans and a scan to segment.
 MAX_EDGE_RATIO = 1.25
+#: Ending of the record that `prepare_scan` writes beside a scan.
+RECORD = "_prepared.json"
 #: What is not zero in a larger scan is skull or air, not brain alone.
 LARGEST_BRAIN_ML = 2200.0
 
@@ -270,8 +274,15 @@ def noted_case(
         case = replace(case, brain=find_brain(image)[0])
     check_stripped(case)
     notes = [slice_note(str(image), edges_of_scan)]
+    record = read_object(image.with_name(f"{stem(image)}{RECORD}")) or {}
+    # What prepare saw in the scan as it came, which the prepared one does not show.
+    prepared_notes = record.get("Notes")
+    if isinstance(prepared_notes, list):
+        notes += map(str, prepared_notes)
+    elif not case.synthetic:
+        notes.append(contrast_note(case))
     if not case.synthetic:
-        notes += [contrast_note(case), _prior_note(case)]
+        notes.append(_prior_note(case))
     return case, [note for note in notes if note]
 
 

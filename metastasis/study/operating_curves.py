@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from dmrifit._utils.checks import check_words
 from dmrifit.stats.lesion_matching import Matching, ratio
-from dmrifit.stats.patient_summary import patient_draws, percentile_interval
+from dmrifit.stats.patient_summary import FEWEST_FOR_SHARES, patient_draws, share_interval
 from metastasis.segmentation.operating_points import COUNTS
 
 #: False positives per scan at which the FROC curve is read.
@@ -73,15 +73,16 @@ def froc_table(
     Read the curve of all scans at rates of false positives per scan, with intervals over patients.
 
     ``threshold`` is the one with the best strict sensitivity; NaN where none reaches the rate, and
-    where there are no lesions. ``…_low`` and ``…_high`` are percentiles over samples of patients,
-    whose scans are drawn together: each sample has its own thresholds, and a sensitivity of 0
-    where none reaches the rate. The score is the mean strict sensitivity over rates (Setio et al.,
-    Med Image Anal 42:1–13, 2017), with its interval: ``froc``, ``froc_low``, ``froc_high``.
+    where there are no lesions. ``…_low`` and ``…_high`` are a `share_interval` over samples of
+    patients, whose scans are drawn together: each sample has its own thresholds, and a sensitivity
+    of 0 where none reaches the rate. The score is the mean strict sensitivity over rates (Setio et
+    al., Med Image Anal 42:1–13, 2017), with its interval: ``froc``, ``froc_low``, ``froc_high``.
 
     `scans` are the curves of single scans, `patients` (n_scans,) whose they are.
     """
     names, numbers = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    draws = patient_draws(len(names), n_bootstrap, seed)[:, numbers]
+    n_samples = n_bootstrap if len(names) >= FEWEST_FOR_SHARES else 0
+    draws = patient_draws(len(names), n_samples, seed)[:, numbers]
     counts = np.stack([scan[list(COUNTS)].to_numpy(np.float64) for scan in scans])
     # Thresholds are the last axis, after samples and rates.
     sums = np.moveaxis(np.tensordot(draws, counts, 1), -1, 0)
@@ -97,10 +98,10 @@ def froc_table(
     for name, n_hits in (("sensitivity", n_found), ("strict_sensitivity", n_distinct)):
         reading = np.take_along_axis(ratio(n_hits, n_lesions), best, axis=1) * is_reached
         table[name] = reading[0]
-        ends = np.array([percentile_interval(samples) for samples in reading[1:].T])
+        ends = np.array([share_interval(samples, n_lesions[0, 0]) for samples in reading.T])
         table[f"{name}_low"], table[f"{name}_high"] = ends.T
     scores = reading.mean(axis=1)
-    low, high = percentile_interval(scores[1:])
+    low, high = share_interval(scores, n_lesions[0, 0])
     table.loc[~is_reached[0] | np.isnan(reading[0]), table.columns[1:]] = np.nan
     return table, {"froc": float(np.nan_to_num(scores[0])), "froc_low": low, "froc_high": high}
 

@@ -27,6 +27,7 @@ TOLERANCE_MM = 2.0
 
 #: Shares that counts by distance give.
 SHARES = ("sensitivity", "precision", "f1")
+_TRIALS = {"sensitivity": ["n_lesions"], "precision": ["n_found", "n_wrong"]}
 #: Sensitivities at which methods are compared.
 LEVELS = (0.85, 0.9, 0.95)
 #: What a lesion can be in comparison with the prior scan.
@@ -90,8 +91,8 @@ def recall_by_volume(lesions: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.D
     edges = np.array([0.0, *VOLUMES_MM3, np.inf])
     counts = reference.assign(from_mm3=edges[ranges], n=1, n_found=reference["found"])
     keys, columns = ["method", "from_mm3"], ["n", "n_found"]
-    seed_of_draws = Seed(seed).sequence("volume")
-    table = summarize(counts, keys, columns, _recall, n_bootstrap=n_bootstrap, seed=seed_of_draws)
+    draws: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": Seed(seed).sequence("volume")}
+    table = summarize(counts, keys, columns, _recall, trials={"recall": ["n"]}, **draws)
     table = table.rename(columns={"recall_low": "low", "recall_high": "high"}).set_index(keys)
     # Ranges without a lesion have a row, too.
     every = pd.MultiIndex.from_product([reference["method"].unique(), edges[:-1]], names=keys)
@@ -113,10 +114,8 @@ def distance_table(scans: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataF
     ``sensitivity``, ``precision`` and ``f1`` of each method, and ``…_low`` and ``…_high``.
     """
     columns = ["n_lesions", "n_found", "n_wrong"]
-    seed_of_draws = Seed(seed).sequence("distance")
-    table = summarize(
-        scans, ["method"], columns, _by_distance, n_bootstrap=n_bootstrap, seed=seed_of_draws
-    )
+    draws: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": Seed(seed).sequence("distance")}
+    table = summarize(scans, ["method"], columns, _by_distance, trials=_TRIALS, **draws)
     shares = [f"{share}{end}" for share in SHARES for end in ("", "_low", "_high")]
     return table.reindex(columns=["method", *columns, *shares]).astype(dict.fromkeys(columns, int))
 

@@ -17,6 +17,7 @@ from dmrifit.report import page, style
 from dmrifit.report.numerals import wording
 from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.stats.lesion_matching import lesion_table
+from dmrifit.stats.patient_summary import FEWEST_FOR_SHARES
 from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.study import plotting
@@ -126,9 +127,8 @@ def batch_blocks(
     rows, shown = [], []
     for folder, record in records.items():
         name = record["name"]
-        word, title = "no", name
-        if record["synthetic"]:
-            word, title = "synthetic", f"{name} (synthetic)"
+        word = "synthetic" if record["synthetic"] else "no"
+        title = f"{name} (synthetic)" if record["synthetic"] else name
         notes = " ".join(map(page.sentence, record["notes"])) or "none"
         rows.append({**record, "word": word, "notes": notes})
         remarks = [*record["notes"], record["statement"], record.get("model", "")]
@@ -289,15 +289,15 @@ def _summaries(tables: _Tables) -> Iterator[Any]:
     # Controls are no results, and their intervals would hide those of the methods.
     intervals = tables["intervals"].query("part == 'all' and method not in @CONTROLS")
     intervals = intervals.rename(columns={"low": "value_low", "high": "value_high"})
-    measures = intervals["measure"].astype(str).replace(MEASURES)
-    title = "Intervals: bootstrap samples of patients; of 0 and 1 Wilson's"
-    yield page.Fold(title, *_tables(intervals.assign(measure=measures), "intervals"))
+    intervals["measure"] = intervals["measure"].astype(str).replace(MEASURES)
+    yield page.Fold(_TEXTS["how_intervals"], *_tables(intervals, "intervals"))
 
 
 def _interval_sentence(tables: _Tables) -> str:
     """Say what stands in brackets, or why nothing does."""
-    if len(set(tables["scans"]["patient"])) == 1:
-        return "No intervals: they need 2 patients or more, not 1."
+    n_patients = len(set(tables["scans"]["patient"]))
+    if n_patients < FEWEST_FOR_SHARES:
+        return f"No intervals: they need {FEWEST_FOR_SHARES} patients or more, not {n_patients}."
     if tables["intervals"].empty:
         return ""
     return "In brackets the 95 % interval over patients."

@@ -69,17 +69,18 @@ def share(counts):
 
 def test_counts_are_summed_over_patients_and_shares_of_all_have_wilsons_interval():
     columns = ("method", "patient", "n", "n_found")
-    table = scores_table(("a", "p", 4, 4), ("a", "p", 2, 2), ("a", "q", 1, 1), ("b", "p", 4, 1), ("b", "q", 1, 1),
-                         columns=columns)  # fmt: skip
-    counted = summarize(
-        table, ["method"], columns[2:], share, n_bootstrap=100, trials={"recall": ["n"]}
-    ).set_index("method")
-    assert counted[["n", "n_found"]].to_numpy().tolist() == [[7, 7], [5, 2]]
-    assert counted["recall"].tolist() == [1, 2 / 5]
-    expected = binomtest(7, 7).proportion_ci(method="wilson")
-    np.testing.assert_allclose(counted.loc["a", ["recall_low", "recall_high"]].astype(float), expected)
-    # One of the two patients is drawn twice, or both once.
-    assert counted.loc["b", ["recall_low", "recall_high"]].tolist() == [1 / 4, 1]
+    rows = [("a", "p", 4, 4), ("a", "p", 2, 2), ("b", "p", 4, 1), ("b", "q", 4, 1), ("c", "q", 5, 2), ("c", "r", 5, 1)]
+    rows += [(method, patient, 1, 1) for method in "ab" for patient in "rstu"]
+    options = {"n_bootstrap": 100, "trials": {"recall": ["n"]}}
+    counted = summarize(scores_table(*rows, columns=columns), ["method"], columns[2:], share, **options)
+    counted = counted.set_index("method")
+    assert counted[["n", "n_found"]].to_numpy().tolist() == [[10, 10], [12, 6], [10, 3]]
+    assert counted["recall"].tolist() == [1, 6 / 12, 3 / 10]
+    ends = counted[["recall_low", "recall_high"]].astype(float)
+    np.testing.assert_allclose(ends.loc["a"], binomtest(10, 10).proportion_ci(method="wilson"))
+    assert 1 / 4 <= ends.loc["b", "recall_low"] < 0.5 < ends.loc["b", "recall_high"] <= 1
+    # Samples of two patients say little of others.
+    assert ends.loc["c"].isna().all()
 
 
 def test_rows_belong_to_each_part_that_holds_them():

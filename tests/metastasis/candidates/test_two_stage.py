@@ -219,7 +219,9 @@ def test_candidates_are_judged_on_the_grid_of_the_network(fitted, factor, smalle
     (marked,) = model.predict([nib.Nifti1Image(values, affine)])
     assert marked.shape == values.shape
     assert (marked > 0)[truth > 0].mean() > 0.8
-    assert model.min_voxels_on(nib.Nifti1Image(values, affine)) == smallest
+    # Edges of oblique grids are rounded.
+    for scale in (1, 1.0000000067):
+        assert model.min_voxels_on(nib.Nifti1Image(values, scale * affine)) == smallest
     if factor == 2:
         # What is marked on smaller voxels is what is marked on those of the network.
         (expected,) = model.predict([nib.Nifti1Image(volume, np.eye(4))])

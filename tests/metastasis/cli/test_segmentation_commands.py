@@ -359,16 +359,8 @@ def test_an_ensemble_has_the_options_of_the_command(table, models, tmp_path, run
     assert [part.random_state for part in parts] == [0, 1]
     settings = json.loads((tmp_path / "out" / "settings.json").read_text())
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in words[:2]]
-    assert settings == {
-        "command": "ensemble",
-        "sensitive": digests[0],
-        "specific": digests[1],
-        "thresholds": [0.2, 0.9],
-        "flips": True,
-        "resample": False,
-        "figure": True,
-        "threshold": None,
-    }
+    expected = {"command": "ensemble", "sensitive": digests[0], "specific": digests[1], "thresholds": [0.2, 0.9]}
+    assert settings == expected | {"flips": True, "resample": False, "figure": True, "threshold": None}
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,10 @@ def test_thick_slices_are_noted_and_a_prior_or_a_brain_on_another_grid_is_refuse
         nib.save(nib.Nifti1Image(np.ones(shape, np.float32), affine), tmp_path / f"{name}.nii.gz")
     read = partial(noted_case, folder=tmp_path, edges=(), finds_brain=False)
     scan = {"patient": "p1", "image": "scan.nii.gz", "synthetic": "true"}
-    assert "slices of 4 mm" in read(scan)[1][0]
+    (tmp_path / "scan_prepared.json").write_text('{"Notes": ["its brain mask is only approximate"]}')
+    first, *others = read(scan)[1]
+    assert "slices of 4 mm" in first
+    assert others == ["its brain mask is only approximate"]
     # Affines in single precision are rounded.
     assert slice_note("scan", (1, 1, 3.000005)) == ""
     assert "slices of 3.3 mm" in slice_note("scan", (0.57, 0.57, 3.2999961))

@@ -38,7 +38,7 @@ def make_case(i):
     image = rng.normal(size=SHAPE).astype(np.float32)
     rows = pd.DataFrame({"number": [1, 2, 3], "status": ["new", "grown", "new"]}) if label.any() else None
     return Case(
-        f"p{i // 2}",
+        f"p{i if i > 3 else i // 2}",
         image,
         label=label.astype(np.uint8),
         prior=None if i % 3 == 0 else image,
@@ -130,7 +130,7 @@ def test_an_ensemble_is_scored_as_union_and_as_what_both_mark(cases, predictions
     found = tables["ensemble"].set_index("method").loc["both"]
     assert found["false_candidates"] == union["n_false_positives"]
     assert found["false_candidates_per_scan"] == found["false_candidates"] / 8
-    assert found["false_candidates_per_patient"] == found["false_candidates"] / 4
+    assert found["false_candidates_per_patient"] == found["false_candidates"] / 6
     assert found["both_precision"] == sure["precision"] == 1
     assert found["further_true"] == union["n_found"] - sure["n_found"]
 
@@ -210,7 +210,7 @@ def test_no_interval_depends_on_the_order_of_scans_and_a_single_patient_has_none
         for column in columns:
             ends = [f"{column}_low", f"{column}_high"]
             pd.testing.assert_frame_equal(first[[column, *ends]], second[[column, *ends]], check_exact=True)
-            assert first[column].between(*(first[end] for end in ends)).all()
+            assert first.dropna(subset=ends)[column].between(*(first[end].dropna() for end in ends)).all()
             assert (first[ends[1]] - first[ends[0]]).max() > 0.05
     of_one = [replace(case, patient="p") for case in cases]
     single = evaluate_segmentations(of_one, {"loose": predictions["loose"]}, **options)
@@ -218,10 +218,7 @@ def test_no_interval_depends_on_the_order_of_scans_and_a_single_patient_has_none
         assert single[name].filter(regex="_(low|high)$").isna().all(axis=None)
     points = tables["froc"].query("method == 'loose'")["strict_sensitivity"]
     assert single["froc"]["strict_sensitivity"].tolist() == points.tolist()
-    # Its samples would all be alike; of 0 and 1 there is Wilson's interval, over lesions.
-    is_between = single["intervals"]["value"].between(0.01, 0.99)
-    assert is_between.any()
-    assert single["intervals"][is_between][["low", "high"]].isna().all(axis=None)
+    assert single["intervals"][["low", "high"]].isna().all(axis=None)
 
 
 def test_the_overlap_of_voxels_by_hand():

@@ -83,13 +83,13 @@ def test_curves_of_scans_add_up_to_the_curve_of_all(ball_scans, curve):
 
 
 #: Lesions of each scan, and at three thresholds those touched, those found by strict rules, false and flagged
-#: findings. Patient "b" has two scans, "c" no lesion.
-PATIENTS = ["b", "a", "c", "b", "d"]
-N_LESIONS = [3, 4, 0, 2, 6]
-TOUCHED = [[3, 2, 1], [4, 2, 0], [0, 0, 0], [2, 2, 1], [6, 5, 2]]
-FOUND = [[3, 1, 1], [3, 2, 0], [0, 0, 0], [2, 2, 1], [1, 5, 2]]
-FALSE = [[3, 1, 0], [4, 0, 0], [9, 2, 1], [1, 0, 0], [2, 1, 0]]
-FLAGGED = [[1, 0, 0], [0, 0, 0], [0, 0, 0], [0, 1, 0], [1, 0, 0]]
+#: findings. Patient "b" has two scans, "c" and "e" no lesion.
+PATIENTS = ["b", "a", "c", "b", "d", "e"]
+N_LESIONS = [3, 4, 0, 2, 6, 0]
+TOUCHED = [[3, 2, 1], [4, 2, 0], [0, 0, 0], [2, 2, 1], [6, 5, 2], [0, 0, 0]]
+FOUND = [[3, 1, 1], [3, 2, 0], [0, 0, 0], [2, 2, 1], [1, 5, 2], [0, 0, 0]]
+FALSE = [[3, 1, 0], [4, 0, 0], [9, 2, 1], [1, 0, 0], [2, 1, 0], [4, 1, 0]]
+FLAGGED = [[1, 0, 0], [0, 0, 0], [0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 0]]
 
 
 def counted_scans():
@@ -102,7 +102,7 @@ def counted_scans():
 
 def test_froc_is_read_at_the_best_threshold_that_reaches_each_rate_in_any_order_of_scans():
     table, scores = froc_table(counted_scans(), PATIENTS, n_bootstrap=0, seed=0, rates=(0.1, 0.2, 1, 5))
-    # Of five scans there are 21, 5 and 1 wrong findings, of 15 lesions 9, 10 and 4 found strictly.
+    # Of six scans there are 25, 6 and 1 wrong findings, of 15 lesions 9, 10 and 4 found strictly.
     assert table["threshold"].tolist()[1:] == [0.9, 0.5, 0.5]
     assert table["strict_sensitivity"].tolist()[1:] == [4 / 15, 10 / 15, 10 / 15]
     assert table["sensitivity"].tolist()[1:] == [4 / 15, 11 / 15, 11 / 15]
@@ -111,23 +111,23 @@ def test_froc_is_read_at_the_best_threshold_that_reaches_each_rate_in_any_order_
     assert np.isnan([scores["froc_low"], scores["froc_high"]]).all()
     scans, seed = counted_scans(), np.random.SeedSequence(7)
     table, scores = froc_table(scans, PATIENTS, n_bootstrap=50, seed=seed)
-    order = [4, 0, 3, 1, 2]
+    order = [4, 0, 3, 5, 1, 2]
     shuffled = [scans[i] for i in order], [PATIENTS[i] for i in order]
     again, scores_again = froc_table(*shuffled, n_bootstrap=50, seed=seed)
     pd.testing.assert_frame_equal(again, table)
     assert scores_again == scores
     assert (table["strict_sensitivity_low"] < table["strict_sensitivity_high"]).any()
-    single, _ = froc_table(scans, ["a"] * 5, n_bootstrap=50, seed=seed)
-    assert single[["sensitivity_low", "strict_sensitivity_high"]].isna().all(axis=None)
+    few, _ = froc_table(scans[:5], PATIENTS[:5], n_bootstrap=50, seed=seed)
+    assert few[["sensitivity_low", "strict_sensitivity_high"]].isna().all(axis=None)
 
 
 def test_intervals_of_froc_are_those_of_plain_counting():
     rates, seed = (0.125, 0.5, 1.0, 8.0), np.random.SeedSequence(7)
     table, scores = froc_table(counted_scans(), PATIENTS, n_bootstrap=400, seed=seed, rates=rates)
     expected = []
-    for draw in np.random.default_rng(seed).multinomial(4, [0.25] * 4, 400):
+    for draw in np.random.default_rng(seed).multinomial(5, [0.2] * 5, 400):
         # All scans of a patient are drawn together, as often as the patient is.
-        times = np.array([draw["abcd".index(patient)] for patient in PATIENTS])
+        times = np.array([draw["abcde".index(patient)] for patient in PATIENTS])
         n_lesions = times @ N_LESIONS
         if n_lesions == 0:
             continue
@@ -135,14 +135,14 @@ def test_intervals_of_froc_are_those_of_plain_counting():
         for rate in rates:
             reading = (0.0, 0.0)
             for k in range(3):
-                wrong = sum(times[i] * (FALSE[i][k] + FLAGGED[i][k]) for i in range(5)) / times.sum()
-                touched = sum(times[i] * TOUCHED[i][k] for i in range(5)) / n_lesions
-                strict = sum(times[i] * FOUND[i][k] for i in range(5)) / n_lesions
+                wrong = sum(times[i] * (FALSE[i][k] + FLAGGED[i][k]) for i in range(6)) / times.sum()
+                touched = sum(times[i] * TOUCHED[i][k] for i in range(6)) / n_lesions
+                strict = sum(times[i] * FOUND[i][k] for i in range(6)) / n_lesions
                 if wrong <= rate and strict > reading[1]:
                     reading = (touched, strict)
             readings.append(reading)
         expected.append(readings)
-    # Four times the patient without lesions is left out, and rates that are not reached count as 0.
+    # Samples without lesions are left out, and rates that are not reached count as 0.
     assert 0 < 400 - len(expected) < 10
     samples = np.array(expected)
     assert 0 < np.mean(samples[:, 0, 1] == 0) < 0.9

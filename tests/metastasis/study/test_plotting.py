@@ -118,9 +118,10 @@ def test_long_strips_are_cut_and_many_false_findings_counted(synthetic_cases):
 
 def test_bars_are_the_intervals_of_froc_within_the_curve(synthetic_cases):
     rng = np.random.default_rng(0)
-    noisy = [0.5 * case.label + rng.normal(0.15, 0.1, case.shape) for case in synthetic_cases]
+    cases = [replace(case, patient=f"{case.patient} {i}") for case in synthetic_cases for i in range(2)]
+    noisy = [0.5 * case.label + rng.normal(0.15, 0.1, case.shape) for case in cases]
     probabilities = [np.clip(values, 0, 1).astype(np.float32) for values in noisy]
-    tables = evaluate_segmentations(synthetic_cases, {"good": probabilities}, n_bootstrap=50)
+    tables = evaluate_segmentations(cases, {"good": probabilities}, n_bootstrap=50)
     limits = tables["froc"][["strict_sensitivity_low", "strict_sensitivity_high"]]
     assert (limits.diff(axis=1).iloc[:, 1] > 0.1).any()
     # A curve that ends at two wrong findings has no bars beyond.

@@ -68,7 +68,9 @@ def test_recall_by_volume_and_shares_by_distance_have_intervals_over_patients():
     assert table["recall"].tolist() == [0.5, 0.5, 1, 1]
     assert table["below_mm3"].tolist() == [50, 100, 500, np.inf]
     # Half of the lesions of each patient leaves nothing to differ; all or none of a patient's does.
-    assert table["low"][1] == table["high"][1] == 0.5
+    assert np.isnan([table["low"][1], table["high"][1]]).all()
+    assert table["low"][2] == table["low"][3] == pytest.approx(6 / (6 + 1.959964**2))
+    assert (table["high"][2:] == 1).all()
     assert table["low"][0] < 0.2 < 0.8 < table["high"][0]
     scans = [
         {"patient": patient, "method": "m", "n_lesions": n, "n_found": found, "n_wrong": 1}
@@ -79,8 +81,8 @@ def test_recall_by_volume_and_shares_by_distance_have_intervals_over_patients():
     assert row["f1"] == 2 * 8 / (8 + 5 + 16)
     for key in ("sensitivity", "precision", "f1"):
         assert row[f"{key}_low"] < row[key] - 0.1 < row[key] + 0.1 < row[f"{key}_high"], key
-    # A patient with as many scans counts once: between two scans of one there is no interval.
-    (row,) = distance_table(pd.DataFrame(scans).assign(patient=0), n_bootstrap=9, seed=1).to_dict("records")
+    # A patient with several scans counts once: of four patients there is no interval.
+    (row,) = distance_table(pd.DataFrame(scans).assign(patient=[0, 0, 1, 2, 3]), 9, 1).to_dict("records")
     assert np.isnan(row["sensitivity_low"])
 
 

@@ -91,26 +91,24 @@ def test_masks_alone_have_no_calibration_and_real_scans_are_not_called_synthetic
 
 
 def test_the_page_gives_froc_intervals_over_patients_or_says_why_there_are_none(synthetic_cases, brightness, tmp_path):
-    scans = scans_of(synthetic_cases)
-    found = {"bright": brightness(3).predict_proba(scans["volumes"], masks=scans["masks"])}
+    cases = [replace(case, patient=f"{case.patient} {i}") for case in synthetic_cases for i in range(2)]
+    scans = scans_of(cases)
+    found = brightness(3).predict_proba(scans["volumes"], masks=scans["masks"])
     pages = {}
-    for name, cases in (
-        ("three", synthetic_cases),
-        ("one", [replace(case, patient="p") for case in synthetic_cases]),
-    ):
-        write_evaluation(cases, found, tmp_path / name, figures=1, n_bootstrap=50)
+    for name, n in (("six", 6), ("four", 4)):
+        write_evaluation(cases[:n], {"bright": found[:n]}, tmp_path / name, figures=1, n_bootstrap=50)
         pages[name] = (tmp_path / name / "report.html").read_text(encoding="utf-8")
-    score = pd.read_csv(tmp_path / "three" / "areas.csv").set_index("name").loc["bright"]
-    froc = pd.read_csv(tmp_path / "three" / "froc.csv")
-    assert f"{score['froc']:.3f} ({score['froc_low']:.3f} to {score['froc_high']:.3f})" in pages["three"]
+    score = pd.read_csv(tmp_path / "six" / "areas.csv").set_index("name").loc["bright"]
+    froc = pd.read_csv(tmp_path / "six" / "froc.csv")
+    assert f"{score['froc']:.3f} ({score['froc_low']:.3f} to {score['froc_high']:.3f})" in pages["six"]
     row = froc.iloc[-1]
     interval = f"({row['strict_sensitivity_low']:.2f} to {row['strict_sensitivity_high']:.2f})"
-    assert f"{row['strict_sensitivity']:.2f} {interval}" in pages["three"]
-    assert "Bars: 95 % intervals" in pages["three"]
-    assert "No intervals" not in pages["three"]
-    assert "No intervals: they need 2 patients or more, not 1." in pages["one"]
-    assert "Bars: 95 % intervals" not in pages["one"]
-    assert "95 % interval " not in pages["one"]
+    assert f"{row['strict_sensitivity']:.2f} {interval}" in pages["six"]
+    assert "Bars: 95 % intervals" in pages["six"]
+    assert "No intervals" not in pages["six"]
+    assert "No intervals: they need 5 patients or more, not 4." in pages["four"]
+    assert "Bars: 95 % intervals" not in pages["four"]
+    assert "95 % interval " not in pages["four"]
 
 
 def test_the_page_of_a_run_lists_the_lesions_of_each_scan(brightness, synthetic_cases, tmp_path):
