@@ -33,7 +33,7 @@ from placement.search.optimizer import (
     share_words,
 )
 from placement.search.scene import Scene
-from placement.search.tissue_labels import OUTSIDE_BRAIN
+from placement.search.tissue_labels import LIMITS, MERGED, OUTSIDE_BRAIN
 
 __all__ = ["write_prescription"]
 
@@ -203,6 +203,10 @@ def describe_placement(
         flags.remove("side at its limit")
     if scene.tumor_volume > LARGEST_TUMOR_ML:
         flags.append(f"tumor above {LARGEST_TUMOR_ML:g} mL")
+    shares = voxel_content(voxel, scene)
+    # The search does not avoid a target, but necrosis may be in one of this name.
+    if MERGED in scene.targets and (shares[MERGED] or 0) > LIMITS[MERGED]:
+        flags.append(f"more than {100 * LIMITS[MERGED]:.0f} % {MERGED}")
     brain = None
     if OUTSIDE_BRAIN in scene.margins:
         margin = scene.margins[OUTSIDE_BRAIN]
@@ -241,7 +245,7 @@ def describe_placement(
         "objective": asdict(objective),
         "component": placement.component,
         "targets": list(scene.targets) or ["tumor"],
-        "content": voxel_content(voxel, scene),
+        "content": shares,
         "brain": brain,
         "lipid": f"lipid displacement not checked: {' and '.join(lacking)}",
         "shim": SHIM,
