@@ -349,9 +349,9 @@ def folder_rows(folder: Path | Sequence[Path], images: Sequence[str]) -> list[di
             raise ValueError(f"{where} {files[name]} and {file}; keep one of them")
     if not files and isinstance(folder, Path):
         # Tables of results have no column of images.
-        headers = {path.name: path.read_bytes().partition(b"\n")[0] for path in folder.glob("*.tsv")}
-        named = sorted(name for name, header in headers.items() if main.encode() in header.split())
-        tables = ", ".join(named)
+        headers = {path.name: path.read_bytes().split(b"\n")[0] for path in folder.glob("*.tsv")}
+        named = [name for name, header in headers.items() if main.encode() in header.split()]
+        tables = ", ".join(sorted(named))
         raise FileNotFoundError(
             f"{folder} is a folder without images (.nii, .nii.gz); name "
             + (f"a table in it: {tables}" if tables else "an image, a table or a folder of images")
