@@ -19,7 +19,7 @@ from placement.search.tissue_labels import named_labels
 
 _OVERVIEW = (
     "case {name} | volume, mL {volume_mL:.3f} | part that is target {target:.3f} | "
-    "objective {objective:.3f} | turned by {angles} | flags {flags}"
+    "turned by {angles} | flags {flags}"
 )
 
 
