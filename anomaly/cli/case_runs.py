@@ -32,10 +32,14 @@ _FILES = {"map": "map.nii.gz", "binary": "binary.nii.gz", "opened": "opened.nii.
 _PANELS = "panels.png"
 _VIEW = "view.html"
 _BRIGHTEST = 3.0  # upper end of a map's color scale, in thresholds
-_NUMBERS = ("threshold", "n_lesions", "volume_mL", "share_found")
+_NUMBERS = ("threshold", "n_lesions", "volume_mL", "share_above")
 _TEXTS = page.Texts(__file__)
 _AS_A_WHOLE = {True: "differs", False: "as healthy ones", None: "not judged"}
 _WORDS = {True: "true", False: "false", None: None}
+_ORIGINS = {
+    "training": "held out in the training",
+    "calibration": "of the calibration, each above a threshold fitted to the other subjects",
+}
 
 
 def detect_scan(
@@ -53,7 +57,6 @@ def detect_scan(
     detection = detector.detect(scan, **options)
     case = detection.scan.case
     table = detection.lesions
-    threshold = detection.threshold
     healthy = detection.healthy
     n_healthy = len(healthy.scans) if healthy else 0
     # Of a scan that is too small, none found is not none there.
@@ -62,17 +65,13 @@ def detect_scan(
         "name": case.name,
         "patient": case.patient,
         "synthetic": case.synthetic,
-        "threshold": threshold if np.isfinite(threshold) else None,
+        "threshold": detection.threshold if np.isfinite(detection.threshold) else None,
         "n_lesions": None if is_unknown else len(table),
         "volume_mL": None if is_unknown else float(table["volume_mL"].sum()),
-        "share_found": detection.figures.share,
+        "share_above": detection.figures.share,
         "differs": detection.differs,
         "flags": detection.flags,
-        "whole_scan": {
-            # JSON has no NaN, which stands for a hemisphere of few voxels.
-            "bulk": [value if np.isfinite(value) else None for value in detection.figures.bulk],
-            "n_healthy": n_healthy,
-        },
+        "whole_scan": {"bulk": detection.figures.named_bulk, "n_healthy": n_healthy},
         "notes": detection.notes,
         "model": model,
         "healthy": {
@@ -120,7 +119,7 @@ def count_sentence(contents: Sequence[Mapping[str, Any]]) -> str:
     reference = "unknown in healthy scans by this model, threshold and opening"
     if healthy["anomalies_per_scan"] is not None:
         scans = counted(healthy["n_scans"], "healthy scan")
-        text = f"{{anomalies_per_scan:.2s}} a scan in {scans} of the {{origin}}"
+        text = f"{{anomalies_per_scan:.2s}} a scan in {scans} {_ORIGINS[healthy['origin']]}"
         reference = wording(text, healthy)
     per_scan = wording("{mean:.2s} a scan", {"mean": float(np.mean(counts))})
     without = f"{counted(counts.count(0), 'scan')} without"
@@ -144,10 +143,10 @@ def above_in_words(
     share, low, high = mean_over_scans(shares)
     n_mean, fewest, most = mean_over_scans(n_components)
     ends = {"share": share, "low": low, "high": high, "highest": max(shares)}
-    interval = wording("({low:.1%} to {high:.1%}, highest {highest:.1%})", ends)
+    interval = wording("{low:.1%} to {high:.1%}; highest scan {highest:.1%}", ends)
     return (
-        f"{wording('{share:.1%}', ends)} % of the voxels above {threshold} {interval}, "
-        f"{n_mean:.1f} anomalies after opening ({fewest:.1f} to {most:.1f})"
+        f"{wording('{share:.1%}', ends)} % of the voxels above {threshold} (95 % interval over "
+        f"scans {interval}), {n_mean:.1f} anomalies after opening ({fewest:.1f} to {most:.1f})"
     )
 
 
@@ -155,11 +154,11 @@ def scan_sentences(contents: Sequence[Mapping[str, Any]]) -> list[str]:
     """Tell the share above the threshold over scans, and what was noted of how many."""
     judged = _judged(contents)
     shown = (judged or contents)[0]
-    text = wording("{name}: {share_found:.1%} % of the voxels above the threshold", shown)
+    text = wording("{name}: {share_above:.1%} % of the voxels above the threshold", shown)
     if len(judged) > 1:
-        shares = [content["share_found"] for content in judged]
+        shares = [content["share_above"] for content in judged]
         counts = [content["n_lesions"] for content in judged]
-        text = f"means and intervals over scans: {above_in_words(shares, counts)}"
+        text = f"means over scans: {above_in_words(shares, counts)}"
     sentences = [text]
     # Each note once, with the number of its scans.
     for note, n in Counter(note for content in contents for note in content["notes"]).items():

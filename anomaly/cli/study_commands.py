@@ -208,7 +208,7 @@ def train(
     aim = f"{100 * rate:g} % of healthy voxels"
     if guarantee is not None:
         aim = (
-            "no component in a new healthy scan of this site and protocol with a probability of "
+            "no anomaly in a new healthy scan of this site and protocol with a probability of "
             f"{100 * guarantee:g} % or more"
         )
     typer.echo(
@@ -297,7 +297,7 @@ def _healthy_sentence(healthy: HealthyScans, largest_division: float) -> str:
     if healthy.left_out:
         threshold = "a threshold from the other persons"
     text = (
-        f"{counted(n_scans, 'healthy scan')}, none scored by what learned from it: "
+        f"{counted(n_scans, 'healthy scan')}, each scored by a detector trained without it: "
         f"{above_in_words(shares, n_components, threshold)}; "
     )
     verdicts = healthy.verdicts(largest_division)

@@ -42,6 +42,8 @@ DIFFERENT = (
 )
 
 _QUANTILES = (0.5, 0.75)
+#: Small x is the left, because scans are in RAS order.
+_BULK = ("left_median", "left_quantile_75", "right_median", "right_quantile_75")
 #: Two-sided, of one quantile in one hemisphere; both hemispheres have to lie beyond it.
 _LEVEL = 0.01
 #: Least number of healthy scans that a scan is judged against as a whole.
@@ -79,6 +81,12 @@ class ScanFigures:
     # neighboring voxels, in the hemisphere where it is smaller and outside the same component;
     # NaN where not measured.
     noise: float = float("nan")
+
+    @property
+    def named_bulk(self) -> dict[str, float | None]:
+        """The values of the bulk by name; None for NaN, which JSON does not have."""
+        values = [value if np.isfinite(value) else None for value in self.bulk]
+        return dict(zip(_BULK, values, strict=True))
 
 
 @dataclass(frozen=True)
@@ -385,6 +393,8 @@ class Detection:
         flags = [DIFFERENT] if self.differs else []
         if self.differs is None and self.figures.share > _MOST_MARKED:
             flags.append("most of its voxels lie above the threshold")
+        if "unregistered" in self.scan.notes:
+            flags.append(self.scan.notes["unregistered"])
         if self.too_small:
             flags.append(f"too small to be judged, healthy or not: {self.too_small}")
         return flags

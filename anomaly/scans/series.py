@@ -378,12 +378,11 @@ class SeriesDetector(BaseEstimator):
         if self.center == "grid" and self.detector_._one_size:
             apart = np.linalg.norm(scan.case.affine[:3, 3] - self.origin_)
             if apart > _APART * max(self.edges_):
-                message = (
-                    f"the field of view of {series.label} lies {apart:.0f} mm from that of the "
-                    "training scans: scores that depend on the position of a voxel need "
-                    "registered scans"
+                scan.notes["unregistered"] = (
+                    f"the field of view lies {apart:.0f} mm from that of the training scans: "
+                    "scores that depend on the position of a voxel need registered scans"
                 )
-                warnings.warn(message, stacklevel=2)
+                warnings.warn(f"{series.label}: {scan.notes['unregistered']}", stacklevel=2)
         return scan
 
     def detect(

@@ -244,9 +244,9 @@ def format_summary(
         # Masks follow no rule, and stand in the table of every rule.
         elif line["rule"] in (rule, AS_GIVEN):
             row["AP"] = _text(line, "average_precision")
-            row["Dice"], row["opened"] = _text(line, "dice"), _text(line, "dice_opened")
-            row["false positives"] = wording("{false_positive_rate_opened:.4f}", line)
-            row["empty"] = wording("{empty_opened:.2f}", line)
+            row["Dice, raw"], row["Dice, opened"] = _text(line, "dice"), _text(line, "dice_opened")
+            row["false positives, opened, %"] = wording("{false_positive_rate_opened:.1%}", line)
+            row["scans without, opened, %"] = wording("{empty_opened:.1%}", line)
     table = pd.DataFrame.from_dict(rows, orient="index").fillna("–")
     table.index.name = "method"
     return table

@@ -348,7 +348,10 @@ def folder_rows(folder: Path | Sequence[Path], images: Sequence[str]) -> list[di
             where = f"{folder} has both" if isinstance(folder, Path) else f"{name} is the name of"
             raise ValueError(f"{where} {files[name]} and {file}; keep one of them")
     if not files and isinstance(folder, Path):
-        tables = ", ".join(sorted(path.name for path in folder.glob("*.tsv")))
+        # Tables of results have no column of images.
+        headers = {path.name: path.read_bytes().split(b"\n")[0] for path in folder.glob("*.tsv")}
+        named = [name for name, header in headers.items() if main.encode() in header.split()]
+        tables = ", ".join(sorted(named))
         raise FileNotFoundError(
             f"{folder} is a folder without images (.nii, .nii.gz); name "
             + (f"a table in it: {tables}" if tables else "an image, a table or a folder of images")

@@ -19,7 +19,7 @@ from placement.search.tissue_labels import named_labels
 
 _OVERVIEW = (
     "case {name} | volume, mL {volume_mL:.3f} | part that is target {target:.3f} | "
-    "objective {objective:.3f} | turned by {angles} | flags {flags}"
+    "turned by {angles} | flags {flags}"
 )
 
 
@@ -319,7 +319,6 @@ def prescribe(
     volume = scores["tumor_volume_inside_mL"]
     typer.echo(f"volume of it {volume:.2f} mL, best {goal['mean_volume']:g} mL")
     typer.echo(f"objective {scores['objective']:.3f}: how near both are to their best, 0 to 1")
-    typer.echo(f"side: {content['side']}")
     typer.echo(f"written: {out}")
     RUN.say_flagged([content], fail=fail_on_flag)
 

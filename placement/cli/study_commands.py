@@ -166,7 +166,7 @@ def train(
     margin: float = 0.0,
     tolerance: float = 0.0,
     min_volume: float = 6.0,
-    max_rotations: int = 3,
+    max_rotations: int | None = None,
     sides: tuple[float, float] = (10.0, 60.0),
     jobs: int = 1,
 ) -> None:
@@ -186,7 +186,7 @@ def train(
     fast: Use a smaller, faster network.
     refine: Refine the network's boxes by a local search of the objective.
     groups COLUMN: Column of CASES with the patient, to keep cases of a patient together (network).
-    max_rotations 0..3: Number of angles to set on the console.
+    max_rotations 0..3: Number of angles to set on the console; 2, as of place (ranker).
     jobs: Parallel processes of the ranker; −1 for one per core.
 
     Example: dmrifit-placement train cases/cases.tsv cases/experts.tsv --model ranker --out
@@ -212,7 +212,7 @@ def train(
     with training as fields:
         placer: Any
         if is_network:
-            if max_rotations != 3:
+            if max_rotations is not None:
                 raise ValueError(
                     "a network rotates boxes as it has learned; leave out --max-rotations"
                 )
@@ -223,7 +223,7 @@ def train(
             placer._check()
             tables.check_channels(placer, table)
         else:
-            constraints["max_rotations"] = max_rotations
+            constraints |= given(max_rotations=max_rotations)
             optimizer = _public.VoxelOptimizer(**constraints, random_state=seed)
             placer = _public.VoxelRanker(optimizer, verbose=True, n_jobs=jobs, random_state=seed)
         boxes = tables.read_experts(experts, list(table["name"]))

@@ -90,7 +90,8 @@ def case_summary(content: Mapping[str, Any]) -> Markup:
 def summary_line(content: Mapping[str, Any]) -> str:
     """Say in one line how large a box is, where it lies, and what it holds."""
     # A box that is all target holds nothing else to list.
-    parts = filter(None, [_size_line(content), describe_content(content["content"])])
+    holding = describe_content(content["content"])
+    parts = filter(None, [_size_line(content), content["side"], holding])
     # Numbers of a terminal are copied into commands, where a minus is a hyphen.
     return "; ".join(parts).replace("−", "-")
 
@@ -157,7 +158,6 @@ def pose_rows(record: Mapping[str, Any]) -> list[list[str]]:
         ["center (RAS+), mm", _three(pose["center_mm"])],
         ["sides, mm", " × ".join(f"{x:.2f}" for x in record["size_mm"])],
         ["angles, degrees", _three(pose["angles_deg"])],
-        ["side", record["side"].replace(" -", " −")],
     ]
 
 
@@ -166,6 +166,6 @@ def console_numbers(content: Mapping[str, Any]) -> Markup:
     return page.fill(
         page.read_data(__file__, "consoles.html"),
         console=content["console"],
-        valid=page.capital(content["valid"]),
+        said={key: page.sentence(content[key]) for key in ("side", "valid")},
         note=f"Siemens: {UNVERIFIED_PLANES}.",
     )

@@ -33,7 +33,7 @@ from placement.search.optimizer import (
     share_words,
 )
 from placement.search.scene import Scene
-from placement.search.tissue_labels import OUTSIDE_BRAIN
+from placement.search.tissue_labels import LIMITS, MERGED, OUTSIDE_BRAIN
 
 __all__ = ["write_prescription"]
 
@@ -69,7 +69,6 @@ _REMEDIES = {
     "displaced box leaves the brain": "use pulses of larger bandwidth, move the box, or saturate "
     "the scalp",
     f"tumor above {LARGEST_TUMOR_ML:g} mL": "it may be the mask of the brain; look at the picture",
-    "brain mask cuts off tumor": "look at the mask, or give another one (--brain FILE)",
 }
 
 
@@ -203,12 +202,17 @@ def describe_placement(
         flags.remove("side at its limit")
     if scene.tumor_volume > LARGEST_TUMOR_ML:
         flags.append(f"tumor above {LARGEST_TUMOR_ML:g} mL")
+    shares = voxel_content(voxel, scene)
+    # The search does not avoid a target, but necrosis may be in one of this name.
+    if MERGED in scene.targets and (shares[MERGED] or 0) > LIMITS[MERGED]:
+        flags.append(f"more than {100 * LIMITS[MERGED]:.0f} % {MERGED}")
+    cut_off_note = "" if scene.is_cut_off else scene.cut_off_text
     brain = None
     if OUTSIDE_BRAIN in scene.margins:
         margin = scene.margins[OUTSIDE_BRAIN]
         brain = {"margin_mm": margin, "tumor_cut_off_mL": scene.cut_off_volume}
         if scene.is_cut_off:
-            flags.append("brain mask cuts off tumor")
+            flags.append(scene.cut_off_text)
     source = scene.sources.get("Image") or scene.sources.get("Tumor") or {}
     valid = validity(source.get("Name", "the image that it was placed in"), scene.placed_in)
     lacking = [] if ppm_range is not None else ["no bandwidths of pulses"]
@@ -241,11 +245,11 @@ def describe_placement(
         "objective": asdict(objective),
         "component": placement.component,
         "targets": list(scene.targets) or ["tumor"],
-        "content": voxel_content(voxel, scene),
+        "content": shares,
         "brain": brain,
         "lipid": f"lipid displacement not checked: {' and '.join(lacking)}",
         "shim": SHIM,
-        "notes": [*notes, *scene.notes, *_cut_off_note(scene)],
+        "notes": [*notes, *scene.notes, *filter(None, [cut_off_note])],
         "console": console_record(
             voxel,
             valid,
@@ -312,16 +316,6 @@ def _image_of_box(values: NDArray, affine: NDArray[np.float64]) -> nib.Nifti1Ima
     return image
 
 
-def _cut_off_note(scene: Scene) -> list[str]:
-    """Say how much of the tumor is outside the mask of the brain, where that is not flagged."""
-    if scene.is_cut_off or not scene.cut_off_volume > 0:
-        return []
-    return [
-        f"the mask of the brain leaves out {scene.cut_off_volume:.2g} mL "
-        f"({100 * scene.cut_off_share:.2g} %) of the tumor"
-    ]
-
-
 def check_reason(force: str) -> None:
     """Refuse reasons of several lines, which consoles' files would hold as numbers."""
     if not force.isprintable():
@@ -385,7 +379,9 @@ def describe_side(voxel: Voxel, span: tuple[float, float] = (-np.inf, np.inf)) -
     else:
         words = f"it lies {place}, x = 0"
     low, high = span
-    if not low < 0 < high:
+    if low == -np.inf:
+        words += "; without an image this does not tell the side of the head"
+    elif not low < 0 < high:
         words += (
             f", but the head reaches from x = {low:.0f} to {high:.0f} mm: this does not tell the "
             "side of the head, look at the picture"
@@ -454,9 +450,12 @@ def target_verdict(placement: Placement, optimizer: VoxelOptimizer) -> tuple[str
     largest = largest_box(placement.scene)
     if largest is None:
         return f"{reason}; no box of ≥ 75 % target was found", None
-    sides = " × ".join(f"{side:.0f}" for side in largest.size)
-    reason += f"; the largest box found with ≥ 75 % target has {largest.volume:.1f} mL"
-    return f"{reason} ({sides} mm)", largest
+    sides = " × ".join(f"{side:.0f}" for side in largest.size) + " mm"
+    shortest = np.min(optimizer.size_range)
+    if largest.size.min() < shortest:
+        sides += f", of which those below {shortest:g} mm need --sides"
+    reason += f"; the largest box found with ≥ 75 % target has {largest.volume:.1f} mL ({sides})"
+    return reason, largest
 
 
 def _why_not(purest: Placement, placement: Placement) -> str:
@@ -504,6 +503,8 @@ def advice(flags: list[str]) -> list[str]:
             remedy = "a thin box loses signal to the edges of pulses; change sides, or accept it"
         elif flag.startswith("more than"):
             remedy = "look at the content; move the box if another place holds less"
+        elif flag.startswith("the mask of the brain"):
+            remedy = "look at the mask, or give another one (--brain FILE, column brain of tables)"
         elif flag.startswith("touches") and not remedy:
             remedy = "move the box, or tolerate some of it (--tolerance)"
         sentences.append(f"{flag}: {remedy}" if remedy else flag)

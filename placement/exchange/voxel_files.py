@@ -70,8 +70,8 @@ def read_voxel(path: str | Path) -> Voxel:
     Parameters
     ----------
     path : path
-        Philips ``.SPAR`` or the text of `write_prescription`, Siemens ``.rda`` or DICOM (VD, VE
-        and XA lines), NIfTI-MRS, or JSON of this package.
+        Philips ``.SPAR`` or the text for Philips of `write_prescription`, Siemens ``.rda`` or
+        DICOM (VD, VE and XA lines), NIfTI-MRS, or JSON of this package.
 
     Returns
     -------

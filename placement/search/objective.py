@@ -228,7 +228,9 @@ def describe_content(content: dict[str, float | None]) -> str:
         if name == "outside":
             title = "outside the target"
         if share is None:
-            parts.append(f"{title} unknown")
+            is_merged = name == NECROSIS
+            lacking = "cannot be told apart in these labels" if is_merged else "unknown"
+            parts.append(f"{title} {lacking}")
         elif share >= _SMALLEST_SHARE:
             parts.append(f"{100 * share:.0f} % {title}")
     return ", ".join(parts)

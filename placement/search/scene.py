@@ -453,6 +453,15 @@ class Scene:
         return self.cut_off_share > _CUT_OFF
 
     @property
+    def cut_off_text(self) -> str:
+        """How much of the tumor lies outside the mask of the brain; "" where nothing is known."""
+        if not self.cut_off_volume > 0:
+            return ""
+        volume = tissue_labels.milliliters(self.cut_off_volume)
+        share = percent(self.cut_off_share)
+        return f"the mask of the brain leaves out {volume} ({share}) of the tumor"
+
+    @property
     def canonical(self) -> Scene:
         """
         The same scene with its arrays stored along right, front and up as far as they can be.
@@ -800,8 +809,7 @@ class Scene:
         self.cut_off_volume = float(tumor[outside].sum()) * self.voxel_volume
         if self.is_cut_off:
             warnings.warn(
-                f"{self._title}: the mask of the brain leaves out {self.cut_off_volume:.1f} mL "
-                f"({percent(self.cut_off_share)}) of the tumor; look at the mask, or give another",
+                f"{self._title}: {self.cut_off_text}; look at the mask, or give another",
                 UserWarning,
                 stacklevel=4,
             )

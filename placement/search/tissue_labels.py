@@ -141,7 +141,7 @@ def target_tissues(
             "FLAIR-bright tissue for the target of a tumor without enhancement"
         )
     solid_names = [name for name in SOLID if name in volumes] or SOLID
-    measured = f"solid tumor ({' or '.join(solid_names)}) has {_milliliters(solid)}"
+    measured = f"solid tumor ({' or '.join(solid_names)}) has {milliliters(solid)}"
     smaller = f"less than the smallest volume of {min_volume:g} mL"
     bright = _total(volumes, (*FLAIR_BRIGHT, ENHANCING))
     reason = ""
@@ -149,17 +149,17 @@ def target_tissues(
         tissues = ", ".join(labeled_targets)
         why = f"{measured}, {smaller}" if is_small else "nothing is labeled as enhancing"
         reason = (
-            f"the target is FLAIR-bright tissue ({tissues}; {_milliliters(bright)}), because {why}"
+            f"the target is FLAIR-bright tissue ({tissues}; {milliliters(bright)}), because {why}"
         )
     elif flair_target:
         reason = f"--flair-target changes nothing: {measured}, not {smaller}"
     elif is_small and bright > solid:
         reason = (
-            f"{measured} of {_milliliters(sum(volumes.values()))} labeled, {smaller}: "
-            f"--flair-target takes FLAIR-bright tissue ({_milliliters(bright)}) for the target"
+            f"{measured} of {milliliters(sum(volumes.values()))} labeled, {smaller}: "
+            f"--flair-target takes FLAIR-bright tissue ({milliliters(bright)}) for the target"
         )
     if MERGED in volumes and MERGED not in targets:
-        merged = f"what is labeled {MERGED} ({_milliliters(volumes[MERGED])}) is not in the target"
+        merged = f"what is labeled {MERGED} ({milliliters(volumes[MERGED])}) is not in the target"
         reason = "; ".join(filter(None, [reason, merged]))
     return labeled_targets, reason
 
@@ -184,6 +184,6 @@ def _total(volumes: Mapping[str, float], names: Collection[str]) -> float:
     return sum(volumes.get(name, 0.0) for name in names)
 
 
-def _milliliters(volume: float) -> str:
+def milliliters(volume: float) -> str:
     """Write a volume to 0.1 mL, or to two digits below 1 mL."""
     return f"{volume:.1f} mL" if volume >= 1 or not volume else f"{volume:.2g} mL"

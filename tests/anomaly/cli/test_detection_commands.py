@@ -157,7 +157,7 @@ def test_anomalies_are_counted_beside_those_of_healthy_scans(run, cases, model, 
     per_scan = float(np.mean(counts))
     out = tmp_path / "found"
     words = ("detect", model, cases / "gliomas.tsv", "--out", out)
-    reference = f"{significant(per_scan, 2)} a scan in {len(counts)} healthy scans of the training)"
+    reference = f"{significant(per_scan, 2)} a scan in {len(counts)} healthy scans held out in the training)"
     assert reference in run(*words)[1].splitlines()[0]
     table = pd.read_csv(out / "detections.tsv", sep="\t")
     assert table["n_lesions_healthy"].tolist() == pytest.approx([per_scan] * len(table))
@@ -168,7 +168,7 @@ def test_anomalies_are_counted_beside_those_of_healthy_scans(run, cases, model, 
     assert "unknown in healthy scans by this model, threshold and opening" in run(*words)[1]
     assert pd.read_csv(out / "detections.tsv", sep="\t")["n_lesions_healthy"].isna().all()
     said = run(*words[:-4], "--calibrate", noisy, "--overwrite", "--no-figure")[1]
-    assert "a scan in 5 healthy scans of the calibration)" in said
+    assert "a scan in 5 healthy scans of the calibration, each above a threshold fitted to the other" in said
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_a_calibration_makes_scans_of_its_site_healthy(run, output_of, two_sided
     assert DIFFERENT not in said
     (row,) = pd.read_csv(tmp_path / "found" / "detections.tsv", sep="\t").itertuples()
     # One scan varies around the rate; without the calibration a tenth of it is marked.
-    assert row.share_found < 0.04
+    assert row.share_above < 0.04
     assert "other options (calibrated was " in run(*words)[2]
     error = run(*words, "--overwrite", "--calibrate", tmp_path / "new.tsv")[2]
     assert "SCANS share synthetic-healthy-013; " in error
@@ -253,7 +253,7 @@ def test_a_scan_of_few_voxels_is_written_and_not_judged_as_a_whole(output_of, ca
     for text in (small[1:], "arked by the model model.dmrifit (aligned, trained on 8 synthetic scans) at scores above"):
         assert text in view
     # Notes on scans are told once with their number.
-    content = {"name": "a", "n_lesions": 0, "share_found": 0.01, "differs": None, "notes": ["not judged", "lost"]}
+    content = {"name": "a", "n_lesions": 0, "share_above": 0.01, "differs": None, "notes": ["not judged", "lost"]}
     assert scan_sentences([content, content | {"notes": ["lost"]}])[1:] == ["1 scan: not judged", "2 scans: lost"]
 
 

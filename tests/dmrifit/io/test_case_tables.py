@@ -216,7 +216,8 @@ def test_folders_that_hold_no_cases_are_refused_with_what_to_name(tmp_path):
     folder = folder_of(tmp_path / "empty", "read.me")
     with pytest.raises(FileNotFoundError, match=r"empty is a folder without images .*; name an image, a table or"):
         folder_rows(folder, ("image",))
-    folder_of(folder, "healthy.tsv", "gliomas.tsv")
+    for name, header in (("healthy.tsv", "patient\timage\n"), ("gliomas.tsv", "image\n"), ("found.tsv", "name\tmap")):
+        (folder / name).write_text(header)
     with pytest.raises(FileNotFoundError, match=r"name a table in it: gliomas\.tsv, healthy\.tsv"):
         folder_rows(folder, ("image",))
     folder_of(folder, "p1.nii", "p1_image.nii.gz")

@@ -149,7 +149,7 @@ def test_necrosis_is_unknown_where_a_scheme_merges_it_and_all_but_the_target_wit
     assert content["necrosis or non-enhancing"] == pytest.approx(6 / 30, abs=1e-5)
     assert content["target"] == content["enhancing"] == pytest.approx(6 / 30, abs=1e-5)
     words = describe_content(content)
-    assert "necrosis unknown" in words
+    assert "necrosis cannot be told apart in these labels" in words
     assert "20 % enhancing" in words
     assert "outside the brain unknown" in words
     scene = Scene(layered() > 0, np.eye(4))
