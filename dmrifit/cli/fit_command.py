@@ -66,9 +66,9 @@ def fit(
     with the columns image, bval, te and bvec; volumes are concatenated in the order of its rows.
 
     Writes NIfTI files of each parameter, its standard error and the ends of its 95 % interval, of
-    the cost, reduced χ² and status of the fit, and of parameters at a bound and in doubt, a JSON
-    file that describes them, and a quick-look page. For many scans, also an overview page
-    (index.html) and a table (fits.tsv) for dmrifit roi; after Ctrl-C, run it again to resume.
+    the cost, reduced χ² (with --sigma) and status of the fit, and of parameters at a bound and in
+    doubt, a JSON file that describes them, and a quick-look page. For many scans, also an overview
+    page (index.html) and a table (fits.tsv) for dmrifit roi; after Ctrl-C, run it again to resume.
 
     A scan of 70,640 voxels and 42 volumes (ivim) takes 10 s of one core and 390 MB of memory. Time
     grows with voxels times volumes, memory with voxels times maps. A compressed image is unpacked
@@ -79,8 +79,9 @@ def fit(
         a glob, a folder (of images with a .bval file beside) or a BIDS folder for many scans.
     b_max S/MM2: Leave out volumes above this b-value.
     leave_out_b S/MM2,…: Leave out volumes of these b-values, such as 5,10.
-    model: adc, kurtosis, ivim; with echo times t2, t2-adc, t2-ivim-kurtosis, t2-ivim-relative; by
-        default the richest that its protocol supports. All are isotropic: no FA, no tensor.
+    model: adc, kurtosis, ivim; with echo times t2, t2-adc, t2-ivim-kurtosis, and for signals that
+        were divided by those at b = 0, which info does not list, t2-ivim-relative; by default the
+        richest that its protocol supports. All are isotropic: no FA, no tensor.
     by_te: Fit S0 and f of --model adc, kurtosis or ivim at each echo time, without a model of T2.
     mask FILE|auto|none|PATTERN: Voxels to fit; by default (none) all that are nonzero in any
         volume. auto finds the body or head by median Otsu. For many scans a pattern in quotes,

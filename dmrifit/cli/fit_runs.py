@@ -262,10 +262,11 @@ def print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
     """Print the outcome of a fit, from the sidecar of its maps."""
     description = json.loads(sidecar.read_text(encoding="utf-8"))
     counts = {code: n for code, n in description["Status"]["Voxels"].items() if n}
+    n_voxels, n_unfitted = sum(counts.values()), counts.pop("not fitted", 0)
     codes = ", ".join(f"{n} {code}" for code, n in counts.items())
-    n_voxels = sum(counts.values())
-    share = (n_voxels - counts.get("not fitted", 0)) / max(n_voxels, 1)
-    typer.echo(f"{counted(n_voxels, 'voxel')}, {percent(share)} fitted: {codes}")
+    share = percent((n_voxels - n_unfitted) / max(n_voxels, 1))
+    unfitted = f"; {n_unfitted} not fitted" if n_unfitted else ""
+    typer.echo(f"{counted(n_voxels, 'voxel')}, {share} fitted: {codes}{unfitted}")
     typer.echo(f"region: {description['Settings']['Region']}")
     if choice := description["Settings"].get("Choice"):
         typer.echo(f"fit: {choice} (choose by --method, --sigma)")

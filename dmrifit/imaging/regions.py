@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["repeatability", "roi_table"]
 
-#: Upper end of an interval over its repeatability coefficient (32 for two visits of one subject).
-_WIDEST_INTERVAL = 10.0
-
 #: In the column model, for maps of other programs.
 FOREIGN = "other"
 
@@ -286,9 +283,7 @@ def repeatability_text(repeats: pd.DataFrame) -> str:
     table["within-subject CV"] = parameters["wcv"].map(percent, na_action="ignore").fillna("–")
     coefficients = []
     for row in parameters.to_dict("records"):
-        interval = "not determined"
-        if row["rc_high"] <= _WIDEST_INTERVAL * row["rc"]:
-            interval = f"{significant(row['rc_low'])}, {significant(row['rc_high'])}"
+        interval = f"{significant(row['rc_low'])}, {significant(row['rc_high'])}"
         coefficients.append(f"{significant(row['rc'])} [{interval}] {row['unit']}".rstrip())
     table["repeatability coefficient [95 %]"] = coefficients
     table["in doubt"] = parameters["doubtful"].map(percent, na_action="ignore").fillna("–")

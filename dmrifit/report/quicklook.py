@@ -162,11 +162,12 @@ class ShownMaps:
             [role.lower(), f"{source['Name']} (SHA-256 {source['SHA256'][:16]}…)"]
             for role, source in self.sidecar["Sources"].items()
         ]
-        # ``AverageDirections`` becomes ``average directions``.
-        settings = [
-            [re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).lower(), "none" if value is None else value]
-            for key, value in self.sidecar["Settings"].items()
-        ]
+        # ``AverageDirections`` becomes ``--average-directions``; what was decided is no option.
+        settings = []
+        for key, value in self.sidecar["Settings"].items():
+            option = re.sub("(?=[A-Z])", "-", key).lower()
+            name = option[1:] if key in ("Region", "Choice", "Scale") else f"-{option}"
+            settings.append([name, "none" if value is None else value])
         names = self.sidecar["Versions"].items()
         versions = ["versions", ", ".join(f"{name} {number}" for name, number in names)]
         table = page.Table([*before, *sources, *after, *settings, versions])
@@ -285,7 +286,7 @@ def bound_cells(entry: Mapping[str, Any]) -> list[str]:
         for bound, share in pairs
     ]
     if "UpperBoundRule" in entry:
-        cells[1] += f" or {MONOTONIC}"
+        cells[1] = f"{cells[1].replace('at', 'at the smaller of')} and {MONOTONIC}"
     return cells
 
 

@@ -83,7 +83,7 @@ def test_two_visits_give_the_repeatability(fitted, output_of):
     assert (adc["wcv"] > 0).all()
     assert set(adc["unit"]) == {"µm²/ms"}
     text = repeatability_text(repeatability(table[table["subject"] == "A"]))
-    assert re.search(r"ADC +1 .* \[not determined\] µm²/ms(?s:.*)one subject alone says little", text)
+    assert re.search(r"ADC +1 .* \[[\d.]+, [\d.]+\] µm²/ms(?s:.*)one subject alone says little", text)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_values_that_are_no_plain_data_are_printed_with_their_reasons(fitted, ou
     printed = output_of("fit", scan, "--model", "adc", "--no-quicklook", "--out", fitted / "gaps")
     assert "3 values in 2 voxels left out: 3 not finite\n" in printed
     assert "1 negative value in 1 voxel fitted as they are: " in printed
-    assert "not fitted: 1 voxel with more than a fifth of the values left out" in printed
+    assert re.search(r"24 voxels, 96 % fitted: 23 [a-z ]+; 1 not fitted\n.*not fitted: 1 voxel with more than a fifth", printed, re.DOTALL)
 
 
 def test_options_of_the_methods_reach_the_fit(fitted, output_of):

@@ -150,7 +150,7 @@ def test_kurtosis_can_be_kept_monotonic(scan, run, tmp_path):
     assert described["Parameters"]["K"]["UpperBoundRule"] == "also at most 3/(b_max·D)"
     assert "UpperBoundRule" not in described["Parameters"]["D"]
     page = (tmp_path / "out" / "sub-01_model-kurtosis_quicklook.html").read_text(encoding="utf-8")
-    assert re.search(r"% at 5 or 3/\(b_max·D\)", page)
+    assert re.search(r"% at the smaller of 5 and 3/\(b_max·D\)", page)
 
 
 def test_echo_times_may_come_from_a_sidecar_for_each_volume(scan, output_of, tmp_path):

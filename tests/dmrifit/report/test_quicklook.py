@@ -178,7 +178,7 @@ def test_values_left_out_and_negative_ones_are_told_with_their_reasons(tmp_path)
     text = " ".join(re.sub(r"<[^>]+>", " ", page.partition("<body>")[2]).split())
     assert "4 values in 3 voxels left out: 1 not finite, 3 zero outside the field of view." in text
     assert "3 negative values in 2 voxels fitted as they are" in text
-    assert "Not fitted: 1 voxel with more than a fifth of the values left out" in text
+    assert re.search("Not fitted: 1 voxel with more than a fifth of the values left out.* --starts auto ", text)
 
 
 IVIM = Protocol([b for b in (0, 50, 200, 600, 1000, 1600) for _ in range(3)], te=[60, 80, 110] * 6)
@@ -448,7 +448,7 @@ def test_names_of_files_are_escaped_in_notebooks(tmp_path):
 
 def test_the_viewer_runs_in_a_frame_of_a_notebook(maps, tmp_path, tab):
     frame = maps.view()
-    assert repr(frame).startswith("<page of ") and "pictures below" not in frame.html
+    assert (repr(frame)[:9], "pictures below" in frame.html) == ("<page of ", False)
     shown = frame._repr_html_()
     assert shown.isascii()
     assert len(shown.splitlines()) == 1

@@ -90,7 +90,7 @@ def test_sentences_of_a_fit_name_warnings_doubts_air_and_lost_voxels_once():
     ]
     assert prose(sentences, sidecar)[1::2] == ["K is uncertain.", "Not fitted: 2 voxels with a negative value."]
     assert remedies(sidecar) == {"mask": "auto", "b_max": 2000.0}
-    assert "68 % of these voxels look like air, which medians and shares leave out" in map_verdict(sidecar)
+    assert "68 % of the fitted voxels look like air, which medians and shares leave out" in map_verdict(sidecar)
     # In a mask the sentence gives no option that was taken.
     masked = sidecar | {"Settings": {"Region": "the mask above 0.5"}}
     assert AIR in fit_sentences(masked)
