@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+import os
 import shlex
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -103,7 +103,7 @@ def digest(value: Any) -> str:
 
 
 def command_line() -> str:
-    """Write the command that started this process, as one would type it beside its files."""
+    """Write the command that started this process, as it was typed."""
     program = Path(sys.argv[0])
     if program.name in ("", "-c", "ipykernel_launcher.py"):
         return "in a Python session"
@@ -113,5 +113,5 @@ def command_line() -> str:
     elif program.suffix == ".py":
         words = ["python", program.name]
     words += sys.argv[1:]
-    # Without folders, which are of no use elsewhere and may name the user.
-    return shlex.join(re.sub(r"[^=,]*/(?=[^/])|/+$", "", word) for word in words)
+    # The home folder may name the user.
+    return shlex.join(words).replace(os.path.expanduser("~/"), "$HOME/")

@@ -9,7 +9,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from dmrifit import MODELS, Parameter, Protocol, SignalModel, SignalToSignal
-from dmrifit.io.digests import describe, digest
+from dmrifit.io.digests import command_line, describe, digest
 
 DECAY = SignalModel.from_expression("S0*exp(-b*D)", [Parameter("S0", "signal", 0, 10), Parameter("D", "µm²/ms", 0, 3)],
                                     name="decay")  # fmt: skip
@@ -63,3 +63,10 @@ def test_equal_values_have_equal_digests(one, other):
 )
 def test_different_values_have_different_digests(one, other):
     assert digest(one) != digest(other)
+
+
+def test_a_command_line_names_files_as_given_but_not_the_user(monkeypatch):
+    words = ["a.tsv", "--of", "m=one/s.tsv", "--of", "n=/home/jane/two/s.tsv", "--out", "/scratch/p"]
+    monkeypatch.setenv("HOME", "/home/jane")
+    monkeypatch.setattr("sys.argv", ["/home/jane/bin/dmrifit-x", "evaluate", *words])
+    assert command_line() == "dmrifit-x evaluate a.tsv --of m=one/s.tsv --of n=$HOME/two/s.tsv --out /scratch/p"
