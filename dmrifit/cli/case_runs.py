@@ -302,7 +302,7 @@ class CaseRun:
         if not (figure and can_draw()):
             return
         table = pages.Table(rows.to_numpy().tolist(), list(rows))
-        page = RunPage(f"All {self.noun}s", [table], [])
+        page = RunPage(f"{Path(self.record).stem} {self.noun}s".capitalize(), [table], [])
         if self.page is not None:
             page = self.page(out, records, lesions)
         for table in page.overview:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shlex
 import sys
@@ -103,7 +104,7 @@ def digest(value: Any) -> str:
 
 
 def command_line() -> str:
-    """Write the command that started this process, as one would type it beside its files."""
+    """Write the command that started this process, as it was typed."""
     program = Path(sys.argv[0])
     if program.name in ("", "-c", "ipykernel_launcher.py"):
         return "in a Python session"
@@ -113,9 +114,8 @@ def command_line() -> str:
     elif program.suffix == ".py":
         words = ["python", program.name]
     words += sys.argv[1:]
-    # Paths below this folder run again from it; other absolute ones may name the user.
-    words = [word.replace(f"{Path.cwd()}/", "") for word in words]
-    return shlex.join(re.sub(r"(^|[=,])/([^=,]*/)?(?=[^/])", r"\1", word) for word in words)
+    # The home folder may name the user.
+    return shlex.join(words).replace(os.path.expanduser("~/"), "$HOME/")
 
 
 def rerun_command(study: Mapping[str, Any], options: str) -> str:

@@ -236,6 +236,7 @@ PREPARATION = CaseRun(
         "synthetic": "true" if record["synthetic"] else "false",
     },
     files=("*.nii.gz", "*_prepared.json"),
+    line=lambda record: "\n".join(record["notes"]),
     flag="notes",
     noun="scan",
 )

@@ -11,7 +11,7 @@ from zipfile import is_zipfile
 
 import typer
 
-from dmrifit._utils.counts import counted, first_few
+from dmrifit._utils.counts import counted, first_few, size_text
 from dmrifit.cli.case_runs import RunOptions
 from dmrifit.cli.options import say, trained_model
 
@@ -151,8 +151,7 @@ def prepare(
     result = prepare_scan(scans[0], **files, spacing=spacing, out=out, overwrite=overwrite)
     for note in result.notes:
         say(note)
-    size = " × ".join(map(str, result.image.shape))
-    text = f"{size} voxels of {spacing:g} mm"
+    text = f"{size_text(result.image.shape)} voxels of {spacing:g} mm"
     if result.likeness is not None:
         text += f", prior scan aligned (local correlation {result.likeness:.2f})"
     typer.echo(f"{text}: {out}")
@@ -186,7 +185,7 @@ def _segment(
     from metastasis.candidates.two_stage import TwoStageSegmenter
     from metastasis.cli import case_runs
     from metastasis.scans.cases import CASES
-    from metastasis.scans.scan_checks import edge_in_training, noted_case
+    from metastasis.scans.scan_checks import edge_in_training, model_remarks, noted_case
     from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble, models_in_words
     from metastasis.segmentation.segmenter import DeepMedicSegmenter
     from metastasis.study.findings import model_figures
@@ -222,14 +221,11 @@ def _segment(
         row = {"patient": stem(paths[0]), "image": paths[0], "prior": options.prior, "brain": mask}
         cases = [read({key: str(value) for key, value in row.items() if value}, Path())]
     uses_priors = any(segmenter.prior_ is not None for segmenter in segmenters)
-    if not uses_priors and any(case.prior is not None for case, _ in cases):
-        say("prior scans are ignored: the model was trained without prior scans")
-    settings = {
-        **digests,
-        "flips": options.flips,
-        "resample": options.resample,
-        "figure": run.figure,
-    }
+    remarks = model_remarks(segmenters, [case for case, _ in cases])
+    for remark in remarks:
+        say(remark)
+    settings: dict[str, Any] = {**digests, "flips": options.flips, "resample": options.resample}
+    settings["figure"] = run.figure
     segmenter = segmenters[0]
     if len(segmenters) > 1:
         segmenter = SensitivitySpecificityEnsemble(*segmenters, thresholds=thresholds)
@@ -252,7 +248,8 @@ def _segment(
     # Sensitivities hold only where the model is used as measured.
     if not is_unchanged:
         figures = {key: value for key, value in figures.items() if key == "seen"}
-    figures["model"] = models_in_words(models.values(), thresholds or stored_thresholds)
+    words = models_in_words(models.values(), thresholds or stored_thresholds)
+    figures["model"] = "; ".join([words, *remarks])
     source = None if is_table else paths[0]
     work = partial(case_runs.segment_case, segmenter=segmenter, figures=figures, source=source)
     case_runs.RUN.run(

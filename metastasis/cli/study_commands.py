@@ -195,6 +195,8 @@ def train(
                 )
         with called([case.name for case in training_cases], cases):
             segmenter.fit(groups=patients, **scans_of(training_cases, labels=True))
+        network = getattr(segmenter, "segmenter_", segmenter)
+        network.synthetic_ = any(case.synthetic for case in training_cases)
         if held_out:
             scans = scans_of(held_out, labels=True)
             try:
@@ -215,7 +217,7 @@ def train(
     )
     if training.validation_fraction:
         typer.echo(f"{percent(training.validation_fraction)} of patients served validation alone")
-    if any(case.synthetic for case in training_cases):
+    if network.synthetic_:
         typer.echo("trained on synthetic scans: its accuracy in people is unknown")
     if hasattr(segmenter, "feature_table"):
         features = segmenter.feature_table()

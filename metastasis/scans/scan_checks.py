@@ -91,7 +91,7 @@ def check_edges(path: Path, edges: Sequence[float], edge: float | None) -> None:
     words = " × ".join(f"{value:.3g}" for value in edges)
     raise ValueError(
         f"{path} has voxels of {words} mm, the training scans of {edge:.3g} mm; segment it with "
-        "--resample, or make it anew by dmrifit-metastasis prepare"
+        f"--resample, or make it anew by dmrifit-metastasis prepare --spacing {edge:.3g}"
     )
 
 
@@ -108,6 +108,20 @@ def slice_note(name: str, edges: Sequence[float]) -> str:
         f"{name} has slices of {thickness:g} mm: metastases of a few mm fill a part of one, "
         "and many will be missed"
     )
+
+
+def model_remarks(models: Sequence[Any], cases: Sequence[Case]) -> list[str]:
+    """Say what models ignore of scans, and that their accuracy in people is unknown."""
+    remarks = []
+    sees_priors = any(model.prior_ is not None for model in models)
+    if not sees_priors and any(case.prior is not None for case in cases):
+        remarks.append("prior scans are ignored: the model was trained without prior scans")
+    networks = [getattr(model, "segmenter_", model) for model in models]
+    is_synthetic = any(getattr(network, "synthetic_", False) for network in networks)
+    if is_synthetic and not all(case.synthetic for case in cases):
+        sentence = "the model was trained on synthetic scans: its accuracy in people is unknown"
+        remarks.append(sentence)
+    return remarks
 
 
 def check_stripped(case: Case) -> None:

@@ -217,7 +217,8 @@ def models_in_words(paths: Iterable[Path], thresholds: Sequence[float]) -> str:
     words = [
         f"the model {path.name} at a probability threshold of {low:.3g}" for path, low in pairs
     ]
-    return f"marked by {' and '.join(words)} (digest in settings.json)"
+    keys = "model" if len(words) == 1 else "sensitive and specific"
+    return f"marked by {' and '.join(words)} (SHA-256: {keys} in settings.json)"
 
 
 def smallest_finding(model: Any, volume: Any) -> int:

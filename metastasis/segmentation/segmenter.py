@@ -165,6 +165,9 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
     edge_ : float or None
         Edge in mm of the voxels in training: `spacing`, or else the median of all images; None of
         arrays without a `spacing`.
+    synthetic_ : bool
+        Whether it learned from simulated scans, as the command ``train`` knows; scans without a
+        table are taken for real.
     seen_ : dict or None
         Ranges of intensities and of lesion volume in training, for `unlike_notes`.
 
@@ -318,6 +321,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         self.threshold_ = float(self.threshold)
         self.false_positives_: float | None = None
         self.seen_: dict[str, list[float]] | None = seen_range(cases, targets or [])
+        self.synthetic_ = False
         return self
 
     def score(
@@ -574,12 +578,14 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         return model
 
     def _fitted_state(self) -> dict[str, Any]:
-        return super()._fitted_state() | {"seen_": getattr(self, "seen_", None)}
+        names = ("seen_", "synthetic_")
+        return super()._fitted_state() | {name: getattr(self, name, None) for name in names}
 
     def _restore_fitted(self, fitted: Mapping[str, Any]) -> None:
         others = dict(fitted)
         # Files that were made before this was stored stay readable.
         self.seen_ = checked_range(others.pop("seen_", None))
+        self.synthetic_ = bool(others.pop("synthetic_", False))
         super()._restore_fitted(others)
 
     def _check_restored(self) -> None:

@@ -325,7 +325,7 @@ def _sizes_and_changes(tables: _Tables) -> Iterator[Any]:
     folds: dict[str, tuple[Any, str, str]] = {
         "By range of volume": (volumes.assign(volume=words), "by_volume", ""),
         "By distance": (shares, "distance", sentence),
-        "By the rule of BraTS-METS": (tables["challenge"], "challenge", _TEXTS["brats"]),
+        "By the scorer of BraTS-METS": (tables["challenge"], "challenge", _TEXTS["brats"]),
         "Scans without lesions": (tables["lesion_free"], "lesion_free", ""),
     }
     for title, (table, name, text) in folds.items():

@@ -66,8 +66,8 @@ def test_different_values_have_different_digests(one, other):
     assert digest(one) != digest(other)
 
 
-def test_a_command_line_keeps_relative_paths_and_no_other_folder(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    words = ["data/p.tsv", f"{tmp_path}/a b/p.tsv", "--out=/home/anna/study", "--volumes", "x/y,/home/anna/z.nii", "../up"]
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/dmrifit", "benchmark", *words])
-    assert command_line() == "dmrifit benchmark data/p.tsv 'a b/p.tsv' --out=study --volumes x/y,z.nii ../up"
+def test_a_command_line_names_files_as_given_but_not_the_user(monkeypatch):
+    words = ["a.tsv", "--of", "m=one/s.tsv", "--of", "n=/home/jane/two/s.tsv", "--out", "/scratch/p"]
+    monkeypatch.setenv("HOME", "/home/jane")
+    monkeypatch.setattr("sys.argv", ["/home/jane/bin/dmrifit-x", "evaluate", *words])
+    assert command_line() == "dmrifit-x evaluate a.tsv --of m=one/s.tsv --of n=$HOME/two/s.tsv --out /scratch/p"

@@ -49,6 +49,7 @@ def test_models_are_trained_and_segment_and_are_compared(
     assert code == 0, error
     assert "for 1000 false positives per scan, chosen on 3 scans of other patients" in out
     assert load_model(models[1]).false_positives_ == 1000
+    assert load_model(models[1]).synthetic_
     assert before.false_positives_ is None
     assert not list(tmp_path.glob(".*training"))
 
@@ -142,7 +143,9 @@ def test_scans_are_prepared_with_their_brains_and_many_like_one(run, files):
     assert np.median(image.get_fdata()[brain.get_fdata() > 0]) == pytest.approx(1, abs=0.01)
     (files / "scans.tsv").write_text("patient\timage\tbrain\n1\tscan.nii.gz\tmask.nii.gz\n2\tscan.nii.gz\tshort.nii.gz")
     words = ("prepare", files / "scans.tsv", "--spacing", 2, "--out", many)
-    assert "flagged: 1 of 1; failed: 1" in run(*words)[1]
+    _, said, error = run(*words)
+    assert "flagged: 1 of 1; failed: 1" in said
+    assert "scan.nii.gz has slices of 4 mm" in error
     assert "39 × 40 × 20" in (many / "failed.tsv").read_text(encoding="utf-8")
     row = pd.read_csv(many / "cases.tsv", sep="\t").iloc[0]
     assert "4 mm" in row["notes"]

@@ -63,11 +63,7 @@ def models(cases, tmp_path_factory):
         save_model(segmenter.fit(images, labels, priors=priors), folder / f"{name}.dmrifit")
     segmenter = DeepMedicSegmenter(**TINY, random_state=2).fit(images, labels)
     save_model(segmenter, folder / "plain.dmrifit")
-    return SimpleNamespace(
-        sensitive=folder / "sensitive.dmrifit",
-        specific=folder / "specific.dmrifit",
-        plain=folder / "plain.dmrifit",
-    )
+    return SimpleNamespace(**{name: folder / f"{name}.dmrifit" for name in ("sensitive", "specific", "plain")})
 
 
 @pytest.fixture
@@ -120,9 +116,8 @@ def test_a_folder_of_scans_is_as_good_as_a_table(run, table, models, tmp_path):
         assert "3 scans," in out
         told = {"table": "", "folder": f"3 cases in {folder}: p0, p1, p2; with label 3, prior 2\n"}
         assert error == told.get(name, f"using {table}\n")
-    by_table, by_folder, whole = (
-        volumes(tmp_path / name / "segmentations.tsv", "probability") for name in ("table", "folder", "whole")
-    )
+    tables = [tmp_path / name / "segmentations.tsv" for name in ("table", "folder", "whole")]
+    by_table, by_folder, whole = (volumes(path, "probability") for path in tables)
     np.testing.assert_array_equal(by_folder, by_table)
     np.testing.assert_array_equal(whole, by_table)
     images = [folder / f"p{i}.nii.gz" for i in range(3)]
@@ -239,6 +234,7 @@ def test_what_findings_and_none_mean_is_said_where_they_stand(
     for page in ("index.html", "p0/view.html"):
         text = (tmp_path / "out" / page).read_text(encoding="utf-8").replace("&#39;", "'")
         assert sentence[1:] in text
+        assert "prior scans are ignored: the model was trained without prior scans" in text
         assert f"by the model {models.plain.name} at a probability threshold of {threshold}" in text
 
 
@@ -375,10 +371,9 @@ def test_an_ensemble_has_the_options_of_the_command(table, models, tmp_path, run
 def test_the_summary_counts_scans_and_lesions(
     cases, table, models, tmp_path, monkeypatch, capsys, counts, of_both, sentence
 ):
-    contents = [
-        {"n_lesions": n, "n_marked_by_both": n_of_both, "synthetic": False, "notes": [], "statement": ""}
-        for n, n_of_both in zip(counts, of_both, strict=True)
-    ]
+    record = {"synthetic": False, "notes": [], "statement": ""}
+    pairs = zip(counts, of_both, strict=True)
+    contents = [record | {"n_lesions": n, "n_marked_by_both": n_of_both} for n, n_of_both in pairs]
 
     def finish(_, tasks, **__):
         for (name, _), content in itertools.zip_longest(tasks, contents):

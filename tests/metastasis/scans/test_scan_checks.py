@@ -1,6 +1,7 @@
 """Checks of scans before segmentation: headers, skull, contrast agent, likeness to training."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +15,7 @@ from metastasis.scans.scan_checks import (
     checked_range,
     contrast_note,
     label_note,
+    model_remarks,
     noted_case,
     scan_images,
     seen_range,
@@ -159,7 +161,7 @@ def test_ranges_of_a_model_file_are_checked():
 def test_voxels_of_another_size_than_in_training_are_refused(tmp_path):
     check_edges(tmp_path, (1.1, 1.1, 1.1), 1.0)
     check_edges(tmp_path, (5.0, 5.0, 5.0), None)
-    with pytest.raises(ValueError, match=r"voxels of 0\.5 × 0\.5 × 3 mm.* --resample, or make it anew by"):
+    with pytest.raises(ValueError, match=r"voxels of 0\.5 × 0\.5 × 3 mm.* --resample, or make it anew by .* --spacing 1\.5$"):
         check_edges(tmp_path, (0.5, 0.5, 3.0), 1.5)
 
 
@@ -173,3 +175,13 @@ def test_labels_outside_the_brain_are_counted_and_refused(signals, brain):
     assert label_note(Case("p", signals, label=label)) == ""
     with pytest.raises(ValueError, match="check that label and brain are of the same scan"):
         label_note(Case("p", signals, label=~brain, brain=brain))
+
+
+def test_models_that_ignore_priors_or_learned_from_synthetic_scans_say_so_of_real_ones():
+    image = np.ones((3, 3, 3))
+    real, synthetic = Case("a", image, prior=image), Case("b", image, synthetic=True)
+    models = [SimpleNamespace(prior_=None), SimpleNamespace(prior_="path", segmenter_=SimpleNamespace(synthetic_=True))]
+    unknown = "the model was trained on synthetic scans: its accuracy in people is unknown"
+    assert model_remarks(models, [real, synthetic]) == [unknown]
+    assert model_remarks(models, [synthetic]) == []
+    assert model_remarks(models[:1], [real]) == ["prior scans are ignored: the model was trained without prior scans"]

@@ -9,16 +9,11 @@ from scipy.stats import binom
 
 from dmrifit.io.components import drop_small, label_components
 from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
+from metastasis import evaluate_segmentations, segment_scores
 from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import merge_segmentations
 from metastasis.study.controls import CONTROLS
-from metastasis.study.evaluation import (
-    HEADLINES,
-    SEGMENT_COUNTS,
-    evaluate_segmentations,
-    format_summary,
-    segment_scores,
-)
+from metastasis.study.evaluation import HEADLINES, SEGMENT_COUNTS, format_summary
 
 SHAPE = (40, 38, 36)
 AFFINE = np.diag([1.5, 1.5, 1.5, 1])
@@ -158,9 +153,8 @@ def test_intervals_hold_their_value_and_shrink_with_patients(cases, tables):
     for measure in ("sensitivity", "lesion_dice", "false_positives_per_scan"):
         assert one.loc[measure, "value"] == pytest.approx(whole[measure])
         assert one.loc[measure, "low"] < one.loc[measure, "high"]
-    again = evaluate_segmentations(
-        cases, {"loose": [probability(case, i, wrong=4) for i, case in enumerate(cases)]}, n_bootstrap=200, segment=9
-    )["intervals"]
+    loose = [probability(case, i, wrong=4) for i, case in enumerate(cases)]
+    again = evaluate_segmentations(cases, {"loose": loose}, n_bootstrap=200, segment=9)["intervals"]
     same = again.query("part == 'all' and method == 'loose'").set_index("measure")
     pd.testing.assert_frame_equal(one, same)
 
@@ -200,13 +194,8 @@ def test_no_interval_depends_on_the_order_of_scans_and_a_single_patient_has_none
     shuffled = evaluate_segmentations(
         [cases[i] for i in order], {"loose": [predictions["loose"][i] for i in order]}, **options
     )
-    for name, key, columns in (
-        ("froc", "method", ["sensitivity", "strict_sensitivity"]),
-        ("areas", "name", ["froc"]),
-    ):
-        first, second = (
-            table[name][table[name][key] == "loose"].reset_index(drop=True) for table in (tables, shuffled)
-        )
+    for name, key, columns in (("froc", "method", ["sensitivity", "strict_sensitivity"]), ("areas", "name", ["froc"])):
+        first, second = (table[name][table[name][key] == "loose"].reset_index(drop=True) for table in (tables, shuffled))
         for column in columns:
             ends = [f"{column}_low", f"{column}_high"]
             pd.testing.assert_frame_equal(first[[column, *ends]], second[[column, *ends]], check_exact=True)
