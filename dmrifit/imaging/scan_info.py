@@ -17,7 +17,7 @@ from dmrifit.engine.design.identifiability import (
     snr_of_amplitude,
     suggest_model,
 )
-from dmrifit.engine.design.precision import UNDETERMINED_CV
+from dmrifit.engine.design.precision import is_undetermined
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import measured_noise
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step, relative_doubt
@@ -320,12 +320,14 @@ def _model_line(name: str, protocol: Protocol, snr: float) -> str:
         table = expected_precision(protocol, model, snr=of_amplitude)
     except ValueError:
         return f"{name}: yes"
-    texts = []
-    of_tissue = ~np.array([parameter.is_amplitude for parameter in model.parameters])
-    unknown = table.loc[of_tissue & (table["cv"] > UNDETERMINED_CV), "parameter"]
-    but = f", except {', '.join(unknown)} of single voxels at this SNR" if len(unknown) else ""
+    texts, undetermined = [], []
     for row, parameter in zip(table.to_dict("records"), model.parameters, strict=True):
         unit = f" {row['unit']}" if row["unit"] else ""
+        if is_undetermined(parameter, row["value"], row["sd"]):
+            undetermined.append(parameter.name)
         if not parameter.is_amplitude:
             texts.append(f"{row['parameter']} {row['value']:.3g} ± {row['sd']:.2g}{unit}")
+    but = ""
+    if undetermined:
+        but = f", except {', '.join(undetermined)} of single voxels at this SNR"
     return f"{name}: yes{but}; SD of a voxel at least {', '.join(texts)}"
