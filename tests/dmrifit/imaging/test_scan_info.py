@@ -75,7 +75,7 @@ def test_air_around_the_body_changes_neither_snr_nor_doubts_and_tissue_beside_fl
     assert (fitted["Sigma"], fitted["SNR"]) == (pytest.approx(20, rel=0.03), pytest.approx(info.snr))
 
 
-def test_an_image_without_a_position_and_estimates_of_the_noise_that_disagree_are_doubted():
+def test_an_image_without_a_position_and_estimates_of_the_noise_that_disagree_are_doubted(tmp_path):
     image = synthetic(Protocol([0, 500, 1000]), 5, affine=np.eye(4))
     image.set_sform(None, 0)
     image.set_qform(None, 0)
@@ -89,6 +89,12 @@ def test_an_image_without_a_position_and_estimates_of_the_noise_that_disagree_ar
     info = scan_info(nib.Nifti1Image((values * structure[..., None]).astype(np.float32), np.eye(4)), SHELLS)
     assert any("estimates of the noise differ" in doubt for doubt in info.doubts), info.noise
     assert "fit uses the first (repeats compare volumes of one contrast, motion included; local" in info.noise
+    # Of a denoised image info says what a fit says, and not that it may be one.
+    nib.save(nib.Nifti1Image((values * structure[..., None]).astype(np.float32), np.eye(4)), tmp_path / "dwi.nii")
+    (tmp_path / "dwi.json").write_text('{"Steps": ["denoise"]}')
+    doubts = " ".join(scan_info(tmp_path / "dwi.nii", SHELLS).doubts)
+    assert "the image was denoised: " in doubts
+    assert "if the image was denoised" not in doubts
 
 
 @pytest.mark.parametrize(
