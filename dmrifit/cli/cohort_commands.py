@@ -196,8 +196,7 @@ def train(
     is_synthetic = any(cohort.synthetic for cohort in training)
     strategy_of(estimator).synthetic_ = is_synthetic
     save_model(estimator, out)
-    voxels = counted(len(X), "voxel")
-    typer.echo(f"trained on {voxels} of {counted(n_patients, 'patient')}: {out}")
+    typer.echo(f"trained on {counted(len(X), 'voxel')} of {counted(n_patients, 'patient')}: {out}")
     typer.echo(f"it predicts {task_in_words(strategy_of(estimator))}")
     if coverage:
         held = estimator.calibration_.groupby("parameter", sort=False)["coverage"].mean()

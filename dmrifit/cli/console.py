@@ -82,6 +82,7 @@ _REMEDIES = {
 #: Remedies in Python, and what they are in a command.
 _COMMAND_WORDS = {
     "pass overwrite=True": "add --overwrite",
+    "give a dict by parameter name": "give --bounds NAME=LOW,HIGH",
     " or give a SignalModel (SignalModel.from_expression)": "",
     "give them to the protocol (te in ms)": "give them in ms (--te)",
     "one echo time (protocol.take)": "one echo time alone",

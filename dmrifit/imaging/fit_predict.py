@@ -32,7 +32,7 @@ from dmrifit.engine.fitting import by_snr, fit_with, learn_prior, measured_noise
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step, relative_doubt
 from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.methods.prior import PRIOR_VOXELS, Prior
-from dmrifit.engine.models import MODELS, SignalModel, check_has_echo_times, resolve_model
+from dmrifit.engine.models import MODELS, SignalModel, check_echo_times, resolve_model
 from dmrifit.engine.noise_choice import (
     NOISE_VOXELS,
     NoiseLevel,
@@ -859,7 +859,7 @@ def _check_protocol(
     notes: _Notes, protocol: Protocol, model: SignalModel, fixed: Mapping[str, float | str]
 ) -> None:
     """Refuse a model that the protocol cannot carry; warn of one that it does not determine."""
-    check_has_echo_times(protocol, model)
+    check_echo_times(protocol, model)
     te = protocol.te
     free = [parameter for parameter in model.parameters if parameter.name not in fixed]
     n_contrasts = len(nominal_contrasts(protocol))

@@ -439,8 +439,8 @@ def summarize_fits(
     for _, fit, _ in scans:
         if fit.method == "map":
             raise ValueError(
-                f"{fit.maps['status'].parent}: the maps of {fit.scan} were fitted with a learned "
-                f"prior: {PULLED}; fit the scan with --method nlls"
+                f"{fit.maps['status'].parent}: the maps of {fit.scan} were {PULLED}; "
+                "fit the scan with --method nlls"
             )
     for row, fit, image in scans:
         table = roi_table(fit.maps, image, names=names, units=fit.units)

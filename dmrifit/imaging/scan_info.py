@@ -17,7 +17,7 @@ from dmrifit.engine.design.identifiability import (
     snr_of_amplitude,
     suggest_model,
 )
-from dmrifit.engine.design.precision import UNDETERMINED_CV
+from dmrifit.engine.design.precision import is_undetermined
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import measured_noise
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step, relative_doubt
@@ -36,6 +36,7 @@ from dmrifit.engine.screening import Screen
 from dmrifit.imaging.head_steps import read_region
 from dmrifit.imaging.noise import (
     SENTENCES,
+    denoised_note,
     describe_noise_levels,
     noise_levels,
     noise_slices,
@@ -77,6 +78,7 @@ class ScanInfo:
     snr: float = np.nan  # median signal of tissue at the lowest b over the noise; NaN if unknown
     models: list[str] = field(default_factory=list)  # whether the protocol carries each
     doubts: list[str] = field(default_factory=list)  # what looks wrong, with a remedy
+    is_denoised: bool = False  # by its sidecar
 
 
 def scan_info(image: Images, protocol: Protocol | None, *, mask: Image | None = None) -> ScanInfo:
@@ -98,6 +100,9 @@ def scan_info(image: Images, protocol: Protocol | None, *, mask: Image | None = 
             "the header gives no position (qform and sform code 0): left and right are a guess; "
             "convert the scan again"
         )
+    if note := denoised_note(image, has_sigma=False, may_have_sigma=True):
+        info.doubts.append(note)
+        info.is_denoised = True
     region, _ = read_region(series, mask, protocol)
     with series.unpacked() as readable:
         _describe_values(info, readable, region)
@@ -218,13 +223,13 @@ def clipping_doubt(rows: NDArray, protocol: Protocol | None) -> str:
 
 
 def merged_sentence(what: str, measured: NDArray, counted_b: NDArray) -> str:
-    """Say which b-values (n,) count as which others, such as 1, 5 as 0; empty if none does."""
+    """Say which b-values (n,) count as which others, such as 1, 5 → 0; empty if none does."""
     is_merged = ~np.isclose(measured, counted_b, atol=0)
     texts = []
     for value in np.unique(counted_b[is_merged]):
         b = np.unique(measured[is_merged & (counted_b == value)])
         listed = ", ".join(f"{one:g}" for one in b) if len(b) <= _MOST_MERGED else span_text(b)
-        texts.append(f"{listed} as {value:.5g}")
+        texts.append(f"{listed} → {round(value, 3):g}")
     return SENTENCES["merged_b"].format(what=what, values="; ".join(texts)) if texts else ""
 
 
@@ -275,7 +280,7 @@ def _describe_noise(
     if len(methods) > 1:
         sources = [read_table("sentences")["noise_sources"][method] for method in methods]
         info.noise += f"; without --sigma, fit uses the first ({'; '.join(sources)})"
-    if doubt:
+    if doubt and not info.is_denoised:
         info.doubts.append(doubt)
     return float(np.median(levels[0].sigma)) if levels else np.nan
 
@@ -293,12 +298,14 @@ def _model_line(name: str, protocol: Protocol, snr: float) -> str:
         table = expected_precision(protocol, model, snr=of_amplitude)
     except ValueError:
         return f"{name}: yes"
-    texts = []
-    of_tissue = ~np.array([parameter.is_amplitude for parameter in model.parameters])
-    unknown = table.loc[of_tissue & (table["cv"] > UNDETERMINED_CV), "parameter"]
-    but = f", except {', '.join(unknown)} of single voxels at this SNR" if len(unknown) else ""
+    texts, undetermined = [], []
     for row, parameter in zip(table.to_dict("records"), model.parameters, strict=True):
         unit = f" {row['unit']}" if row["unit"] else ""
+        if is_undetermined(parameter, row["value"], row["sd"]):
+            undetermined.append(parameter.name)
         if not parameter.is_amplitude:
             texts.append(f"{row['parameter']} {row['value']:.3g} ± {row['sd']:.2g}{unit}")
+    but = ""
+    if undetermined:
+        but = f", except {', '.join(undetermined)} of single voxels at this SNR"
     return f"{name}: yes{but}; SD of a voxel at least {', '.join(texts)}"

@@ -196,11 +196,12 @@ class FileSet:
                     f"choose another folder than {self.folder}"
                 )
         if existing and not overwrite:
-            subject = f"{existing[0]} exists"
+            subject, replaced = f"{existing[0]} exists", "it"
             if len(existing) > 1:
-                subject = f"{existing[0]} and {len(existing) - 1} more exist"
+                subject, replaced = f"{existing[0]} and {len(existing) - 1} more exist", "them"
             raise FileExistsError(
-                f"{subject} already; pass overwrite=True to replace it, or choose another place"
+                f"{subject} already; pass overwrite=True to replace {replaced}, or choose another "
+                "place"
             )
         # No file can be renamed to the name of a folder, which would show after all the work.
         for path in existing:

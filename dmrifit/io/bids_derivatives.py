@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from dmrifit import __version__
 from dmrifit._utils.spread_sample import SpreadSample, by_slice
 from dmrifit.engine.design.identifiability import expected_precision, snr_of_amplitude
+from dmrifit.engine.design.precision import is_undetermined
 from dmrifit.engine.doubts import DoubtTally, least_weighted_signals
 from dmrifit.engine.fit_maps import FIT_MAPS, OUTSIDE
 from dmrifit.engine.fit_settings import FitSettings
@@ -439,19 +440,20 @@ def _describe_expected_precision(tally: FitTally, n_averaged: float) -> dict[str
     except ValueError:  # no finite derivative: typical tissue is unknown for a user's model
         return {}
     over = "noise" if tally.knows_noise else "standard deviation of residuals"
+    variations: dict[str, float | None] = {}
+    for row, parameter in zip(table.to_dict("records"), model.parameters, strict=True):
+        if parameter.name not in tally.fixed:
+            is_open = is_undetermined(parameter, row["value"], row["sd"])
+            variations[parameter.name] = None if is_open else row["cv"]
     return {
         "ExpectedPrecision": {
             "Description": "Cramér–Rao lower bound of the coefficient of variation in typical "
             "tissue, at the median over voxels, without air, of the signal at the lowest b-value "
-            f"and shortest echo time over the {over}",
+            f"and shortest echo time over the {over}; none for a parameter that is not determined",
             "SNR": snr,
             "SNRContrast": contrast,
             "SNROver": over,
-            "CoefficientOfVariation": {
-                name: float(value) if np.isfinite(value) else None
-                for name, value in zip(table["parameter"], table["cv"], strict=True)
-                if name not in tally.fixed
-            },
+            "CoefficientOfVariation": variations,
             "Advice": [sentence for sentence in table["advice"] if sentence],
         }
     }

@@ -115,7 +115,8 @@ def command_line() -> str:
         words = ["python", program.name]
     words += sys.argv[1:]
     # The home folder may name the user.
-    return shlex.join(words).replace(os.path.expanduser("~/"), "$HOME/")
+    home = os.path.expanduser("~/")
+    return shlex.join(words).replace(home, "$HOME/" if len(home) > 1 else home)
 
 
 def rerun_command(study: Mapping[str, Any], options: str) -> str:

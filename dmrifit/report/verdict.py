@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted, percent
-from dmrifit.engine.design.precision import UNDETERMINED_CV
 from dmrifit.engine.models import option_words, read_table
 from dmrifit.io.bids_derivatives import ALL_VOXELS
 from dmrifit.report.numerals import NOTHING, significant, wording
@@ -132,7 +131,7 @@ def precision_sentence(sidecar: Mapping[str, Any]) -> str:
         return ""
     errors = []
     for name, cv in expected["CoefficientOfVariation"].items():
-        if cv is None or cv > UNDETERMINED_CV:
+        if cv is None:
             errors.append(f"{name} not determined by this protocol")
         else:
             errors.append(f"{name} ±{percent(cv)}")

@@ -152,22 +152,21 @@ def expected_precision(
 
     `snr` is that of the signal without weighting by diffusion or relaxation.
     """
-    # Directions do not enter a signal of b and TE.
-    contrasts = Protocol(protocol.b, protocol.te)
-    return protocol_precision(contrasts, model, typical_tissue(model), 1 / snr, fixed=tuple(fixed))
+    return protocol_precision(protocol, model, typical_tissue(model), 1 / snr, fixed=tuple(fixed))
 
 
 def snr_of_amplitude(snr: float, protocol: Protocol, model: SignalModel) -> float:
     """
-    Convert the SNR of the least weighted signal to that of the amplitude of a model.
+    Convert the SNR of the least weighted signal to that of a signal of 1.
 
-    In typical tissue; NaN for a model without exactly one amplitude, or where nothing remains.
+    In typical tissue; NaN for a model without amplitude, or where nothing remains.
     """
     tissue = typical_tissue(model)
-    amplitudes = [tissue[j] for j, p in enumerate(model.parameters) if p.is_amplitude]
     with np.errstate(all="ignore"):
         remaining = model.signal(tissue, protocol)[0, least_weighted(protocol)[0]]
-        converted = float(snr * amplitudes[0] / remaining) if len(amplitudes) == 1 else np.nan
+        converted = float(snr / remaining)
+    if not any(parameter.is_amplitude for parameter in model.parameters):
+        return np.nan
     return converted if np.isfinite(converted) and converted > 0 else np.nan
 
 
@@ -199,6 +198,9 @@ def typical_tissue(model: SignalModel) -> NDArray[np.float64]:
         low, high = parameter.low, parameter.high
         middle = (low + high) / 2 if np.isfinite(high - low) else max(low, 1.0)
         # A parameter by echo time, such as fte50, is that of the tissue.
-        name = re.sub(r"te\d+(p\d+)?$", "", parameter.name)
-        values.append(np.clip(TYPICAL_TISSUE.get(name, middle), low, high))
+        name, *te = re.split(r"te(?=\d+(?:p\d+)?$)", parameter.name)
+        value = TYPICAL_TISSUE.get(name, middle)
+        if te and parameter.is_amplitude:
+            value *= np.exp(-float(te[0].replace("p", ".")) / TYPICAL_TISSUE["T2t"])
+        values.append(np.clip(value, low, high))
     return np.array(values)

@@ -529,8 +529,8 @@ _LARGEST_ERROR_OF_BOX = 0.025  # where 0 lies within
 # µm²/ms: with a smaller error a diffusivity near 0 is well measured, even if the error exceeds it.
 _SMALLEST_DIFFUSIVITY = 0.02
 _NORMAL_95 = 1.96
-#: Coefficient of variation beyond which a rate or time is not determined.
-UNDETERMINED_CV = 0.75
+# Coefficient of variation beyond which a rate or time is not determined.
+_UNDETERMINED_CV = 0.75
 
 
 def largest_error(parameter: Parameter, values: ArrayLike) -> NDArray[np.float64]:
@@ -602,22 +602,27 @@ def _uncertainty(parameter: Parameter, value: float, sd: float) -> str:
     remedy = read_table("sentences")["doubts"]["NOT_DETERMINED"][1].format(name=name)
     if math.isinf(sd):
         return _SENTENCES["no_effect"].format(name=name, remedy=remedy)
-    width = parameter.high - parameter.low
-    has_box = math.isfinite(width) and not parameter.is_amplitude
-    fills_box = has_box and 2 * _NORMAL_95 * sd >= UNDETERMINED_SHARE * width
-    is_relative = parameter.unit != "" and not _has_sign(parameter)
-    is_unknown = is_relative and sd > UNDETERMINED_CV * abs(value)
     limit = float(largest_error(parameter, value))
     known = {"name": name, "sd": rounded(sd, 2), "value": value, "unit": unit}
-    if fills_box or (is_unknown and sd > limit):
+    if is_undetermined(parameter, value, sd):
         text = _SENTENCES["undetermined"].format(**known)
-        if has_box:
+        if math.isfinite(parameter.high - parameter.low) and not parameter.is_amplitude:
             text += f" ({parameter.low:g}–{parameter.high:g}{unit} searched)"
         return f"{text}; {remedy}."
     if sd > limit:
         n_averages = math.ceil((sd / limit) ** 2)
         return _SENTENCES["uncertain"].format(**known, n_averages=n_averages)
     return ""
+
+
+def is_undetermined(parameter: Parameter, value: float, sd: float) -> bool:
+    """Tell whether an interval at 95 % fills most of the box, or the error nearly the value."""
+    width = parameter.high - parameter.low
+    if not parameter.is_amplitude and 2 * _NORMAL_95 * sd >= UNDETERMINED_SHARE * width:
+        return True
+    is_relative = parameter.unit != "" and not _has_sign(parameter)
+    limit = max(_UNDETERMINED_CV * abs(value), float(largest_error(parameter, value)))
+    return is_relative and sd > limit
 
 
 def rounded(value: float, n_digits: int) -> str:

@@ -45,18 +45,7 @@ class Shown(HTMLParser):
 def shown(value):
     """Read what a notebook shows, and check that it is plain and whole."""
     page = Shown(value if isinstance(value, str) else value._repr_html_())
-    assert set(page.opened) <= {
-        "div",
-        "p",
-        "strong",
-        "small",
-        "table",
-        "thead",
-        "tbody",
-        "tr",
-        "th",
-        "td",
-    }
+    assert set(page.opened) <= {"div", "p", "strong", "small", "table", "thead", "tbody", "tr", "th", "td"}
     assert sorted(page.opened) == sorted(page.closed)
     assert len({len(row) for row in page.rows}) == 1
     return page
@@ -97,9 +86,7 @@ def test_a_fit_of_a_region_prints_in_one_line():
 
 def test_a_cohort_is_shown_by_protocol_and_its_table_by_array():
     protocol = Protocol([0, 300, 600, 1000])
-    signals = MODELS["adc"].signal(
-        np.column_stack([np.full(600, 100.0), np.linspace(0.5, 2, 600)]), protocol
-    )
+    signals = MODELS["adc"].signal(np.column_stack([np.full(600, 100.0), np.linspace(0.5, 2, 600)]), protocol)
     patients = [f"p{i % 60:02d}" for i in range(600)]
     cohort = Cohort.from_signals(signals, protocol, patients, name=PLANTED)
     page = shown(cohort)
@@ -152,9 +139,7 @@ def test_an_evaluation_is_shown_best_row_first_or_in_one_line_of_text():
     assert len(shown(Evaluation(scores().iloc[:0], pd.DataFrame())).rows) == 1
     study = {"cohorts": {"cohort1": {"synthetic": True}}}
     evaluation = Evaluation(scores(), pd.DataFrame(), study)
-    assert (
-        repr(evaluation) == "<Evaluation: synthetic 'cohort1' of 2 patients; LR, RFR; 12 scores>"
-    )
+    assert repr(evaluation) == "<Evaluation: synthetic 'cohort1' of 2 patients; LR, RFR; 12 scores>"
     assert "cohort1: synthetic patients" in shown(evaluation).words
     assert (
         "synthetic"
@@ -176,9 +161,7 @@ def test_a_voxel_is_shown_in_millimeters_and_milliliters():
 @pytest.mark.parametrize("place", ["title", "header", "cell", "note"])
 def test_no_text_becomes_an_element(place):
     texts = {"title": "t", "header": "h", "cell": "c", "note": "n"} | {place: PLANTED}
-    page = shown(
-        html_summary(texts["title"], [texts["header"]], [[texts["cell"]]], note=texts["note"])
-    )
+    page = shown(html_summary(texts["title"], [texts["header"]], [[texts["cell"]]], note=texts["note"]))
     assert PLANTED in page.words
 
 

@@ -179,7 +179,7 @@ def test_maps_with_a_learned_prior_are_refused_for_tables_of_regions(fitted, err
     printed = output_of("fit", scan, "--model", "adc", "--method", "map", "--no-quicklook", "--out", out)
     assert "pulled toward the region's mean" in printed
     err = error_of("roi", out, "--labels", fitted / "labels.nii.gz", "--out", fitted / "roi.csv")
-    assert "learned prior" in err.replace("\n", " ")
+    assert "were pulled toward the region's mean by a prior learned" in err.replace("\n", " ")
 
 
 def test_values_that_are_no_plain_data_are_printed_with_their_reasons(fitted, output_of):

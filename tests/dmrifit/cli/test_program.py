@@ -173,7 +173,7 @@ def test_a_scan_in_several_files_is_fitted_by_its_table(scan, error_of, output_o
     table.write_text("\n".join(lines))
     out = output_of("fit", table, "--model", "adc", "--b-tolerance", "5", "--out", tmp_path / "out")
     assert "24 voxels" in out
-    merged = "the fit counts measured b-values as others: 0.5 as 0; 199 as 200; 502 as 500; 995 as 1000 s/mm²"
+    merged = "the fit merges b-values: 0.5 → 0; 199 → 200; 502 → 500; 995 → 1000 s/mm²"
     assert f"{merged}\n" in out
     described = json.loads((tmp_path / "out" / "sub-01_model-adc_dwimap.json").read_text(encoding="utf-8"))
     assert described["MergedB"]["MeasuredB"] == [0.5, 199, 502, 995]

@@ -703,9 +703,9 @@ def test_directions_of_a_real_scan_are_averaged_on_request(dipy_scans, tmp_path)
     np.testing.assert_array_equal(data(maps["ADC"]).ravel()[inside], expected.astype(np.float32)[inside])
     described = json.loads((tmp_path / "small_64D_model-adc_dwimap.json").read_text(encoding="utf-8"))
     assert described["Settings"]["AverageDirections"] == "geometric"
-    assert ": 986.946 to 1002.99 as 994.19 s/mm²" in described["MergedB"]["Description"]
+    assert ": 986.946 to 1002.99 → 994.193 s/mm²" in described["MergedB"]["Description"]
     maps = fit_image(path, Protocol(protocol.b + 5), "adc", fixed={"S0": "measured"})
-    assert maps.sidecar["MergedB"]["Description"] == "S0=measured counts measured b-values as others: 5 as 0 s/mm²"
+    assert maps.sidecar["MergedB"]["Description"] == "S0=measured merges b-values: 5 → 0 s/mm²"
     assert len(described["FittedProtocol"]["b"]) == 2
     assert len(described["Protocol"]["b"]) == 65
 

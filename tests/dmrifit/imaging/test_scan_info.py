@@ -35,6 +35,12 @@ def test_noise_and_precision_are_those_of_the_simulation():
     assert (info.grid, info.voxel, info.doubts) == ((16, 16, 8), (2, 2, 2), [])
     kurtosis = next(line for line in info.models if line.startswith("kurtosis"))
     assert 0.02 < float(kurtosis.rpartition("± ")[2]) < 0.2
+    # At a low SNR info, precision and advice name the same parameters.
+    image = synthetic(SHELLS, 600, affine=np.eye(4))
+    expected = fit_image(image, SHELLS, "kurtosis").sidecar["ExpectedPrecision"]
+    names = [name for name, cv in expected["CoefficientOfVariation"].items() if cv is None]
+    assert names == [text.split()[0] for text in expected["Advice"] if "is not determined" in text]
+    assert f"kurtosis: yes, except {', '.join(names)} of single voxels" in " ".join(scan_info(image, SHELLS).models)
 
 
 def test_several_directions_are_told_by_info_and_fit_until_they_are_averaged():
@@ -69,7 +75,7 @@ def test_air_around_the_body_changes_neither_snr_nor_doubts_and_tissue_beside_fl
     assert (fitted["Sigma"], fitted["SNR"]) == (pytest.approx(20, rel=0.03), pytest.approx(info.snr))
 
 
-def test_an_image_without_a_position_and_estimates_of_the_noise_that_disagree_are_doubted():
+def test_an_image_without_a_position_and_estimates_of_the_noise_that_disagree_are_doubted(tmp_path):
     image = synthetic(Protocol([0, 500, 1000]), 5, affine=np.eye(4))
     image.set_sform(None, 0)
     image.set_qform(None, 0)
@@ -83,6 +89,12 @@ def test_an_image_without_a_position_and_estimates_of_the_noise_that_disagree_ar
     info = scan_info(nib.Nifti1Image((values * structure[..., None]).astype(np.float32), np.eye(4)), SHELLS)
     assert any("estimates of the noise differ" in doubt for doubt in info.doubts), info.noise
     assert "fit uses the first (repeats compare volumes of one contrast, motion included; local" in info.noise
+    # Of a denoised image info says what a fit says, and not that it may be one.
+    nib.save(nib.Nifti1Image((values * structure[..., None]).astype(np.float32), np.eye(4)), tmp_path / "dwi.nii")
+    (tmp_path / "dwi.json").write_text('{"Steps": ["denoise"]}')
+    doubts = " ".join(scan_info(tmp_path / "dwi.nii", SHELLS).doubts)
+    assert "the image was denoised: " in doubts
+    assert "if the image was denoised" not in doubts
 
 
 @pytest.mark.parametrize(

@@ -261,7 +261,7 @@ def test_a_killed_exchange_is_refused_to_readers_and_finished_by_the_next_set(tm
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path} holds an incomplete set of files")):
         check_finished(tmp_path, "a")
     check_finished(tmp_path, "foreign")
-    with pytest.raises(FileExistsError, match="a and 2 more exist already"):
+    with pytest.raises(FileExistsError, match="a and 2 more exist already; pass overwrite=True to replace them"):
         FileSet(tmp_path, SET)
     assert texts_of(tmp_path) == dict.fromkeys(SET, "of the killed run") | {"foreign": "of an earlier run"}
     check_finished(tmp_path)

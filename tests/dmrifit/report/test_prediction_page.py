@@ -25,12 +25,7 @@ SIDECAR = {
     "Sources": {},
     "Voxels": {"InMask": 90, "WithSignal": 88, "NegativeSignal": 0},
 }
-ENTRY = {
-    "TrainingCoverage": 0.91,
-    "WorstTrainingPatient": 0.7,
-    "MedianShareOfBounds": 0.4,
-    "Determined": True,
-}
+ENTRY = {"TrainingCoverage": 0.91, "WorstTrainingPatient": 0.7, "MedianShareOfBounds": 0.4, "Determined": True}
 INTERVALS = {
     "Coverage": 0.9,
     "Guarantee": "no guarantee at this level with 6 patients: 90 % needs at least 9",

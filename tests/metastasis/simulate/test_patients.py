@@ -52,20 +52,14 @@ def test_cases_are_synthetic_and_whole_with_lesions_numbered_as_the_parts_of_the
 
 def test_sizes_and_courses_have_the_stated_shares():
     grid = {"shape": (28, 28, 28), "spacing": 3.5}
-    made = simulate_metastases(
-        36, **grid, prior=1, mimics=(0, 0), metastases=(6, 8), random_state=1
-    )
+    made = simulate_metastases(36, **grid, prior=1, mimics=(0, 0), metastases=(6, 8), random_state=1)
     table = pd.concat([case.lesions for case in made])
     n = len(table)
     assert n > 200
     assert table["diameter_mm"].between(DIAMETERS[0], DIAMETERS[2]).all()
-    assert (table["diameter_mm"] < DIAMETERS[1]).mean() == pytest.approx(
-        0.5, abs=3 * 0.5 / np.sqrt(n)
-    )
+    assert (table["diameter_mm"] < DIAMETERS[1]).mean() == pytest.approx(0.5, abs=3 * 0.5 / np.sqrt(n))
     for status, share in STATUSES.items():
-        assert (table["status"] == status).mean() == pytest.approx(
-            share, abs=3 * np.sqrt(share * (1 - share) / n)
-        )
+        assert (table["status"] == status).mean() == pytest.approx(share, abs=3 * np.sqrt(share * (1 - share) / n))
 
 
 def test_few_patients_have_the_asked_share_of_priors_and_numbers_of_metastases_or_none():
@@ -73,12 +67,8 @@ def test_few_patients_have_the_asked_share_of_priors_and_numbers_of_metastases_o
     assert sum(case.prior is not None for case in made) in (11, 12, 13)
     assert len({len(case.lesions) for case in made}) >= 6
     assert all(set(case.lesions["status"]) <= {"unknown"} for case in made if case.prior is None)
-    assert all(
-        set(case.lesions["status"]) <= set(STATUSES) for case in made if case.prior is not None
-    )
-    case = simulate_metastases(
-        1, **SMALL, metastases=(0, 0), mimics=(2, 2), prior=1, random_state=1
-    )[0]
+    assert all(set(case.lesions["status"]) <= set(STATUSES) for case in made if case.prior is not None)
+    case = simulate_metastases(1, **SMALL, metastases=(0, 0), mimics=(2, 2), prior=1, random_state=1)[0]
     assert not case.label.any()
     assert not case.prior_label.any()
     assert list(case.lesions.columns) == ["number", "diameter_mm", "status", "volume_mL"]
@@ -116,9 +106,7 @@ def test_a_patient_depends_on_the_number_and_the_seed_alone():
             np.testing.assert_array_equal(one, other)
     pd.testing.assert_frame_equal(few[0].lesions, more[2].lesions)
     assert few[0].name == "synthetic-003"
-    assert not np.array_equal(
-        simulate_metastases(1, **SMALL, random_state=8)[0].image, more[0].image
-    )
+    assert not np.array_equal(simulate_metastases(1, **SMALL, random_state=8)[0].image, more[0].image)
 
 
 def test_the_present_image_does_not_know_of_the_prior():
@@ -131,9 +119,7 @@ def test_the_present_image_does_not_know_of_the_prior():
     np.testing.assert_array_equal(without.image, bad.image)
     np.testing.assert_array_equal(bad.image, good.image)
     inside = bad.brain
-    close, far = (
-        np.corrcoef(case.image[inside], case.prior[inside])[0, 1] for case in (good, bad)
-    )
+    close, far = (np.corrcoef(case.image[inside], case.prior[inside])[0, 1] for case in (good, bad))
     assert close > 0.85 > far + 0.1
 
 
@@ -150,10 +136,7 @@ def test_the_largest_voxels_and_the_smallest_fields_make_brains():
 def test_maps_of_tissue_make_the_brain(tmp_path):
     places = np.indices((40, 48, 36)) - np.array([19.5, 23.5, 17.5])[:, None, None, None]
     radius = np.sqrt(((places / np.array([16, 20, 14])[:, None, None, None]) ** 2).sum(axis=0))
-    white, gray = (
-        (radius < 0.7).astype(np.float32),
-        ((radius >= 0.7) & (radius < 1)).astype(np.float32),
-    )
+    white, gray = ((radius < 0.7).astype(np.float32), ((radius >= 0.7) & (radius < 1)).astype(np.float32))
     affine = np.diag([-4.0, 4.0, 4.0, 1.0])
     paths = [tmp_path / "gray.nii", tmp_path / "white.nii"]
     for path, values in zip(paths, (gray, (255 * white).astype(np.uint8)), strict=True):

@@ -211,13 +211,12 @@ def _sizes(board: Board) -> Iterator[Any]:
     yield page.Heading("How many patients are enough?")
     table = patients.of_best(board, sizes_of(board))
     if not len(table) or table["n_train"].nunique() < 2:
-        text = f"{board.size(board.scores)}. One number was compared."
+        yield f"{board.size(board.scores)}. One number was compared."
         largest = board.scores.groupby("cohort")["n_train"].max().min()
         if largest > 1:
             sizes = ",".join(f"{size:g}" for size in (1, 2, 3, 5) if size < largest)
             options = f"--sizes {sizes},{largest:g} --out study-sizes"
-            text += f" To see more: {rerun_command(board.study, options)}"
-        yield text
+            yield f"To see more: {rerun_command(board.study, options)}"
         return
     measure = board.skill_column
     table = table[table["cohort"].isin(board.cohorts[:_MOST_COHORTS])].assign(series="best")

@@ -9,6 +9,7 @@ from dmrifit.engine.design.identifiability import (
     missing_for,
     nominal_contrasts,
     snr_of_amplitude,
+    typical_tissue,
 )
 
 LOW_B = [0, 20, 60, 150]
@@ -45,7 +46,12 @@ def test_scattered_b_values_count_once_and_a_protocol_of_one_has_no_model():
     at_two_te = Protocol(np.tile(b, 2), te=np.repeat([60, 90], len(b)))
     assert len(nominal_contrasts(at_two_te)) == 6
     protocol = Protocol([100, 500], te=[40, 90])
-    assert snr_of_amplitude(10, protocol, MODELS["t2-adc"]) == pytest.approx(10 * np.exp(40 / 80 + 0.1))
+    by_te = MODELS["adc"].by_echo_time(protocol)
+    for model in (MODELS["t2-adc"], by_te):
+        assert snr_of_amplitude(10, protocol, model) == pytest.approx(10 * np.exp(40 / 80 + 0.1))
+    np.testing.assert_allclose(typical_tissue(by_te), [np.exp(-40 / 80), np.exp(-90 / 80), 1])
+    # Of low b-values alone, as --b-max leaves them.
+    assert len(expected_precision(Protocol([0, 9, 500], te=80).take([0, 1]), MODELS["adc"])) == 2
 
 
 def test_expected_precision_is_the_bound_for_typical_tissue_at_the_snr_of_the_scan_with_its_advice():
