@@ -8,12 +8,7 @@ import pytest
 from moved_heads import AFFINE, head_signals
 
 from placement import Voxel, read_voxel
-from placement.exchange.repeat_files import (
-    UNKNOWN_CONTENT,
-    describe_repeat,
-    summary_line,
-    write_repeat,
-)
+from placement.exchange.repeat_files import UNKNOWN_CONTENT, describe_repeat, summary_line, write_repeat
 from placement.exchange.repeats import OTHER_HEAD, REPEATED, Repeat
 
 BOX = Voxel((10, -15, 12), (20, 25, 22), (10, -15, 20))
