@@ -273,8 +273,7 @@ def _view(detection: Detection, picture: bytes, sentences: Sequence[str]) -> str
     found = page.Table(detection.lesions, _TEXTS["anomalies"])
     flags = [page.Note(page.sentence(flag)) for flag in detection.flags]
     sections = [
-        page.Section("", *flags),
-        page.Section("", planes),
+        page.Section("", *flags, planes),
         page.Section("Anomalies", *map(page.sentence, sentences), found),
     ]
     return page.Page(case.name, sections, page.notice_lead([case.synthetic])).html()

@@ -16,7 +16,7 @@ _FILES = ("old", "box", "new")
 #: Columns of the table of all cases that are fields of a record.
 _FIGURES = ("agreement", "changed_share", "disagreement_mm", "content")
 #: Columns of the table on the page.
-_OVERVIEW = "case {name} | answer {answer} | agreement {agreement:.2f} | flags and notes {remarks}"
+_OVERVIEW = "case {name} | answer {answer} | agreement {agreement:.2f} | flags {flags}"
 
 
 class _Case(NamedTuple):
@@ -154,21 +154,22 @@ def _read_box(files: Mapping[str, Path]) -> Any:
 def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> RunPage:
     """Make the page of all cases, with their pictures."""
     from dmrifit.report import page
+    from placement.exchange.pages import box_assets, console_numbers, pose_rows
     from placement.exchange.vendor_texts import NOTICE
 
     lines = []
     pictures = []
     for name, record in records.items():
-        remarks = "; ".join([*record["flags"], record["content"], *record["notes"]])
-        lines.append({**record, "name": name, "remarks": remarks})
-        alts = {
-            f"voxel_{scan}.png": f"Voxel of {name} on the {scan} scan in three planes"
-            for scan in ("old", "new")
-        }
-        pictures.append((name, _CASE_RUN.shown(out / name, alts)))
-    overview = [page.Table(lines, _OVERVIEW)]
+        flags = "; ".join(record["flags"]) or "none"
+        lines.append({**record, "name": name, "flags": flags})
+        remarks = map(page.sentence, [*record["flags"], record["content"], *record["notes"]])
+        pose = page.Table(pose_rows(record) if record["reliable"] else [])
+        alts = {f"voxel_{scan}.png": f"Voxel of {name}, {scan} scan" for scan in ("old", "new")}
+        shown = _CASE_RUN.shown(out / name, alts)
+        pictures.append((name, [*remarks, pose, *shown, console_numbers(record)]))
     note = "In the pictures, the patient's right is on the left."
-    return RunPage("Repeated voxels", overview, pictures, note, f"{NOTICE}.")
+    table = page.Table(lines, _OVERVIEW)
+    return RunPage("Repeated voxels", [table], pictures, note, f"{NOTICE}.", **box_assets())
 
 
 def _row(name: str, record: Mapping[str, Any]) -> dict[str, Any]:

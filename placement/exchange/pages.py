@@ -165,7 +165,7 @@ def console_numbers(content: Mapping[str, Any]) -> Markup:
     """Show the numbers for consoles with buttons that copy them, or why there are none."""
     return page.fill(
         page.read_data(__file__, "consoles.html"),
-        console=content["console"],
+        content=content,
         said={key: page.sentence(content[key]) for key in ("side", "valid")},
         note=f"Siemens: {UNVERIFIED_PLANES}.",
     )

@@ -39,8 +39,7 @@ def test_series_are_looked_at_and_compared(run, output_of, cases, model, tmp_pat
     output_of("detect", model, cases / "healthy.tsv", "--out", well, "--no-figure")
     pytest.importorskip("matplotlib")
     words = ("evaluate", cases / "gliomas.tsv", "--detections", f"z={found / 'detections.tsv'}", "--out", compared)
-    words += ("--figures", 1)
-    out = output_of(*words)
+    out = output_of(*words, "--figures", 1)
     assert "synthetic scans: no clinical result" in out
     assert "z, stored" in out
     assert f"by all rules: {compared / 'summary.csv'}" in out

@@ -225,8 +225,7 @@ def test_what_a_run_was_asked_for_is_kept_with_it(error_of, tmp_path, ball):
 
 
 def test_a_tumor_of_edema_with_stray_enhancing_voxels_gets_a_box_by_flair_target(output_of, tmp_path):
-    index = np.moveaxis(np.indices((60, 60, 60)), 0, -1)
-    radius = np.linalg.norm(index - 30, axis=-1)
+    radius = np.linalg.norm(np.moveaxis(np.indices((60, 60, 60)), 0, -1) - 30, axis=-1)
     values = np.select([radius < 10, radius < 18], [1, 2])
     values[20:25, 30, 30] = 4
     labels = save(tmp_path / "labels.nii.gz", values, np.eye(4))

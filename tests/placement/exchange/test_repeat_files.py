@@ -8,12 +8,7 @@ import pytest
 from moved_heads import AFFINE, head_signals
 
 from placement import Voxel, read_voxel
-from placement.exchange.repeat_files import (
-    UNKNOWN_CONTENT,
-    describe_repeat,
-    summary_line,
-    write_repeat,
-)
+from placement.exchange.repeat_files import describe_repeat, summary_line, write_repeat
 from placement.exchange.repeats import OTHER_HEAD, REPEATED, Repeat
 
 BOX = Voxel((10, -15, 12), (20, 25, 22), (10, -15, 20))
@@ -33,7 +28,7 @@ def scan(tmp_path):
 
 def test_records_of_repeats_are_read_as_boxes(repeat, scan, tmp_path):
     record = describe_repeat(repeat, scan, scan, sources={})
-    assert record["content"] == UNKNOWN_CONTENT
+    assert record["content"] == "content unknown: tumor may have grown, shrunk or been removed"
     line = summary_line("case", record)
     assert line.startswith("case: repeated; center 10.0, -15.0, 12.0 mm (RAS+); it crosses x = 0")
     assert line.endswith("removed; not compared")
