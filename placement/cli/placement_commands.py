@@ -363,9 +363,8 @@ def read(
     pose = {"center, mm RAS+": voxel.center, "sides, mm": voxel.size}
     for name, three in (pose | {"angles, degrees": voxel.angles}).items():
         typer.echo(f"{name}: {', '.join(f'{number:z.3f}' for number in three)}")
-    typer.echo(
-        f"frame of reference: {record.frame or 'unknown'}; date: {day_of(record.date) or 'unknown'}"
-    )
+    frame, date = record.frame or "unknown", day_of(record.date) or "unknown"
+    typer.echo(f"frame of reference: {frame}; date: {date}")
     for name, share in shares.items():
         typer.echo(f"{name}: {100 * share:.1f} % of the box")
     if out is not None:
