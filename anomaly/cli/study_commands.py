@@ -44,11 +44,7 @@ class PersonOptions:
 
 
 def simulate(
-    n_healthy: int,
-    n_lesions: int,
-    /,
-    persons: PersonOptions,
-    run: SimulationRun,
+    n_healthy: int, n_lesions: int, /, persons: PersonOptions, run: SimulationRun
 ) -> None:
     """
     Write synthetic diffusion series of healthy persons and of patients with gliomas.

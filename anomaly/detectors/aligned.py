@@ -183,11 +183,7 @@ class AlignedDetector(AnomalyDetector):
 
     def _check_restored(self) -> None:
         self._check_shapes(
-            {
-                "template_": (7, *self.shape_),
-                "guide_": (3, *self.shape_),
-                "scales_": (2,),
-            }
+            {"template_": (7, *self.shape_), "guide_": (3, *self.shape_), "scales_": (2,)}
         )
 
 

@@ -141,11 +141,7 @@ def _moved(matrix: NDArray, shape: Sequence[int]) -> NDArray[np.float32]:
 
 
 def _warped(
-    images: NDArray,
-    mask: NDArray[np.bool_],
-    maps: NDArray,
-    start: NDArray,
-    smoothness: float,
+    images: NDArray, mask: NDArray[np.bool_], maps: NDArray, start: NDArray, smoothness: float
 ) -> NDArray[np.float32]:
     grid = np.indices(mask.shape, dtype=np.float32)
     # Displacements are so smooth that cells of 2 × 2 × 2 voxels share one, and two opposite

@@ -10,20 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.detectors.aligned import INSIDE_SHARE, LEAST_SUBJECTS, AlignedScans
-from anomaly.detectors.alignment import (
-    align,
-    guide_images,
-    inverted,
-    resampled,
-    sampled,
-)
+from anomaly.detectors.alignment import align, guide_images, inverted, resampled, sampled
 from anomaly.detectors.base import Scans
 from anomaly.detectors.features import look_of, nearest_inside, sd_in_voxels, smoothed_voxels
-from anomaly.detectors.network_base import (
-    Brain,
-    Reconstructor,
-    residual_map,
-)
+from anomaly.detectors.network_base import Brain, Reconstructor, residual_map
 from dmrifit._utils.checks import Count, NotNegative
 from dmrifit.model_files.registry import register
 

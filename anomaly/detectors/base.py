@@ -12,12 +12,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
-from anomaly.detectors.features import (
-    SMOOTH_MM,
-    check_spacing,
-    masked_smoothing,
-    sd_in_voxels,
-)
+from anomaly.detectors.features import SMOOTH_MM, check_spacing, masked_smoothing, sd_in_voxels
 from anomaly.detectors.thresholds import (
     HealthyRateThreshold,
     HealthyScanThreshold,

@@ -12,17 +12,8 @@ from scipy.ndimage import find_objects
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import Scans
-from anomaly.detectors.network_base import (
-    Reconstructor,
-    residual_map,
-)
-from anomaly.generators.corruptions import (
-    COUNTS,
-    PUBLISHED,
-    RADII,
-    Ellipsoids,
-    TissueMoments,
-)
+from anomaly.detectors.network_base import Reconstructor, residual_map
+from anomaly.generators.corruptions import COUNTS, PUBLISHED, RADII, Ellipsoids, TissueMoments
 from dmrifit._utils.checks import Count, NotNegative
 from dmrifit._utils.randomness import Seed
 from dmrifit.model_files.registry import register

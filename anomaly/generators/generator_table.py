@@ -10,12 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.generators.corruptions import (
-    Ellipsoids,
-    TissueMoments,
-    checked_scan,
-    checked_source,
-)
+from anomaly.generators.corruptions import Ellipsoids, TissueMoments, checked_scan, checked_source
 from anomaly.generators.gliomas import add_glioma
 from anomaly.generators.implants import (
     add_patch,
@@ -123,9 +118,7 @@ def put_noise_back(
 
 
 def _ellipsoids(
-    volume: NDArray[np.float32],
-    mask: NDArray[np.bool_],
-    rng: np.random.Generator,
+    volume: NDArray[np.float32], mask: NDArray[np.bool_], rng: np.random.Generator
 ) -> _Changed:
     moments = TissueMoments.measured([volume], [mask])
     label = Ellipsoids(counts=_AT_LEAST_ONE).put_into(volume, mask, rng, moments)
@@ -183,8 +176,7 @@ GENERATORS: Mapping[str, Generator] = {
     "gliomas": Generator("gliomas", add_glioma),
     "patches": Generator("foreign patches", add_patch, needs_source=True),
     "infiltration": Generator(
-        "diffuse infiltration",
-        partial(add_diffusivity, radii=(0.14, 0.36), changes=(0.1, 0.4)),
+        "diffuse infiltration", partial(add_diffusivity, radii=(0.14, 0.36), changes=(0.1, 0.4))
     ),
     "hypercellular": Generator(
         "hypercellular lesions",

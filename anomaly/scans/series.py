@@ -711,11 +711,7 @@ def _check_healthy(series: Sequence[SeriesFiles], remedy: str) -> None:
 
 
 def _healthy_scans(
-    rule: Any,
-    maps: NDArray[Any],
-    masks: NDArray[Any],
-    scans: Sequence[PreparedScan],
-    opening: int,
+    rule: Any, maps: NDArray[Any], masks: NDArray[Any], scans: Sequence[PreparedScan], opening: int
 ) -> HealthyScans:
     """
     Summarize healthy scans that a threshold was fitted to.

@@ -80,10 +80,7 @@ def named_scans(images: Sequence[Path]) -> tuple[list[DiffusionScan], Path]:
 
 
 def fit_many(
-    context: typer.Context,
-    images: Sequence[Path],
-    run: RunOptions,
-    options: Mapping[str, Any],
+    context: typer.Context, images: Sequence[Path], run: RunOptions, options: Mapping[str, Any]
 ) -> None:
     """Fit every scan that was not finished before; write the table, the page and the summary."""
     out = run.out

@@ -391,12 +391,7 @@ class SegmentOptions:
 
 
 def dicom_seg(
-    labels: Path,
-    /,
-    source: Path,
-    out: Path,
-    regions: SegmentOptions,
-    overwrite: bool = False,
+    labels: Path, /, source: Path, out: Path, regions: SegmentOptions, overwrite: bool = False
 ) -> None:
     """
     Write a label image as a DICOM segmentation (SEG) of its series. Not for clinical use.

@@ -532,12 +532,7 @@ def _least_squares_of(settings: FitSettings, model: SignalModel) -> FitSettings:
     # Both fits have the same bounds, and the default ones depend on the method.
     bounds = settings.box(model)
     return replace(
-        settings,
-        method="nlls",
-        bounds=bounds,
-        likelihood="gaussian",
-        weights=None,
-        prior=None,
+        settings, method="nlls", bounds=bounds, likelihood="gaussian", weights=None, prior=None
     )
 
 
@@ -563,10 +558,7 @@ def _refine_fit(start: FitResult, settings: FitSettings) -> FitResult:
         knows_noise,
     )
     result = replace(
-        start,
-        method=str(settings.method),
-        likelihood=settings.likelihood,
-        prior=prior,
+        start, method=str(settings.method), likelihood=settings.likelihood, prior=prior
     )
 
     def fit_chunk(chunk: slice) -> None:

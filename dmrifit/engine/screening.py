@@ -96,11 +96,7 @@ class Screen:
     needs_logarithms: bool = False  # counts zeros and negative values, which have none
 
     def apply(
-        self,
-        signals: NDArray,
-        n_threads: int | None = 1,
-        *,
-        in_place: bool = False,
+        self, signals: NDArray, n_threads: int | None = 1, *, in_place: bool = False
     ) -> tuple[NDArray, Screening]:
         """
         Screen all voxels.

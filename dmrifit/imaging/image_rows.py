@@ -170,10 +170,7 @@ class LowestVolume:
     """
 
     def __init__(
-        self,
-        grid: tuple[int, int, int],
-        protocol: Protocol,
-        select: Callable[[NDArray], NDArray],
+        self, grid: tuple[int, int, int], protocol: Protocol, select: Callable[[NDArray], NDArray]
     ) -> None:
         self.values = np.zeros(grid, np.float32)
         self._columns = reference_columns(protocol)

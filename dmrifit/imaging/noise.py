@@ -40,11 +40,7 @@ _BLOCK = 24  # voxels along each edge: enough for a second opinion, and seconds 
 
 
 def estimate_sigma(
-    signals: Any,
-    *,
-    mask: NDArray[np.bool_] | None = None,
-    method: str = "auto",
-    n_coils: int = 1,
+    signals: Any, *, mask: NDArray[np.bool_] | None = None, method: str = "auto", n_coils: int = 1
 ) -> NoiseLevel:
     """
     Estimate the standard deviation of the noise from a scan itself (by dipy).

@@ -273,10 +273,7 @@ def _sitk_image(values: NDArray[Any], affine: NDArray[np.float64]) -> Any:
 
 
 def _refined(
-    fixed: _Head,
-    moving: _Head,
-    matrix: NDArray[np.float64],
-    half: NDArray[np.bool_] | None = None,
+    fixed: _Head, moving: _Head, matrix: NDArray[np.float64], half: NDArray[np.bool_] | None = None
 ) -> NDArray[np.float64]:
     """
     Improve a rigid matrix (4, 4) by robust Gauss-Newton steps.

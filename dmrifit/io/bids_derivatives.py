@@ -317,10 +317,7 @@ def _describe_parameters(
     entries: dict[str, dict[str, Any]] = {}
     for j, parameter in enumerate(model.parameters):
         name = parameter.name
-        entry = entries[name] = {
-            "Units": _units(parameter),
-            "Bounds": _finite_bounds(bounds[j]),
-        }
+        entry = entries[name] = {"Units": _units(parameter), "Bounds": _finite_bounds(bounds[j])}
         for fit_map in FIT_MAPS:
             if fit_map.is_per_parameter:
                 entry[fit_map.sidecar_key] = files[fit_map.names(model)[j]]

@@ -161,9 +161,7 @@ def _box_corners(volume: NDArray[Any], affine: NDArray) -> NDArray[np.float64]:
 
 
 def _draw_inset(
-    plane: Plane,
-    center: Sequence[float] | NDArray[np.float64],
-    outlines: Mapping[str, Outline],
+    plane: Plane, center: Sequence[float] | NDArray[np.float64], outlines: Mapping[str, Outline]
 ) -> None:
     """Draw what lies at a place once more and larger, in the corner that is farthest from it."""
     x, y = center[plane.across], center[plane.up]

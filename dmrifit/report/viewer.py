@@ -195,10 +195,7 @@ class _Stack:
     """Layers of one grid on their way to a page: turned to RAS+, cut out, made coarser, packed."""
 
     def __init__(
-        self,
-        layers: Sequence[Layer],
-        affine: ArrayLike,
-        region: NDArray[np.bool_] | None = None,
+        self, layers: Sequence[Layer], affine: ArrayLike, region: NDArray[np.bool_] | None = None
     ) -> None:
         matrix = np.asarray(affine, dtype=np.float64)
         self.affine = upright_affine(matrix, layers[0].values.shape)

@@ -97,10 +97,7 @@ def _tentorium_height(x: NDArray) -> NDArray:
 
 
 def form_matter(
-    local: NDArray,
-    half: NDArray[np.float64],
-    steps: NDArray[np.float64],
-    rng: np.random.Generator,
+    local: NDArray, half: NDArray[np.float64], steps: NDArray[np.float64], rng: np.random.Generator
 ) -> Matter:
     """Compute tissue shares of a brain from distances in mm to its surfaces."""
     x, y, z = np.moveaxis(local, -1, 0)

@@ -24,16 +24,7 @@ from dmrifit.stats.patient_summary import patient_draws
 MARGIN_SHARE = 0.1
 
 _KEYS = ["cohort", "strategy", "train_on", "metrics"]
-_NEEDED = [
-    "cohort",
-    "patient",
-    "strategy",
-    "algorithm",
-    "train_on",
-    "n_train",
-    "repeat",
-    "metric",
-]
+_NEEDED = ["cohort", "patient", "strategy", "algorithm", "train_on", "n_train", "repeat", "metric"]
 _RANK_TABLES = ("ranks", "nemenyi", "cliques")
 # Place by average rank, its interval over resamples of patients, and how often it is the first.
 _PLACES = ("average_rank", "place", "place_low", "place_high", "share_first")
@@ -104,11 +95,7 @@ def study_statistics(
 
 
 def rank_biserial(
-    a: ArrayLike,
-    b: ArrayLike,
-    *,
-    confidence: float = 0.95,
-    n_bootstrap: int = 2000,
+    a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95, n_bootstrap: int = 2000
 ) -> tuple[float, float, float]:
     """
     Compute the paired rank-biserial correlation with a bootstrap interval.

@@ -62,11 +62,7 @@ def largest(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary_of(
-    scores: pd.DataFrame,
-    signals: pd.DataFrame,
-    level: float,
-    *,
-    every_parameter: bool = False,
+    scores: pd.DataFrame, signals: pd.DataFrame, level: float, *, every_parameter: bool = False
 ) -> pd.DataFrame:
     """Summarize the tables of a comparison, as `Evaluation.summary` describes it."""
     check_number("level", level, above=0, below=1)

@@ -35,12 +35,7 @@ class PatientOptions:
     world: str = "easy"
 
 
-def simulate(
-    n: int,
-    /,
-    patients: PatientOptions,
-    run: SimulationRun,
-) -> None:
+def simulate(n: int, /, patients: PatientOptions, run: SimulationRun) -> None:
     """
     Write synthetic contrast-enhanced brains with metastases. No person was scanned.
 
@@ -285,12 +280,7 @@ def evaluate(
 
 
 def train_small(
-    scans: Path,
-    /,
-    files: TrainingFiles,
-    copies: int = 16,
-    phantoms: int = 6,
-    epochs: int = 18,
+    scans: Path, /, files: TrainingFiles, copies: int = 16, phantoms: int = 6, epochs: int = 18
 ) -> None:
     """
     Train the small model of segment on implants in one's own scans without metastases.

@@ -346,11 +346,7 @@ class SmallUNet(nn.Module):
     """
 
     def __init__(
-        self,
-        n_channels: int = 1,
-        widths: Sequence[int] = (8, 16, 32, 64),
-        *,
-        dropout: float = 0.0,
+        self, n_channels: int = 1, widths: Sequence[int] = (8, 16, 32, 64), *, dropout: float = 0.0
     ) -> None:
         super().__init__()
         self.divisor = 2 ** (len(widths) - 1)

@@ -121,11 +121,7 @@ def dural_sinuses(head: Head, *, radius: float) -> NDArray[np.float32]:
     below = np.maximum(-head.local[..., 2], 0) * head.half_axes[2]
     middle = np.abs(head.local[..., 0]) * head.half_axes[0]
     squares = np.minimum.reduce(
-        [
-            falx**2 + wall**2 + below**2,
-            tentorium**2 + wall**2,
-            tentorium**2 + middle**2,
-        ]
+        [falx**2 + wall**2 + below**2, tentorium**2 + wall**2, tentorium**2 + middle**2]
     )
     return (np.exp(-squares / (2 * radius**2)) * head.brain).astype(np.float32)
 

@@ -18,12 +18,7 @@ from dmrifit.io.components import check_affine, label_components
 from dmrifit.io.grids import Volume
 from dmrifit.stats.patient_summary import joined
 from metastasis.scans.cases import Case
-from metastasis.segmentation.ensemble import (
-    BOTH_LABEL,
-    MARKED_BY_BOTH,
-    models_of,
-    segment_by,
-)
+from metastasis.segmentation.ensemble import BOTH_LABEL, MARKED_BY_BOTH, models_of, segment_by
 from metastasis.study.lesion_sizes import FIGURES, joint_figures, lesion_figures, with_core
 
 __all__ = ["follow_up", "reader_table"]
@@ -195,9 +190,7 @@ def follow_up(
 
 
 def _lesions(
-    labels: NDArray[np.uint8],
-    affine: NDArray[np.float64],
-    probability: NDArray[np.float64] | None,
+    labels: NDArray[np.uint8], affine: NDArray[np.float64], probability: NDArray[np.float64] | None
 ) -> tuple[NDArray[np.int32], list[dict[str, Any]]]:
     """Describe the lesions of a scan (x, y, z), and number them with their cores."""
     components = label_components(labels, affine=affine)

@@ -125,12 +125,7 @@ def complete_rows(
 
 
 def read_scene(
-    row: Any,
-    *,
-    margin: float = 0.0,
-    tolerance: float = 0.0,
-    image: bool = True,
-    **options: Any,
+    row: Any, *, margin: float = 0.0, tolerance: float = 0.0, image: bool = True, **options: Any
 ) -> Scene:
     """
     Read the files of a case, with further options of `Scene.read`.

@@ -17,13 +17,7 @@ from dmrifit._utils.counts import percent
 from dmrifit.io.components import label_components
 from dmrifit.io.grids import cropped, turn_to_grid
 from dmrifit.io.masks import MASK_THRESHOLD
-from dmrifit.io.nifti import (
-    Image,
-    describe_sources,
-    image_name,
-    load_image,
-    values_of,
-)
+from dmrifit.io.nifti import Image, describe_sources, image_name, load_image, values_of
 from placement.box.row_integrals import Rows
 from placement.box.voxel import MM3_PER_ML, Voxel, nearest_storage, reoriented
 from placement.search import tissue_labels
@@ -981,10 +975,7 @@ def _read_values(
     return mask, labels, present
 
 
-def _rows_of(
-    regions: Mapping[str, Region],
-    affine: NDArray[np.float64],
-) -> dict[str, Rows | None]:
+def _rows_of(regions: Mapping[str, Region], affine: NDArray[np.float64]) -> dict[str, Rows | None]:
     return {
         key: Rows.of(region, affine, low) if region.any() else None
         for key, (low, region) in regions.items()

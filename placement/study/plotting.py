@@ -118,9 +118,7 @@ def reader_page(
     key = hashlib.sha256(repr([(case["name"], case["box"]) for case in cases]).encode())
     data = {"cases": cases, "columns": ["name", "expert", *BOX], "key": key.hexdigest()[:16]}
     body = page.fill(
-        page.read_data(__file__, "reader.html"),
-        numbers=list(_NUMBERS.items()),
-        data=data,
+        page.read_data(__file__, "reader.html"), numbers=list(_NUMBERS.items()), data=data
     )
     lead = page.notice_lead([scene.synthetic for scene in scenes], "case", f"{NOTICE}.")
     script = f"{page.viewer_script()}\n{page.read_data(__file__, 'reader.js')}"

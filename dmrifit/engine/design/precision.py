@@ -373,10 +373,7 @@ def _information_on_grid() -> tuple[NDArray, NDArray]:
 
 
 def _scored(
-    rows: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    criterion: str,
-    names: Sequence[str],
+    rows: NDArray[np.float64], weights: NDArray[np.float64], criterion: str, names: Sequence[str]
 ) -> dict[str, float]:
     """
     Score a choice of contrasts: the criterion, and root mean squares of coefficients of variation.
@@ -560,10 +557,7 @@ def _has_sign(parameter: Parameter) -> bool:
 
 
 def planned_advice(
-    model: SignalModel,
-    values: NDArray[np.float64],
-    sd: NDArray[np.float64],
-    protocol: Protocol,
+    model: SignalModel, values: NDArray[np.float64], sd: NDArray[np.float64], protocol: Protocol
 ) -> list[str]:
     """
     Say which parameters of one tissue a protocol will not tell, why, and what helps.
