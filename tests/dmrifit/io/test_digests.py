@@ -68,6 +68,6 @@ def test_different_values_have_different_digests(one, other):
 
 def test_a_command_line_keeps_relative_paths_and_no_other_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    words = ["data/p.tsv", f"{tmp_path}/a b/p.tsv", "--out=/home/anna/study", "--volumes", "x/y,/home/anna/z.nii", "../up"]
+    words = ["data/p.tsv", f"{tmp_path}/a b/p.tsv", "--out=/srv/anna/study", "--volumes", "x/y,/srv/anna/z.nii", "../up"]
     monkeypatch.setattr(sys, "argv", ["/usr/bin/dmrifit", "benchmark", *words])
     assert command_line() == "dmrifit benchmark data/p.tsv 'a b/p.tsv' --out=study --volumes x/y,z.nii ../up"
