@@ -204,9 +204,7 @@ def _answer(comparison: _Comparison) -> Iterator[Any]:
             values = {"median": median, "most": most, "opened": _OPENED}
             answer += " " + _TEXTS("false_volume", n_scans=len(rows), **values)
         yield answer
-        examples = _examples(comparison)
-        values["few"] = _TEXTS["few_examples"] if len(examples) < _FEWEST_RANKED else ""
-        figure = plotting.plot_examples(examples, name)
+        figure = plotting.plot_examples(_examples(comparison), name)
         yield _TEXTS.picture("examples", figure, method=name, **values)
     cases = comparison.cases
     n_patients = len({case.patient for case in cases})

@@ -369,7 +369,8 @@ def origin(command: str = "", rows: Iterable[Sequence[Any]] = ()) -> Table:
     lines: list[Sequence[Any]] = [["date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")]]
     lines.append(["command", command or command_line()])
     numbers = versions("dmrifit", "numpy", "scipy")
-    return Table([*lines, *rows, *([f"version of {name}", numbers[name]] for name in numbers)])
+    lines += [*rows, *([f"version of {name}", numbers[name]] for name in numbers)]
+    return Table(lines, words=[1])
 
 
 def capital(text: str) -> str:

@@ -20,14 +20,17 @@ FEWEST_PATIENTS = 2
 FEWEST_FOR_SHARES = 5
 
 
-def patient_draws(n_patients: int, n_bootstrap: int, seed: Any) -> NDArray[np.int64]:
+def patient_draws(
+    n_patients: int, n_bootstrap: int, seed: Any, *, of_shares: bool = False
+) -> NDArray[np.int64]:
     """
     Draw patients with replacement, and give how often each of them is in each sample.
 
     The first row is all patients once. Shapes: returns (1 + n_bootstrap, n_patients), of fewer
-    than `FEWEST_PATIENTS` no sample.
+    than `FEWEST_PATIENTS`, or for shares `FEWEST_FOR_SHARES`, no sample.
     """
-    n_samples = n_bootstrap if n_patients >= FEWEST_PATIENTS else 0
+    fewest = FEWEST_FOR_SHARES if of_shares else FEWEST_PATIENTS
+    n_samples = n_bootstrap if n_patients >= fewest else 0
     shares = np.full(n_patients, 1 / n_patients)
     samples = np.random.default_rng(seed).multinomial(n_patients, shares, n_samples)
     return np.vstack([np.ones((1, n_patients), dtype=np.int64), samples])
@@ -113,8 +116,7 @@ def summarize(
         # The order of rows must move no sample.
         patients = group.sort_index(level=unit).to_numpy(np.float64)
         # Counts add up, so one product gives all sums.
-        is_enough = not trials or len(patients) >= FEWEST_FOR_SHARES
-        draws = patient_draws(len(patients), n_bootstrap if is_enough else 0, seed)
+        draws = patient_draws(len(patients), n_bootstrap, seed, of_shares=bool(trials))
         sums = draws @ patients if score else _means(draws, patients)
         scores: Mapping[str, NDArray[Any]] = dict(zip(columns, sums.T, strict=True))
         if score:

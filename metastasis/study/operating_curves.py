@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from dmrifit._utils.checks import check_words
 from dmrifit.stats.lesion_matching import Matching, ratio
-from dmrifit.stats.patient_summary import FEWEST_FOR_SHARES, patient_draws, share_interval
+from dmrifit.stats.patient_summary import patient_draws, share_interval
 from metastasis.segmentation.operating_points import COUNTS
 
 #: False positives per scan at which the FROC curve is read.
@@ -81,8 +81,7 @@ def froc_table(
     `scans` are the curves of single scans, `patients` (n_scans,) whose they are.
     """
     names, numbers = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    n_samples = n_bootstrap if len(names) >= FEWEST_FOR_SHARES else 0
-    draws = patient_draws(len(names), n_samples, seed)[:, numbers]
+    draws = patient_draws(len(names), n_bootstrap, seed, of_shares=True)[:, numbers]
     counts = np.stack([scan[list(COUNTS)].to_numpy(np.float64) for scan in scans])
     # Thresholds are the last axis, after samples and rates.
     sums = np.moveaxis(np.tensordot(draws, counts, 1), -1, 0)

@@ -298,9 +298,7 @@ def _interval_sentence(tables: _Tables) -> str:
     n_patients = len(set(tables["scans"]["patient"]))
     if n_patients < FEWEST_FOR_SHARES:
         return f"No intervals: they need {FEWEST_FOR_SHARES} patients or more, not {n_patients}."
-    if tables["intervals"].empty:
-        return ""
-    return "In brackets the 95 % interval over patients."
+    return "" if tables["intervals"].empty else "In brackets the 95 % interval over patients."
 
 
 def _sizes_and_changes(tables: _Tables) -> Iterator[Any]:

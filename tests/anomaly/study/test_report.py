@@ -78,6 +78,5 @@ def test_masks_without_healthy_scans_make_a_page_and_real_scans_are_not_called_s
     write_evaluation(cases, {"mask": [case.lesion for case in cases]}, tmp_path, figures=1)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "ynthetic" not in page
-    assert ">Scores<" not in page
-    assert "No scan is called the best, because there are fewer than three." in page
+    assert page.count(">Scores<") == page.count("the best") == 0
     assert not (tmp_path / "densities.png").exists()
