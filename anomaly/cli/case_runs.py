@@ -17,8 +17,8 @@ from dmrifit._utils.checks import errors_about
 from dmrifit._utils.counts import counted
 from dmrifit._utils.progress import progress
 from dmrifit.cli.case_runs import CaseRun, RunPage
+from dmrifit.io import case_tables
 from dmrifit.io.bids_derivatives import file_record
-from dmrifit.io.case_tables import ResultTable
 from dmrifit.io.grids import Volume
 from dmrifit.report import page
 from dmrifit.report.numerals import wording
@@ -206,7 +206,7 @@ def read_detections(
     names = [scan.case.name for scan in scans]
     maps: dict[str, list[NDArray[Any]]] = {}
     for method, table in tables.items():
-        results = ResultTable.read(table, names, ("map", "binary"))
+        results = case_tables.ResultTable.read(table, names, ("map", "binary"))
         volumes: dict[str, list[NDArray[Any]]] = {}
         for column in ("map", "binary"):
             pairs = zip(scans, results.volumes(column, scans), strict=True)

@@ -14,7 +14,7 @@ from anomaly.detectors.thresholds import RULES, MeanPoolThreshold, ThresholdRule
 from anomaly.scans.cases import Case
 from dmrifit._utils.checks import check_words
 from dmrifit._utils.counts import counted, first_few
-from dmrifit.io.case_tables import volumes_of_cases
+from dmrifit.io import case_tables
 
 #: The rule of methods that give masks instead of scores.
 AS_GIVEN = "as given"
@@ -171,7 +171,7 @@ def method_entries(
                 label = f"{method}: {key}"
                 if table is not None:
                     volumes = by_fold(table[method], label)[i]
-                    checked[key] = volumes_of_cases(volumes, cases[key], label)
+                    checked[key] = case_tables.volumes_of_cases(volumes, cases[key], label)
             # Masks have no threshold to choose, so that rules would hold for a part of the scans.
             kinds = {values.dtype == bool for volumes in checked.values() for values in volumes}
             if len(kinds) > 1:

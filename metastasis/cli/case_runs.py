@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dmrifit.cli.case_runs import CaseRun, RunPage
+from dmrifit.io import case_tables
 from dmrifit.io.bids_derivatives import stem
-from dmrifit.io.case_tables import ResultTable
 from dmrifit.io.grids import Volume
 from dmrifit.io.nifti import describe_sources
 from dmrifit.io.tables import TABLE
@@ -87,7 +87,7 @@ def read_segmentations(
     table: Path, cases: Sequence[Case]
 ) -> tuple[list[NDArray[Any]], float, int]:
     """Read predictions (x, y, z) of cases that a run wrote, its threshold and smallest lesion."""
-    results = ResultTable.read(table, [case.name for case in cases])
+    results = case_tables.ResultTable.read(table, [case.name for case in cases])
     settings: dict[str, Any] = {}
     for key, number, default in (("threshold", float, None), ("min_voxels", int, 1)):
         # Scores of cases at different thresholds are those of no operating point.

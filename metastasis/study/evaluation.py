@@ -14,7 +14,7 @@ from scipy.ndimage import distance_transform_edt
 from dmrifit._utils.checks import check_number, check_own_names, check_word, check_words
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, Seed
-from dmrifit.io.case_tables import volumes_of_cases
+from dmrifit.io import case_tables
 from dmrifit.io.components import drop_small, label_components
 from dmrifit.stats.lesion_matching import (
     SMALL_ML,
@@ -294,7 +294,7 @@ def _checked_method(
     min_voxels: int,
 ) -> _Method:
     check_number(f"the threshold of {name}", threshold, above=0, most=1)
-    arrays = volumes_of_cases(values, cases, f"predictions of {name}")
+    arrays = case_tables.volumes_of_cases(values, cases, f"predictions of {name}")
     kinds = {"probabilities" if array.dtype.kind == "f" else "masks" for array in arrays}
     lowest, highest = min(array.min() for array in arrays), max(array.max() for array in arrays)
     limit = 1 if "probabilities" in kinds else 2

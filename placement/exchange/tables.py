@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.counts import first_few
 from dmrifit._utils.text_files import check_file
+from dmrifit.io import case_tables
 from dmrifit.io.bids_derivatives import stem
-from dmrifit.io.case_tables import named_rows
 from dmrifit.io.grids import turn_to_grid
 from dmrifit.io.nifti import describe_sources, load_image, values_of
 from dmrifit.io.tables import read_rows
@@ -103,7 +103,7 @@ def complete_rows(
     if isinstance(source, Path):
         folder = source if source.is_dir() else source.parent
     rows = []
-    for place, row in named_rows(source, required, columns):
+    for place, row in case_tables.named_rows(source, required, columns):
         problems = []
         for column in columns:
             row[column] = _beside(folder, column, row.get(column, ""))
