@@ -47,7 +47,7 @@ for name, detector in detectors.items():
 
 tables = evaluate_detectors(patients, maps, healthy=new, healthy_maps=healthy_maps)
 print("synthetic scans: no clinical result")
-print(format_summary(tables, rule="healthy rate")[["AUC", "Dice", "opened"]].to_string())
+print(format_summary(tables, rule="healthy rate")[["AUC", "Dice, raw", "Dice, opened"]].to_string())
 
 found = detectors["z"].predict(*arrays(new))
 empty = sum(not open_map(mask).any() for mask in found)

@@ -45,7 +45,7 @@ def test_b_values_that_nearly_agree_are_found_on_request(values):
     with pytest.raises(ValueError, match=r"lacks S_b500, S_b") as refusal:
         selection(values, Protocol([0, 500, 800]), protocol, b_tolerance=4)
     assert "found by b_tolerance" not in str(refusal.value)
-    with pytest.warns(UserWarning, match=r"others: 2 as 0; 195 as 200; 506 as 500 s/mm²"):
+    with pytest.warns(UserWarning, match=r"b-values: 2 → 0; 195 → 200; 506 → 500 s/mm²"):
         select = selection(values, SOURCE, protocol, b_tolerance=6)
     np.testing.assert_array_equal(select(values.reshape(-1, 3)), values.reshape(-1, 3))
 
