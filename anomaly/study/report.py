@@ -31,7 +31,6 @@ _SHOWN_RULE = "healthy rate"
 #: End of the names of masks at the threshold that is stored with a model.
 STORED = ", stored"
 _OPENING = 3  # voxels along the edge of the cube
-_FEWEST_RANKED = 3  # scans
 _OPENED = f"after removing what is smaller than {_OPENING}³ voxels"
 
 
@@ -224,7 +223,7 @@ def _examples(comparison: _Comparison) -> dict[str, tuple[Case, NDArray | None, 
     scans = comparison.scans_of(shown)
     examples: dict[str, tuple[Case, NDArray | None, NDArray]] = {}
     places = [("best: ", -1), ("median: ", len(scans) // 2), ("worst: ", 0)]
-    if len(scans) < _FEWEST_RANKED:
+    if len(scans) < len(places):
         # The median of two would be the best or the worst one.
         places = [("", k) for k in range(len(scans))]
     for word, k in places:

@@ -391,7 +391,8 @@ class DoubtTally:
             at_bounds.append(f"at its lower bound {low:g}{unit} in {percent(at_low)}")
         if at_cap >= _WRITTEN:
             at_bounds.append(f"at its upper bound 3/(b_max·D) in {percent(at_cap)}")
-        if at_high >= _WRITTEN and not is_share(parameter) and not parameter.is_amplitude:
+        is_natural = parameter.is_amplitude or (high == 1 and is_share(parameter))
+        if at_high >= _WRITTEN and not is_natural:
             at_bounds.append(f"at its upper bound {high:g}{unit} in {percent(at_high)}")
         return at_bounds
 

@@ -32,7 +32,13 @@ from dmrifit.engine.fitting import by_snr, fit_with, learn_prior, measured_noise
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step, relative_doubt
 from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.methods.prior import PRIOR_VOXELS, Prior
-from dmrifit.engine.models import MODELS, SignalModel, check_echo_times, resolve_model
+from dmrifit.engine.models import (
+    MODELS,
+    SignalModel,
+    check_echo_times,
+    option_words,
+    resolve_model,
+)
 from dmrifit.engine.noise_choice import (
     NOISE_VOXELS,
     NoiseLevel,
@@ -895,7 +901,8 @@ def _check_protocol(
 def _fixed_at_typical(names: Sequence[str], model: SignalModel) -> str:
     """Write the options that fix parameters at their values in typical tissue."""
     tissue = dict(zip(model.names, typical_tissue(model), strict=True))
-    return " ".join(f"--fix {name}={tissue[name]:g}" for name in names)
+    options = " ".join(f"--fix {name}={tissue[name]:g}" for name in names)
+    return option_words(options, model.name)
 
 
 def _read_noise(

@@ -279,7 +279,8 @@ def _describe_noise(
     methods = dict.fromkeys(level.method.split()[0] for level in levels)
     if len(methods) > 1:
         sources = [read_table("sentences")["noise_sources"][method] for method in methods]
-        info.noise += f"; without --sigma, fit uses the first ({'; '.join(sources)})"
+        info.noise += "; without --sigma, fit uses the first" if of_fit else ""
+        info.noise += f" ({'; '.join(sources)})"
     if doubt and not info.is_denoised:
         info.doubts.append(doubt)
     return float(np.median(levels[0].sigma)) if levels else np.nan

@@ -51,7 +51,7 @@ SYNTHETIC_TRAINING = "The model was trained on synthetic data: its accuracy in p
 #: What is said where predictions stand without intervals.
 NO_INTERVALS = (
     "Without intervals the uncertainty of the predicted values is not known; for intervals train "
-    "on five patients or more (dmrifit train, --coverage above 0)."
+    "on five patients or more (dmrifit train, --coverage above 0) and predict from images."
 )
 
 #: Voxels at least that the SNR of a scan is taken from: of millions, a sample tells it as well.
@@ -441,7 +441,9 @@ def _describe_expected_precision(tally: FitTally, n_averaged: float) -> dict[str
     for row, parameter in zip(table.to_dict("records"), model.parameters, strict=True):
         if parameter.name not in tally.fixed:
             is_open = is_undetermined(parameter, row["value"], row["sd"])
-            variations[parameter.name] = None if is_open else row["cv"]
+            # A typical value of 0 has no relative error.
+            if is_open or np.isfinite(row["cv"]):
+                variations[parameter.name] = None if is_open else row["cv"]
     return {
         "ExpectedPrecision": {
             "Description": "Cramér–Rao lower bound of the coefficient of variation in typical "

@@ -349,8 +349,13 @@ def folder_rows(folder: Path | Sequence[Path], images: Sequence[str]) -> list[di
             raise ValueError(f"{where} {files[name]} and {file}; keep one of them")
     if not files and isinstance(folder, Path):
         # Tables of results have no column of images.
-        headers = {path.name: path.read_bytes().split(b"\n")[0] for path in folder.glob("*.tsv")}
-        named = [name for name, header in headers.items() if main.encode() in header.split()]
+        files_of_text = (path for path in folder.glob("*.tsv") if path.is_file())
+        headers = {path.name: path.read_bytes().split(b"\n")[0] for path in files_of_text}
+        named = [
+            name
+            for name, header in headers.items()
+            if main in header.decode("utf-8-sig", "replace").split()
+        ]
         tables = ", ".join(sorted(named))
         raise FileNotFoundError(
             f"{folder} is a folder without images (.nii, .nii.gz); name "

@@ -115,8 +115,10 @@ def command_line() -> str:
         words = ["python", program.name]
     words += sys.argv[1:]
     # The home folder may name the user.
-    home = os.path.expanduser("~/")
-    return shlex.join(words).replace(home, "$HOME/" if len(home) > 1 else home)
+    home = re.escape(os.path.expanduser("~")) if len(os.path.expanduser("~")) > 1 else "(?!)"
+    split_words = (re.split(f"(?:^|(?<=[=,])){home}(?=/|$)", word) for word in words)
+    quoted = ([shlex.quote(part) if part else "" for part in parts] for parts in split_words)
+    return " ".join("$HOME".join(parts) or "''" for parts in quoted)
 
 
 def rerun_command(study: Mapping[str, Any], options: str) -> str:
@@ -124,5 +126,9 @@ def rerun_command(study: Mapping[str, Any], options: str) -> str:
     command = study.get("command", "")
     if not command.startswith("dmrifit benchmark "):
         return f"dmrifit benchmark TABLE {options}"
-    replaced = "|".join(re.findall("--[a-z-]+", f"{options} --n-train"))
-    return re.sub(rf" ({replaced})[= ]('[^']*'|\S+)", "", command) + f" {options}"
+    # Both names of one option, where it is given anew.
+    named = options.replace("--sizes", "--n-train --sizes")
+    replaced = "|".join(re.findall("--[a-z-]+", named))
+    value = r"(?:'[^']*'|\S)+"
+    given = f" (?:'(?:{replaced})=[^']*'|(?:{replaced})[= ]{value})"
+    return f"{re.sub(given, '', command)} {options}"

@@ -71,7 +71,7 @@ class Novelty:
         """Say whether the share of unlike voxels of a new patient is one that patients had."""
         low, high = self.shares.min(), self.shares.max()
         n_patients = len(self.shares)
-        verdict = "within the usual range"
+        verdict = "no more than in the training patients"
         if share > high:
             verdict = (
                 "more than in any training patient, which happens by chance in 1 of "

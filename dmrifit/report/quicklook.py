@@ -293,7 +293,7 @@ def bound_cells(entry: Mapping[str, Any]) -> list[str]:
 def value_lines(sidecar: Mapping[str, Any]) -> Iterator[str]:
     """Say in lines which parameters stand at their bounds, and their 95 % intervals."""
     intervals = []
-    for parameter, entry in sidecar["Parameters"].items():
+    for parameter, entry in sidecar.get("Parameters", {}).items():
         cells = zip(("lower", "upper"), bound_cells(entry), strict=True)
         shares = [
             f"{cell} ({end})"

@@ -49,14 +49,16 @@ def share_interval(samples: NDArray, n: float, level: float = 0.95) -> tuple[flo
     """
     Give the interval of a share of `n`; its value is the first of `samples` (1 + n_bootstrap,).
 
-    Of 0 and 1 all samples are alike: they have Wilson's interval, others without a width none.
+    Of 0 and 1 all samples may be alike: they have Wilson's interval, others without a width none.
     """
     from scipy.stats import binomtest
 
     low, high = percentile_interval(samples[1:], level)
+    if low < high:
+        return low, high
     if samples[0] in (0, 1) and n and len(samples) > 1:
         return binomtest(round(samples[0] * n), round(n)).proportion_ci(level, method="wilson")
-    return (low, high) if low < high else (np.nan, np.nan)
+    return np.nan, np.nan
 
 
 def in_parts(table: pd.DataFrame, parts: Mapping[str, Any], name: str = "part") -> pd.DataFrame:

@@ -171,7 +171,7 @@ def _prepared(
         if not is_stripped:
             brain_note = (
                 f"{names[0]} still has its skull, so its brain mask is only approximate; look at "
-                "it, or give the mask of a brain-extraction tool (--brain)"
+                "it, or give the mask of a brain-extraction tool (prepare --brain)"
             )
     _check_magnitudes(scan.values[mask], names[0])
     picture = scan.resampled(spacing, order=3)

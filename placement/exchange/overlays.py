@@ -57,7 +57,8 @@ def plot_overlay(voxels: Voxel | Mapping[str, Voxel], scene: Scene) -> style.Fig
     outlines = {scene.target_name: Outline(style.OUTLINES[0], tumor, width=1.1)}
     for name, color in regions.items():
         outlines[name] = Outline(style.OUTLINES[color], scene.region(name), width=0.9)
-    colors = itertools.cycle(style.OUTLINES[1 + max(regions.values(), default=0) :])
+    others = [c for i, c in enumerate(style.OUTLINES) if i and i not in regions.values()]
+    colors = itertools.cycle(others)
     for name, voxel in boxes.items():
         outlines[name] = _box(voxel, middle, next(colors))
     # The tumor and the boxes are shown.

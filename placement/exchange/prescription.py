@@ -380,7 +380,7 @@ def describe_side(voxel: Voxel, span: tuple[float, float] = (-np.inf, np.inf)) -
         words = f"it lies {place}, x = 0"
     low, high = span
     if low == -np.inf:
-        words += "; without an image this does not tell the side of the head"
+        words += "; without a head in an image this does not tell the side of the head"
     elif not low < 0 < high:
         words += (
             f", but the head reaches from x = {low:.0f} to {high:.0f} mm: this does not tell the "
@@ -453,7 +453,7 @@ def target_verdict(placement: Placement, optimizer: VoxelOptimizer) -> tuple[str
     sides = " × ".join(f"{side:.0f}" for side in largest.size) + " mm"
     shortest = np.min(optimizer.size_range)
     if largest.size.min() < shortest:
-        sides += f", of which those below {shortest:g} mm need --sides"
+        sides += f", of which those below {shortest:g} mm need place --sides"
     reason += f"; the largest box found with ≥ 75 % target has {largest.volume:.1f} mL ({sides})"
     return reason, largest
 

@@ -80,8 +80,8 @@ def color_numbers(names: Sequence[str]) -> dict[str, int]:
         taken = {*numbers.values()}
         if number is None or number in taken:
             number = next(i for i in itertools.count(1) if i not in fixed | taken)
-        numbers[name] = 1 + (number - 1) % _MOST_COLORS
-    return numbers
+        numbers[name] = number
+    return {name: 1 + (number - 1) % _MOST_COLORS for name, number in numbers.items()}
 
 
 def describe_schemes() -> str:

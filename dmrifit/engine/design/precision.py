@@ -17,6 +17,7 @@ from dmrifit.engine.models import (
     Parameter,
     SignalModel,
     check_echo_times,
+    option_words,
     read_table,
     resolve_model,
 )
@@ -573,7 +574,7 @@ def planned_advice(
             sentence = _turning_point(parameter.name, float(values[j]), diffusivity, protocol)
         if sd[j] > 0 and not sentence:
             sentence = _uncertainty(parameter, float(values[j]), float(sd[j]))
-        sentences.append(sentence)
+        sentences.append(option_words(sentence, model.name))
     return sentences
 
 

@@ -66,7 +66,7 @@ def test_different_values_have_different_digests(one, other):
 
 
 def test_a_command_line_names_files_as_given_but_not_the_user(monkeypatch):
-    words = ["a.tsv", "--of", "m=one/s.tsv", "--of", "n=/study/jane/two/s.tsv", "--out", "/scratch/p"]
+    words = ["a.tsv", "--of", "m=one/s.tsv", "--of", "n=/study/jane/two/s.tsv", "/x/study/jane/my p", ""]
     monkeypatch.setenv("HOME", "/study/jane")
     monkeypatch.setattr("sys.argv", ["/study/jane/bin/dmrifit-x", "evaluate", *words])
-    assert command_line() == "dmrifit-x evaluate a.tsv --of m=one/s.tsv --of n=$HOME/two/s.tsv --out /scratch/p"
+    assert command_line() == "dmrifit-x evaluate a.tsv --of m=one/s.tsv --of n=$HOME/two/s.tsv '/x/study/jane/my p' ''"
