@@ -32,9 +32,7 @@ def permeable(packing):
     apart = starts[:, None] - packing.centers
     apart -= packing.edge * np.round(apart / packing.edge)
     starts = starts[(np.linalg.norm(apart, axis=2) < packing.radii).any(axis=1)]
-    return walk_tissue(
-        packing, PULSES, [80, 100, 140], d_inside=1.0, d_outside=2.0, permeability=0.15, starts=starts
-    )
+    return walk_tissue(packing, PULSES, [80, 100, 140], d_inside=1.0, d_outside=2.0, permeability=0.15, starts=starts)
 
 
 def test_free_walks_decay_with_their_diffusivity_and_pulses_state_their_b():

@@ -245,9 +245,7 @@ def test_published_figures_are_those_of_the_files(data_dir):
 
 
 def test_tables_of_an_evaluation_are_what_the_board_reads():
-    healthy, cases = simulate_dmri(
-        3, 4, n_directions=3, shape=(16, 20, 14), spacing=9.0, random_state=3
-    )
+    healthy, cases = simulate_dmri(3, 4, n_directions=3, shape=(16, 20, 14), spacing=9.0, random_state=3)
     rng = np.random.default_rng(0)
     quiet = [0.1 * rng.random(case.shape) * case.brain for case in healthy]
     noise = [0.1 * rng.random(case.shape) * case.brain for case in cases]
@@ -261,9 +259,7 @@ def test_tables_of_an_evaluation_are_what_the_board_reads():
         "RecDiscNet mix full": dull, f"{MIX}, residual": dull, "RecDiscNet normal random half": dull,
     }  # fmt: skip
     free = dict.fromkeys(methods, quiet)
-    tables = evaluate_detectors(
-        cases, methods, healthy=healthy, healthy_maps=free, rules=board_rules(list(methods))
-    )
+    tables = evaluate_detectors(cases, methods, healthy=healthy, healthy_maps=free, rules=board_rules(list(methods)))
     runs = {str(i): tables for i in range(LEAST_SEEDS)}
     found = anomaly_board(runs, shifted=runs).set_index("claim")
     verdicts = found["verdict"]

@@ -53,9 +53,7 @@ def run_blocks(found, folder, programs):
     printed = []
     for language, code in found:
         words = ["bash", "-e", "-c", code] if language == "sh" else [sys.executable, "-c", code]
-        done = subprocess.run(
-            words, cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{code}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
         printed.append(done.stdout + done.stderr)
     return printed

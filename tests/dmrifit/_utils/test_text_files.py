@@ -17,9 +17,7 @@ def test_files_too_large_for_a_person_and_those_that_cannot_be_reached_are_not_r
     path = tmp_path / "large.txt"
     with path.open("wb") as file:
         file.truncate(text_files._LARGEST_TEXT + 1)
-    with pytest.raises(
-        ValueError, match=f"{text_files._LARGEST_TEXT + 1} bytes, more than any table"
-    ):
+    with pytest.raises(ValueError, match=f"{text_files._LARGEST_TEXT + 1} bytes, more than any table"):
         text_files.read_text(path)
     with pytest.raises(OSError, match="File name too long"):
         text_files.read_object(tmp_path / f"{'x' * 300}.json")

@@ -51,6 +51,8 @@ def test_an_artificial_bound_is_a_doubt_and_zero_is_none():
     assert (result.doubt_reasons[:, 1] == DoubtReason.AT_BOUND).mean() > 0.9
     assert result.doubt[:, 1].all()
     assert "of the voxels with signal, where a value outside the bounds may fit better: widen the bounds" in result.advice()[0]
+    share = fit_voxels(noisy(IVIM, [100.0, 0.3, 20.0, 1.0], LOW_B, 900, 3), LOW_B, IVIM, bounds={"f": (0, 0.2)})
+    assert any(sentence.startswith("f is at its upper bound 0.2 in ") for sentence in share.advice())
     still = noisy(MODELS["adc"], [100.0, 0.0], Protocol([0, 400, 800]), 300, 5)
     still = fit_voxels(still, Protocol([0, 400, 800]), "adc")
     assert still.at_low[:, 1].mean() > 0.2

@@ -10,7 +10,7 @@ import pytest
 from dmrifit.engine.design.identifiability import expected_precision
 from dmrifit.engine.doubts import DoubtTally
 from dmrifit.engine.fitting import fit_voxels
-from dmrifit.engine.models import MODELS
+from dmrifit.engine.models import MODELS, Parameter, SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io import bids_derivatives
 from dmrifit.io.bids_derivatives import (
@@ -122,6 +122,16 @@ def test_the_snr_is_of_signals_that_were_measured_in_voxels_with_spare_values(no
     # In typical tissue of 1 µm²/ms, the lower bound is that of S0 at an SNR of 50.
     table = expected_precision(protocol, MODELS["adc"], (), 50)
     np.testing.assert_allclose(list(section["CoefficientOfVariation"].values()), table["cv"], rtol=0.1)
+
+
+def test_a_parameter_that_is_typically_0_has_no_relative_error(noisy_signals):
+    protocol, signals = noisy_signals
+    parameters = [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0, 5), Parameter("c", "", -1, 1)]
+    model = SignalModel.from_expression("S0*(exp(-b*D)+c)", parameters, name="own")
+    tally = tally_of(fit_voxels(signals, protocol, model, fixed={"D": 1.0}), protocol)
+    section = bids_derivatives._describe_expected_precision(tally, 1.0)["ExpectedPrecision"]
+    assert "c" not in section["CoefficientOfVariation"]
+    json.dumps(section, allow_nan=False)
 
 
 def test_dark_voxels_far_above_the_noise_are_tissue():
