@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shlex
 import sys
@@ -104,7 +103,7 @@ def digest(value: Any) -> str:
 
 
 def command_line() -> str:
-    """Write the command that started this process, as it was typed."""
+    """Write the command that started this process, without folders outside of this one."""
     program = Path(sys.argv[0])
     if program.name in ("", "-c", "ipykernel_launcher.py"):
         return "in a Python session"
@@ -114,11 +113,10 @@ def command_line() -> str:
     elif program.suffix == ".py":
         words = ["python", program.name]
     words += sys.argv[1:]
-    # The home folder may name the user.
-    home = re.escape(os.path.expanduser("~")) if len(os.path.expanduser("~")) > 1 else "(?!)"
-    split_words = (re.split(f"(?:^|(?<=[=,])){home}(?=/|$)", word) for word in words)
-    quoted = ([shlex.quote(part) if part else "" for part in parts] for parts in split_words)
-    return " ".join("$HOME".join(parts) or "''" for parts in quoted)
+    # Paths below this folder run again from it; folders of others may name the user.
+    here = re.escape(str(Path.cwd()).rstrip("/"))
+    words = [re.sub(rf"(^|[=,]){here}/(?=[^/])", r"\1", word) for word in words]
+    return shlex.join(re.sub(r"(^|[=,])/([^=,]*/)?(?=[^/])", r"\1", word) for word in words)
 
 
 def rerun_command(study: Mapping[str, Any], options: str) -> str:

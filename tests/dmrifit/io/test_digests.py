@@ -65,8 +65,8 @@ def test_different_values_have_different_digests(one, other):
     assert digest(one) != digest(other)
 
 
-def test_a_command_line_names_files_as_given_but_not_the_user(monkeypatch):
-    words = ["a.tsv", "--of", "m=one/s.tsv", "--of", "n=/study/jane/two/s.tsv", "/x/study/jane/my p", ""]
-    monkeypatch.setenv("HOME", "/study/jane")
-    monkeypatch.setattr("sys.argv", ["/study/jane/bin/dmrifit-x", "evaluate", *words])
-    assert command_line() == "dmrifit-x evaluate a.tsv --of m=one/s.tsv --of n=$HOME/two/s.tsv '/x/study/jane/my p' ''"
+def test_a_command_line_keeps_paths_in_this_folder_and_no_other_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    here = ["data/p.tsv", f"{tmp_path}/a b/p.tsv", f"n={tmp_path}/c/p.tsv", "x/y,/study/jane/z.nii", "../up", ""]
+    monkeypatch.setattr("sys.argv", ["/usr/bin/dmrifit", "benchmark", *here, f"/x{tmp_path}/w.nii", "--out=/study/jane/s"])
+    assert command_line() == "dmrifit benchmark data/p.tsv 'a b/p.tsv' n=c/p.tsv x/y,z.nii ../up '' w.nii --out=s"
