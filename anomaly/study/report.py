@@ -204,7 +204,7 @@ def _answer(comparison: _Comparison) -> Iterator[Any]:
             answer += " " + _TEXTS("false_volume", n_scans=len(rows), **values)
         yield answer
         figure = plotting.plot_examples(_examples(comparison), name)
-        yield _TEXTS.picture("examples", figure, method=name, **values)
+        yield _TEXTS.picture("examples", figure, method=name, opened=_OPENED)
     cases = comparison.cases
     n_patients = len({case.patient for case in cases})
     prefix = "synthetic " if all(case.synthetic for case in cases) else ""

@@ -378,11 +378,8 @@ class DoubtTally:
 
     def _at_bounds(self, j: int) -> list[str]:
         """Say at which bounds of a parameter, other than natural ones, how many voxels are."""
-        parameter, (low, high), unit = (
-            self.model.parameters[j],
-            self.bounds[j],
-            self._bound_unit(j),
-        )
+        parameter, unit = self.model.parameters[j], self._bound_unit(j)
+        low, high = self.bounds[j]
         at_low, at_cap = self.at_low[j] / self.n_counted, self.at_cap[j] / self.n_counted
         at_high = self.at_high[j] / self.n_counted - at_cap
         at_bounds = []

@@ -363,8 +363,8 @@ def summarize_tissue(
     sidecar["Air"] = {
         "Share": 1 - int(np.count_nonzero(tissue)) / n_voxels if n_voxels else 0.0,
         "Description": "share of the voxels with values that look like air at the lowest b-value, "
-        "0 in a mask; "
-        "Quartiles, StandardError and Interval of parameters, and all shares, leave them out",
+        "0 in a mask; Quartiles, StandardError and Interval of parameters, and all shares, leave "
+        "them out",
     }
     doubts = maps["doubt"][tissue] if "doubt" in maps else None
     shifts = []
