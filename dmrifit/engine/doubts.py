@@ -59,6 +59,15 @@ class DoubtReason(IntEnum):
     NEAR_NOISE = 6
     NO_RESIDUALS = 7
     FREE_WATER = 8
+    MAY_BE_ABSENT = 9
+
+
+# Of these reasons the data set no limits to a parameter.
+_UNDETERMINED = (
+    DoubtReason.NO_INFLUENCE,
+    DoubtReason.NOT_DETERMINED,
+    DoubtReason.MAY_BE_ABSENT,
+)
 
 
 def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -105,7 +114,7 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
             # Nothing is known of a compartment that may be absent: on simulated tissue at SNR 20
             # to 200, the error of Dv is 2 to 15 times larger where the interval of f includes 0.
             may_be_absent = np.outer(nearest <= _NEGLIGIBLE * farthest, is_gone)
-            reasons[may_be_absent & (reasons == DoubtReason.NONE)] = DoubtReason.NOT_DETERMINED
+            reasons[may_be_absent & (reasons == DoubtReason.NONE)] = DoubtReason.MAY_BE_ABSENT
             reasons[np.ix_(farthest < _SMALLEST_SHARE, is_gone)] = DoubtReason.NO_INFLUENCE
     for j, name in enumerate(model.names):
         if name in TISSUE_T2:
@@ -205,7 +214,7 @@ class DoubtTally:
             # Column by column: a copy of all ends of a slab would be large.
             low, high = (result.outer_intervals[:, j, side][fitted] for side in (0, 1))
             is_none[:, j] &= (low <= 0) & (high <= 2 * largest_error(parameter, 0.0))
-        is_undetermined = np.isin(reasons, (DoubtReason.NO_INFLUENCE, DoubtReason.NOT_DETERMINED))
+        is_undetermined = np.isin(reasons, _UNDETERMINED)
         at_bound = (result.at_low | result.at_high)[fitted]
         rows = np.flatnonzero(fitted)
         self._signals.add(least_weighted_signals(result), rows)
@@ -277,9 +286,9 @@ class DoubtTally:
             if counts[reason] >= _MENTIONED_CAP * self.n_counted:
                 return reason.name
         if not self.model.parameters[j].is_amplitude:
-            undetermined = counts[[DoubtReason.NO_INFLUENCE, DoubtReason.NOT_DETERMINED]]
+            undetermined = counts[list(_UNDETERMINED)]
             if undetermined.sum() >= counts.sum() / 2:
-                return DoubtReason(int(undetermined.argmax()) + 1).name
+                return _UNDETERMINED[undetermined.argmax()].name
         reason = DoubtReason(int(counts.argmax()))
         if reason != DoubtReason.AT_BOUND:
             return reason.name
@@ -401,8 +410,7 @@ class DoubtTally:
         if not (is_mentioned or self._too_high(j)):
             return ""
         name, reason = self.model.names[j], self._reason(j)
-        no_influence = counts[DoubtReason.NO_INFLUENCE]
-        undetermined = no_influence + counts[DoubtReason.NOT_DETERMINED]
+        undetermined = counts[list(_UNDETERMINED)].sum()
         at_bounds, searched = self._at_bounds(j), f"{self._searched(j)} searched"
         if at_bounds:
             searched += f"; {', '.join(at_bounds)}"
@@ -411,10 +419,11 @@ class DoubtTally:
             share = self.at_cap[j] / self.n_counted
             if undetermined >= _MENTIONED:
                 note = _SENTENCES["at_cap_undetermined"].format(undetermined=percent(undetermined))
-        elif reason in ("NO_INFLUENCE", "NOT_DETERMINED"):
+        elif reason in [cause.name for cause in _UNDETERMINED]:
             reason, share = "NOT_DETERMINED", undetermined
-            if no_influence >= _MENTIONED:
-                note = _SENTENCES["too_small"].format(no_influence=percent(no_influence))
+            for cause in (DoubtReason.NO_INFLUENCE, DoubtReason.MAY_BE_ABSENT):
+                if counts[cause] >= _MENTIONED:
+                    note += f", in {percent(counts[cause])} because {_DOUBTS[cause.name][0]}"
         elif reason in ("DECAYED", "NEAR_NOISE", "FREE_WATER", "NO_RESIDUALS"):
             share = counts[DoubtReason[reason]]
         return _SENTENCES[reason].format(
