@@ -26,11 +26,11 @@ from dmrifit.cli.workers import scheduler
 from dmrifit.cohort.bids_folder import find_scans, is_bids_folder, match_files, plain_scan
 from dmrifit.engine.design.identifiability import suggest_model
 from dmrifit.engine.fit_settings import FitSettings
+from dmrifit.engine.formulas.model_formula import AMPLITUDE_UNIT
 from dmrifit.engine.models import resolve_model
 from dmrifit.imaging.fit_predict import fit_image, kept_measurements
 from dmrifit.imaging.scan_info import contrast_lines
 from dmrifit.io.bids_derivatives import (
-    AMPLITUDE_UNIT,
     common_stem,
     derivative_name,
     describe_dataset,

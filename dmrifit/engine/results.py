@@ -473,7 +473,7 @@ class FitResult:
             share = percent(at_bound.mean())
             if self.inputs is not None and not self.is_known[column]:
                 doubt = percent(self.doubt[fitted, column].mean())
-        return label, parameter.unit, median, quartiles, error, share, doubt
+        return label, parameter.shown_unit, median, quartiles, error, share, doubt
 
 
 def unfilled_result(model: SignalModel, n_voxels: int, **fields: Any) -> FitResult:
@@ -530,6 +530,6 @@ def draw_curve(
     axes.set(xlabel="TE (ms)" if over_te else "b (s/mm²)", ylabel="signal (a.u.)", ylim=(0, None))
     texts = []
     for parameter, value, is_doubted in zip(model.parameters, values, doubt, strict=True):
-        text = f"{parameter.name} {value:.3g} {parameter.unit}".rstrip()
+        text = f"{parameter.name} {value:.3g} {parameter.shown_unit}".rstrip()
         texts.append(f"{text} (in doubt)" if is_doubted else text)
     axes.legend(frameon=False, title="\n".join(texts), fontsize=8, title_fontsize=8)

@@ -7,7 +7,6 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -343,7 +342,8 @@ def fit_image(
             if noise is None:
                 del maps["chi2"], files["chi2"]
             # A given noise is the floor of all voxels; only for IVIM does it choose the method.
-            n_floored, is_automatic = 0, noise is None or model == MODELS["ivim"]
+            n_floored, level = 0, None
+            is_automatic = noise is None or model == MODELS["ivim"]
             is_automatic &= settings.is_automatic
             if is_automatic:
                 settings, level = _chosen_by_noise(
@@ -377,7 +377,9 @@ def fit_image(
                 del result, signals
         _check_tally(tally, notes)
         is_fitted = maps["status"] < FitStatus.NOT_FITTED
-        tissue = find_tissue(scan.values, is_fitted, tally.is_tissue)
+        tissue = find_tissue(
+            scan.values, is_fitted, tally.noise_level(), is_masked=tally.is_masked
+        )
         doubts.recount(doubt_codes, tissue)
         del doubt_codes
         share = tally.screening.n_negative / max(tally.n_fitted * len(contrasts), 1)
@@ -445,13 +447,15 @@ def fit_image(
             "BMax": b_max,
             "LeaveOutB": list(leave_out_b) or None,
         }
+        snr = tally.snr()
+        if noise is not None:
+            level = NoiseLevel(tally.noise_level(), "median of sigma in tissue")
         if is_automatic:
-            snr = tally.snr()
             options["Choice"] = describe_choice(settings.threshold, snr, level, n_floored)
         elif settings.threshold is not None:
             options["Choice"] = f"two steps, Dt from b ≥ {settings.threshold:g} s/mm², as given"
         sidecar = describe_fit(tally, settings, box, protocol, contrasts, options, files)
-        if is_automatic and level is not None and np.isfinite(snr):
+        if level is not None and np.isfinite(snr):
             sidecar["Noise"] = {"Sigma": level.sigma, "Method": level.method, "SNR": snr}
         summarize_tissue(sidecar, maps, tissue, tally.n_fitted)
         if merged_b:
@@ -614,10 +618,9 @@ def predict_image(
         settings = {"Scale": scale_text, "Sigma": _noise_text(noise), "Region": region_text}
         sidecar["Settings"] = settings | {"BTolerance": b_tolerance}
         sidecar["Voxels"] = prediction.counts
-        is_tissue = partial(above_air_or_noise, noise=typical_noise)
-        if region is not None:
-            is_tissue = partial(np.ones_like, dtype=bool)  # as of a fit, by `FitTally.is_tissue`
-        tissue = find_tissue(scan.values, prediction.region, is_tissue)
+        tissue = find_tissue(
+            scan.values, prediction.region, typical_noise, is_masked=region is not None
+        )
         n_voxels = int(np.count_nonzero(prediction.region))
         summarize_tissue(sidecar, prediction.maps, tissue, n_voxels)
         columns = (prediction.maps[p.name][tissue] for p in prediction.parameters)

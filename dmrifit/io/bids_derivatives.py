@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -36,8 +36,6 @@ from dmrifit.io.tables import read_texts
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
-#: The unit of signals and amplitudes in sidecars, tables and pages: that of the image.
-AMPLITUDE_UNIT = "a.u."
 #: The region of a fit without a mask, in sidecars and pages.
 ALL_VOXELS = "all voxels that are nonzero in any measurement"
 #: The upper bound of a kurtosis that keeps the signal falling.
@@ -238,15 +236,8 @@ class FitTally:
         return rows[np.isfinite(rows[:, :2]).all(axis=1)].T
 
     def is_tissue(self, signals: NDArray) -> NDArray[np.bool_]:
-        """
-        Tell which voxels do not look like air, by what was measured at the lowest b-value.
-
-        A mask was chosen: all its voxels count, however dark. Shapes: `signals` (n_voxels,), of
-        which NaN is tissue; returns (n_voxels,).
-        """
-        if self.is_masked:
-            return np.ones(len(signals), bool)
-        return above_air_or_noise(signals, self.noise_level()) | ~np.isfinite(signals)
+        """Tell by `is_tissue` which of these signals (n_voxels,) are not of air."""
+        return is_tissue(signals, self.noise_level(), is_masked=self.is_masked)
 
     def noise_level(self) -> float:
         """Give the noise of the typical voxel: sigma, or of the residuals; NaN if unknown."""
@@ -338,15 +329,27 @@ def _describe_parameters(
     return entries
 
 
+def is_tissue(signals: NDArray, noise: float, *, is_masked: bool) -> NDArray[np.bool_]:
+    """
+    Tell which voxels do not look like air, by what was measured at the lowest b-value.
+
+    A mask was chosen: all its voxels count, however dark. Shapes: `signals` (n_voxels,), of which
+    NaN is tissue; returns (n_voxels,).
+    """
+    if is_masked:
+        return np.ones(len(signals), bool)
+    return above_air_or_noise(signals, noise) | ~np.isfinite(signals)
+
+
 def find_tissue(
-    lowest: NDArray, has_values: NDArray[np.bool_], is_tissue: Callable[[NDArray], NDArray]
+    lowest: NDArray, has_values: NDArray[np.bool_], noise: float, *, is_masked: bool
 ) -> NDArray[np.bool_]:
     """
     Find the voxels with values that do not look like air; all of them in a region of air alone.
 
     Shapes: `lowest` (the volume of lowest b), `has_values` and what is returned are (x, y, z).
     """
-    selected = is_tissue(lowest[has_values])
+    selected = is_tissue(lowest[has_values], noise, is_masked=is_masked)
     tissue = has_values.copy()
     tissue[has_values] = selected | ~selected.any()
     return tissue
@@ -535,4 +538,4 @@ def _describe_model(model: SignalModel) -> dict[str, str]:
 
 
 def _units(parameter: Parameter) -> str:
-    return AMPLITUDE_UNIT if parameter.is_amplitude else parameter.unit or "1"
+    return parameter.shown_unit or "1"

@@ -20,10 +20,11 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.html_repr import InlinePage, html_summary
 from dmrifit.engine.fit_maps import OUTSIDE, unpack_bits
+from dmrifit.engine.formulas.model_formula import AMPLITUDE_UNIT
 from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.protocol import shells_text
 from dmrifit.engine.results import draw_curve
-from dmrifit.io.bids_derivatives import AMPLITUDE_UNIT, MONOTONIC, NO_INTERVALS
+from dmrifit.io.bids_derivatives import MONOTONIC, NO_INTERVALS
 from dmrifit.io.nifti import load_image
 from dmrifit.report import page, slice_figures, style, verdict
 from dmrifit.report.numerals import significant

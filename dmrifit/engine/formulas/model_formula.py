@@ -184,6 +184,8 @@ _SIZES = Arithmetic(
 
 #: The unit of an amplitude. Its bounds are multiples of the voxel's largest signal.
 SIGNAL_UNIT = "signal"
+#: The unit of signals and amplitudes in files, tables and pages: that of the image.
+AMPLITUDE_UNIT = "a.u."
 
 _REFUSED_UNITS = {"mm²/s": 1e3, "m²/s": 1e9}
 _PROTOCOL_NAMES = ("b", "te")
@@ -240,6 +242,11 @@ class Parameter:
     def is_amplitude(self) -> bool:
         """Whether the parameter scales with the signal."""
         return self.unit == SIGNAL_UNIT
+
+    @property
+    def shown_unit(self) -> str:
+        """The unit as tables, figures and files name it."""
+        return AMPLITUDE_UNIT if self.is_amplitude else self.unit
 
 
 @dataclass(frozen=True)

@@ -51,13 +51,13 @@ def test_a_notebook_shows_quartiles_errors_and_bounds_of_the_voxels_that_were_fi
     page = result._repr_html_()
     header, s0, adc = cells(page)
     assert header == ["parameter", "unit", "median", "quartiles", "median standard error", "at a bound", "in doubt"]
-    assert s0 == ["S0", "signal", "25", "17.5 to 32.5", "1", "0 %", "–"]
+    assert s0 == ["S0", "a.u.", "25", "17.5 to 32.5", "1", "0 %", "–"]
     assert adc == ["ADC", "µm²/ms", "1.1", "0.95 to 1.65", "0.2", "25 %", "–"]
     assert "Fit of adc: 5 voxels" in page
     assert "2 converged, 1 at bound, 1 not converged, 1 not fitted" in page
     empty = fit_voxels(np.zeros((1, 9)), PROTOCOL, "adc", fixed={"S0": 100.0})
     page = empty._repr_html_()
-    assert cells(page)[1] == ["S0 (fixed)", "signal", "–", "–", "–", "–", "–"]
+    assert cells(page)[1] == ["S0 (fixed)", "a.u.", "–", "–", "–", "–", "–"]
     assert "Fit of adc: 1 voxel<" in page
     assert "1 not fitted" in page
 
@@ -93,7 +93,7 @@ def test_the_curve_of_a_voxel_goes_through_signals_without_noise(te):
     curves, points = axes.lines[::2], axes.lines[1::2]
     assert len(curves) == (2 if te else 1)
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("b (s/mm²)", "signal (a.u.)")
-    assert axes.get_legend().get_title().get_text().startswith("S0 200 signal\nADC 2 µm²/ms")
+    assert axes.get_legend().get_title().get_text().startswith("S0 200 a.u.\nADC 2 µm²/ms")
     seen = []
     for curve, point in zip(curves, points, strict=True):
         np.testing.assert_allclose(np.interp(point.get_xdata(), *curve.get_data()), point.get_ydata(), rtol=1e-3)
