@@ -281,14 +281,15 @@ def bound_cells(entry: Mapping[str, Any]) -> list[str]:
     if "Bounds" not in entry:
         return ["–", "–"]
     unit = "× max" if "BoundsUnits" in entry else short_unit(entry["Units"])
-    pairs = zip(entry["Bounds"], entry["ShareAtBounds"].values(), strict=True)
-    cells = [
-        "no bound" if bound is None else f"{percent(share)} at {bound:g} {unit}".rstrip()
-        for bound, share in pairs
-    ]
+    bounds = ["" if bound is None else f"{bound:g} {unit}".rstrip() for bound in entry["Bounds"]]
     if "UpperBoundRule" in entry:
-        cells[1] = f"{cells[1].replace('at', 'at the smaller of')} and {MONOTONIC}"
-    return cells
+        smaller_of = f"the smaller of {bounds[1]} and " if bounds[1] else ""
+        bounds[1] = smaller_of + MONOTONIC
+    shares = entry["ShareAtBounds"].values()
+    return [
+        f"{percent(share)} at {bound}" if bound else "no bound"
+        for bound, share in zip(bounds, shares, strict=True)
+    ]
 
 
 def value_lines(sidecar: Mapping[str, Any]) -> Iterator[str]:
