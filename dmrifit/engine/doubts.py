@@ -63,11 +63,7 @@ class DoubtReason(IntEnum):
 
 
 # Of these reasons the data set no limits to a parameter.
-_UNDETERMINED = (
-    DoubtReason.NO_INFLUENCE,
-    DoubtReason.NOT_DETERMINED,
-    DoubtReason.MAY_BE_ABSENT,
-)
+_UNDETERMINED = (DoubtReason.NO_INFLUENCE, DoubtReason.NOT_DETERMINED, DoubtReason.MAY_BE_ABSENT)
 
 
 def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -285,23 +285,18 @@ def bound_cells(entry: Mapping[str, Any]) -> list[str]:
     if "UpperBoundRule" in entry:
         smaller_of = f"the smaller of {bounds[1]} and " if bounds[1] else ""
         bounds[1] = smaller_of + MONOTONIC
-    shares = entry["ShareAtBounds"].values()
-    return [
-        f"{percent(share)} at {bound}" if bound else "no bound"
-        for bound, share in zip(bounds, shares, strict=True)
-    ]
+    cells = zip(bounds, entry["ShareAtBounds"].values(), strict=True)
+    return [f"{percent(share)} at {end}" if end else "no bound" for end, share in cells]
 
 
 def value_lines(sidecar: Mapping[str, Any]) -> Iterator[str]:
     """Say in lines which parameters stand at their bounds, and their 95 % intervals."""
     intervals = []
     for parameter, entry in sidecar.get("Parameters", {}).items():
-        cells = zip(("lower", "upper"), bound_cells(entry), strict=True)
-        shares = [
-            f"{cell} ({end})"
-            for end, cell in cells
-            if entry.get("ShareAtBounds", {}).get(end.capitalize())
-        ]
+        # None of a fixed parameter.
+        shares_at_ends = entry.get("ShareAtBounds", {}).items()
+        cells = zip(shares_at_ends, bound_cells(entry), strict=False)
+        shares = [f"{cell} ({end.lower()})" for (end, share), cell in cells if share]
         if shares:
             yield f"{parameter}, voxels with signal at its bounds: {', '.join(shares)}"
         if "Interval" in entry:
