@@ -48,8 +48,8 @@ _LARGEST_SHIFT = 0.1
 SYNTHETIC_TRAINING = "The model was trained on synthetic data: its accuracy in people is unknown."
 #: What is said where predictions stand without intervals.
 NO_INTERVALS = (
-    "Without intervals the uncertainty of the predicted values is not known; for intervals train "
-    "on five patients or more (dmrifit train, --coverage above 0) and predict from images."
+    "Without intervals the uncertainty of the predicted values is not known. Intervals need "
+    "images and a model trained on five patients or more (dmrifit train, --coverage above 0)."
 )
 
 #: Voxels at least that the SNR of a scan is taken from: of millions, a sample tells it as well.

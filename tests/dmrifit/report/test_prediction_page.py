@@ -86,7 +86,7 @@ def test_the_answer_and_a_light_for_each_parameter_come_first(maps, tmp_path):
     assert float(re.search(r"1\.50 µm²/ms \((\S+)×\)", text)[1]) == pytest.approx(1, abs=0.1)
     assert text.index('class="verdict"') < text.index('class="viewer"') < text.index("<h2>Maps")
     without = page({name: maps[name] for name in ("S0", "ADC")}, SIDECAR, tmp_path)
-    assert "predicted values is not known; for intervals train on five patients or more" in without
+    assert "predicted values is not known. Intervals need images and a model trained on five patients" in without
     assert without.count("no interval") == 2
     assert "■" not in without
 

@@ -166,7 +166,9 @@ def _example(board: Board) -> Iterator[Any]:
     region = "largest lesion" if is_lesion else "body"
     note = f"{page.capital(region)} of {patient.cohort}'s median patient, {patient.patient}"
     if len(maps) > 1:
-        note += f": {best}, which is predicted best, and {worst}, worst"
+        note += f": {best}, the best predicted, and {worst}, the worst"
+        if others := [name for name in patient.names if name not in names]:
+            note += f", without {', '.join(others)}, which the means leave out"
     values = {"label": label, "region": region, "patient": patient.patient}
     yield _TEXTS.picture("answer_maps", figure, **values)
     yield page.Note(f"{note}.")
@@ -180,7 +182,8 @@ def _sites(board: Board) -> Iterator[Any]:
         yield "One cohort was compared, so nothing is known of another site."
         return
     if len(regimes) < 2:
-        command = rerun_command(board.study, "--train-on same,other --out study-sites")
+        options = "--train-on same,other --resynthesize --out study-sites"
+        command = rerun_command(board.study, options)
         yield _TEXTS("not_tried", trained=training_words(regimes[0]), command=command)
         return
     if not rows[measure].notna().any():

@@ -72,13 +72,15 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Any]:
         return
     metrics = summary_metrics()
     rows = []
-    for board in map(Board, evaluations):
+    for number, board in enumerate(map(Board, evaluations), 1):
         summary = board.summary[~board.summary["algorithm"].map(is_control)]
-        summary = matching(summary, train_on=board.regimes[0])
-        for (cohort, strategy), algorithms in summary.groupby(["cohort", "strategy"], sort=False):
+        groups = summary.groupby(["train_on", "cohort", "strategy"], sort=False)
+        for (train_on, cohort, strategy), algorithms in groups:
             simulation = board.study.get("cohorts", {}).get(cohort, {}).get("simulation") or {}
             conditions = board.conditions(matching(board.scores, cohort=cohort))
-            line = [conditions, cohort, simulation.get("difficulty", "–"), strategy]
+            difficulty = simulation.get("difficulty", "–")
+            trained_on = training_words(train_on, "whom")
+            line = [number, conditions, trained_on, cohort, difficulty, strategy]
             for metric in metrics:
                 values = algorithms[metric.column]
                 text = metric_text(metric, values.mean())
@@ -86,10 +88,10 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Any]:
                     text += f" ± {metric_text(metric, values.std())}"
                 line.append(text)
             rows.append(line)
-    header = ["regions, N, seed", "cohort", "difficulty", "strategy"]
+    header = ["comparison", "regions, N, seed", "trained on", "cohort", "difficulty", "strategy"]
     header += [metric.heading for metric in metrics]
     yield _TEXTS["repeated"]
-    yield Table(rows, header, numbers=range(4, len(header)))
+    yield Table(rows, header, numbers=range(6, len(header)))
 
 
 def cohort_tables(board: Board) -> Iterator[Any]:

@@ -107,7 +107,7 @@ def test_the_first_screen_has_four_answers(make_evaluation, read):
     html = read(answer(board))
     assert list(read.figures) == ["answer_skill", "answer_maps", "answer_sites", "answer_sizes"]
     # Of even numbers the lower of the middle: patients are ordered by f alone.
-    assert "Largest lesion of A&#39;s median patient, A3: Dt, which is predicted best, and K, worst." in html
+    assert "Largest lesion of A&#39;s median patient, A3: Dt, the best predicted, and K, the worst." in html
     numbers = {text.get_text() for text in read.figures["answer_sites"].axes[0].texts}
     assert {"0.07", "−0.13"} <= numbers
     assert "A: still rising at 3; B: still rising at 3." in html
@@ -123,7 +123,7 @@ def test_what_was_not_compared_is_said_in_the_place_of_its_picture(make_evaluati
     assert "N = 3. One number was compared." in html
     assert f"To see more: {command}" in html
     two = read(answer(study_of(make_evaluation, cohorts=("A", "B"), sizes=(1,))))
-    assert "dmrifit benchmark TABLE --train-on same,other --out study-sites" in two
+    assert "dmrifit benchmark TABLE --train-on same,other --resynthesize --out study-sites" in two
     assert "To see more" not in two
 
 

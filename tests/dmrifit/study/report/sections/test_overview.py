@@ -14,8 +14,9 @@ def test_several_comparisons_are_laid_beside_each_other(make_evaluation, html_ta
     _, *rows = html_tables(repeated_summary([first, second])).tables[0][1]
     # Between two algorithms of 0.2 and 0.4 the standard deviation is 0.14.
     assert rows == [
-        ["body → lesion, N = 3", "A", "easy", "s2s", "10 ± 0.0", "30 ± 14", "0.50"],
-        ["lesion → lesion, N = 1, seed 7", "A", "–", "s2s", "10 ± –", "20 ± –", "0.50"],
+        ["1", "body → lesion, N = 3", "the same cohort", "A", "easy", "s2s", "10 ± 0.0", "30 ± 14", "0.50"],
+        ["1", "body → lesion, N = 3", "other cohorts", "A", "easy", "s2s", "10 ± –", "90 ± –", "0.50"],
+        ["2", "lesion → lesion, N = 1, seed 7", "the same cohort", "A", "–", "s2s", "10 ± –", "20 ± –", "0.50"],
     ]
 
 
