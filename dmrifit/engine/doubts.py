@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from dmrifit._utils.counts import percent
 from dmrifit._utils.spread_sample import SpreadSample
 from dmrifit.engine.design.identifiability import typical_tissue
-from dmrifit.engine.design.precision import DECAYED, largest_error, rounded, signal_jacobian
+from dmrifit.engine.design.precision import (
+    DECAYED,
+    largest_error,
+    rounded,
+    signal_jacobian,
+    standard_deviations,
+)
 from dmrifit.engine.free_water import TISSUE_T2, is_raised_by_water
 from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE, is_share
 from dmrifit.engine.models import SignalModel, read_table
@@ -96,7 +102,14 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
                 most = low + UNDETERMINED_SHARE * (result.upper_bounds(j) - low)
                 is_wide |= (outer[:, j, 0] <= low) & (outer[:, j, 1] >= most)
                 column[is_wide] = DoubtReason.NOT_DETERMINED
+    slopes = _slopes(result, typical_tissue(model))
+    free = np.flatnonzero(~result.is_known)
+    # What the protocol does not determine in any tissue, although residuals may be zero.
+    if np.isfinite(slopes).all():
+        sd = standard_deviations(slopes[None, :, free], np.zeros((1, len(free))))[0]
+        reasons[:, free[np.isinf(sd)]] = DoubtReason.NOT_DETERMINED
     # At the ends of a share, the parameters of the compartment that is gone have no influence.
+    is_measured = (slopes != 0).any(axis=0)
     for j, parameter in enumerate(model.parameters):
         if not is_share(parameter):
             continue
@@ -104,9 +117,8 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
         for end, (nearest, farthest) in enumerate(((low, high), (1 - high, 1 - low))):
             tissue = typical_tissue(model)
             tissue[j] = end
-            with np.errstate(all="ignore"):
-                slopes = signal_jacobian(model, tissue, result.protocol)[0]
-            is_gone = (np.abs(slopes).max(axis=0) == 0) & (np.arange(len(tissue)) != j)
+            is_gone = is_measured & (_slopes(result, tissue) == 0).all(axis=0)
+            is_gone[j] = False
             # Nothing is known of a compartment that may be absent: on simulated tissue at SNR 20
             # to 200, the error of Dv is 2 to 15 times larger where the interval of f includes 0.
             may_be_absent = np.outer(nearest <= _NEGLIGIBLE * farthest, is_gone)
@@ -123,6 +135,12 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
     is_known = np.isfinite(outer[..., 0]) & np.isfinite(outer[..., 1])
     reasons[~is_known] = DoubtReason.NONE
     return reasons
+
+
+def _slopes(result: Any, tissue: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give derivatives of the signals of a tissue (n_measurements, n_parameters)."""
+    with np.errstate(all="ignore"):
+        return signal_jacobian(result.model, tissue, result.protocol)[0]
 
 
 def _lacks_floor(result: Any) -> NDArray[np.bool_]:
@@ -369,7 +387,8 @@ class DoubtTally:
         """Write the range that was searched for a parameter."""
         parameter = self.model.parameters[j]
         low, high = self.bounds[j]
-        text = f"{low:g}–{high:g}{self._bound_unit(j)}"
+        text = f"{low:g}–{high:g}" if np.isfinite(high) else f"{low:g} and more"
+        text += self._bound_unit(j)
         if parameter.name in self.monotonic:
             text += " or 3/(b_max·D)"
         return text

@@ -309,4 +309,6 @@ def _model_line(name: str, protocol: Protocol, snr: float) -> str:
     but = ""
     if undetermined:
         but = f", except {', '.join(undetermined)} of single voxels at this SNR"
-    return f"{name}: yes{but}; SD of a voxel at least {', '.join(texts)}"
+    line = f"{name}: yes{but}; SD of a voxel at least {', '.join(texts)}"
+    too_high_b = [f"in typical tissue {text}" for text in table["advice"] if "--b-max" in text]
+    return "; ".join([line, *too_high_b])

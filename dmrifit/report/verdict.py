@@ -118,8 +118,8 @@ def fit_sentences(sidecar: Mapping[str, Any]) -> list[str]:
         if key in sidecar:
             sentences.append(wording(text, sidecar[key]))
     for advice in sidecar.get("ExpectedPrecision", {}).get("Advice", []):
-        # A limit that was found in the data takes the place of that of typical tissue.
-        if "--b-max" not in advice or "BMax" not in sidecar["Doubt"]:
+        # The fit itself shows which b-values are too high, here not in typical tissue alone.
+        if "--b-max" not in advice:
             sentences.append(f"protocol: {advice}")
     return list(dict.fromkeys(sentences))
 

@@ -156,7 +156,7 @@ def protocol_precision(
     rows = _information_rows(model, values, protocol, sigma, noise)[:, :, free]
     weights = _prior_rows(model, values, prior, weak=None)[:, free]
     sd = np.zeros_like(values)
-    sd[:, free] = _standard_deviations(rows, weights)
+    sd[:, free] = standard_deviations(rows, weights)
     n, p = values.shape
     with np.errstate(divide="ignore", invalid="ignore"):
         cv = np.where(sd == 0, 0.0, sd / np.abs(values))
@@ -382,7 +382,7 @@ def _scored(
     Shapes: `rows` (n_sets, n_measurements, n_parameters), `weights` of the prior (n_sets,
     n_parameters).
     """
-    sd = _standard_deviations(rows, weights)
+    sd = standard_deviations(rows, weights)
     is_undetermined = np.isinf(sd).any(axis=0)
     if is_undetermined.any():
         raise ValueError(
@@ -401,7 +401,7 @@ def _scored(
     return {"index": -1, "score": score, "gain": np.nan, **dict(zip(columns, cv, strict=True))}
 
 
-def _standard_deviations(
+def standard_deviations(
     jacobian: NDArray[np.float64], prior_weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """

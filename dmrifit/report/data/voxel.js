@@ -85,14 +85,19 @@ function decadesOf(low, high) {
   return ticks;
 }
 
-function isDoubted({ flags, fixed, value }) {
-  return !fixed && Number.isFinite(value) && flags > 0;
+function hasFlag({ flags, fixed, value }, flag) {
+  return !fixed && Number.isFinite(value) && (flags & flag) > 0;
 }
 
-// Which parameters the signal does not tell, in words.
+// A parameter at a bound, such as f at 0, may be well determined.
+function isDoubted(parameter) {
+  return hasFlag(parameter, FLAGS.doubt);
+}
+
+// Which parameters are at a bound or in doubt, in words.
 function doubtsOf({ parameters, disagree }) {
-  const names = (flag) => parameters.filter((one) => isDoubted(one) && one.flags & flag).map((one) => one.name).join(", ");
-  const words = [[FLAGS.low, "At the lower bound"], [FLAGS.high, "At the upper bound"], [FLAGS.doubt, "Not determined here, whatever the number says"]];
+  const names = (flag) => parameters.filter((one) => hasFlag(one, flag)).map((one) => one.name).join(", ");
+  const words = [[FLAGS.low, "At the lower bound"], [FLAGS.high, "At the upper bound"], [FLAGS.doubt, "In doubt here"]];
   const sentences = words.filter(([flag]) => names(flag)).map(([flag, text]) => `${text}: ${names(flag)}.`);
   return disagree ? [...sentences, "Other values fit about as well (starts disagree)."] : sentences;
 }

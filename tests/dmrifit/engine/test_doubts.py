@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dmrifit import MODELS, Protocol, fit_voxels
+from dmrifit import MODELS, Parameter, Protocol, SignalModel, fit_voxels
 from dmrifit.engine import doubts
 from dmrifit.engine.doubts import DoubtReason, DoubtTally
 from dmrifit.engine.protocol import average_directions, least_weighted
@@ -41,8 +41,17 @@ def test_without_perfusion_its_diffusivity_and_in_blood_the_tissue_are_in_doubt(
     # At a low SNR an f that may be 0 makes Dv a doubt, too.
     result = fit_voxels(noisy(IVIM, [100.0, 0.0, 20.0, 1.0], LOW_B, 20, 2), LOW_B, IVIM)
     assert result.doubt[result.outer_intervals[:, f, 0] < 1e-6, dv].all()
+    assert DoubtReason.MAY_BE_ABSENT in result.doubt_reasons[:, dv]
     result = fit_voxels(IVIM.signal([[100.0, 1.0, 20.0, 1.0]], LOW_B), LOW_B, IVIM)
     assert (result.doubt_reasons[:, IVIM.names.index("Dt")] == DoubtReason.NO_INFLUENCE).all()
+
+
+@pytest.mark.parametrize("sd", [0, 20])
+def test_parameters_that_change_the_signal_alike_are_in_doubt_at_any_noise(sd):
+    parameters = [Parameter("S0", "signal", 0, np.inf), Parameter("D1", "µm²/ms", 0, 3), Parameter("D2", "µm²/ms", 0, 3)]
+    model = SignalModel.from_expression("S0*exp(-b*(D1+D2))", parameters, name="sum")
+    signals = model.signal([[1000.0, 0.5, 0.5]] * 20, LOW_B) + sd * np.random.default_rng(6).normal(size=(20, len(LOW_B)))
+    np.testing.assert_array_equal(fit_voxels(signals, LOW_B, model).doubt.mean(axis=0), [0, 1, 1])
 
 
 def test_an_artificial_bound_is_a_doubt_and_zero_is_none():

@@ -104,7 +104,6 @@ def test_a_limit_of_the_data_takes_the_place_of_that_of_typical_tissue_and_of_th
         "Settings": {"Region": "the mask above 0.5"},
     }
     assert remedies(sidecar) == {"sigma": "estimate"}
-    assert "protocol: K will be at its cap (--b-max 3750)." in fit_sentences(sidecar)
     sidecar["Doubt"]["BMax"] = 1900.0
     assert remedies(sidecar) == {"b_max": 1900.0}
     sentences = fit_sentences(sidecar)
