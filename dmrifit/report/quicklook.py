@@ -234,7 +234,7 @@ def write_quicklook(
         page.Section("Parameters", *_summary(shown)),
         page.Section(
             "Maps",
-            page.Note(_TEXTS("maps", side=slices.sides[0])),
+            page.Note(_TEXTS("maps", side=slices.sides[0]), _TEXTS["bars"]),
             page.Picture(picture, f"Slices and histograms of {labels}"),
             _codes(shown, slices),
         ),
@@ -540,6 +540,7 @@ def _maps(
         figures = [plot_maps(slices, [panel]) for panel in panels]
         labels = [f"Slices and histogram of {panel.label}" for panel in panels]
         yield page.Grid(*map(page.Picture, figures, labels))
+        yield page.Note(_TEXTS["bars"])
         return
     for panel, width in zip(panels, widths, strict=True):
         caption = ""
