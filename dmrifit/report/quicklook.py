@@ -124,10 +124,8 @@ class ShownMaps:
         colored = [panel for panel in panels if panel.unit != AMPLITUDE_UNIT]
         overlay = ""
         if images and colored:
-            names = [panel.layer for panel in colored if not panel.faint]
-            overlay = verdict.least_doubted(
-                names or [panel.layer for panel in colored], self.sidecar
-            )
+            names = [p.layer for p in colored if not p.faint] or [p.layer for p in colored]
+            overlay = verdict.least_doubted(names, self.sidecar)
         for panel in panels:
             if panel.doubted is not None and panel.doubted.any():
                 layers.append(Layer(panel.layer, panel.doubted, "doubt"))
@@ -150,9 +148,10 @@ class ShownMaps:
 
     def first_screen(self, **options: Any) -> Iterator[Any]:
         """Answer what was fitted and what can be read of it; show the maps (x, y, z) in planes."""
-        protocol = _contrasts(self.sidecar["FittedProtocol"])
+        measured, fitted = self.sidecar["Protocol"], self.sidecar["FittedProtocol"]
         answer = verdict.map_verdict(self.sidecar, doubts=False)
-        yield page.Lead(f"{answer}. Measurements: {protocol}.")
+        title = "Measurements" if fitted == measured else "Measurements after averaging"
+        yield page.Lead(f"{answer}. {title}: {_contrasts(fitted)}.")
         yield verdict.parameter_lights(self.panels, self.region, self.sidecar)
         if self.free_panels:
             yield self.planes(self.free_panels, **options)
@@ -168,7 +167,8 @@ class ShownMaps:
         for key, value in self.sidecar["Settings"].items():
             option = re.sub("(?=[A-Z])", "-", key).lower()
             name = option[1:] if key in ("Region", "Choice", "Scale") else f"-{option}"
-            settings.append([name, "none" if value is None else value])
+            if value is not None:
+                settings.append([name, value])
         names = self.sidecar["Versions"].items()
         versions = ["versions", ", ".join(f"{name} {number}" for name, number in names)]
         table = page.Table([*before, *sources, *after, *settings, versions])
@@ -262,8 +262,6 @@ def _summary(shown: ShownMaps) -> Iterator[Any]:
         outcomes=", ".join(f"{n} {code}" for code, n in counts.items() if n),
         disagree=percent(sidecar["Doubt"]["StartsDisagree"]),
     )
-    if any("BoundsUnits" in entry for entry in shown.entries.values()):
-        text += " Bounds of S0 are multiples of the largest signal of the voxel (× max)."
     for name, entry in shown.entries.items():
         if "Meaning" in entry:
             text += f" {name} is the {entry['Meaning']}."

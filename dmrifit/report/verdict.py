@@ -25,8 +25,8 @@ _SOME_DOUBTED = 0.1  # share up to which a parameter counts as determined
 def map_verdict(sidecar: Mapping[str, Any], *, doubts: bool = True) -> str:
     """Say in one line how many voxels have maps, and which parameters are mostly in doubt."""
     air = sidecar.get("Air", {}).get("Share", 0.0)
-    these = "the fitted" if "Status" in sidecar else "these"
-    air_text = _TEXTS("air", air=percent(air), these=these) if air >= _SOME_AIR else ""
+    key = "air" if "Status" in sidecar else "predicted_air"
+    air_text = _TEXTS(key, air=percent(air)) if air >= _SOME_AIR else ""
     if "Status" not in sidecar:
         counts = sidecar["Voxels"]
         text = _TEXTS("predicted", **counts)
