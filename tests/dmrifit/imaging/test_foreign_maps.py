@@ -130,10 +130,13 @@ def test_a_predictor_of_signals_is_refused(trained, metrics, tmp_path):
 def test_maps_of_one_grid_are_shown_on_a_page(metrics, tmp_path):
     page = tmp_path / "view.html"
     maps = {"fast": metrics["ADC_fast"], "F": metrics["F"]}
-    view_maps(maps, page, units={"fast": "mm²/s"}, image=metrics["S0"])
+    image = nib.load(metrics["S0"])
+    numbers = np.resize([0, 7, 2, 1], image.shape).astype(np.int16)
+    nib.save(nib.Nifti1Image(numbers, image.affine), tmp_path / "labels.nii")
+    view_maps(maps, page, units={"fast": "mm²/s"}, image=metrics["S0"], labels=tmp_path / "labels.nii")
     text = page.read_text(encoding="utf-8")
-    assert "mm²/s" in text
-    assert "fast" in text
+    assert all(words in text for words in ("mm²/s", "fast", "label 1", "label 2", "label 7"))
+    assert "label 3" not in text
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4)), np.eye(4)), tmp_path / "other.nii")
     with pytest.raises(ValueError, match="different grids"):
         read_maps({**maps, "other": tmp_path / "other.nii"})
