@@ -356,7 +356,9 @@ class DoubtTally:
             elif is_none[:, j].mean() >= _MOST:
                 # A diffusivity is not found: it is a value that is 0 or nearly so.
                 text = "not distinguishable from 0" if parameter.unit else "none found"
-                text += f", < {rounded(np.median(ends[is_none[:, j], j, 1]), 3)}{unit}"
+                # Signals that rise with b have both ends at 0.
+                if limit := np.median(ends[is_none[:, j], j, 1]):
+                    text += f", < {rounded(limit, 3)}{unit}"
             elif low == high and at_bound[:, j].mean() >= _MOST:
                 text = f"at the bound {low}{unit}"
             else:
