@@ -113,6 +113,8 @@ MOST_OUTSIDE = 0.25
 MOST_NEGATIVE = 0.2
 #: Residuals in units of a given sigma, above which it is likely to be wrong.
 MOST_MISFIT = 10.0
+#: Residuals in units of sigma, above which intervals are too narrow to be trusted.
+_NOTED_MISFIT = 1.5
 #: Residuals relative to the noise of averages, below which the image holds less noise than sigma.
 _LEAST_MISFIT = 0.3
 #: Fewer voxels may have such residuals by chance, where degrees of freedom are few.
@@ -406,16 +408,16 @@ def fit_image(
             notes.warn(doubt)
         if doubt := relative_doubt(rows_of_tissue, protocol, model):
             notes.warn(doubt)
-        is_given = noise is not None and not is_estimated and likelihood == "gaussian"
-        misfit = tally.misfit() if is_given else np.nan
+        has_sigma = noise is not None and likelihood == "gaussian"
+        misfit = tally.misfit() if has_sigma else np.nan
         # Signals of several directions differ by more than the noise.
-        if misfit > MOST_MISFIT and not directions_vary(contrasts):
+        if misfit > MOST_MISFIT and not is_estimated and not directions_vary(contrasts):
             notes.warn(
                 f"the residuals are {misfit:.3g} times sigma: check that sigma is in the units of "
                 "the image (without it the fit measures the noise), and model and bounds"
             )
         is_plain = weights is None and method != "map" and not settings.is_denoised
-        is_plain &= tally.n_fitted >= _FEWEST_JUDGED
+        is_plain &= not is_estimated and tally.n_fitted >= _FEWEST_JUDGED
         if is_plain and misfit * settings.n_averaged**0.5 < _LEAST_MISFIT:
             notes.warn(
                 f"the residuals are {misfit:.2g} times sigma: of a denoised image, standard "
@@ -457,6 +459,8 @@ def fit_image(
         sidecar = describe_fit(tally, settings, box, protocol, contrasts, options, files)
         if level is not None and np.isfinite(snr):
             sidecar["Noise"] = {"Sigma": level.sigma, "Method": level.method, "SNR": snr}
+        if _NOTED_MISFIT < misfit <= MOST_MISFIT and tally.n_fitted >= _FEWEST_JUDGED:
+            sidecar["Misfit"] = {"Ratio": misfit}
         summarize_tissue(sidecar, maps, tissue, tally.n_fitted)
         if merged_b:
             sidecar["MergedB"] = {"Description": merged_b, "MeasuredB": measured_b.tolist()}

@@ -28,6 +28,7 @@ from dmrifit.io import series
 from dmrifit.model_files.model_file import load_model, save_model
 from dmrifit.predict.base import resolve_patch_shape
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
+from dmrifit.report.verdict import fit_sentences
 from dmrifit.simulate.body_phantoms import simulate_cohort
 
 PROTOCOL = Protocol([0, 200, 500, 1000])
@@ -411,6 +412,15 @@ def test_noise_levels_that_are_none_are_refused(image, tmp_path, refused):
     inside[0] = 0
     maps = fit_image(image, PROTOCOL, "adc", sigma=path, mask=nib.Nifti1Image(inside, AFFINE))
     assert np.isfinite(data(maps["ADC"])).all()
+
+
+def test_residuals_of_twice_the_noise_are_told_with_what_they_mean_for_intervals():
+    repeats = Protocol(np.repeat([0, 250, 500, 1000], 4))
+    signals = 100 * np.exp(-repeats.b_ms_per_um2) + 2 * np.random.default_rng(3).normal(size=(6, 6, 6, len(repeats)))
+    for sigma, ratio in ((1.0, pytest.approx(2, rel=0.1)), (2.0, None)):
+        sidecar = fit_image(nib.Nifti1Image(signals, AFFINE), repeats, "adc", sigma=sigma).sidecar
+        assert sidecar.get("Misfit", {}).get("Ratio") == ratio
+        assert ("intervals, computed from sigma, are too narrow" in " ".join(fit_sentences(sidecar))) == (ratio is not None)
 
 
 def test_a_fit_goes_on_without_noise_that_it_cannot_use(image, tmp_path, refused):
