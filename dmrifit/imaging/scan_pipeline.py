@@ -183,7 +183,8 @@ def preprocess_image(
                 for slab, values in read_slabs(readable):
                     signals[:, :, slab] = values
         transforms = None
-        doubt = describe_noise_levels([noise, *levels])[1]
+        # Around the middle first, because the noise of air is lower.
+        doubt = describe_noise_levels([*levels, noise])[1]
         if doubt:
             warnings.warn(f"{series.name}: {doubt}", stacklevel=2)
         if "gibbs" in ordered_steps:
