@@ -80,13 +80,14 @@ def view_maps(
     volumes, affine = read_maps(files)
     layers = []
     for name, values in volumes.items():
+        shown: NDArray[Any] = values
         names: list[str] = []
         if kinds[name] == "mask":
             # One color for each number that occurs: 1, 2 and 7 are three labels.
             numbers, codes = np.unique([0, *np.nan_to_num(values).flat], return_inverse=True)
-            values = codes[1:].reshape(values.shape) - np.searchsorted(numbers, 0)
+            shown = codes[1:].reshape(values.shape) - np.searchsorted(numbers, 0)
             names = [f"label {number:g}" for number in numbers[numbers > 0]]
-        layers.append(Layer(name, values, kinds[name], unit=units.get(name, ""), names=names))
+        layers.append(Layer(name, shown, kinds[name], unit=units.get(name, ""), names=names))
     title = common_stem(list(maps.values())) or "Maps"
     first = next(iter(maps))
     below, overlay = (first, None) if image is None else ("image", first)
