@@ -84,7 +84,7 @@ def view_maps(
         names: list[str] = []
         if kinds[name] == "mask":
             # One color for each number that occurs: 1, 2 and 7 are three labels.
-            numbers, codes = np.unique([0, *np.nan_to_num(values).flat], return_inverse=True)
+            numbers, codes = np.unique(np.append(0, np.nan_to_num(values)), return_inverse=True)
             shown = codes[1:].reshape(values.shape) - np.searchsorted(numbers, 0)
             names = [f"label {number:g}" for number in numbers[numbers > 0]]
         layers.append(Layer(name, shown, kinds[name], unit=units.get(name, ""), names=names))
