@@ -369,10 +369,9 @@ class DoubtTally:
         """Write the range that was searched for a parameter."""
         parameter = self.model.parameters[j]
         low, high = self.bounds[j]
-        text = f"{low:g}–{high:g}{self._bound_unit(j)}"
         if parameter.name in self.monotonic:
-            text += " or 3/(b_max·D)"
-        return text
+            return f"{low:g} to the smaller of {high:g} and 3/(b_max·D)"
+        return f"{low:g}–{high:g}{self._bound_unit(j)}"
 
     def _bound_unit(self, j: int) -> str:
         """Write what follows a bound of a parameter."""
