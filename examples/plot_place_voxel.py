@@ -4,7 +4,7 @@ Where would the spectroscopy voxel go, and where would two experts have put it?
 A spectrum is measured in one box, and the box should hold much tumor and little else. In synthetic gliomas, some of
 which have a necrotic core that gives no useful spectrum, the optimizer places a box twice: from the tumor alone, as in
 the study of Lee et al. (MICCAI 2024), and with the core excluded. Both are compared with the boxes of two
-simulated experts, who go to thick solid tumor; they are rules with noise and no clinical experts. Last, the box of one
+simulated experts, who go to thick solid tumor; they are rules with noise and not clinical experts. Last, the box of one
 case is written for the scanner and for programs that analyze spectra. Not for clinical use.
 """
 

@@ -435,13 +435,13 @@ class AnomalyDetector(BaseEstimator):
         """Reject scans whose directions or size differ from those of the training scans."""
         if scans.shape[3] != self.n_channels_:
             raise ValueError(
-                f"the scans have {counted(scans.shape[3], 'direction')}, and those that were "
-                f"learned from {self.n_channels_}; resample them to these directions first"
+                f"the scans have {counted(scans.shape[3], 'direction')}, but the training scans "
+                f"have {self.n_channels_}; resample them to these directions first"
             )
         if self._one_size and scans.shape[:3] != self.shape_:
             raise ValueError(
-                f"the scans have {size_text(scans.shape[:3])} voxels, and those that were learned "
-                f"from {size_text(self.shape_)}; bring them to that grid first, because scores "
+                f"the scans have {size_text(scans.shape[:3])} voxels, but the training scans have "
+                f"{size_text(self.shape_)}; bring them to that grid first, because scores "
                 "depend on the position of a voxel"
             )
         return scans

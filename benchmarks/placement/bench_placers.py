@@ -5,7 +5,7 @@ Which placer agrees best with simulated experts, and at what cost?
     [--work FOLDER] .venv/bin/python -m benchmarks.placement.bench_placers --quick --out FILE
 
 For each seed and kind of simulated experts 125 synthetic gliomas are made; placers learn from 100
-and place in 25. The experts are rules with noise, no clinical experts. What is finished is kept in
+and place in 25. The experts are rules with noise, not clinical experts. What is finished is kept in
 the folder FOLDER (default build/placers) and not repeated as long as the code is the same; a
 training that was interrupted goes on. Everything runs on one thread, and times are of the
 processor.

@@ -159,8 +159,11 @@ def check_own_names(what: str, names: Iterable[str], reserved: Collection[str] =
     """Refuse no name at all, a name that stands twice, and names of other rows of a table."""
     counts = Counter(list(names))
     conflicts = [name for name, count in counts.items() if count > 1 or name in reserved]
-    if not counts or conflicts:
-        raise ValueError(f"{what} need names of their own, not {conflicts or 'none at all'}")
+    if not counts:
+        raise ValueError(f"{what} have no names; give at least one")
+    if conflicts:
+        listed = ", ".join(map(str, conflicts))
+        raise ValueError(f"{what} need unique names that are not reserved; conflicting: {listed}")
 
 
 @contextmanager

@@ -124,8 +124,8 @@ def train(
     Train a predictor of an advanced protocol on all patients of a table, and save it.
 
     Its scores are those of dmrifit benchmark with the same settings; the file is for dmrifit
-    predict. Cohorts of other protocols are trained on apart (--cohorts). LR takes seconds, CNN
-    longest; images are read once, one patient at a time.
+    predict. Cohorts with different protocols need separate models (--cohorts). LR takes seconds,
+    CNN longest; images are read once, one patient at a time.
 
     Options:
     out: Model file to write, usually named *.dmrifit.
@@ -136,8 +136,8 @@ def train(
     patch_shape X,Y,Z: Neighborhood as input; by default 3,3,1 for CNN, else single voxels.
     cohorts NAME,…: Train on these cohorts only.
     n_b 2..: Number of b-values of the clinical protocol: the lowest, at the shortest TE.
-    coverage 0..0.999: Share of voxels that the intervals of predicted maps shall hold, learned by
-        training on parts of the patients; 0 for no intervals, in a sixth of the time.
+    coverage 0..0.999: Share of voxels whose value the intervals should contain, calibrated by
+        training on subsets of the patients; 0 for no intervals, in a sixth of the time.
 
     Example: dmrifit train data/participants.tsv --algorithm LR --strategy s2s --out model.dmrifit
     """
@@ -201,7 +201,8 @@ def train(
     if coverage:
         held = estimator.calibration_.groupby("parameter", sort=False)["coverage"].mean()
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in held.items())
-        typer.echo(f"intervals: {estimator.guarantee()}; held of training patients: {shares}")
+        where = "coverage in held-out training patients"
+        typer.echo(f"intervals: {estimator.guarantee()}; {where}: {shares}")
     if is_synthetic:
         typer.echo("trained on synthetic data: no clinical use")
 
@@ -241,7 +242,7 @@ def benchmark(
 
     The table has the columns patient, cohort, image, mask, lesion, bval and te, with paths
     relative to it (dmrifit table makes one of a BIDS folder). Writes scores.csv, signals.csv,
-    predictions, figures and report.html.
+    summary.csv, study.json, predictions, figures, report.html and a folder tables.
 
     Six algorithms on 16 synthetic patients at three sizes take two cores less than three minutes;
     memory holds the sampled voxels of all patients. CNN takes longest. A bar (in a pipe: lines)

@@ -79,8 +79,8 @@ def fit(
         a glob, a folder (of images with a .bval file beside) or a BIDS folder for many scans.
     b_max S/MM2: Leave out volumes above this b-value.
     leave_out_b S/MM2,…: Leave out volumes of these b-values, such as 5,10.
-    model: adc, kurtosis, ivim; with echo times t2, t2-adc, t2-ivim-kurtosis, and for signals that
-        were divided by those at b = 0, which info does not list, t2-ivim-relative; by default the
+    model: adc, kurtosis, ivim; with echo times t2, t2-adc, t2-ivim-kurtosis, and
+        t2-ivim-relative (not listed by info) for signals divided by those at b = 0; by default the
         richest that its protocol supports. All are isotropic: no FA, no tensor.
     by_te: Fit S0 and f of --model adc, kurtosis or ivim at each echo time, without a model of T2.
     mask FILE|auto|none|PATTERN: Voxels to fit; by default (none) all that are nonzero in any

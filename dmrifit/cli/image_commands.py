@@ -223,8 +223,8 @@ def roi(
     scans FOLDER|TABLE…: Folders from dmrifit fit; or one table (.tsv) with the column maps, such
         as fits.tsv, and optionally labels, subject and visit, with paths relative to it; or, for
         maps of other programs, with the columns map (its name), file and unit.
-    labels: Label image: one for all scans, or one per scan, in order; by default those that a
-        column labels of the table names.
+    labels: Label image: one for all scans, or one per scan, in order; by default those
+        named in the table's column labels.
 
     Example: dmrifit roi maps --labels labels.nii.gz --out roi.csv
     """
@@ -408,8 +408,8 @@ def dicom_seg(
     kind lesion|metastasis|tumor|voxel: Type of the regions, for their DICOM codes.
     separate: One segment per connected region, numbered as in lesions.tsv.
     manual: Mark the regions as drawn or placed by hand.
-    note TEXT: What it means that no region is marked; by default what the program that made the
-        labels says of it.
+    note TEXT: Explanation if no region is marked; by default that of the program that made the
+        labels.
     series UID: Series to use, if the folder holds several.
 
     Example: dmrifit dicom-seg segmented/sub-01/label.nii.gz --source dicom/t1c --kind metastasis

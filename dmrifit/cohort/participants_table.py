@@ -167,7 +167,7 @@ def check_cohorts(rows: Sequence[tuple[int, dict[str, str]]], table: Path) -> No
             raise ValueError(
                 f"{table}, row {line}: patient {row['patient']} is in cohort {row['cohort']!r} "
                 f"and, in row {first_line}, in cohort {first_cohort!r}; a patient in both "
-                "training and test would spoil every score: keep one, or name two persons "
+                "training and test would bias every score: keep one, or name two persons "
                 "differently"
             )
 

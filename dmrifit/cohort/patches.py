@@ -32,10 +32,7 @@ def check_reach(patch_shape: Any, shapes: Iterable[tuple[int, ...]]) -> None:
     largest = [2 * max(lengths) - 1 for lengths in zip(*shapes, strict=True)]
     if any(size > most for size, most in zip(sizes, largest, strict=True)):
         best = tuple(min(size, most) for size, most in zip(sizes, largest, strict=True))
-        raise ValueError(
-            f"patch_shape {sizes} reaches out of every image, whatever the voxel; "
-            f"take {best} or less"
-        )
+        raise ValueError(f"patch_shape {sizes} is too large for every image; use at most {best}")
 
 
 def with_signal(signals: ArrayLike) -> NDArray[np.bool_]:

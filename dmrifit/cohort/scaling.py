@@ -106,7 +106,7 @@ class PatientScale:
             raise ValueError(
                 f"the patient's scale is {scale:g}: percentile {self.percentile:g} of the signal "
                 f"at {source_protocol.labels[columns[0]]} over {counted(len(signals), 'voxel')} "
-                "must be positive; check that the body mask lies on the body"
+                "must be positive; check that the body mask covers the body"
             )
         return scale
 

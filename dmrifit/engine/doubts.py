@@ -389,11 +389,10 @@ class DoubtTally:
         """Write the range that was searched for a parameter."""
         parameter = self.model.parameters[j]
         low, high = self.bounds[j]
-        text = f"{low:g}–{high:g}" if np.isfinite(high) else f"{low:g} and more"
-        text += self._bound_unit(j)
         if parameter.name in self.monotonic:
-            text += " or 3/(b_max·D)"
-        return text
+            return f"{low:g} to the smaller of {high:g} and 3/(b_max·D)"
+        text = f"{low:g}–{high:g}" if np.isfinite(high) else f"{low:g} and more"
+        return text + self._bound_unit(j)
 
     def _bound_unit(self, j: int) -> str:
         """Write what follows a bound of a parameter."""

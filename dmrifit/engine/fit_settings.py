@@ -114,8 +114,8 @@ class FitSettings:
         is_capped = any(isinstance(pair, tuple | list) and "monotonic" in pair for pair in pairs)
         if self.method == "map" and is_capped:
             raise ValueError(
-                "a 'monotonic' bound is not for method 'map', whose prior keeps K from it; give a "
-                "number"
+                "method 'map' does not accept a 'monotonic' bound, because its prior already "
+                "keeps K below it; give a number"
             )
         if self.n_starts not in ROUTED_STARTS and not (
             is_number(self.n_starts, whole=True) and self.n_starts >= 1

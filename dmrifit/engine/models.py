@@ -341,13 +341,13 @@ def check_echo_times(protocol: Protocol, model: SignalModel) -> None:
     if not model.needs_te and protocol.te is not None and np.ptp(protocol.te) > TE_MATCH:
         times = ", ".join(f"{te:g}" for te in np.unique(protocol.te))
         raise ValueError(
-            f"model {model.name} knows no relaxation, but the protocol has echo times {times} ms; "
-            "take the measurements of one echo time (protocol.take), a model with T2, or S0 by "
-            "echo time (model.by_echo_time(protocol))"
+            f"model {model.name} does not include relaxation, but the protocol has echo times "
+            f"{times} ms; take the measurements of one echo time (protocol.take), a model with T2 "
+            "or S0 by echo time (model.by_echo_time(protocol))"
         )
     if model == MODELS["t2"] and np.ptp(protocol.b) > max(ZERO_B, 0.05 * protocol.b.max()):
         raise ValueError(
-            "model t2 knows no diffusion, but the protocol has b-values up to "
+            "model t2 does not include diffusion, but the protocol has b-values up to "
             f"{protocol.b.max():g} s/mm²; leave out all but the lowest one (--b-max), or take a "
             "model with ADC"
         )

@@ -403,8 +403,7 @@ class Protocol:
         Raises
         ------
         ValueError
-            If a contrast is missing there (all missing ones are named) or stands there more than
-            once.
+            If a contrast is missing there or stands there more than once; the first are named.
         """
         check_protocol(other)
         check_number("the tolerance of b-values", b_tolerance)
@@ -412,11 +411,8 @@ class Protocol:
             raise ValueError("only one of the two protocols has echo times; give both or none")
         missing, repeated, indices = match_contrasts(self, other, b_tolerance)
         if missing.any():
-            lacking = ", ".join(np.array(self.labels)[missing])
-            available = ", ".join(other.labels[:_MOST_LISTED])
-            if len(other) > _MOST_LISTED:
-                available += f", … ({len(other)} in all)"
-            text = f"the other protocol lacks {lacking}; it has {available}"
+            lacking = first_few(np.array(self.labels)[missing].tolist())
+            text = f"the protocol lacks {lacking}; it has {first_few(other.labels, 3)}"
             b = self.b[missing]
             distance = np.abs(b[:, None] - other.b).min(axis=1)
             limit = np.maximum(_B_NEAR, _B_NEAR_RELATIVE * b)
@@ -429,7 +425,7 @@ class Protocol:
         if repeated.any():
             labels = ", ".join(np.array(self.labels)[repeated])
             raise ValueError(
-                f"the other protocol has more than one measurement for {labels}; use "
+                f"the protocol has more than one measurement of {labels}; use "
                 "average_directions first"
             )
         return indices

@@ -420,8 +420,9 @@ def fit_image(
         is_plain &= not is_estimated and tally.n_fitted >= _FEWEST_JUDGED
         if is_plain and misfit * settings.n_averaged**0.5 < _LEAST_MISFIT:
             notes.warn(
-                f"the residuals are {misfit:.2g} times sigma: of a denoised image, standard "
-                "errors and intervals are too narrow; else check that sigma is that of this image"
+                f"the residuals are {misfit:.2g} times sigma: if the image was denoised, standard "
+                "errors and intervals (computed from the residuals) are too narrow; otherwise "
+                "check that sigma belongs to this image"
             )
         if region_text == FOREGROUND_RULE:
             has_signal = above_air_or_noise(scan.values.ravel(), tally.noise_level())
@@ -889,7 +890,7 @@ def _check_protocol(
     relaxation_times = [parameter.name for parameter in free if parameter.unit == "ms"]
     if model.needs_te and relaxation_times and te is not None and np.ptp(te) == 0:
         notes.warn(
-            f"the scan has one echo time ({te[0]:g} ms), which cannot tell "
+            f"the scan has one echo time ({te[0]:g} ms), which cannot separate "
             f"{', '.join(relaxation_times)} from the amplitude; fix what is not known "
             f"({_fixed_at_typical(relaxation_times, model)}), or choose a model without relaxation"
         )

@@ -312,13 +312,13 @@ def named_maps(
     unknown = sorted(set(units or {}) - set(files))
     if unknown:
         raise ValueError(
-            f"a unit is given to {unknown[0]}, which is no map; the maps are {', '.join(files)}"
+            f"a unit is given to {unknown[0]}, which is not a map; the maps are {', '.join(files)}"
         )
     for name, unit in (units or {}).items():
         if name in _DIFFUSIVITIES and plain_unit(unit) not in ("", *DIFFUSIVITY_FACTORS):
             raise ValueError(
-                f"{name} has the unit {unit} (--unit, or the column unit), which is none of a "
-                f"diffusivity; choose from {', '.join(DIFFUSIVITY_FACTORS)}"
+                f"{name} has the unit {unit} (--unit, or the column unit), which is not a unit "
+                f"of diffusivity; choose from {', '.join(DIFFUSIVITY_FACTORS)}"
             )
     written = {name: _WRITTEN_UNITS.get(plain_unit(x), x) for name, x in (units or {}).items()}
     paths = list(files.values())

@@ -116,13 +116,13 @@ def scan_info(image: Images, protocol: Protocol | None, *, mask: Image | None = 
 
 def contrast_lines(protocol: Protocol) -> list[str]:
     """List the b-values of each echo time with their numbers of volumes."""
-    groups = [("echo time unknown", protocol.b)]
+    groups = [(", echo time unknown", protocol.b)]
     if protocol.te is not None:
         times = np.unique(protocol.te)
-        groups = [(f"TE {te:g} ms", protocol.b[protocol.te == te]) for te in times]
+        groups = [(f" at TE {te:g} ms", protocol.b[protocol.te == te]) for te in times]
     lines = []
-    for title, at_te in groups:
-        lines.append(f"{title}: b = {shells_text(at_te)} s/mm²")
+    for ending, at_te in groups:
+        lines.append(f"b = {shells_text(at_te)} s/mm²{ending}")
     return lines
 
 

@@ -389,15 +389,15 @@ def summarize_tissue(
             believed_median, median = entry.get("BelievedMedian"), entry["Quartiles"][1]
             is_sampled = believed_median is not None
             if is_sampled and not np.isclose(believed_median, median, rtol=_LARGEST_SHIFT, atol=0):
-                shifts.append(f"{name} {believed_median:.3g} without, {median:.3g} with them")
+                shifts.append(f"{name} {believed_median:.3g} without them, {median:.3g} with them")
         if f"{name}_se" in maps:
             errors = maps[f"{name}_se"][tissue]
             errors = errors[np.isfinite(errors)]
             entry["StandardError"] = float(np.percentile(errors, 50)) if len(errors) else None
     if shifts:
         sidecar["MedianShift"] = {
-            "Description": "medians change where voxels in doubt, which are no random sample, are "
-            f"left out: {'; '.join(shifts)}"
+            "Description": "leaving out voxels in doubt, which are not a random sample, changes "
+            f"medians: {'; '.join(shifts)}"
         }
 
 

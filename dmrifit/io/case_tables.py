@@ -486,7 +486,7 @@ def file_stems(names: Iterable[tuple[str, str]]) -> list[str]:
     if repeated:
         raise ValueError(
             f"several cases would have the same files: {', '.join(sorted(repeated))}; "
-            "give them names of their own"
+            "give each a unique name"
         )
     return stems
 

@@ -91,7 +91,7 @@ def write_dicom_seg(
     manual : bool, default=False
         Whether regions were drawn or placed by hand, not by this software.
     note : str, optional
-        What it means that no region is marked. With it, labels that are all 0 are written as a
+        Explanation if no region is marked. With it, labels that are all 0 are written as a
         segment without voxels, which has the note as its description; without it they are refused.
     series : str, optional
         UID of the series, where the folder holds several.

@@ -321,15 +321,15 @@ def check_magnitudes(values: NDArray, name: str) -> None:
         if len(sizes) >= _SAMPLE // 100:
             break
     usual = float(np.percentile(sizes, 99, method="lower")) if len(sizes) else 0.0
-    sight = f"{name} holds {largest:.3g} beside values up to {usual:.3g}"
+    sight = f"{name} contains {largest:.3g} (nearly all values are at most {usual:.3g})"
     if not 1 / _LARGEST_VALUE <= largest <= _LARGEST_VALUE:
         raise ValueError(
-            f"{sight}, and squares of such numbers are lost; set damaged voxels to 0, or scale "
-            "the image"
+            f"{sight}, and squares of such numbers overflow or underflow; set damaged voxels to "
+            "0, or scale the image"
         )
     if largest > _OUTLYING * usual > 0:
         warnings.warn(
-            f"{sight}, which spoils means and filters; set damaged voxels to 0",
+            f"{sight}, which distorts means and filters; set damaged voxels to 0",
             UserWarning,
             stacklevel=4,
         )

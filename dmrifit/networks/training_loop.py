@@ -84,9 +84,9 @@ class WithMargin(nn.Module):
             targets = targets[:, :, inner[0], inner[1], inner[2]]
             if outputs.shape[2:] != targets.shape[2:]:
                 raise ValueError(
-                    f"the network answers {tuple(outputs.shape[2:])} voxels where the target has "
-                    f"{tuple(targets.shape[2:])}; it loses another margin than {self.margin} "
-                    "voxels on either side"
+                    f"the network returns {tuple(outputs.shape[2:])} voxels but the target has "
+                    f"{tuple(targets.shape[2:])}; its margin is not {self.margin} voxels on each "
+                    "side"
                 )
         with warnings.catch_warnings():
             # torch only warns, repeats the smaller of both and learns nonsense.
@@ -95,7 +95,7 @@ class WithMargin(nn.Module):
                 loss: torch.Tensor = self.criterion(outputs, targets)
             except UserWarning as error:
                 raise ValueError(
-                    f"answers and targets have different shapes, which torch would repeat: {error}"
+                    f"outputs and targets differ in shape, which torch would broadcast: {error}"
                 ) from error
         return loss
 

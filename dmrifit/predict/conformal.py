@@ -388,19 +388,19 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         if self.has_random_groups_:
             return (
                 f"calibrated to {percent} on rows in {n} random parts, whatever patients they are "
-                "of: nothing is said of new patients"
+                "of: nothing is known about new patients"
             )
         least = 100 * self.coverage * n / (n + 1)
-        expected = f"expect at least {least:.3g} % in the mean over new patients of the same kind"
+        expected = f"expect a mean coverage of at least {least:.3g} % in similar new patients"
         # The margin absorbs the rounding of 0.95 / 0.05, which is 19.
         n_needed = ceil(self.coverage / (1 - self.coverage) - 1e-9)
         if n < n_needed:
             return (
                 f"no guarantee at this level with {counted(n, 'patient')}: {percent} needs at "
-                f"least {n_needed}; {expected} (no proof)"
+                f"least {n_needed}; {expected} (not proven)"
             )
         patients = counted(n, "patient")
-        return f"calibrated to {percent} of the voxels on {patients}; {expected} (no proof)"
+        return f"calibrated to {percent} of the voxels on {patients}; {expected} (not proven)"
 
     def _model(self) -> SignalModel | None:
         """Return the model whose parameters get intervals; None for intervals of `predict`."""

@@ -32,7 +32,7 @@ _SHARED_NOISE = (
     "inputs, and (independent) against a fit with independent noise; the difference is "
     "called shared noise. Unseen images share no noise with the inputs"
 )
-_UNDEFINED = "* some correlations are undefined (constant answers) and count as 0"
+_UNDEFINED = "* some correlations are undefined (constant predictions) and count as 0"
 # Their reference is often 0, where there is no relative error.
 _ALONE = ("f", "K", AT_BOUND, *NO_TISSUE)
 _N_DRAWS = 2000
@@ -258,11 +258,11 @@ class Board:
         n_patients = int(self.scores.groupby("cohort")["patient"].nunique().min())
         reasons = []
         if self.setting("n_repeats", 1) < FEWEST_DRAWS:
-            reasons.append("one draw of training patients and seeds (dmrifit benchmark --repeats)")
+            reasons.append("one draw of training patients and seeds (increase it with --repeats)")
         if n_patients < FEWEST_PATIENTS:
             reasons.append(
-                f"{n_patients} patients (below {FEWEST_PATIENTS} no signed-rank test can reach "
-                "p < 0.05)"
+                f"{n_patients} patients (with fewer than {FEWEST_PATIENTS}, no signed-rank test "
+                "can reach p < 0.05)"
             )
         return " and ".join(reasons)
 

@@ -312,8 +312,8 @@ def segment_image(
     uses_priors = any(getattr(m, "prior_", "unknown") is not None for m in models_of(segmenter))
     if prior is not None and not uses_priors:
         raise ValueError(
-            "the prior scan would not be looked at: training was without any; leave it out, or "
-            "train with priors"
+            "the prior scan would be ignored, because the model was trained without prior scans; "
+            "leave it out, or train with prior scans"
         )
     scans = {"image": image, "prior": prior, "mask": mask}
     sources = {key: source for key, source in scans.items() if source is not None}

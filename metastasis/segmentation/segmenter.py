@@ -495,7 +495,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
             if self.network == "deepmedic" and min(shape) < out:
                 raise ValueError(
                     f"case {number}: a volume of shape {shape} is smaller than the {out} voxels "
-                    f"along each axis that a segment of {self._size} answers; lower segment_size "
+                    f"along each axis that a segment of {self._size} returns; lower segment_size "
                     "or leave the case out"
                 )
             with naming(number):

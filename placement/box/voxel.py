@@ -159,8 +159,8 @@ class Voxel:
         farthest = max(np.abs(self.center).max(), self.size.max())
         if farthest > _FARTHEST_MM:
             raise ValueError(
-                f"no voxel lies {farthest:g} mm from the middle of a scanner, or is so large; "
-                "check the unit, mm"
+                f"a voxel cannot be {farthest:g} mm from the isocenter, or so large; check the "
+                "unit, mm"
             )
         object.__setattr__(self, "rotation", rotation_of(self.angles))
         # A box is hashable, so its numbers must not change.

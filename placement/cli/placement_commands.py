@@ -19,7 +19,7 @@ from placement.search.tissue_labels import named_labels
 
 _OVERVIEW = (
     "case {name} | volume, mL {volume_mL:.3f} | part that is target {target:.3f} | "
-    "turned by {angles} | flags {flags}"
+    "orientation {rotation} | flags {flags}"
 )
 
 
@@ -93,14 +93,14 @@ def case_line(name: str, content: Mapping[str, Any]) -> str:
 def _page(out: Path, contents: Mapping[str, Mapping[str, Any]], _lesions: Any) -> RunPage:
     """Make the page of all cases, with their overlays."""
     from dmrifit.report import page
-    from placement.exchange.pages import angles_words, box_assets, case_summary, console_numbers
+    from placement.exchange.pages import box_assets, case_summary, console_numbers, rotation_words
     from placement.exchange.vendor_texts import NOTICE
 
     lines = []
     pictures = []
     for name, content in contents.items():
         flags = "; ".join(content["flags"]) or "none"
-        lines.append(_row(name, content) | {"angles": angles_words(content), "flags": flags})
+        lines.append(_row(name, content) | {"rotation": rotation_words(content), "flags": flags})
         alt = f"Voxel of {name} in three planes"
         parts = RUN.shown(out / name, {"voxel_overlay.png": alt})
         pictures.append((name, [case_summary(content), *parts, console_numbers(content)]))
@@ -274,7 +274,7 @@ def prescribe(
 
     The box may come from an earlier scan: --matrix moves it to TUMOR. The objective that is
     printed is the placement's score from 0 to 1: volume and fraction of the target, against those
-    of experts' boxes; a low one is no error.
+    of experts' boxes; a low score is not an error.
 
     Options:
     tumor TUMOR: NIfTI mask of the tumor; probabilities count as parts of voxels.

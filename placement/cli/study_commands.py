@@ -38,7 +38,7 @@ def simulate(
     run: SimulationRun,
 ) -> None:
     """
-    Write synthetic gliomas and the boxes of two simulated experts, who are no clinical experts.
+    Write synthetic gliomas and the boxes of two simulated experts, who are not clinical experts.
 
     Writes a folder for each case with tumor, necrosis and image as NIfTI files, a table
     experts.tsv of the boxes and a table cases.tsv of the files. An interrupted run resumes when
@@ -243,7 +243,9 @@ def train(
     boxes_of_cases = counted(n_boxes, "box", "boxes")
     typer.echo(f"trained on {counted(len(scenes), 'case')} with {boxes_of_cases}: {files.out}")
     if table["synthetic"].any():
-        typer.echo("trained on synthetic cases and simulated experts, who are no clinical experts")
+        typer.echo(
+            "trained on synthetic cases and simulated experts, who are not clinical experts"
+        )
 
 
 def evaluate(

@@ -45,7 +45,7 @@ def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: 
     numbers = [
         *pose_rows(content),
         ["volume, mL", f"{content['volume_mL']:.2f}"],
-        ["turned by", angles_words(content)],
+        ["orientation", rotation_words(content)],
         ["part that is target", f"{content['scores']['tumor_fraction']:.3f}"],
         ["target", ", ".join(content["targets"])],
     ]
@@ -99,14 +99,16 @@ def summary_line(content: Mapping[str, Any]) -> str:
 def _size_line(content: Mapping[str, Any]) -> str:
     sides = " × ".join(f"{round(side, 2):g}" for side in content["size_mm"])
     values = {**content, "sides": sides, "center": _three(content["ras"]["center_mm"])}
-    values |= {"targets": ", ".join(content["targets"]), "angles": angles_words(content)}
+    values |= {"targets": ", ".join(content["targets"]), "rotation": rotation_words(content)}
     return _TEXTS("size", share=share_words(content["scores"]["tumor_fraction"]), **values)
 
 
-def angles_words(content: Mapping[str, Any]) -> str:
-    """Count the angles that each console has to set."""
+def rotation_words(content: Mapping[str, Any]) -> str:
+    """Count the rotations that each console has to set."""
     angles = content["console"]["angles"]
-    words = counted(angles["philips"], "angle")
+    if not any(angles.values()):
+        return "not rotated"
+    words = f"rotated about {counted(angles['philips'], 'axis', 'axes')}"
     if angles["philips"] == angles["siemens"]:
         return words
     return f"{words} (Philips) or {angles['siemens']} (Siemens)"

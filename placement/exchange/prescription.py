@@ -367,13 +367,13 @@ def _span(scene: Scene) -> tuple[float, float]:
 
 
 def describe_side(voxel: Voxel, span: tuple[float, float] = (-np.inf, np.inf)) -> str:
-    """Say on which side of the scanner's middle a box lies; `span` as `head_span` gives it."""
+    """Say on which side of the isocenter a box lies; `span` as `head_span` gives it."""
     x = voxel.center[0]
     side = "right" if x > 0 else "left"
     # Heads do not always lie in the middle, so that nothing is said of the side of the brain.
-    place = f"{abs(x):.1f} mm to the patient's {side} of the scanner's middle"
+    place = f"{abs(x):.1f} mm to the patient's {side} of the isocenter"
     if abs(x) < 0.05:
-        words = "its center lies on the scanner's middle, x = 0"
+        words = "its center lies at the isocenter, x = 0"
     elif abs(x) < np.abs(voxel.corners[:, 0] - x).max():
         words = f"it crosses x = 0, its center {place}"
     else:

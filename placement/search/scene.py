@@ -713,7 +713,7 @@ class Scene:
         unknown = sorted(set(labels) - set(tissue_labels.TISSUES))
         if unknown:
             raise ValueError(
-                f"{self._title}: {unknown} are no tissues known here; name them "
+                f"{self._title}: {unknown[0]!r} is not a known tissue; use one of "
                 f"{', '.join(tissue_labels.TISSUES)}"
             )
         values = {key: entry for key, entry in labels.items() if _are_labels(entry)}

@@ -57,7 +57,7 @@ def named_labels(text: str) -> dict[str, Any]:
         name = row["name"].lower()
         if name not in TISSUES:
             raise ValueError(
-                f"{path}, row {line}: {row['name']!r} is no tissue known here; name it one of "
+                f"{path}, row {line}: {row['name']!r} is not a known tissue; use one of "
                 f"{', '.join(TISSUES)}"
             )
         if not row["index"].isdecimal() or int(row["index"]) == 0:

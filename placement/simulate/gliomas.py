@@ -46,12 +46,12 @@ _LARGEST_VOXEL = 10.0  # mm
 #: What each kind of simulated experts does; rules with noise, not people.
 EXPERT_RULES = {
     "preference": (
-        "goes to the thickest solid part, keeps off necrosis, wants a volume of its own and a box "
-        "that is not long, and stays near its start"
+        "starts at the thickest solid part, avoids necrosis, prefers a volume of its own and a "
+        "box that is not elongated, and stays near the start"
     ),
     "objective": (
-        "climbs to a maximum of the study's objective near its start, with a volume of its own in "
-        "mind; necrosis is tumor to it"
+        "climbs to a maximum of the study's objective near its start, prefers a volume of its "
+        "own, and treats necrosis as tumor"
     ),
 }
 
@@ -82,7 +82,7 @@ def simulate_gliomas(
     """
     Make synthetic gliomas with the boxes that simulated experts place in them.
 
-    These are no patients, and the experts are no clinical experts: they are rules with noise,
+    These are not patients, and the experts are not clinical experts: they are rules with noise,
     written so that summary figures of their boxes come close to those that a study printed for its
     five experts. Agreement with them says nothing about agreement with people.
 

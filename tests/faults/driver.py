@@ -374,7 +374,7 @@ class Bench:
         if len(message) > 1500:
             found.append(f"the message has {len(message)} characters: {message[:300]}…")
         name = Path(case.file).name
-        known = name in message or any(words.startswith(("patient ", "(TE")) for words in case.says.split("|"))
+        known = name in message or any(words.startswith(("patient ", "(b =")) for words in case.says.split("|"))
         if entry.names and case.file != "options" and case.mutation != "full_disk" and not known:
             found.append(f"{name} is not named: {message}")
         found += [

@@ -344,9 +344,9 @@ def _information_rows(
     if not np.isfinite(rows).all():
         row, _, column = np.argwhere(~np.isfinite(rows))[0]
         raise ValueError(
-            f"the signal of model {model.name} has no finite derivative by {model.names[column]} "
-            f"in set {row}, where "
-            f"it is {values[row, column]:g}; give a value inside its bounds, away from 0"
+            f"the signal of model {model.name} has no finite derivative with respect to "
+            f"{model.names[column]} in set {row}, where it is "
+            f"{values[row, column]:g}; give a value inside its bounds, away from 0"
         )
     if noise == "rician":
         snr = np.abs(model.signal(values, protocol)) / level
@@ -387,9 +387,9 @@ def _scored(
     if is_undetermined.any():
         raise ValueError(
             "some choice of contrasts does not determine "
-            f"{', '.join(np.array(names)[is_undetermined])} with so weak a prior; give a stronger "
-            "one (prior=1, the default, is the size of each parameter), contrasts that determine "
-            "them (start=), or values that are known (fixed=)"
+            f"{', '.join(np.array(names)[is_undetermined])} with such a weak prior; give a "
+            "stronger one (prior=1, the default, is the size of each parameter), contrasts that "
+            "determine these parameters (start=), or values that are known (fixed=)"
         )
     score = (sd**2).mean()
     if criterion == "D":

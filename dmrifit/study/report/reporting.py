@@ -84,7 +84,7 @@ def _page(board: Board, evaluations: Sequence[Evaluation]) -> tuple[Page, dict[s
         Section("", *answer.answer(board)),
         Section("Which algorithm", *scores.predictor_scores(board)),
         Section("Which parameter", *scores.parameter_scores(board)),
-        Section("Other site", *answer.other_sites(board)),
+        Section("Other cohort", *answer.other_sites(board)),
         Section("How many patients", *answer.curves(board)),
         Section("Example patients", *patients.example_patients(board)),
         Section("Unseen signals", *scores.signal_scores(board)),

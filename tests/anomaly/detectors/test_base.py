@@ -156,10 +156,10 @@ def test_a_model_file_gives_the_same_bits(fitted, world, tmp_path):
 
 def test_scans_of_other_directions_or_sizes_are_refused_where_a_score_belongs_to_a_place(fitted, world):
     _, _, ill, masks = world
-    with pytest.raises(ValueError, match="4 directions, and those that were learned from 6"):
+    with pytest.raises(ValueError, match="4 directions, but the training scans have 6"):
         fitted.anomaly_map(ill[..., :4], masks[:3])
     if fitted._one_size:
-        with pytest.raises(ValueError, match="8 × 10 × 8 voxels, and those that were learned from 9 × 10 × 8"):
+        with pytest.raises(ValueError, match="8 × 10 × 8 voxels, but the training scans have 9 × 10 × 8"):
             fitted.predict(ill[:, :8], masks[:3, :8])
     else:
         assert fitted.predict(ill[:, :8], masks[:3, :8]).shape == (3, 8, 10, 8)

@@ -119,7 +119,7 @@ def test_reconstructions_are_zero_outside_the_mask_and_the_score_is_their_error_
 
 def test_scans_that_were_not_learned_from_are_refused(name, network, small, world):
     X, masks = world
-    with pytest.raises(ValueError, match="have 2 directions, and those that were learned from 3"):
+    with pytest.raises(ValueError, match="have 2 directions, but the training scans have 3"):
         network.reconstruct(X[..., :2], masks)
     with pytest.raises(ValueError, match="one subject"):
         small(name).fit(X, masks, groups=["a"] * 6)

@@ -242,7 +242,7 @@ def test_the_inputs_of_a_comparison_are_chosen_by_their_b_values(table, comparis
     protocol = next(iter(cohorts.values())).scans[0].protocol
     assert estimator.source.b.tolist() == [100, 0]
     assert set(estimator.source.te) == {protocol.te.min()}
-    assert "--source-b 1,7: the other protocol lacks S_b7" in error_of("benchmark", table, *options, "1,7")
+    assert "--source-b 1,7: the protocol lacks S_b7" in error_of("benchmark", table, *options, "1,7")
 
 
 def regions_of(folder, b):

@@ -230,7 +230,7 @@ def test_without_the_extra_maps_are_written_and_the_way_to_the_page_is_named(sca
 def test_one_echo_time_for_relaxation_is_told_unless_its_parameters_are_fixed(data_dir, run, tmp_path):
     scan = data_dir / "dipy_small_dwi" / "small_101D.nii.gz"
     fixed = ("--fix", "T2v=200", "--fix", "T2t=80")
-    told = "the scan has one echo time (90 ms), which cannot tell T2v, T2t from the amplitude"
+    told = "the scan has one echo time (90 ms), which cannot separate T2v, T2t from the amplitude"
     arguments = ("fit", scan, "--te", "90", "--model", "t2-ivim-kurtosis", "--no-quicklook", "--out")
     for options, out in (((), "maps"), (fixed, "more")):
         code, _, err = run(*arguments, tmp_path / out, *options)

@@ -158,9 +158,9 @@ def test_low_b_values_are_contrasts_of_their_own_and_those_of_a_checked_protocol
         full.take([0, 1]).indices_in(full.take([1, 2]))
     assert Protocol([1000, 0]).indices_in(Protocol([0.4, 0.9, 1000.4])).tolist() == [2, 0]
     assert Protocol([30, 800]).indices_in(Protocol([30, 30.5, 800])).tolist() == [0, 2]
-    with pytest.raises(ValueError, match="more than one measurement for S_b30"):
+    with pytest.raises(ValueError, match="more than one measurement of S_b30"):
         Protocol([30, 800]).indices_in(Protocol([29.9, 30.2, 800]))
-    with pytest.raises(ValueError, match="more than one measurement for S_b1000"):
+    with pytest.raises(ValueError, match="more than one measurement of S_b1000"):
         Protocol([1000]).indices_in(Protocol([995, 1000, 1005]), b_tolerance=10)
     low = Protocol(LOW, te=45).take([0, 3, 7])
     assert low.b.tolist() == [0, 1, 2]

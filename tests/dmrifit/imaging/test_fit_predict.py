@@ -440,7 +440,7 @@ def test_a_fit_goes_on_without_noise_that_it_cannot_use(image, tmp_path, refused
     with pytest.warns(UserWarning, match=r"residuals are [0-9.]+ times sigma: check that sigma is in the units"):
         fit_image(image, PROTOCOL, "adc", sigma=0.01)
     # Residuals of many voxels are not so far below the noise by chance.
-    with pytest.warns(UserWarning, match=r"residuals are 0.0[0-9]+ times sigma: of a denoised image"):
+    with pytest.warns(UserWarning, match=r"residuals are 0.0[0-9]+ times sigma: if the image was denoised"):
         fit_image(nib.Nifti1Image(np.tile(data(image), (2, 1, 1, 1)), AFFINE), PROTOCOL, "adc", sigma=20.0)
     # A noise that the fit measured itself, here from b = 0, is not doubted so.
     repeats = nib.Nifti1Image(np.concatenate([data(image)[..., [0, 0, 0]] + [0, 0.1, -0.1], data(image)], -1), AFFINE)
@@ -721,7 +721,7 @@ def test_directions_of_a_real_scan_are_averaged_on_request(dipy_scans, tmp_path)
 
 
 def test_a_real_volume_of_one_weighting_is_refused(dipy_scans):
-    with pytest.raises(ValueError, match=r"2 free parameters.*1 different contrast to fit \(echo time unknown: b = "):
+    with pytest.raises(ValueError, match=r"2 free parameters.*1 different contrast to fit \(b = .*, echo time unknown"):
         fit_image(dipy_scans / "S0_10slices.nii.gz", Protocol([0]), "adc")
     with pytest.raises(ValueError, match=r"aniso_vox\.nii\.gz is 3-D"):
         fit_image(dipy_scans / "aniso_vox.nii.gz", Protocol([0]), "adc")

@@ -77,7 +77,7 @@ def test_a_predictor_with_intervals_predicts_from_maps_without_them(metrics, tmp
         ({}, {}, "which no tissue has"),
         ({}, {**UNITS, "F": ""}, "F is a share"),
         ({}, {**UNITS, "F": "cm"}, "choose from"),
-        ({}, {**UNITS, "ADC_fats": "mm²/s"}, "ADC_fats, which is no map"),
+        ({}, {**UNITS, "ADC_fats": "mm²/s"}, "ADC_fats, which is not a map"),
         ({}, {**UNITS, "ADC_fast": "um2/ms"}, r"check the unit um2/ms.*b = 0 to 100 s/mm².*not a diffusivity of IVIM"),
         ({"F": None}, UNITS, "no map of F"),
         ({"MD": "S0"}, UNITS, "MD is no metric"),
@@ -146,7 +146,7 @@ def test_maps_of_one_grid_are_shown_on_a_page(metrics, tmp_path):
 
 
 def test_units_and_names_that_fit_no_map_are_refused(metrics, tmp_path):
-    with pytest.raises(ValueError, match="fats, which is no map"):
+    with pytest.raises(ValueError, match="fats, which is not a map"):
         view_maps({"fast": metrics["ADC_fast"]}, tmp_path / "a.html", units={"fats": "mm²/s"})
     with pytest.raises(ValueError, match="map image has the name of the image"):
         view_maps({"image": metrics["F"]}, tmp_path / "a.html", units={}, image=metrics["S0"])

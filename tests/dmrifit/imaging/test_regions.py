@@ -260,7 +260,7 @@ def test_maps_of_other_programs_are_summarized_from_a_table_or_by_their_names(tm
     maps = {"MD": foreign / "A1_MD.nii.gz"}
     table = summarize_fits([], [foreign / "labels.nii.gz"], maps=maps, units={"MD": "µm²/ms"})
     assert table[["map", "unit", "n", "scan"]].to_numpy().tolist() == [["MD", "µm²/ms", 16, "A1_MD"]]
-    with pytest.raises(ValueError, match="given to FA, which is no map"):
+    with pytest.raises(ValueError, match="given to FA, which is not a map"):
         summarize_fits([], [foreign / "labels.nii.gz"], maps=maps, units={"FA": "1"})
     with pytest.raises(FileNotFoundError, match="no such file"):
         summarize_fits([], [foreign / "labels.nii.gz"], maps={"MD": foreign / "none.nii"})

@@ -20,10 +20,10 @@ def synthetic(protocol, sigma, shape=(16, 16, 8), affine=None):
 
 
 def test_b_values_of_a_shell_are_one_and_low_ones_are_not():
-    title = "echo time unknown: b ="
-    assert contrast_lines(Protocol([0, 1, 995, 1000, 1005, 2000])) == [f"{title} 0 to 1 (2), 995 to 1005 (3), 2000 s/mm²"]
-    assert contrast_lines(Protocol([0, 10, 20, 30, 500])) == [f"{title} 0, 10, 20, 30, 500 s/mm²"]
-    lines = [f"TE {te} ms: b = 0, 500 s/mm²" for te in (60, 90)]
+    end = "s/mm², echo time unknown"
+    assert contrast_lines(Protocol([0, 1, 995, 1000, 1005, 2000])) == [f"b = 0 to 1 (2), 995 to 1005 (3), 2000 {end}"]
+    assert contrast_lines(Protocol([0, 10, 20, 30, 500])) == [f"b = 0, 10, 20, 30, 500 {end}"]
+    lines = [f"b = 0, 500 s/mm² at TE {te} ms" for te in (60, 90)]
     assert contrast_lines(Protocol([0, 500, 0, 500], [60, 60, 90, 90])) == lines
     assert "0 to 1950 (40 shells, 40 volumes)" in contrast_lines(Protocol(np.arange(40) * 50))[0]
 

@@ -277,10 +277,10 @@ RAMP = np.linspace(0.5, 1, 60)[:, None, None]
 )
 def test_values_without_squares_are_refused_and_those_far_above_all_others_warned_of(values, verdict, tmp_path):
     nib.save(nib.Nifti1Image(values, AFFINE), tmp_path / "a.nii")
-    sight = rf"a\.nii holds {re.escape(f'{np.abs(values).max(initial=0):.3g}')} beside values up to "
+    sight = rf"a\.nii contains {re.escape(f'{np.abs(values).max(initial=0):.3g}')} \(nearly all values "
     told = {
         "refused": pytest.raises(ValueError, match=sight + ".*squares of such .* scale the image"),
-        "warned": pytest.warns(UserWarning, match=sight + ".*spoils means and filters"),
+        "warned": pytest.warns(UserWarning, match=sight + ".*distorts means and filters"),
         "read": nullcontext(),
     }
     with told[verdict]:

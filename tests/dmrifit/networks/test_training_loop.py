@@ -49,10 +49,10 @@ def test_targets_are_cropped_to_the_answer_of_a_network_and_other_shapes_are_an_
     answers = torch.full((1, 1, 3, 4, 3), 1.25)
     assert loss(answers, targets).item() == pytest.approx(0.25)
     loss = training_loop.WithMargin(nn.MSELoss(), (1, 1, 1))
-    message = r"answers \(5, 5, 5\) voxels where the target has \(3, 3, 3\); .* margin than \(1, 1, 1\)"
+    message = r"returns \(5, 5, 5\) voxels but the target has \(3, 3, 3\); its margin is not \(1, 1, 1\)"
     with pytest.raises(ValueError, match=message):
         loss(torch.zeros(1, 1, 5, 5, 5), torch.zeros(1, 1, 5, 5, 5))
-    with pytest.raises(ValueError, match="different shapes, which torch would repeat"):
+    with pytest.raises(ValueError, match="differ in shape, which torch would broadcast"):
         training_loop.WithMargin(nn.MSELoss())(torch.zeros(4), torch.zeros(4, 1))
 
 

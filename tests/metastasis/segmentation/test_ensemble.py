@@ -224,7 +224,7 @@ def test_a_prior_that_nobody_looks_at_is_refused(scan):
     blind.prior_ = None
     for segmenter in (blind, SensitivitySpecificityEnsemble(blind, blind)):
         assert segment_image(segmenter, scan)["label"].shape == scan.shape
-        with pytest.raises(ValueError, match="the prior scan would not be looked at"):
+        with pytest.raises(ValueError, match="the prior scan would be ignored"):
             segment_image(segmenter, scan, prior=scan)
     mixed = SensitivitySpecificityEnsemble(Bright(), blind)
     assert segment_image(mixed, scan, prior=scan)["label"].shape == scan.shape

@@ -74,7 +74,7 @@ def test_a_browser_shows_the_answer_first_and_nothing_wider_than_the_window(foun
     assert page.locator("img").first.get_attribute("alt").startswith("What became of each lesion")
     assert page.locator("img:not([alt]), img[alt='']").count() == 0
     # Figures that marking everything wins are behind a fold.
-    assert page.get_by_text("share right").first.is_visible()
+    assert page.get_by_text("precision (strict)").first.is_visible()
     assert not page.get_by_text("mDSC", exact=True).first.is_visible()
 
 

@@ -88,7 +88,7 @@ def test_lines_say_size_place_and_content_and_what_the_check_of_lipid_lacks(scen
     line = summary_line(describe_placement(VOXEL, scene))
     assert line == (
         "24 × 16 × 16 mm (6.1 mL) at 22.5, 14.5, 14.5 mm RAS+; 54 % of it are target (enhancing); "
-        "turned by 0 angles; it lies 22.5 mm to the patient's right of the scanner's middle, x = 0; without a head in an image this "
+        "not rotated; it lies 22.5 mm to the patient's right of the isocenter, x = 0; without a head in an image this "
         "does not tell the side of the head; 46 % necrosis, 54 % enhancing, outside the brain unknown"
     )
     shift = {"ppm_range": (-1.0, 1.0), "percent_per_ppm": 3.0}

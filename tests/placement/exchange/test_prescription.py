@@ -101,9 +101,9 @@ def test_files_of_one_box_read_back_as_the_box_with_its_sides_in_order(written):
 @pytest.mark.parametrize(
     ("x", "words"),
     [
-        (30, "30.0 mm to the patient's right of the scanner's middle"),
-        (-30, "30.0 mm to the patient's left of the scanner's middle"),
-        (1e-3, "its center lies on the scanner's middle, x = 0"),
+        (30, "30.0 mm to the patient's right of the isocenter"),
+        (-30, "30.0 mm to the patient's left of the isocenter"),
+        (1e-3, "its center lies at the isocenter, x = 0"),
         (-4, "crosses x = 0, its center 4.0 mm to the patient's left"),
     ],
 )

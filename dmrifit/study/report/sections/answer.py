@@ -1,4 +1,4 @@
-"""The first screen: best predictor, its skill, other sites, patients needed, and its tests."""
+"""The first screen: best predictor, its skill, other cohorts, patients needed, and its tests."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def verdict(board: Board) -> list[str]:
     words = _parameters_in_words(board, rows)
     sentences = [f"Best predictor: {name}.", f"{page.capital(skill)}.", words]
     if board.undecided:
-        reason = f"Whether algorithms differ cannot be told from {board.undecided}."
+        reason = f"{page.capital(board.undecided)} cannot show whether algorithms differ."
         sentences[0] = f"Highest mean here: {name}."
         sentences[2] = f"{reason} {words}"
     controls, best = board.skills(TO_BEAT), board.skills([board.best[1]])[board.best]
@@ -90,13 +90,13 @@ def _parameters_in_words(board: Board, rows: pd.DataFrame) -> str:
     """Sort the parameters by whether their intervals lie above the constant in every cohort."""
     measure = board.skill_column
     texts: dict[str, list[str]] = {
-        "better than guessing in": [], "not shown to be better in": [], "worse in": []
+        "better than the best constant in": [], "not shown to be better in": [], "worse in": []
     }  # fmt: skip
     for parameter in board.metrics:
         of_parameter = matching(rows, parameters=parameter)
         verdict = "not shown to be better in"
         if (of_parameter[f"{measure}_low"] > 0).all():
-            verdict = "better than guessing in"
+            verdict = "better than the best constant in"
         elif (of_parameter[f"{measure}_high"] < 0).all():
             verdict = "worse in"
         texts[verdict].append(parameter)
@@ -140,7 +140,7 @@ def _skill(board: Board) -> Iterator[Any]:
     note = "0 is the best constant, 1 perfect; lines are 95 % intervals over patients."
     ends = table.loc[table["cohort"].isin(shown), ["skill_low", "skill_high"]]
     if (ends["skill_low"] < SKILL_ENDS[0]).any() or (ends["skill_high"] > SKILL_ENDS[1]).any():
-        note += " Hollow dots lie, and arrows go on, beyond the axis."
+        note += " Hollow dots mark values, and arrows mark intervals, that extend beyond the axis."
     if len(board.cohorts) > len(shown):
         note += f" In the tables below: {counted(len(board.cohorts) - len(shown), 'more cohort')}."
     yield page.Note(note)
@@ -175,19 +175,19 @@ def _example(board: Board) -> Iterator[Any]:
 
 
 def _sites(board: Board) -> Iterator[Any]:
-    yield page.Heading("Does it work at the other site?")
+    yield page.Heading("Does it work in the other cohort?")
     rows = patients.of_best(board, board.summary)
     measure, regimes = board.skill_column, board.regimes
     if len(board.cohorts) < 2:
-        yield "One cohort was compared, so nothing is known of another site."
+        yield "One cohort was compared, so nothing is known about other cohorts."
         return
     if len(regimes) < 2:
-        options = "--train-on same,other --resynthesize --out study-sites"
+        options = "--train-on same,other --resynthesize --out study-cohorts"
         command = rerun_command(board.study, options)
         yield _TEXTS("not_tried", trained=training_words(regimes[0]), command=command)
         return
     if not rows[measure].notna().any():
-        yield "No skill is defined at the other site."
+        yield "No skill is defined in the other cohort."
         return
     panel = Panel(measure, "skill of maps, mean over parameters", digits=2)
     figure = _plot_regimes(rows.assign(row=rows["cohort"]), [panel], width=_WIDTH)
@@ -313,7 +313,7 @@ def statistics_tables(board: Board) -> tuple[list[Any], dict[str, pd.DataFrame]]
     except ImportError as error:
         return [f"No tests between algorithms: {error}."], {}
     if board.undecided:
-        return [_TEXTS("undecided", undecided=board.undecided)], tables
+        return [_TEXTS("undecided", undecided=page.capital(board.undecided))], tables
     for shown in tests.values():
         # Of one way of training; no mean over parameters includes T2v.
         for name, table in shown.items():

@@ -181,7 +181,8 @@ def times(board: Board) -> Iterator[Any]:
     yield Table(table, _TEXTS("times", size=board.size(board.scores)))
     yield "Training, prediction and the fit of the prediction, one thread for linear algebra."
     if "seconds" in board.study:
-        yield f"The last run took {board.study['seconds']:.0f} s."
+        seconds = board.study["seconds"]
+        yield f"The last run took {seconds:.0f} s, not counting what earlier runs finished."
 
 
 def origin(board: Board, evaluations: Sequence[Evaluation]) -> Iterator[Any]:

@@ -225,12 +225,12 @@ def test_no_prior_is_needed_where_the_start_determines_the_parameters():
 
 
 def test_points_without_derivatives_and_protocols_that_a_model_cannot_be_fitted_to_have_no_bound():
-    with pytest.raises(ValueError, match="no finite derivative by T2t in set 1, where it is 0"):
+    with pytest.raises(ValueError, match="no finite derivative with respect to T2t in set 1, where it is 0"):
         protocol_precision(**{**SETS, "parameters": np.array([TUMOR, [*TUMOR[:-1], 0.0]])})
     for function in (protocol_precision, rank_contrasts):
-        with pytest.raises(ValueError, match=r"adc knows no relaxation.*93, 105, 120 ms; take the measurements"):
+        with pytest.raises(ValueError, match=r"adc does not include relaxation.*93, 105, 120 ms; take the measurements"):
             function(COHORT1, "adc", [1.0, 1.0], 0.02)
-        with pytest.raises(ValueError, match=r"t2 knows no diffusion.*b-values up to 1600 s/mm²; leave out all but"):
+        with pytest.raises(ValueError, match=r"t2 does not include diffusion.*b-values up to 1600 s/mm²; leave out all but"):
             function(COHORT1, "t2", [1.0, 80.0], 0.02)
     assert protocol_precision(COHORT1.take(range(7)), "adc", [1.0, 1.0], 0.02)["cv"].max() < 0.1
 
@@ -258,7 +258,7 @@ def test_sentences_name_parameter_reason_and_remedy_as_averages_or_lower_b_value
     sentences = advice(COHORT1, T2IVIMK, TISSUE, 1 / 100)
     assert sentences["T2v"] == (
         "T2v is not determined: SD 420 ms at 200 ms (150–250 ms searched); fix it (--fix T2v=VALUE), or measure "
-        "contrasts that show T2v."
+        "contrasts that are sensitive to T2v."
     )
     assert sentences["f"] == "f is uncertain: SD 0.15 at 0.12; average 9 voxels or repeats, or choose a simpler model."
     assert sentences["T2t"] == sentences["S0"] == ""

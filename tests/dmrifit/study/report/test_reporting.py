@@ -121,7 +121,7 @@ def test_four_patients_and_one_seed_give_skill_with_intervals_and_no_verdicts(ta
     _, rows = tables.table("All tables", "Skill with intervals")
     assert all(re.search(r"\[-?\d.\d\d, -?\d.\d\d\]$", row[6]) for row in rows)
     assert not [title for title, _ in tables.tables if "Evidence" in title]
-    assert "cannot be told from one draw of training patients and seeds" in page
+    assert "One draw of training patients and seeds (increase it with --repeats)" in page
     assert "Best predictor" not in page
 
 
@@ -159,7 +159,7 @@ def test_scores_alone_and_a_patient_that_nothing_can_be_said_of_make_a_page(smal
     bare = Evaluation(small.scores, small.signals.iloc[:0], {})
     text = write_report(bare, tmp_path).read_text(encoding="utf-8")
     assert "Unseen signals" not in text
-    assert "Other site" not in text
+    assert "Other cohort" not in text
     assert "does not say which cohorts" in text
     undefined = "bias", "dispersion", "pearson", "spearman", "skill", "skill_independent", "absolute_skill"
     nothing = small.scores.assign(**dict.fromkeys(undefined, np.nan))

@@ -186,7 +186,7 @@ def test_the_order_of_lesions_is_tabulated_with_its_gain_over_adc(make_evaluatio
     row |= {"rho_adc": 0.75, "gain": -0.25, "gain_low": -0.5, "gain_high": 0.125, "rho_predicted_adc": 0.9}
     row |= {"reordered": 0.25, "reordered_rightly": 0.4}
     board = Board(make_evaluation([{}]))
-    assert "fewer than 6 in a cohort" in render(*lesion_order(board))
+    assert "No cohort has 6 or more lesions" in render(*lesion_order(board))
     table = lesion_ranking(board.evaluation).reindex([0]).assign(**row)
     monkeypatch.setattr(patients, "lesion_ranking", lambda evaluation: table)
     _, cells = html_tables(lesion_order(board)).tables[0][1]
