@@ -32,7 +32,7 @@ _SHARED_NOISE = (
     "inputs, and (independent) against a fit with independent noise; the difference is "
     "called shared noise. Unseen images share no noise with the inputs"
 )
-_UNDEFINED = "* some correlations are undefined (constant answers) and count as 0"
+_UNDEFINED = "* some correlations are undefined (constant predictions) and count as 0"
 # Their reference is often 0, where there is no relative error.
 _ALONE = ("f", "K", AT_BOUND, *NO_TISSUE)
 _N_DRAWS = 2000
