@@ -72,7 +72,8 @@ def fit(
 
     A scan of 70,640 voxels and 42 volumes (ivim) takes 10 s of one core and 390 MB of memory. Time
     grows with voxels times volumes, memory with voxels times maps. A compressed image is unpacked
-    into a temporary file. The first fit of a model compiles it, which takes about 7 s.
+    into a temporary file. The first fit of a model compiles it, which takes about 7 s for the
+    first model, 1 s for others.
 
     Options:
     images IMAGE…|BIDS: 4-D NIfTI image of magnitudes, or a table of images (.tsv); several images,

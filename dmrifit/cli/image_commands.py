@@ -290,9 +290,9 @@ def predict(
 
     The measurements that the model needs are selected by their b-values and echo times. A model
     that was trained with intervals writes their ends, and how typical each voxel is of training.
-    A model of strategy m2m also takes maps of ADC_fast, ADC_slow, F and S0 that another program
-    has fitted (--map, with --unit where they are not in µm²/ms). Takes seconds for a volume of
-    100,000 voxels; the image is read slab by slab.
+    A model of strategy m2m also takes maps of ADC_fast, ADC_slow and F, and optionally S0, that
+    another program has fitted (--map, with --unit where they are not in µm²/ms). Takes seconds for
+    a volume of 100,000 voxels; the image is read slab by slab.
 
     Options:
     model MODEL: Model file from dmrifit train.

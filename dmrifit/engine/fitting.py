@@ -506,7 +506,7 @@ def _run(
     """Fit the voxels chunk by chunk, several chunks at a time, into the arrays of the result."""
     if not compiler.is_compiled(problem.kernel):
         _logger.warning(
-            "compiling the fit of model %s, once on this machine: about 10 s for the first model, "
+            "compiling the fit of model %s, once on this machine: about 7 s for the first model, "
             "1 s for others",
             problem.model.name,
         )

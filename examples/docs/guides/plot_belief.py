@@ -36,11 +36,11 @@ errors = pd.DataFrame(errors, index=model.names)
 
 # %%
 # At 20 : 1 and better, S0, Dt and T2t err by less than a fifth; f, Dv and K err by a quarter to a half at 20 : 1, and
-# need better images, or the median of many voxels. A median over a region helps against noise, and not against what
-# follows.
+# need better images, or the median of many voxels. A median over a region reduces noise, but not the errors that
+# follow.
 #
-# The value is the end of the box
-# -------------------------------
+# The value is at a bound
+# -----------------------
 # Share of the same voxels in which a parameter ended at a bound. Such a value says "beyond what was allowed", and its
 # standard error says nothing. ``dmrifit fit`` writes these voxels to the map ``atbound``, and `dmrifit.roi_table` their
 # share in a region. T2v is at a bound in most voxels whatever the noise: believe no map of it.
@@ -52,10 +52,10 @@ at_bounds = pd.DataFrame(at_bounds, index=model.names)
 # An interval says how far a value may be off
 # -------------------------------------------
 # ``FitResult.intervals(0.95)`` gives low and high ends, ``dmrifit fit`` maps of them. They also hold where a parameter
-# ended at a bound, where its standard error is empty. How often they hold, measured with synthetic signals of
-# t2-ivim-kurtosis at SNR 30 and 60, and with signals of random walks, which know nothing of the formula (21 tissues):
+# ended at a bound, where its standard error is empty. How often they hold was measured with synthetic signals of
+# t2-ivim-kurtosis at SNR 30 and 60, and with signals of random walks, which were not made with the formula (21 tissues):
 #
-# .. list-table:: Share of intervals at 95 % that hold
+# .. list-table:: Share of 95 % intervals that contain the value
 #    :header-rows: 1
 #
 #    * - parameter
@@ -80,19 +80,20 @@ at_bounds = pd.DataFrame(at_bounds, index=model.names)
 #      - 93 / 94 %
 #      - 94 / 94 %
 #
-# The fit to the signal without noise is what repeats of a scan come to; the truth of the walk also holds what the formula
-# leaves out: its K lies 13 % higher. With the model's own signals the shares are 91 to 98 %. Outside tissue, f above
-# 0.75 or free water, none of this was shown. An interval over three quarters of what was searched reads "not determined",
-# and one from zero of a value at zero "none found, below" its high end.
+# The fit to the signal without noise is the mean of many repeated scans; the true values of the walk also include what the
+# formula leaves out: the true K is 13 % higher. With the model's own signals the shares are 91 to 98 %. This was not
+# tested outside tissue (f above 0.75, free water). An interval over three quarters of the range that was searched reads
+# "not determined"; one that starts at zero, for a value at zero, reads "none found, < 0.02", with its upper end.
 
 # %%
-# The protocol cannot tell
-# ------------------------
-# The Cramér–Rao bound: no unbiased fit has a smaller standard deviation, whatever its algorithm. The column ``advice`` says
-# in a sentence which parameters the protocol will not tell, and what helps. Coefficients of
-# variation of the tumor's parameters at an SNR of 40, of the model with the protocol that it needs, and of simpler
-# models with five clinical images. A bound far above 30 % means that a map of single voxels shows noise and bounds
-# only. Fits inside a box may scatter less than this bound: the box holds them, not the images.
+# The protocol does not determine the parameter
+# ---------------------------------------------
+# The Cramér–Rao bound: no unbiased fit has a smaller standard deviation, whatever its algorithm. The column ``advice``
+# says in a sentence which parameters the protocol does not determine, and what would help. The table has the
+# coefficients of variation of the tumor's parameters at an SNR of 40, for the model with the protocol that it needs, and
+# for simpler models with five clinical images. A value far above 30 % means that a map of single voxels shows only noise
+# and bounds of the fit. Fits within bounds may scatter less than the Cramér–Rao bound: the bounds limit them, not the
+# images.
 
 sigma = model.signal(tumor, protocol)[0, 0] / 40
 table = protocol_precision(protocol, model, tumor, sigma)
@@ -110,10 +111,9 @@ percent = pd.concat(bounds).set_index(["model", "parameter"])[["cv"]]
 (100 * percent).round(0).rename(columns={"cv": "standard deviation, % of the value"})
 
 # %%
-# The voxel holds two tissues
-# ---------------------------
-# Half of one tissue and half of another, neither with any kurtosis, without noise: the fit reports kurtosis all the
-# same.
+# The voxel contains two tissues
+# ------------------------------
+# A mixture of two tissues, neither with any kurtosis, without noise: the fit reports kurtosis all the same.
 
 b = Protocol(np.arange(0, 1601, 200))
 slow, fast = 0.8, 2.4
@@ -135,13 +135,13 @@ print(f"two tissues of {slow} and {fast} µm²/ms without kurtosis:")
 print(f"K of the mixture up to {mixed['K'].max():.2f}")
 
 # %%
-# K at the rim of a tumor, beside fluid or fat is such a mixture. Scores leave out nothing there: erode masks yourself.
+# K at the rim of a tumor, beside fluid or fat is such a mixture. Scores include these voxels: erode masks yourself.
 #
-# Tissue knows no formula
-# -----------------------
+# Tissue does not follow a formula
+# --------------------------------
 # Signals of random walks of water (``simulate_cohort(truth="walk")``: packed spheres with membranes, blood in
 # capillaries), fitted with 21 contrasts up to b = 1600 s/mm²: median error, and its quartiles over 600 tissues. The fit
-# goes through the signals to about a tenth of a percent, so nothing in it warns.
+# agrees with the signals to about a tenth of a percent, so nothing in it warns.
 
 # Read from benchmarks/results/truths.json.
 # sphinx_gallery_start_ignore
@@ -158,13 +158,13 @@ biases.rename_axis("parameter")
 
 # %%
 # K is too low: it is the kurtosis of the measured range of b and not that at b = 0, and noise lowers it further. Maps
-# of one protocol can be compared with each other, K of different largest b-values cannot. T2v is chance.
+# of one protocol can be compared with each other, K of different largest b-values cannot. T2v is random.
 #
 # Patients are unlike those that a predictor learned from
 # --------------------------------------------------------
-# Predicted signals have these relative errors on two kinds of synthetic cohorts; only what was assumed about tissues
-# and noise differs. Patients are a third kind. A predicted map is a guess from similar patients: in a tumor
-# unlike all that were trained on, it shows what is usual and not what is there.
+# Predicted signals have these relative errors on two kinds of synthetic cohorts, which differ only in what was assumed
+# about tissues and noise. Real patients are a third kind. A predicted map is a guess from similar patients: in a tumor
+# unlike all training tumors, it shows what is usual and not what is there.
 
 # Read from benchmarks/results/claims.json.
 # sphinx_gallery_start_ignore
@@ -175,8 +175,8 @@ print(claims[0]["statement"], "- the study:", claims[0]["study"], "- ours:", cla
 # %%
 # ``ConformalIntervals`` says how far the guess may be off, and ``typicality`` which voxels are unlike those of training.
 # Intervals of 90 % around linear regression, learned from 16 synthetic patients and tested on new ones: share of the
-# references that they hold, and the worst patient. In the body they hold what they promise. In tumors, of which
-# patients differ more and have fewer voxels, the mean is near and a single patient may be far off.
+# references that they contain (coverage), and the worst patient. In the body the coverage is nominal. Tumors differ more
+# between patients and have fewer voxels: there the mean is close to nominal, but a single patient may be far off.
 
 # Read from benchmarks/results/uncertainty.json.
 # sphinx_gallery_start_ignore
@@ -188,9 +188,9 @@ held.loc[list(model.names)].map("{:.0%}".format)
 
 # %%
 # Voxels flagged as unlike the training (5 % of those of training patients are). A tissue that was left out is found where
-# its signals differ from those of all others. The same body at 3 T is not: at one echo time, another T2 looks like
-# another proton density. Neither is tissue whose signals lie among those of others, as muscle, and there fewer
-# references are held than promised. No flag is no proof.
+# its signals differ from those of all others. The same body at 3 T is not detected: at one echo time, another T2 looks
+# like another proton density. Nor is tissue such as muscle, whose signals lie among those of other tissues; there the
+# coverage is below nominal. A missing flag proves nothing.
 
 # Read from benchmarks/results/uncertainty.json.
 # sphinx_gallery_start_ignore
@@ -199,12 +199,12 @@ novelty.rename(columns={"flagged": "unlike", "coverage_flagged": "coverage of th
 # sphinx_gallery_end_ignore
 
 # %%
-# An earlier scan, or an atlas, is out of place
-# ---------------------------------------------
+# An earlier scan, or an atlas, is misaligned
+# -------------------------------------------
 # Detection of synthetic metastases by networks that see an earlier scan, well registered, and with that scan moved
-# (means over ten seeds of the hard world, of ``benchmarks/metastasis/bench_metastasis.py``). "As zeros" sees no earlier scan at all: a network
-# that is no worse for it makes no use of that scan, and a moved one cannot harm it either. Aligned scans are assumed
-# wherever two images meet: look at the overlay first.
+# (means over ten seeds of the hard synthetic setting, of ``benchmarks/metastasis/bench_metastasis.py``). In the rows "as
+# zeros" the network sees no earlier scan at all: if this does not make it worse, it does not use that scan, and a moved
+# scan cannot harm it either. Aligned scans are assumed wherever two images are combined: look at the overlay first.
 
 # Read from benchmarks/results/metastasis.json.
 # sphinx_gallery_start_ignore
@@ -219,11 +219,12 @@ moved[columns].map(lambda values: round(float(np.mean(values)), 2))
 # ---------------------------------
 # A protocol here is b, echo time and direction. The diffusion time and the lengths of the gradient pulses are not
 # modeled: two scans with the same b and other timings give other D and K in tissue that hinders water, and are fitted
-# as if they were one. Neither is the non-linearity of the gradients, through which b differs by some percent toward the
-# ends of a bore: correct it before, or compare like places only.
+# as if they were one. Nor is the non-linearity of the gradients, through which b differs by some percent toward the
+# ends of a bore: correct it before, or compare only the same positions.
 #
 # The test was too easy
 # ---------------------
-# Scores of this project are scores on synthetic data, but for those of :doc:`a few real people </people>`. Detectors that learned from lesions like those they are
-# tested on look best of all. Before a map is used for anything, look at: the share of voxels at bounds, the doubts,
-# the intervals, the controls in the report, and a scan of which you know the answer.
+# Scores of this project are scores on synthetic data, except those of :doc:`a few real people </people>`. Detectors that
+# learned from lesions like those they are tested on look best of all. Before a map is used for anything, look at the
+# share of voxels at bounds, the doubts, the intervals, the controls in the report, and a scan of which you know the
+# answer.

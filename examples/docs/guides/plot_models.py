@@ -1,8 +1,9 @@
 """
-What do the models say, and where do they end?
+What do the models describe, and where are they valid?
 
-Seven models of the signal of a voxel are built in, all isotropic: no tensor, so no FA (DTI, DKI). Inside a formula b is in ms/µm² (the scanner's s/mm² divided by
-1000), so that b·D has no unit with D in µm²/ms; echo times are in ms. All data of this page are synthetic.
+Seven models of the signal of a voxel are built in, all isotropic: no tensor, so no FA (DTI, DKI). Inside a formula b is
+in ms/µm² (the scanner's s/mm² divided by 1000), so that b·D has no unit with D in µm²/ms; echo times are in ms. All data
+of this page are synthetic.
 """
 
 # %%
@@ -10,32 +11,33 @@ Seven models of the signal of a voxel are built in, all isotropic: no tensor, so
 # -------------------------------
 # .. math:: S(b) = S_0 \, e^{-b \, ADC}
 #
-# Le Bihan et al., Radiology 161:401, 1986. Water spreads freely, at one rate. In tissue neither is so: ADC depends on
+# Le Bihan et al., Radiology 161:401, 1986. Water spreads freely, at one rate. Neither holds in tissue: ADC depends on
 # the b-values it was fitted to, and values of two protocols must not be compared.
 #
 # Kurtosis: ``kurtosis``
 # ----------------------
 # .. math:: S(b) = S_0 \, e^{-bD + K (bD)^2 / 6}
 #
-# Jensen et al., Magn Reson Med 53:1432, 2005. The first two terms of an expansion around b = 0. At :math:`bD = 3/K` the
-# formula turns and the signal rises again, which no signal does; beyond it there is nothing to believe.
-# So K stays at or below 3/(b·D) of the highest b-value, and a fit that ends there is at a bound and in doubt: fluid,
-# whose signal is down at the noise floor, does. ``bounds={"K": (0, 5)}`` lifts the limit; ``method="ols"`` and ``"wls"``
-# have no bounds; ``t2-ivim-kurtosis`` has the limit by request, ``bounds={"K": (0, "monotonic")}``.
+# Jensen et al., Magn Reson Med 53:1432, 2005. The first two terms of the expansion of ln S around b = 0. At
+# :math:`bD = 3/K` the formula has its minimum and then rises, which no real signal does; it is not valid at higher b.
+# K is therefore limited to 3/(b·D) of the highest b-value, and a fit that ends there is at a bound and in doubt. This
+# happens in fluid, whose signal is at the noise floor. ``bounds={"K": (0, 5)}`` removes the limit; ``method="ols"`` and
+# ``"wls"`` have no bounds; ``t2-ivim-kurtosis`` has the limit only on request, ``bounds={"K": (0, "monotonic")}``.
 #
 # Two compartments: ``ivim``
 # --------------------------
 # .. math:: S(b) = S_0 \, [f e^{-b D_v} + (1-f) e^{-b D_t}]
 #
-# Le Bihan et al., Radiology 168:497, 1988. Flow in capillaries dephases the signal like fast diffusion. f is the share of the
-# *signal*, a T2-weighted signal fraction: it depends on the echo time, as blood and tissue have different T2. Dv rests on the few smallest b-values.
+# Le Bihan et al., Radiology 168:497, 1988. Flow in capillaries dephases the signal like fast diffusion. f is the share of
+# the *signal*, a T2-weighted signal fraction: it depends on the echo time, because blood and tissue have different T2. Dv
+# is determined by the few smallest b-values.
 #
 # Relaxation, perfusion and kurtosis: ``t2-ivim-kurtosis``
 # --------------------------------------------------------
 # .. math:: S(b, T_E) = S_0 \, [f e^{-bD_v - T_E/T_{2v}} + (1-f) e^{-bD_t + K(bD_t)^2/6 - T_E/T_{2t}}]
 #
-# Macarro et al., J Magn Reson Imaging 61:1018, 2025. With several echo times f no longer depends on them. Seven
-# parameters need far more than seven images; T2v and Dv are the least certain.
+# Macarro et al., J Magn Reson Imaging 61:1018, 2025. With several echo times in the fit, f no longer depends on the echo
+# time. Seven parameters need far more than seven images; T2v and Dv are the least certain.
 #
 # Relaxation alone and with diffusion: ``t2`` and ``t2-adc``
 # -----------------------------------------------------------
@@ -49,9 +51,9 @@ Seven models of the signal of a voxel are built in, all isotropic: no tensor, so
 # .. math:: \frac{S(b, T_E)}{S(0, T_E)} = S_0 \, \frac{f e^{-bD_v - T_E \Delta R_2} + (1-f) e^{-bD_t}}
 #    {f e^{-T_E \Delta R_2} + 1 - f}, \qquad \Delta R_2 = 1/T_{2v} - 1/T_{2t}
 #
-# The same two compartments, of data that are published as ratios: at every echo time the curve is divided by its own
+# The same two compartments, for data that are published as ratios: at every echo time the curve is divided by its own
 # value at b = 0. No T2 is left in them, only the difference dR2 of the two relaxation rates, through which f rises with
-# the echo time. S0 is near 1; it takes up the noise of the b = 0 that all other values were divided by.
+# the echo time. S0 is near 1; it absorbs the noise of the b = 0 that all other values were divided by.
 #
 # Symbols, units, bounds
 # ----------------------
@@ -78,8 +80,8 @@ pd.DataFrame(
 # %%
 # What each parameter does
 # ------------------------
-# The signal of an invented tumor, and of the same with one parameter changed by half. Curves that stay
-# on each other cannot be distinguished by a fit either.
+# The signal of a synthetic tumor, and of the same tumor with one parameter changed by half. A fit cannot distinguish
+# curves that coincide.
 
 from dmrifit.simulate.tissues import tissue_table
 
@@ -102,10 +104,10 @@ for axis in axes[:, 0]:
 # sphinx_gallery_end_ignore
 
 # %%
-# Where kurtosis ends
-# -------------------
+# Where the kurtosis model fails
+# ------------------------------
 # A voxel with a spread of diffusivities (gamma distribution, mean 1, variance 0.4), and the kurtosis fit to b up to
-# 2000. Inside the protocol both agree; beyond it the fit turns.
+# 2000. Both agree within the protocol; above its highest b-value the fit reaches a minimum and rises.
 
 measured = Protocol(np.arange(0, 2001, 250))
 continued = Protocol(np.linspace(0, 5000, 101))
@@ -128,13 +130,13 @@ axis.set(xlabel="b (s/mm²)", ylabel="signal", ylim=(0, 1.05))
 axis.legend(frameon=False)
 # sphinx_gallery_end_ignore
 print(f"D = {fitted['D'][0]:.2f} µm²/ms, K = {fitted['K'][0]:.2f}")
-print(f"the fit turns at b = {1000 * turn:.0f} s/mm²")
+print(f"the fit has its minimum at b = {1000 * turn:.0f} s/mm²")
 
 # %%
-# How a fit goes
-# --------------
-# Least squares inside the box, from starting points that a dictionary of tissues gives, with analytic derivatives. With
-# ``sigma``, the model is compared as √(S² + πσ²/2), because magnitudes do not fall below what
-# noise makes of them. Every voxel has a status, standard errors, intervals, and doubts: other parameters that fit
+# How a fit works
+# ---------------
+# Least squares within the bounds, from starting points that a dictionary of tissues gives, with analytic derivatives.
+# With ``sigma``, √(S² + πσ²/2) is compared with the data in place of S, because magnitudes do not fall below the noise
+# floor. Every voxel has a status, standard errors, intervals, and doubts: other parameters that fit
 # about as well, and parameters that the data do not determine. A model of your own is a formula:
 # `dmrifit.SignalModel.from_expression`.

@@ -166,7 +166,7 @@ def reference_table(board: Board) -> Iterator[Any]:
         meaning = _TEXTS["meaning"].get(metric, "")
         # Without relaxation times, f is weighted by them.
         if metric == "f" and "T2t" not in board.metrics:
-            meaning = "T2-weighted signal fraction of blood"
+            meaning = "T2-weighted signal fraction of perfusion"
         unit = str(reference["unit"].iloc[0]).replace("signal", "relative") or "1"
         undefined, failed = (
             table[column].sum() / max(table["n_voxels"].sum(), 1)
