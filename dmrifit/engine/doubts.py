@@ -390,7 +390,8 @@ class DoubtTally:
         parameter = self.model.parameters[j]
         low, high = self.bounds[j]
         if parameter.name in self.monotonic:
-            return f"{low:g} to the smaller of {high:g} and 3/(b_max·D)"
+            smaller_of = f"the smaller of {high:g} and " if np.isfinite(high) else ""
+            return f"{low:g} to {smaller_of}3/(b_max·D)"
         text = f"{low:g}–{high:g}" if np.isfinite(high) else f"{low:g} and more"
         return text + self._bound_unit(j)
 

@@ -182,8 +182,7 @@ def _sites(board: Board) -> Iterator[Any]:
         yield "One cohort was compared, so nothing is known about other cohorts."
         return
     if len(regimes) < 2:
-        options = "--train-on same,other --resynthesize --out study-cohorts"
-        command = rerun_command(board.study, options)
+        command = rerun_command(board.study, "--train-on same,other --resynthesize --out cohorts")
         yield _TEXTS("not_tried", trained=training_words(regimes[0]), command=command)
         return
     if not rows[measure].notna().any():
