@@ -78,9 +78,8 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Any]:
         for (train_on, cohort, strategy), algorithms in groups:
             simulation = board.study.get("cohorts", {}).get(cohort, {}).get("simulation") or {}
             conditions = board.conditions(matching(board.scores, cohort=cohort))
-            difficulty = simulation.get("difficulty", "–")
-            trained_on = training_words(train_on, "whom")
-            line = [number, conditions, trained_on, cohort, difficulty, strategy]
+            line = [number, conditions, training_words(train_on, "whom"), cohort]
+            line += [simulation.get("difficulty", "–"), strategy]
             for metric in metrics:
                 values = algorithms[metric.column]
                 text = metric_text(metric, values.mean())
@@ -181,8 +180,7 @@ def times(board: Board) -> Iterator[Any]:
     yield Table(table, _TEXTS("times", size=board.size(board.scores)))
     yield "Training, prediction and the fit of the prediction, one thread for linear algebra."
     if "seconds" in board.study:
-        seconds = board.study["seconds"]
-        yield f"The last run took {seconds:.0f} s, not counting what earlier runs finished."
+        yield f"The last run, without earlier ones, took {board.study['seconds']:.0f} s."
 
 
 def origin(board: Board, evaluations: Sequence[Evaluation]) -> Iterator[Any]:
