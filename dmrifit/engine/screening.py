@@ -243,9 +243,9 @@ def zeros_outside(values: NDArray[np.float64], protocol: Protocol) -> NDArray[np
     be a low signal that was rounded or clipped, which is data: leaving it out would rebuild a
     noise floor. So a zero counts as outside only where the voxel's signal must be clear: where the
     mean of its positive values at contrasts that are weighted at least as much (neither b nor TE
-    is smaller) is at least a tenth of its largest value and, if all its values are multiples of one
-    step (whole numbers times the scale factor of a file), at least ten steps. Where there are no
-    such contrasts, the largest signal that the others would leave after the fastest decay
+    is smaller) is at least a tenth of its largest value and, if all its values are multiples of
+    one step (whole numbers times the scale factor of a file), at least ten steps. Where there are
+    no such contrasts, the largest signal that the others would leave after the fastest decay
     (5 µm²/ms, T2 of 20 ms) takes the place of the mean. The unit of the values has no influence.
 
     Shapes: `values` (n_voxels, n_measurements); returns the same.
