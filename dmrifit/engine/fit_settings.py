@@ -372,8 +372,10 @@ def _share_message(name: str, text: str, value: float) -> str:
 
 
 def _check_unit(parameter: Parameter, text: str, value: float, *, is_upper: bool) -> None:
-    """Refuse an upper value too small, or a lower one too large, that suits another unit."""
+    """Refuse an upper value too small, or a lower one too large, for the unit."""
     low, high = parameter.low, parameter.high
+    problem = f"{text} is {value:g}: {parameter.name} must be in {parameter.unit} ({low:g} to "
+    problem += f"{high:g} by default), "
     slowest = low
     if parameter.unit == "µm²/ms" and low == 0:
         slowest = min(_SLOWEST, high / _FAR_BELOW)
@@ -387,7 +389,9 @@ def _check_unit(parameter: Parameter, text: str, value: float, *, is_upper: bool
             is_meant &= factor < 1 and abs(value) > _FAR_ABOVE * high
         if is_meant:
             raise ValueError(
-                f"{text} is {value:g}: {parameter.name} must be in {parameter.unit} ({low:g} to "
-                f"{high:g} by default), this looks like {unit}; did you mean "
+                f"{problem}this looks like {unit}; did you mean "
                 f"{value * factor:g} {parameter.unit}?"
             )
+    largest = max(_OPTIONS["largest"].get(parameter.unit, np.inf), high)
+    if value > largest and not is_upper:
+        raise ValueError(f"{problem}and not above {largest:g}; correct the value or its unit")

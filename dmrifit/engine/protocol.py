@@ -385,7 +385,7 @@ class Protocol:
             # A b-value without others near it was not meant to be a less round one.
             steps = _ROUND_STEPS if spread else _ROUND_STEPS[:4]
             round_values = (step * round(mean / step) for step in steps)
-            near = (value for value in round_values if 0 < value and abs(mean - value) <= reach)
+            near = (value for value in round_values if value > 0 and abs(mean - value) <= reach)
             b[shell == number] = next(near, mean)
         return _rebuild(b, self.te, self.directions, self.name)
 
