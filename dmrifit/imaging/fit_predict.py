@@ -89,7 +89,6 @@ from dmrifit.io.bids_derivatives import (
     summarize_tissue,
 )
 from dmrifit.io.chunked_arrays import is_array, placed
-from dmrifit.io.masks import OtherGridError
 from dmrifit.io.nifti import Image, Images, bytes_of_maps, image_name, output_files
 from dmrifit.io.series import Series
 
@@ -243,8 +242,8 @@ def fit_image(
     ValueError
         Before the fit, if the image is not 4-D or damaged, volumes and protocol differ in number,
         the model needs echo times, has more free parameters than the protocol has contrasts, the
-        mask is on another grid or empty, or sigma is negative; or, with a `likelihood` of
-        magnitudes, on another grid, or 0 in a voxel that is fitted.
+        mask is on another grid or empty, or sigma is negative, 0 everywhere or on another grid;
+        or, with a `likelihood` of magnitudes, 0 in a voxel that is fitted.
     FileNotFoundError
         If a file does not exist.
     FileExistsError
@@ -258,9 +257,8 @@ def fit_image(
     Warns
     -----
     UserWarning
-        If `sigma` is 0, on another grid or cannot be estimated, so that the fit measures the
-        noise itself or has no floor; the protocol does not determine the model, such as relaxation
-        times at one echo time, more than a fifth of the voxels could not be fitted, more than a
+        If `sigma` cannot be estimated, so that the fit measures the noise itself or has no floor;
+        the protocol does not determine the model, such as relaxation times at one echo time, more than a fifth of the voxels could not be fitted, more than a
         fifth of the fitted values are negative, a parameter is beyond 3e38 and so NaN in its map,
         the mask ``"auto"`` leaves out more than a quarter of the voxels with signal, or groups of
         volumes differ in gain: their signal rises where it must fall
@@ -309,9 +307,7 @@ def fit_image(
         if quicklook and file_set is not None:
             import_quicklook_libraries()
         region, region_text = read_region(series, mask, measured)
-        noise = None if is_estimated else _given_noise(series, sigma, region, settings, notes)
-        if noise is None and not is_estimated:
-            inputs = (image, mask, None)
+        noise = None if is_estimated else _given_noise(series, sigma, region, settings)
         # The engine checks the settings on a voxel without a signal, which it does not fit.
         blank = np.full((1, len(contrasts)), np.nan)
         is_map = is_estimated or isinstance(noise, np.ndarray)
@@ -936,21 +932,14 @@ def _given_noise(
     sigma: float | Image | None,
     region: NDArray[np.bool_] | None,
     settings: FitSettings,
-    notes: _Notes,
 ) -> float | NDArray | None:
-    """Read the noise; where it cannot be used, warn of a fit without it if one can be."""
-    is_needed = settings.likelihood != "gaussian"
-    try:
-        noise = _read_noise(series, sigma, region)
-        if noise is None or is_needed or np.any(noise):
-            return noise
-        problem = "sigma is 0"
-    except OtherGridError as error:
-        if is_needed:
-            raise
-        problem = str(error)
-    notes.warn(f"{problem}; {_WITHOUT_NOISE}")
-    return None
+    """Read the noise, and refuse one that is 0 everywhere."""
+    noise = _read_noise(series, sigma, region)
+    if noise is not None and settings.likelihood == "gaussian" and not np.any(noise):
+        raise ValueError(
+            "sigma must be above 0, as noise is; leave it out, and the fit measures the noise"
+        )
+    return noise
 
 
 def _check_noise(

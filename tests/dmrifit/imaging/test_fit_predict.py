@@ -413,19 +413,15 @@ def test_noise_levels_that_are_none_are_refused(image, tmp_path, refused):
     assert np.isfinite(data(maps["ADC"])).all()
 
 
-def test_a_fit_goes_on_without_noise_that_it_cannot_use(image, tmp_path, refused):
+def test_noise_that_a_fit_cannot_use_is_refused_or_doubted(image, tmp_path, refused):
     path = tmp_path / "sigma.nii"
     nib.save(nib.Nifti1Image(np.ones(GRID)[:3], AFFINE), path)
-    without = fit_image(image, PROTOCOL, "adc")
     for sigma, problem in (
         (path, r"sigma\.nii has 3 × 3 × 5 voxels .* different grids; .*resample_to_img"),
-        (0, "sigma is 0"),
-        (nib.Nifti1Image(np.zeros(GRID), AFFINE), "sigma is 0"),
+        (0, "sigma must be above 0, .* leave it out"),
+        (nib.Nifti1Image(np.zeros(GRID), AFFINE), "sigma must be above 0"),
     ):
-        with pytest.warns(UserWarning, match=f"{problem}; without it the noise floor is less exact or missing"):
-            maps = fit_image(image, PROTOCOL, "adc", sigma=sigma)
-        same(maps, without)
-        assert "fluids may show kurtosis" in maps.sidecar["Warnings"][0]
+        refused(image, problem, sigma=sigma)
     refused(image, r"sigma\.nii has 3 × 3 × 5", sigma=path, likelihood="rician")
     with pytest.warns(UserWarning, match=r"residuals are [0-9.]+ times sigma: check that sigma is in the units"):
         fit_image(image, PROTOCOL, "adc", sigma=0.01)
