@@ -249,15 +249,17 @@ def roi(
     with FileSet(out.parent, outputs, overwrite=overwrite, keep=inputs) as files:
         regions = summarize_fits(scans, labels, names=label_names, maps=maps, units=unit or {})
         save_table(regions, files.path(out.name), 7)
-        repeats = None
+        repeats, is_repeated = None, False
         if "visit" in regions and len(set(regions["visit"])) > 1:
             repeats = repeatability(regions)
-            save_table(repeats, files.path(repeatability_name), 7)
+            if is_repeated := (repeats["n_subjects"] > 0).any():
+                save_table(repeats, files.path(repeatability_name), 7)
     n_fits = len(regions.drop_duplicates(["folder", "scan", "model"]))
     n_labels = regions["label"].nunique()
     typer.echo(f"{counted(n_fits, 'fit')}, {counted(n_labels, 'label')}: {out}")
     if repeats is not None:
-        typer.echo(repeatability_text(repeats))
+        typer.echo(repeatability_text(repeats, regions))
+    if is_repeated:
         typer.echo(f"repeatability: {out.parent / repeatability_name}")
 
 

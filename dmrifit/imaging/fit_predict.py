@@ -258,10 +258,11 @@ def fit_image(
     -----
     UserWarning
         If `sigma` cannot be estimated, so that the fit measures the noise itself or has no floor;
-        the protocol does not determine the model, such as relaxation times at one echo time, more than a fifth of the voxels could not be fitted, more than a
-        fifth of the fitted values are negative, a parameter is beyond 3e38 and so NaN in its map,
-        the mask ``"auto"`` leaves out more than a quarter of the voxels with signal, or groups of
-        volumes differ in gain: their signal rises where it must fall
+        the protocol does not determine the model, such as relaxation times at one echo time, more
+        than a fifth of the voxels could not be fitted, more than a fifth of the fitted values are
+        negative, a parameter is beyond 3e38 and so NaN in its map, the mask ``"auto"`` leaves out
+        more than a quarter of the voxels with signal, or groups of volumes differ in gain: their
+        signal rises where it must fall
         (`dmrifit.engine.gain_steps`).
     """
     check_protocol(protocol)
