@@ -372,8 +372,12 @@ def view(
 
     if not map_:
         maps = [] if image is None else sorted(image.glob("*.nii*"))
-        example = shlex.quote(f"ADC={maps[0] if maps else 'adc.nii.gz'}")
-        raise ValueError(f"no map is named; name each by --map NAME=FILE, such as --map {example}")
+        name = maps[0].name.partition("param-")[2].partition("_")[0] if maps else ""
+        example = shlex.quote(f"{name or 'ADC'}={maps[0] if maps else 'adc.nii.gz'}")
+        folder = f" in place of the folder {image}" if maps else ""
+        raise ValueError(
+            f"no map is named; name each{folder} by --map NAME=FILE, such as --map {example}"
+        )
     check_output(out, overwrite, (".html", ".htm"), [*map_.values(), image, labels])
     import_optional("matplotlib", "jinja2")
     view_maps(map_, out, units=unit or {}, image=image, labels=labels)

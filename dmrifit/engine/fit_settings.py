@@ -195,6 +195,7 @@ class FitSettings:
             parameter = _parameter(model, name, "bounds")
             try:
                 low, high = pair
+                low, high = float(low), high if high == "monotonic" else float(high)
             except (TypeError, ValueError):
                 raise ValueError(f"bounds of {name} must be (low, high), not {pair!r}") from None
             if high == "monotonic":
@@ -203,9 +204,8 @@ class FitSettings:
                         f"bounds of {name} are {pair!r}: only (0, 'monotonic') of the kurtosis of "
                         "a model with a cumulant keeps the signal falling; give numbers"
                     )
-                box[name] = float(low), high
+                box[name] = low, high
                 continue
-            low, high = float(low), float(high)
             if not low <= high:
                 raise ValueError(
                     f"bounds of {name} are empty: ({low:g}, {high:g}); the lower one comes first"

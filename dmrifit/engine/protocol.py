@@ -378,12 +378,10 @@ class Protocol:
         for number in np.unique(shell[b > 0]):
             group = b[shell == number]
             spread = float(np.ptp(group))
-            if not (spread or nominal):
-                continue
             mean = float(group.mean())
             reach = min(tolerance, max(_B_MATCH, _B_MATCH_RELATIVE * mean, spread / 2))
             # A b-value without others near it was not meant to be a less round one.
-            steps = _ROUND_STEPS if spread else _ROUND_STEPS[:4]
+            steps = _ROUND_STEPS if spread else _ROUND_STEPS[: 4 * nominal]
             round_values = (step * round(mean / step) for step in steps)
             near = (value for value in round_values if value > 0 and abs(mean - value) <= reach)
             b[shell == number] = next(near, mean)

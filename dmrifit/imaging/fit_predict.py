@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.spread_sample import SpreadSample, by_slice
 from dmrifit.cohort.scaling import PatientScale
@@ -99,6 +100,7 @@ if TYPE_CHECKING:
 __all__ = ["fit_image", "predict_image"]
 
 _WITHOUT_NOISE = "without it the noise floor is less exact or missing: fluids may show kurtosis"
+_NO_NOISE = "sigma must be above 0, as noise is; leave it out, and the noise is measured"
 _B_STEP = 100.0  # s/mm², between limits that are tried
 _HIGH_B_LEFT = 0.05  # share of the voxels in which b may still be too high below an advised limit
 
@@ -308,7 +310,7 @@ def fit_image(
         if quicklook and file_set is not None:
             import_quicklook_libraries()
         region, region_text = read_region(series, mask, measured)
-        noise = None if is_estimated else _given_noise(series, sigma, region, settings)
+        noise = None if is_estimated else _read_noise(series, sigma, region)
         # The engine checks the settings on a voxel without a signal, which it does not fit.
         blank = np.full((1, len(contrasts)), np.nan)
         is_map = is_estimated or isinstance(noise, np.ndarray)
@@ -649,7 +651,10 @@ def kept_measurements(
     b = protocol.b
     is_kept = np.ones(len(b), bool)
     if b_max is not None:
+        check_number("b_max", b_max)
         is_kept &= (b <= b_max) | is_same_b(b, b_max)
+    if np.ndim(leave_out_b) != 1:
+        raise ValueError(f"leave_out_b must be a list such as [5], not {leave_out_b!r}")
     for value in leave_out_b:
         if not is_same_b(b, value).any():
             raise ValueError(
@@ -912,7 +917,8 @@ def _read_noise(
     if sigma is None:
         return None
     if isinstance(sigma, int | float):
-        FitSettings(sigma=sigma).noise_levels(1)
+        if FitSettings(sigma=sigma).noise_levels(1) is None:
+            raise ValueError(_NO_NOISE)
         return float(sigma)
     noise = series.read_map(sigma, "the noise map").astype(np.float64)
     levels, where = noise, ""
@@ -925,21 +931,8 @@ def _read_noise(
             f"negative, infinite or NaN, and in {counted(n_bad, 'voxel')}{where} it is; correct "
             "the map or leave these out by a mask"
         )
-    return noise
-
-
-def _given_noise(
-    series: Series,
-    sigma: float | Image | None,
-    region: NDArray[np.bool_] | None,
-    settings: FitSettings,
-) -> float | NDArray | None:
-    """Read the noise, and refuse one that is 0 everywhere."""
-    noise = _read_noise(series, sigma, region)
-    if noise is not None and settings.likelihood == "gaussian" and not np.any(noise):
-        raise ValueError(
-            "sigma must be above 0, as noise is; leave it out, and the fit measures the noise"
-        )
+    if not noise.any():
+        raise ValueError(_NO_NOISE)
     return noise
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit._utils.counts import counted, percent
+from dmrifit._utils.counts import counted, first_few, percent
 from dmrifit._utils.text_files import read_small
 from dmrifit.engine.fit_maps import FIT_MAPS, unpack_bits, unpack_bounds
 from dmrifit.engine.fit_settings import check_values
@@ -282,15 +282,10 @@ def repeatability_text(repeats: pd.DataFrame, table: pd.DataFrame) -> str:
     is_parameter = ~repeats["map"].str.endswith("_se") & (repeats["map"] != "cost")
     parameters = repeats[is_parameter & (repeats["n_subjects"] > 0)]
     if parameters.empty:
-        for subject, scans in table.groupby("subject", sort=False):
-            models = scans.groupby("visit", sort=False)["model"].unique()
-            if len(models) > 1:
-                found = (f"{' and '.join(own)} at visit {visit}" for visit, own in models.items())
-                return (
-                    "no repeatability: a subject needs the same model, region and map at two "
-                    f"visits; {subject} has {', '.join(found)}"
-                )
-        return "no repeatability: no subject has two visits"
+        scans = table[["subject", "model", "visit"]].drop_duplicates()
+        again = scans[scans.groupby("subject")["visit"].transform("nunique") > 1]
+        found = [f"{own[0]} has {own[1]} at visit {own[2]}" for own in again.to_numpy()]
+        return f"nothing repeats: {first_few(found) or 'no subject has two visits'}"
     table = parameters[["model", "name", "map", "n_subjects"]]
     table = table.rename(columns={"name": "region", "n_subjects": "subjects"})
     table["within-subject CV"] = parameters["wcv"].map(percent, na_action="ignore").fillna("–")

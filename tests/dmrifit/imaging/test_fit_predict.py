@@ -582,7 +582,7 @@ def test_rician_voxels_without_noise_are_refused_before_the_fit(small_object, mo
     monkeypatch.setattr(series, "SLAB_VALUES", 1)
     for sigma in (0, nib.Nifti1Image(noise, AFFINE)):
         for more in ({}, {"mask": mask}):
-            with pytest.raises(ValueError, match=r"likelihood 'rician' needs sigma, .* above 0 everywhere"):
+            with pytest.raises(ValueError, match=r"sigma.* above 0"):
                 fit_image(image, PROTOCOL, "adc", sigma=sigma, **options, **more)
     assert not any(has_signal)
 
