@@ -195,7 +195,7 @@ class FitSettings:
             parameter = _parameter(model, name, "bounds")
             try:
                 low, high = pair
-                low, high = float(low), high if high == "monotonic" else float(high)
+                low, top = float(low), np.inf if high == "monotonic" else float(high)
             except (TypeError, ValueError):
                 raise ValueError(f"bounds of {name} must be (low, high), not {pair!r}") from None
             if high == "monotonic":
@@ -206,15 +206,15 @@ class FitSettings:
                     )
                 box[name] = low, high
                 continue
-            if not low <= high:
+            if not low <= top:
                 raise ValueError(
-                    f"bounds of {name} are empty: ({low:g}, {high:g}); the lower one comes first"
+                    f"bounds of {name} are empty: ({low:g}, {top:g}); the lower one comes first"
                 )
             # Such a parameter is searched by its logarithm or reciprocal.
-            if form(parameter) != "plain" and high <= 0:
-                raise ValueError(f"{name} is positive, but its upper bound is {high:g}")
-            _check_bounds(parameter, low, high)
-            box[name] = low, high
+            if form(parameter) != "plain" and top <= 0:
+                raise ValueError(f"{name} is positive, but its upper bound is {top:g}")
+            _check_bounds(parameter, low, top)
+            box[name] = low, top
         return box
 
     def fixed_values(self, model: SignalModel, n: int, box: Box) -> dict[str, NDArray]:
