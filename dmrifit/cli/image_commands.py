@@ -249,15 +249,17 @@ def roi(
     with FileSet(out.parent, outputs, overwrite=overwrite, keep=inputs) as files:
         regions = summarize_fits(scans, labels, names=label_names, maps=maps, units=unit or {})
         save_table(regions, files.path(out.name), 7)
-        repeats = None
+        repeats, is_repeated = None, False
         if "visit" in regions and len(set(regions["visit"])) > 1:
             repeats = repeatability(regions)
-            save_table(repeats, files.path(repeatability_name), 7)
+            if is_repeated := (repeats["n_subjects"] > 0).any():
+                save_table(repeats, files.path(repeatability_name), 7)
     n_fits = len(regions.drop_duplicates(["folder", "scan", "model"]))
     n_labels = regions["label"].nunique()
     typer.echo(f"{counted(n_fits, 'fit')}, {counted(n_labels, 'label')}: {out}")
     if repeats is not None:
-        typer.echo(repeatability_text(repeats))
+        typer.echo(repeatability_text(repeats, regions))
+    if is_repeated:
         typer.echo(f"repeatability: {out.parent / repeatability_name}")
 
 
@@ -370,8 +372,12 @@ def view(
 
     if not map_:
         maps = [] if image is None else sorted(image.glob("*.nii*"))
-        example = shlex.quote(f"ADC={maps[0] if maps else 'adc.nii.gz'}")
-        raise ValueError(f"no map is named; name each by --map NAME=FILE, such as --map {example}")
+        name = maps[0].name.partition("param-")[2].partition("_")[0] if maps else ""
+        example = shlex.quote(f"{name or 'ADC'}={maps[0] if maps else 'adc.nii.gz'}")
+        folder = f" in place of the folder {image}" if maps else ""
+        raise ValueError(
+            f"no map is named; name each{folder} by --map NAME=FILE, such as --map {example}"
+        )
     check_output(out, overwrite, (".html", ".htm"), [*map_.values(), image, labels])
     import_optional("matplotlib", "jinja2")
     view_maps(map_, out, units=unit or {}, image=image, labels=labels)

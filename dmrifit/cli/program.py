@@ -2,7 +2,8 @@
 The program dmrifit, with the command cite; each command imports what it needs when it runs.
 
 Options:
-b_tolerance S/MM2: Round b-values this close to each other to one (0.5 to 0, 995 to 1000).
+b_tolerance S/MM2: Take b-values this close to each other for one (995 and 1005 for 1000), and all
+    up to it for 0 if b = 0 was measured: keep it below the lowest b-value above 0 that is meant.
 bval: b-values in s/mm²; by default the .bval file beside the image.
 bvec: Gradient directions; by default the .bvec file beside the image, if any.
 image IMAGE: 4-D NIfTI image of magnitudes, or a table of images (.tsv).

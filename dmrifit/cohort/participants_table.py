@@ -231,7 +231,7 @@ def _scan_of(
         sigma = number_in(row.get("sigma", ""))
         images, protocol = _images_of(row, where, folder)
         if b_tolerance is not None:
-            protocol = protocol.rounded(b_tolerance)
+            protocol = protocol.rounded(b_tolerance, nominal=True)
         # Whether a contrast was measured more than once.
         b, te = np.stack([protocol.b, echo_times(protocol)])[:, contrast_order(protocol)]
         is_again = (np.diff(b) <= _SAME_B_RELATIVE * b[1:]) & (np.diff(te) <= _SAME_TE)
@@ -293,7 +293,7 @@ def _images_of(
 
 def _rounded(protocol: Protocol, where: str) -> Protocol:
     """Round b-values that were meant to be equal; warn where they may differ on purpose."""
-    rounded = protocol.rounded(_B_TOLERANCE)
+    rounded = protocol.rounded(_B_TOLERANCE, nominal=True)
     for b in np.unique(rounded.b):
         members, counts = np.unique(protocol.b[rounded.b == b], return_counts=True)
         # Of low b-values only those that come again to the digit can have been meant.

@@ -195,6 +195,7 @@ class FitSettings:
             parameter = _parameter(model, name, "bounds")
             try:
                 low, high = pair
+                low, top = float(low), np.inf if high == "monotonic" else float(high)
             except (TypeError, ValueError):
                 raise ValueError(f"bounds of {name} must be (low, high), not {pair!r}") from None
             if high == "monotonic":
@@ -203,18 +204,17 @@ class FitSettings:
                         f"bounds of {name} are {pair!r}: only (0, 'monotonic') of the kurtosis of "
                         "a model with a cumulant keeps the signal falling; give numbers"
                     )
-                box[name] = float(low), high
+                box[name] = low, high
                 continue
-            low, high = float(low), float(high)
-            if not low <= high:
+            if not low <= top:
                 raise ValueError(
-                    f"bounds of {name} are empty: ({low:g}, {high:g}); the lower one comes first"
+                    f"bounds of {name} are empty: ({low:g}, {top:g}); the lower one comes first"
                 )
             # Such a parameter is searched by its logarithm or reciprocal.
-            if form(parameter) != "plain" and high <= 0:
-                raise ValueError(f"{name} is positive, but its upper bound is {high:g}")
-            _check_bounds(parameter, low, high)
-            box[name] = low, high
+            if form(parameter) != "plain" and top <= 0:
+                raise ValueError(f"{name} is positive, but its upper bound is {top:g}")
+            _check_bounds(parameter, low, top)
+            box[name] = low, top
         return box
 
     def fixed_values(self, model: SignalModel, n: int, box: Box) -> dict[str, NDArray]:
@@ -372,8 +372,10 @@ def _share_message(name: str, text: str, value: float) -> str:
 
 
 def _check_unit(parameter: Parameter, text: str, value: float, *, is_upper: bool) -> None:
-    """Refuse an upper value too small, or a lower one too large, that suits another unit."""
+    """Refuse an upper value too small, or a lower one too large, for the unit."""
     low, high = parameter.low, parameter.high
+    problem = f"{text} is {value:g}: {parameter.name} must be in {parameter.unit} ({low:g} to "
+    problem += f"{high:g} by default), "
     slowest = low
     if parameter.unit == "µm²/ms" and low == 0:
         slowest = min(_SLOWEST, high / _FAR_BELOW)
@@ -387,7 +389,9 @@ def _check_unit(parameter: Parameter, text: str, value: float, *, is_upper: bool
             is_meant &= factor < 1 and abs(value) > _FAR_ABOVE * high
         if is_meant:
             raise ValueError(
-                f"{text} is {value:g}: {parameter.name} must be in {parameter.unit} ({low:g} to "
-                f"{high:g} by default), this looks like {unit}; did you mean "
+                f"{problem}this looks like {unit}; did you mean "
                 f"{value * factor:g} {parameter.unit}?"
             )
+    largest = max(_OPTIONS["largest"].get(parameter.unit, np.inf), high)
+    if value > largest and not is_upper:
+        raise ValueError(f"{problem}and not above {largest:g}; correct the value or its unit")

@@ -203,7 +203,7 @@ class Protocol:
         bvec : path, optional
             Gradient directions, 3 × n or n × 3.
         b_tolerance : float, optional
-            Take b-values that lie so close (s/mm²) for one, as `rounded` does: 0.5 for 0, 995 for
+            Take b-values that lie so close (s/mm²) for one, as `rounded` does: 995 and 1005 for
             1000. By default they stay as they are in the file.
 
         Returns
@@ -338,28 +338,32 @@ class Protocol:
         directions = None if self.directions is None else self.directions[volumes]
         return _rebuild(self.b[volumes], te, directions, self.name)
 
-    def rounded(self, tolerance: float = 10.0) -> Protocol:
+    def rounded(self, tolerance: float = 10.0, *, nominal: bool = False) -> Protocol:
         """
         Replace b-values that scatter around one nominal value by that value.
 
         Scanners write the b-value that each volume really had: 0.5 or 5 for 0, 995 to 1005 for
-        1000. Fits may use those; protocols that are to be found in each other, or counted, need
-        the b-values that were meant.
+        1000. Fits may use those; b-values that are to be counted need to be those that were meant.
 
         Parameters
         ----------
         tolerance : float, default=10
-            b-values count as one where neighbors differ by the tolerance (s/mm²) at most, and all
-            of them by twice that at most. It has to be smaller than half the step between b-values
-            that differ on purpose: with the default, 10 and 20 become one.
+            b-values above it count as one where neighbors differ by the tolerance (s/mm²) at most,
+            and all of them by twice that at most. It has to be smaller than half the step between
+            b-values that differ on purpose: with the default, 20 and 30 become one.
+        nominal : bool, default=False
+            Whether protocols of several scans are to be found in each other. Then a b-value
+            without others near it moves, too, by 2 % or 1 s/mm² at most and to a multiple of
+            50 s/mm², and 0 need not be measured.
 
         Returns
         -------
         Protocol
-            The same measurements; the b-values of each group are replaced by the roundest number
-            that lies within the tolerance of their mean: a multiple of 1000, 500, 100, 50, 10, 5
-            or 1 s/mm², or the mean itself. One above the tolerance without others near it moves
-            by 2 % or 1 s/mm² at most, to a multiple of 50 s/mm².
+            The same measurements. Where b = 0 (up to 1 s/mm²) was measured, b-values up to the
+            tolerance become 0. Those of each group are replaced by the roundest number (a multiple
+            of 1000, 500, 100, 50, 10, 5 or 1 s/mm²) that lies as near their mean as the tolerance
+            and the larger of half their range and 2 % allow, or by the mean itself. A b-value
+            without others near it stays.
 
         Raises
         ------
@@ -367,19 +371,19 @@ class Protocol:
             If the tolerance is negative or not finite.
         """
         check_number("the tolerance of b-values", tolerance)
-        shell = _shells(self.b, tolerance)
         b = self.b.copy()
-        for number in np.unique(shell):
-            group = self.b[shell == number]
+        if nominal or b.min() <= _B_MATCH:
+            b[b <= tolerance] = 0
+        shell = _shells(b, tolerance)
+        for number in np.unique(shell[b > 0]):
+            group = b[shell == number]
+            spread = float(np.ptp(group))
             mean = float(group.mean())
-            steps: tuple[int, ...] = _ROUND_STEPS
-            reach = tolerance
-            if mean > tolerance and not np.ptp(group):
-                # A b-value without others near it was not meant to be far from where it is.
-                steps = _ROUND_STEPS[:4]
-                reach = min(tolerance, max(_B_MATCH, _B_MATCH_RELATIVE * mean))
+            reach = min(tolerance, max(_B_MATCH, _B_MATCH_RELATIVE * mean, spread / 2))
+            # A b-value without others near it was not meant to be a less round one.
+            steps = _ROUND_STEPS if spread else _ROUND_STEPS[: 4 * nominal]
             round_values = (step * round(mean / step) for step in steps)
-            near = (value for value in round_values if abs(mean - value) <= reach)
+            near = (value for value in round_values if value > 0 and abs(mean - value) <= reach)
             b[shell == number] = next(near, mean)
         return _rebuild(b, self.te, self.directions, self.name)
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.html_repr import html_summary
 from dmrifit.engine.intervals import FitInputs, parameter_intervals
@@ -379,6 +380,8 @@ class FitResult:
             If the result does not know its signals.
         """
         inputs = self._known_inputs
+        n = len(self.parameters)
+        check_number("voxel", voxel, least=-n, most=n - 1, whole=True)
         figure = import_optional("matplotlib.figure").Figure(figsize=(5, 3.6), layout="tight")
         draw_curve(
             figure.subplots(),

@@ -19,9 +19,12 @@ _SENTENCES = read_table("sentences")
 #: Largest share of a voxel's measurements that a fit goes without.
 MOST_LEFT_OUT = 0.2
 
-#: Share of the largest value, and number of integer steps, below which a signal may be rounded to
-#: zero.
+#: Share of the largest value, and number of steps of the stored numbers, below which a signal may
+#: be rounded to zero.
 CLEAR_SHARE, CLEAR_STEPS = 0.1, 10.0
+
+# How far scaled whole numbers, which may have been of single precision, are from whole steps.
+_STEP_ERROR, _SINGLE_ERROR = 1e-3, 2e-7
 
 # Beyond free water (3 µm²/ms) and beyond iron-rich tissue: no voxel decays faster.
 _FASTEST_DIFFUSION = 5.0  # µm²/ms
@@ -240,9 +243,10 @@ def zeros_outside(values: NDArray[np.float64], protocol: Protocol) -> NDArray[np
     be a low signal that was rounded or clipped, which is data: leaving it out would rebuild a
     noise floor. So a zero counts as outside only where the voxel's signal must be clear: where the
     mean of its positive values at contrasts that are weighted at least as much (neither b nor TE
-    is smaller) is at least a tenth of its largest value and, if all its values are whole numbers,
-    at least ten. Where there are no such contrasts, the largest signal that the others would leave
-    after the fastest decay (5 µm²/ms, T2 of 20 ms) takes the place of the mean.
+    is smaller) is at least a tenth of its largest value and, if all its values are multiples of
+    one step (whole numbers times the scale factor of a file), at least ten steps. Where there are
+    no such contrasts, the largest signal that the others would leave after the fastest decay
+    (5 µm²/ms, T2 of 20 ms) takes the place of the mean. The unit of the values has no influence.
 
     Shapes: `values` (n_voxels, n_measurements); returns the same.
     """
@@ -267,8 +271,27 @@ def zeros_outside(values: NDArray[np.float64], protocol: Protocol) -> NDArray[np
     for i in np.flatnonzero(((values == 0) & (n_weighted == 0)).any(axis=0)):
         alone = n_weighted[:, i] == 0
         level[alone, i] = (shares[alone] * kept[:, i]).max(axis=1)
-    is_whole = (positive % 1 == 0).all(axis=1)
-    steps = CLEAR_STEPS / np.maximum(top, 1.0)
-    clear = np.where(is_whole, np.maximum(CLEAR_SHARE, steps), CLEAR_SHARE)
-    is_outside[rows] = (values == 0) & (level >= clear[:, None])
+    is_clear = (values == 0) & (level >= CLEAR_SHARE * (1 - _SINGLE_ERROR))
+    steps = _steps(shares, np.where(is_clear, level, np.inf).min(axis=1) / CLEAR_STEPS)
+    is_outside[rows] = is_clear & (level >= CLEAR_STEPS * (1 - _SINGLE_ERROR) * steps[:, None])
     return is_outside
+
+
+def _steps(shares: NDArray[np.float64], limits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """
+    Find the step of which all values of a voxel are multiples; 0 where it is below a limit.
+
+    Shapes: `shares` (n_voxels, n_measurements), of the largest value; the others (n_voxels,).
+    """
+    steps = np.zeros(len(shares))
+    lowest = np.where(shares > 0, shares, np.inf).min(axis=1)
+    n = 1  # steps that the lowest value has
+    left = np.flatnonzero(lowest > limits)
+    while left.size:
+        multiples = shares[left] * (n / lowest[left, None])
+        error = np.abs(multiples - np.rint(multiples)) - _SINGLE_ERROR * multiples
+        is_found = (error <= _STEP_ERROR).all(axis=1)
+        steps[left[is_found]] = lowest[left[is_found]] / n
+        n += 1
+        left = left[~is_found & (lowest[left] > n * limits[left])]
+    return steps

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.spread_sample import SpreadSample, by_slice
 from dmrifit.cohort.scaling import PatientScale
@@ -89,7 +90,6 @@ from dmrifit.io.bids_derivatives import (
     summarize_tissue,
 )
 from dmrifit.io.chunked_arrays import is_array, placed
-from dmrifit.io.masks import OtherGridError
 from dmrifit.io.nifti import Image, Images, bytes_of_maps, image_name, output_files
 from dmrifit.io.series import Series
 
@@ -100,6 +100,7 @@ if TYPE_CHECKING:
 __all__ = ["fit_image", "predict_image"]
 
 _WITHOUT_NOISE = "without it the noise floor is less exact or missing: fluids may show kurtosis"
+_NO_NOISE = "sigma must be above 0, as noise is; leave it out, and the noise is measured"
 _B_STEP = 100.0  # s/mm², between limits that are tried
 _HIGH_B_LEFT = 0.05  # share of the voxels in which b may still be too high below an advised limit
 
@@ -245,8 +246,8 @@ def fit_image(
     ValueError
         Before the fit, if the image is not 4-D or damaged, volumes and protocol differ in number,
         the model needs echo times, has more free parameters than the protocol has contrasts, the
-        mask is on another grid or empty, or sigma is negative; or, with a `likelihood` of
-        magnitudes, on another grid, or 0 in a voxel that is fitted.
+        mask is on another grid or empty, or sigma is negative, 0 everywhere or on another grid;
+        or, with a `likelihood` of magnitudes, 0 in a voxel that is fitted.
     FileNotFoundError
         If a file does not exist.
     FileExistsError
@@ -260,12 +261,12 @@ def fit_image(
     Warns
     -----
     UserWarning
-        If `sigma` is 0, on another grid or cannot be estimated, so that the fit measures the
-        noise itself or has no floor; the protocol does not determine the model, such as relaxation
-        times at one echo time, more than a fifth of the voxels could not be fitted, more than a
-        fifth of the fitted values are negative, a parameter is beyond 3e38 and so NaN in its map,
-        the mask ``"auto"`` leaves out more than a quarter of the voxels with signal, or groups of
-        volumes differ in gain: their signal rises where it must fall
+        If `sigma` cannot be estimated, so that the fit measures the noise itself or has no floor;
+        the protocol does not determine the model, such as relaxation times at one echo time, more
+        than a fifth of the voxels could not be fitted, more than a fifth of the fitted values are
+        negative, a parameter is beyond 3e38 and so NaN in its map, the mask ``"auto"`` leaves out
+        more than a quarter of the voxels with signal, or groups of volumes differ in gain: their
+        signal rises where it must fall
         (`dmrifit.engine.gain_steps`).
     """
     check_protocol(protocol)
@@ -311,9 +312,7 @@ def fit_image(
         if quicklook and file_set is not None:
             import_quicklook_libraries()
         region, region_text = read_region(series, mask, measured)
-        noise = None if is_estimated else _given_noise(series, sigma, region, settings, notes)
-        if noise is None and not is_estimated:
-            inputs = (image, mask, None)
+        noise = None if is_estimated else _read_noise(series, sigma, region)
         # The engine checks the settings on a voxel without a signal, which it does not fit.
         blank = np.full((1, len(contrasts)), np.nan)
         is_map = is_estimated or isinstance(noise, np.ndarray)
@@ -657,7 +656,10 @@ def kept_measurements(
     b = protocol.b
     is_kept = np.ones(len(b), bool)
     if b_max is not None:
+        check_number("b_max", b_max)
         is_kept &= (b <= b_max) | is_same_b(b, b_max)
+    if np.ndim(leave_out_b) != 1:
+        raise ValueError(f"leave_out_b must be a list such as [5], not {leave_out_b!r}")
     for value in leave_out_b:
         if not is_same_b(b, value).any():
             raise ValueError(
@@ -920,7 +922,8 @@ def _read_noise(
     if sigma is None:
         return None
     if isinstance(sigma, int | float):
-        FitSettings(sigma=sigma).noise_levels(1)
+        if FitSettings(sigma=sigma).noise_levels(1) is None:
+            raise ValueError(_NO_NOISE)
         return float(sigma)
     noise = series.read_map(sigma, "the noise map").astype(np.float64)
     levels, where = noise, ""
@@ -933,29 +936,9 @@ def _read_noise(
             f"negative, infinite or NaN, and in {counted(n_bad, 'voxel')}{where} it is; correct "
             "the map or leave these out by a mask"
         )
+    if not noise.any():
+        raise ValueError(_NO_NOISE)
     return noise
-
-
-def _given_noise(
-    series: Series,
-    sigma: float | Image | None,
-    region: NDArray[np.bool_] | None,
-    settings: FitSettings,
-    notes: _Notes,
-) -> float | NDArray | None:
-    """Read the noise; where it cannot be used, warn of a fit without it if one can be."""
-    is_needed = settings.likelihood != "gaussian"
-    try:
-        noise = _read_noise(series, sigma, region)
-        if noise is None or is_needed or np.any(noise):
-            return noise
-        problem = "sigma is 0"
-    except OtherGridError as error:
-        if is_needed:
-            raise
-        problem = str(error)
-    notes.warn(f"{problem}; {_WITHOUT_NOISE}")
-    return None
 
 
 def _check_noise(

@@ -252,7 +252,11 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
 
         maps, affine = self.upright()
         if voxel is not None:
-            place = next(iter(self.values())).affine @ [*voxel, 1]
+            first = next(iter(self.values()))
+            grid = first.shape[:3]
+            if len(voxel) != 3 or not all(i in range(n) for i, n in zip(voxel, grid, strict=True)):
+                raise ValueError(f"voxel must be (i, j, k) within {grid}, from 0, not {voxel}")
+            place = first.affine @ [*voxel, 1]
             voxel = tuple(np.rint(np.linalg.solve(affine, place))[:3].astype(int).tolist())
         shown, signals = ShownMaps(maps, affine, self.sidecar), self._upright_signals()
         return single_map_figure(shown, name, signals, voxel, self._heading)

@@ -136,7 +136,8 @@ def _checked(signals: Any, mask: NDArray[np.bool_] | None) -> Array:
     """Check the shape of signals (x, y, z, n_measurements) and mask, without reading them."""
     values = signals if is_array(signals) else np.asarray(signals)
     if len(values.shape) != 4:
-        raise ValueError(f"signals must have shape (x, y, z, n_measurements), not {values.shape}")
+        found = f"{values.shape} of a {type(signals).__name__}; give an array"
+        raise ValueError(f"signals must have shape (x, y, z, n_measurements), not {found}")
     if 0 in values.shape:
         raise ValueError(f"signals of shape {values.shape} hold no value")
     if mask is not None and mask.shape != values.shape[:3]:

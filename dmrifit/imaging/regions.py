@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit._utils.counts import counted, percent
+from dmrifit._utils.counts import counted, first_few, percent
 from dmrifit._utils.text_files import read_small
 from dmrifit.engine.fit_maps import FIT_MAPS, unpack_bits, unpack_bounds
 from dmrifit.engine.fit_settings import check_values
@@ -86,7 +86,7 @@ def roi_table(
     names : mapping of int to str, optional
         Names of labels; those that are not in the image get a row without voxels.
     units : mapping of str to str, optional
-        Unit of each map, for the column of that name.
+        Unit of each map, for the column of that name; by default those of the maps of `fit_image`.
 
     Returns
     -------
@@ -143,6 +143,7 @@ def roi_table(
         # Voxels at a bound count: leaving them out would shift the median away from it.
         usable = np.isin(values["status"].array, (FitStatus.CONVERGED, FitStatus.AT_BOUND))
     parameters = [name for name in summarized if f"{name}_se" in values] or summarized
+    units = _units_of(getattr(maps, "sidecar", {})) | dict(units or {})
     rows = []
     for label in sorted({*present, *(names or {})} - {0}):
         region = numbers == label
@@ -167,7 +168,7 @@ def roi_table(
                 "label": label,
                 "name": (names or {}).get(label, str(label)),
                 "map": name,
-                "unit": (units or {}).get(name, ""),
+                "unit": units.get(name, ""),
                 "n": int(finite.sum()),
                 "n_voxels": int(region.sum()),
                 "median": median,
@@ -272,12 +273,19 @@ def repeatability(table: pd.DataFrame) -> pd.DataFrame:
     return result.reset_index()
 
 
-def repeatability_text(repeats: pd.DataFrame) -> str:
-    """Tabulate what `repeatability` gives of parameters; other maps tell of the fit alone."""
+def repeatability_text(repeats: pd.DataFrame, table: pd.DataFrame) -> str:
+    """
+    Tabulate what `repeatability` gives of the parameters in a table, or say why it is nothing.
+
+    Other maps tell of the fit alone.
+    """
     is_parameter = ~repeats["map"].str.endswith("_se") & (repeats["map"] != "cost")
     parameters = repeats[is_parameter & (repeats["n_subjects"] > 0)]
     if parameters.empty:
-        return "no subject has two visits"
+        scans = table[["subject", "model", "visit"]].drop_duplicates()
+        again = scans[scans.groupby("subject")["visit"].transform("nunique") > 1]
+        found = [f"{own[0]} has {own[1]} at visit {own[2]}" for own in again.to_numpy()]
+        return f"nothing repeats: {first_few(found) or 'no subject has two visits'}"
     table = parameters[["model", "name", "map", "n_subjects"]]
     table = table.rename(columns={"name": "region", "n_subjects": "subjects"})
     table["within-subject CV"] = parameters["wcv"].map(percent, na_action="ignore").fillna("–")
@@ -368,17 +376,24 @@ def find_fits(folder: str | Path) -> list[FittedMaps]:
     return fits
 
 
+def _units_of(description: Mapping[str, Any]) -> dict[str, str]:
+    """Read the units of the maps that a sidecar describes."""
+    units = {"cost": description.get("Cost", {}).get("Units", "")}
+    for name, entry in description.get("Parameters", {}).items():
+        units[name] = units[f"{name}_se"] = "" if entry["Units"] == "1" else entry["Units"]
+    return units
+
+
 def _read_fit(sidecar: Path) -> FittedMaps | None:
     """Read the sidecar of a fit, whose files are beside it; None if it describes other maps."""
-    files, units = {}, {}
+    files = {}
     try:
         description = json.loads(read_small(sidecar))
         if not isinstance(description, dict):
             raise TypeError(f"it holds a {type(description).__name__}")
         if "Cost" not in description or "Status" not in description:
             return None
-        for name, entry in description["Parameters"].items():
-            units[name] = units[f"{name}_se"] = "" if entry["Units"] == "1" else entry["Units"]
+        units = _units_of(description)
         for fit_map in FIT_MAPS:
             key = fit_map.sidecar_key
             if fit_map.is_per_parameter:

@@ -107,7 +107,7 @@ def names_in(expression: str) -> frozenset[str]:
     except (KeyError, RecursionError, TypeError) as error:
         raise ValueError(
             f"expression {expression!r} has something that is not allowed ({error}); use numbers, "
-            "names, + - * / **, exp, log, sqrt and comparisons as in 'x if b > 0 else y'"
+            "names, + - * / ** (not ^), exp, log, sqrt and comparisons as in 'x if b > 0 else y'"
         ) from None
     except ValueError as error:
         raise ValueError(f"expression {expression!r}: {error}") from None

@@ -402,15 +402,13 @@ def test_the_line_of_advice_runs_and_is_not_repeated(output_of, tmp_path):
     inside = np.zeros((12, 6, 4), np.uint8)
     inside[:5] = 1
     nib.save(nib.Nifti1Image(inside, np.diag([2.0, 2, 3, 1])), tmp_path / "mask.nii.gz")
-    options = ("--b-tolerance", "0.1234567", "--model", "kurtosis", "--mask", tmp_path / "mask.nii.gz", "--sigma", "0")
+    options = ("--b-tolerance", "0.1234567", "--model", "kurtosis", "--mask", tmp_path / "mask.nii.gz")
     printed = output_of("fit", tmp_path / "a.nii.gz", *options, "--out", tmp_path / "maps")
     assert "rerun with --b-max " in printed
     (line,) = re.findall("^to refit: (.*)$", printed, re.MULTILINE)
     words = shlex.split(line)
     assert words[:2] == ["dmrifit", "fit"]
-    # Noise of 0 is of no use, as was warned of.
-    assert set(map(str, options[:-2])) <= set(words)
-    assert "--sigma" not in words
+    assert set(map(str, options)) <= set(words)
     printed = output_of(*words[1:])
     assert "--b-max" not in printed.replace(line, "").partition("protocol:")[0]
     assert "to refit" not in printed
@@ -443,8 +441,8 @@ def test_b_values_are_left_out_of_one_scan_and_of_many(bids, run, output_of, tmp
 
 def test_a_refit_is_linked_from_the_page_of_all_scans(output_of, tmp_path):
     capped_scan(tmp_path, "a")
-    arguments = ("fit", tmp_path / "?.nii.gz", "--model", "kurtosis", "--sigma", "0", "--out", tmp_path / "maps")
-    line = re.search("^a: to refit: dmrifit (.* --sigma estimate)$", output_of(*arguments), re.MULTILINE)
+    arguments = ("fit", tmp_path / "?.nii.gz", "--model", "kurtosis", "--out", tmp_path / "maps")
+    line = re.search("^a: to refit: dmrifit (.*)$", output_of(*arguments), re.MULTILINE)
     output_of(*shlex.split(line[1]))
     output_of(*arguments)
     assert "./a_refit/a_model-kurtosis_quicklook.html" in (tmp_path / "maps" / "index.html").read_text()

@@ -82,8 +82,14 @@ def test_two_visits_give_the_repeatability(fitted, output_of):
     assert (adc["n_subjects"] == 2).all()
     assert (adc["wcv"] > 0).all()
     assert set(adc["unit"]) == {"µm²/ms"}
-    text = repeatability_text(repeatability(table[table["subject"] == "A"]))
+    alone = table[table["subject"] == "A"]
+    text = repeatability_text(repeatability(alone), alone)
     assert re.search(r"ADC +1 .* \[[\d.]+, [\d.]+\] µm²/ms(?s:.*)one subject alone says little", text)
+    other = table.assign(model=table["visit"].map({1: "ivim", 2: "adc"}))
+    assert repeatability_text(repeatability(other), other).endswith(": A has ivim at visit 1, A has adc at visit 2, B has ivim at visit 1, B has adc at visit 2")
+    (fitted / "scans.tsv").write_text("\n".join([lines[0], lines[1], lines[4]]))
+    assert "no subject has two visits" in output_of("roi", fitted / "scans.tsv", "--out", fitted / "once.csv")
+    assert not (fitted / "once_repeatability.csv").exists()
 
 
 @pytest.mark.parametrize(
@@ -257,7 +263,8 @@ def test_maps_of_other_programs_are_summarized_and_shown(fitted, error_of, outpu
         assert message in error_of("view", "--map", f"MD={out}", "--out", out, "--overwrite")
         assert out.read_bytes() == content
     assert all("--map" in error_of(command, "--out", fitted / "none") for command in ("roi", "view"))
-    assert "such as --map ADC=" in error_of("view", fitted / "mapsA1", "--out", fitted / "none")
+    told = "in place of the folder .*mapsA1 by --map NAME=FILE, such as --map ADC=.*param-ADC_dwimap"
+    assert re.search(told, error_of("view", fitted / "mapsA1", "--out", fitted / "none"))
     (fitted / "x y").symlink_to(fitted / "mapsA1")
     assert f"such as --map 'ADC={fitted / 'x y'}" in error_of("view", fitted / "x y", "--out", fitted / "none")
 

@@ -108,14 +108,19 @@ def test_averaging_keeps_zeros_and_joins_neither_chained_shells_nor_repeated_low
 
 def test_b_values_that_were_meant_to_be_one_become_one():
     protocol = Protocol([0.5, 995, 1000, 1005, 5, 1990], te=80, directions=np.eye(3)[[0, 1, 2, 0, 1, 2]], name="dwi")
-    rounded = protocol.rounded()
+    rounded = protocol.rounded(nominal=True)
     assert rounded.b.tolist() == [0, 1000, 1000, 1000, 0, 2000]
+    assert protocol.rounded().b.tolist() == [0, 1000, 1000, 1000, 0, 1990]
     assert (rounded.te == 80).all()
     np.testing.assert_array_equal(rounded.directions, protocol.directions)
     assert rounded.name == "dwi"
     assert rounded.rounded() == rounded
-    assert Protocol([0, 10, 20, 50, 100]).rounded(4).b.tolist() == [0, 10, 20, 50, 100]
-    assert Protocol([0.5, 25, 75, 625, 990]).rounded().b.tolist() == [0, 25, 75, 625, 1000]
+    assert Protocol([0.5, 25, 75, 625, 990]).rounded(nominal=True).b.tolist() == [0, 25, 75, 625, 1000]
+    # Nothing is 0, or another value, that no measurement near it has.
+    for b in ([0, 10, 20, 50, 100], [15, 500, 1000], [5, 33, 2505]):
+        assert Protocol(b).rounded(4).b.tolist() == Protocol(b).rounded(9).b.tolist() == b
+    assert Protocol([5, 10, 615, 635, 640]).rounded(20).b.tolist() == [10, 10, 630, 630, 630]
+    assert Protocol([0, 10, 20, 40]).rounded(10).b.tolist() == [0, 0, 20, 40]
     assert protocol.rounded(0) == protocol
     with pytest.raises(ValueError, match="tolerance"):
         protocol.rounded(-1)
@@ -123,7 +128,7 @@ def test_b_values_that_were_meant_to_be_one_become_one():
 
 @given(hnp.arrays(float, 8, elements=st.floats(0, 5000)), st.floats(0, 30))
 def test_no_b_value_moves_farther_than_the_shells_are_wide(b, tolerance):
-    rounded = Protocol(np.append(b, 3000)).rounded(tolerance).b
+    rounded = Protocol(np.append(b, 3000)).rounded(tolerance, nominal=b[0] < 1000).b
     assert np.abs(rounded - np.append(b, 3000)).max() <= 3 * tolerance + 1e-9
     assert (np.diff(rounded[np.argsort(np.append(b, 3000), kind="stable")]) >= 0).all()
 

@@ -198,8 +198,12 @@ def test_zeros_beside_clear_signals_lie_outside_the_field_of_view_and_all_others
     magnitudes = np.floor(np.hypot(clean + real, imaginary))
     assert ((magnitudes == 0).any(axis=1)).mean() > 0.5
     assert not zeros_outside(magnitudes, protocol).any()
-    scaled = 0.0137 * magnitudes  # as scale factors of a file make them
-    assert zeros_outside(scaled, protocol).sum() < 0.01 * (magnitudes == 0).sum()
+    magnitudes[::7] = np.where(rng.random(magnitudes[::7].shape) < 0.1, 0, 40 * magnitudes[::7] + 13)
+    expected = zeros_outside(magnitudes, protocol)
+    assert 100 < expected.sum() < (magnitudes == 0).sum() / 2
+    for factor in (0.0137, 1 / 3, 7, 3563.92, 1e9):  # as those of a file
+        for scaled in (factor * magnitudes, np.float64(np.float32(factor) * np.float32(magnitudes))):
+            np.testing.assert_array_equal(zeros_outside(scaled, protocol), expected)
 
 
 def test_echo_times_weigh_as_b_values_do():
