@@ -16,7 +16,7 @@ from dmrifit._utils.affines import voxel_volume
 from dmrifit._utils.counts import percent
 from dmrifit.io.components import label_components
 from dmrifit.io.grids import cropped, turn_to_grid
-from dmrifit.io.masks import MASK_THRESHOLD
+from dmrifit.io.masks import MASK_THRESHOLD, binarize
 from dmrifit.io.nifti import Image, describe_sources, image_name, load_image, values_of
 from placement.box.row_integrals import Rows
 from placement.box.voxel import MM3_PER_ML, Voxel, nearest_storage, reoriented
@@ -77,8 +77,9 @@ class Scene:
         as ``{"label 1": 0.05}``, or only leave it out of `include`.
     image : array_like of shape (x, y, z, ...), default=None
         The image that the tumor was drawn on, for figures and for networks.
-    labels : mapping of str to int, sequence of int or array_like, default=None
-        Values of `tumor`, or masks on its grid, by the names of tissues: "necrosis",
+    labels : str, or mapping of str to int, sequence of int or array_like, default=None
+        A scheme ("brats2013", "brats2017", "brats2023") or a table (.tsv) with the columns index
+        and name; or values of `tumor`, or masks on its grid, by the names of tissues: "necrosis",
         "necrosis or non-enhancing" (where a scheme merges them), "non-enhancing", "enhancing",
         "edema", "resection cavity". Unless `include` names the target, it is then solid tumor
         (non-enhancing and enhancing), and a box may hold up to `tissue_labels.LIMITS` of the
@@ -146,7 +147,7 @@ class Scene:
         exclude_margin: float | Mapping[str, float] = 0.0,
         exclude_tolerance: float | Mapping[str, float] = 0.0,
         image: ArrayLike | None = None,
-        labels: Mapping[str, Any] | None = None,
+        labels: str | Mapping[str, Any] | None = None,
         flair_target: bool = False,
         min_volume: float = 6.0,
         brain: ArrayLike | None = None,
@@ -164,6 +165,8 @@ class Scene:
         self._tissues: dict[str, Region] = {}
         self.targets: tuple[str, ...] = ()
         self.notes: tuple[str, ...] = ()
+        if isinstance(labels, str):
+            labels = tissue_labels.named_labels(labels)
         if labels is not None:
             self._tissues = self._labeled(labels, low, crop)
             self.notes += self._doubtful_labels(labels)
@@ -252,7 +255,7 @@ class Scene:
         include: Labels | None = None,
         exclude_margin: float | Mapping[str, float] = 0.0,
         exclude_tolerance: float | Mapping[str, float] = 0.0,
-        labels: Mapping[str, Any] | None = None,
+        labels: str | Mapping[str, Any] | None = None,
         flair_target: bool = False,
         min_volume: float = 6.0,
         brain: Image | None = None,
@@ -277,8 +280,9 @@ class Scene:
             In mm, as for the constructor.
         exclude_tolerance : float or mapping of str to float, default=0.0
             Parts of the voxel, as for the constructor.
-        labels : mapping of str to int or sequence of int, default=None
-            Values of the file of the tumor by names of tissues, as for the constructor.
+        labels : str, or mapping of str to int or sequence of int, default=None
+            A scheme, a table, or values of the file of the tumor by names of tissues, as for the
+            constructor.
         flair_target : bool, default=False
             As for the constructor.
         min_volume : float, default=6.0
@@ -336,7 +340,8 @@ class Scene:
         brain_mask: Any = brain
         if brain is not None and not isinstance(brain, np.ndarray):
             brain_mask = values(brain)
-            files[tissue_labels.OUTSIDE_BRAIN] = brain
+            # Its key is a part of both names by which messages call it.
+            files["the brain"] = brain
         try:
             scene = cls(
                 occupied,
@@ -364,7 +369,7 @@ class Scene:
             if unnamed:
                 message += f" ({', '.join(unnamed)})"
             raise ValueError(message) from None
-        files.pop(tissue_labels.OUTSIDE_BRAIN, None)
+        files.pop("the brain", None)
         scene.sources = describe_sources(
             Tumor=tumor, Exclude=list(files.values()), Image=image, Brain=brain
         )
@@ -859,10 +864,7 @@ class Scene:
                 "resample one to the other"
             )
         inner, mask = _cropped(values)
-        if mask.dtype.kind == "f" and np.isinf(mask).any():
-            raise ValueError(f"{self._title}: {key} holds infinite values; set them to 0 or 1")
-        if mask.dtype != bool:
-            mask = mask > MASK_THRESHOLD
+        mask = binarize(mask, name=f"{self._title}: {key}", may_be_empty=True)
         return inner, np.ascontiguousarray(mask)
 
 

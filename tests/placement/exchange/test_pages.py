@@ -63,6 +63,9 @@ def test_the_bar_adds_up_where_the_brain_leaves_out_labeled_tissue(labels):
     with pytest.warns(UserWarning, match="leaves out"):
         block = Scene(values, np.eye(4), labels=labels, brain=brain, name="synthetic block")
     summary = str(case_summary(describe_placement(Voxel((22.5, 14.5, 14.5), (24, 16, 16)), block)))
+    outer = case_line("block", describe_placement(Voxel((32.5, 14.5, 14.5), (22, 16, 16)), block))
+    assert "; 64 % of the box lies outside the brain; " in outer
+    assert "no numbers for consoles: 64 % of the box lies outside the brain: check the mask" in outer
     assert "leaves out 6.8 mL (44 %) of the tumor: look at the mask, or give another one (--brain FILE, col" in summary
     assert bar_percent(summary) == pytest.approx(100, abs=0.05)
     assert "outside the brain 21 % (of it 80 % labeled)" in summary
@@ -89,7 +92,7 @@ def test_lines_say_size_place_and_content_and_what_the_check_of_lipid_lacks(scen
     assert line == (
         "24 × 16 × 16 mm (6.1 mL) at 22.5, 14.5, 14.5 mm RAS+; 54 % of it are target (enhancing); "
         "turned by 0 angles; it lies 22.5 mm to the patient's right of the scanner's middle, x = 0; without a head in an image this "
-        "does not tell the side of the head; 46 % necrosis, 54 % enhancing, outside the brain unknown"
+        "does not tell the side of the head; 46 % necrosis, 54 % enhancing; outside the brain unknown"
     )
     shift = {"ppm_range": (-1.0, 1.0), "percent_per_ppm": 3.0}
     content = describe_placement(VOXEL, scene)
