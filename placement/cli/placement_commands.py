@@ -111,12 +111,11 @@ def _page(out: Path, contents: Mapping[str, Mapping[str, Any]], _lesions: Any) -
 
 def _row(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
     """Give the row of a case in the table of placements."""
-    from placement.exchange.tables import box_columns
+    from placement.exchange.tables import record_columns
 
-    pose = [*content["ras"]["center_mm"], *content["size_mm"], *content["ras"]["angles_deg"]]
     return {
         "name": name,
-        **box_columns(pose),
+        **record_columns(content),
         "volume_mL": content["volume_mL"],
         **content["scores"],
         "rotated_angles": content["rotated_angles"],

@@ -62,14 +62,15 @@ def test_the_table_has_a_row_for_each_case_in_their_order_and_its_boxes_are_read
     RUN.write(tmp_path, contents, figure=False)
     table = placements(tmp_path)
     scores = ["volume_mL", "objective", "tumor_fraction", "tumor_volume_inside_mL"]
-    assert list(table) == ["name", *BOX, *scores, "rotated_angles", "target", "outside", "outside_brain", "flags"]
+    to_set = ["angles_to_set_philips", "angles_to_set_siemens"]
+    assert list(table) == ["name", *BOX, *to_set, *scores, "rotated_angles", "target", "outside", "outside_brain", "flags"]
     assert table["name"].tolist() == ["second", "first"]
     np.testing.assert_allclose(table["volume_mL"], [9.24, 1.716])
     np.testing.assert_allclose(table[["tumor_fraction", "target"]], 1, atol=1e-6)
     np.testing.assert_allclose(table["tumor_volume_inside_mL"], table["volume_mL"], rtol=1e-6)
     np.testing.assert_allclose(table["objective"], [one["scores"]["objective"] for one in contents.values()])
     assert table["outside_brain"].tolist() == ["n/a", "n/a"]
-    assert table["rotated_angles"].tolist() == [1, 3]
+    assert table[["rotated_angles", *to_set]].to_numpy().tolist() == [[1, 1, 1], [3, 3, 3]]
     assert table["flags"].tolist() == ["", "box below the smallest volume; too many rotations"]
     # Twelve digits are more than any scanner takes.
     assert "40.3333333333\t" in (tmp_path / "placements.tsv").read_text()
