@@ -174,7 +174,6 @@ class Scene:
                 volumes = {
                     key: np.count_nonzero(mask) * self.voxel_volume
                     for key, (_, mask) in self._tissues.items()
-                    if mask.any()
                 }
                 self.targets, reason = tissue_labels.target_tissues(
                     volumes,
