@@ -418,7 +418,7 @@ def test_a_fit_goes_on_without_noise_that_it_cannot_use(image, tmp_path, refused
     nib.save(nib.Nifti1Image(np.ones(GRID)[:3], AFFINE), path)
     without = fit_image(image, PROTOCOL, "adc")
     for sigma, problem in (
-        (path, r"sigma\.nii has 3 × 3 × 5 voxels .* different grids; .*resample_to_img"),
+        (path, r"sigma\.nii has 3 × 3 × 5 voxels .* different grids; .*resample_from_to"),
         (0, "sigma is 0"),
         (nib.Nifti1Image(np.zeros(GRID), AFFINE), "sigma is 0"),
     ):
