@@ -464,7 +464,8 @@ def target_verdict(placement: Placement, optimizer: VoxelOptimizer) -> tuple[str
     sides = " × ".join(f"{side:.0f}" for side in largest.size) + " mm"
     shortest = np.min(optimizer.size_range)
     if largest.size.min() < shortest:
-        sides += f", of which those below {shortest:g} mm need place --sides"
+        option = "place --sides {:g},{:g}".format(*LOOSE_SIDES)
+        sides += f"; for sides below {shortest:g} mm give {option}"
     reason += f"; the largest box found with ≥ 75 % target has {largest.volume:.1f} mL ({sides})"
     return reason, largest
 
@@ -516,7 +517,7 @@ def advice(flags: list[str], smaller: str = "") -> list[str]:
             remedy = "a thin box loses signal to the edges of pulses; change sides, or accept it"
         elif flag.startswith("more than"):
             remedy = "look at the content; move the box if another place holds less"
-        elif flag.startswith("the mask of the brain"):
+        elif "lies outside the" in flag:
             remedy = "look at the mask, or give another one (--brain FILE, column brain of tables)"
         elif flag.startswith("touches") and not remedy:
             remedy = "move the box, or tolerate some of it (--tolerance)"

@@ -157,6 +157,7 @@ class Scene:
     ) -> None:
         self.name = name
         self.synthetic = bool(synthetic)
+        self.sources: dict[str, dict[str, str]] = {}
         self.affine = _checked_affine(affine, self._title)
         values = _volume(tumor, f"the tumor of {self._title}")
         self.shape: Index = values.shape
@@ -229,7 +230,6 @@ class Scene:
                     f"{self._title}: all of the tumor is excluded by {', '.join(self.margins)}; "
                     "exclude less"
                 )
-        self.sources: dict[str, dict[str, str]] = {}
         #: The image whose frame of reference the case has, where it was read from a file.
         self.placed_in: Path | None = None
         self._is_canonical = False
@@ -456,8 +456,12 @@ class Scene:
         if not self.cut_off_volume > 0:
             return ""
         volume = tissue_labels.milliliters(self.cut_off_volume)
-        share = percent(self.cut_off_share)
-        return f"the mask of the brain leaves out {volume} ({share}) of the tumor"
+        what = "what is labeled" if self._tissues else "the tumor"
+        brain = "mask of the brain"
+        for source, words in (("Image", "brain found in"), ("Brain", "brain mask")):
+            if source in self.sources:
+                brain = f"{words} {self.sources[source]['Name']}"
+        return f"{volume} ({percent(self.cut_off_share)}) of {what} lies outside the {brain}"
 
     @property
     def canonical(self) -> Scene:
@@ -901,10 +905,10 @@ def _volume(values: ArrayLike, what: str) -> NDArray:
     if array.ndim == 4 and array.shape[3] == 1:
         array = array[..., 0]
     if array.ndim != 3 or array.dtype.kind not in "biuf":
-        raise ValueError(
-            f"{what} must be one volume of numbers of shape (x, y, z), not {array.dtype} of shape "
-            f"{array.shape}"
-        )
+        own = f"{array.dtype} of shape {array.shape}"
+        if array.ndim == 4:
+            own = f"{array.shape[3]} volumes; name a file of one"
+        raise ValueError(f"{what} must be one volume of numbers of shape (x, y, z), not {own}")
     # The least value is NaN where one is, and needs no mask of a large volume.
     if array.dtype.kind == "f" and np.isnan(array.min(initial=0)):
         array = np.where(np.isnan(array), array.dtype.type(0), array)
@@ -962,8 +966,8 @@ def _read_values(
         if len(present) > 1 and not named:
             raise ValueError(
                 f"{title}: the tumor has the values {list(present)}, which have no meaning until "
-                f"they are named: labels={tissue_labels.describe_schemes()} (--labels); "
-                f"or name those to measure: include={present[-1]} (--include)"
+                f"they are named: labels={tissue_labels.describe_schemes()}; or name those to "
+                f"measure: include={present[-1]}"
             )
         return whole != 0, present, present
     labels = tuple(int(label) for label in np.atleast_1d(np.asarray(include)))
