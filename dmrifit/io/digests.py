@@ -33,8 +33,10 @@ def changed_settings(
         elif before != now:
             texts = ["not given" if value is None else value for value in (before, now)]
             # Of estimators as texts, only what differs.
-            parts = changed_settings(*(dict(_PARAMETER.findall(str(text))) for text in texts))
-            yield from list(parts) or ["{}{} was {}, now {}".format(group, name, *texts)]
+            before, now = (dict(_PARAMETER.findall(str(text))) for text in texts)
+            yield from list(changed_settings(before, now)) or [
+                "{}{} was {}, now {}".format(group, name, *texts)
+            ]
 
 
 def check_command(path: Path, settings: Mapping[str, Any], records: Collection[Path]) -> None:

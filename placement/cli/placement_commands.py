@@ -316,11 +316,8 @@ def prescribe(
         f"{' or more' if goal['one_sided'] else ''}"
     )
     volume = scores["tumor_volume_inside_mL"]
-    typer.echo(f"volume of it {volume:.2f} mL, best {goal['mean_volume']:g} mL")
-    typer.echo(
-        f"objective {scores['objective']:.3g}: how near both are to their best (means of "
-        "experts' boxes), 0 to 1"
-    )
+    typer.echo(f"volume of it {volume:.2f} mL, best {goal['mean_volume']:g} mL (experts' mean)")
+    typer.echo(f"objective {scores['objective']:.3g}: how near both are to their best, 0 to 1")
     typer.echo(f"written: {out}")
     RUN.say_flagged([content], fail=fail_on_flag)
 

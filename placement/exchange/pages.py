@@ -23,10 +23,8 @@ _TEXTS = page.Texts(__file__)
 
 def box_assets() -> dict[str, Any]:
     """Give what pages of boxes need beside the viewer."""
-    return {
-        "script": page.read_data(__file__, "pages.js"),
-        "style": page.read_data(__file__, "pages.css"),
-    }
+    files = {"script": "pages.js", "style": "pages.css"}
+    return {name: page.read_data(__file__, file) for name, file in files.items()}
 
 
 def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: bytes) -> str:
@@ -103,9 +101,9 @@ def _size_line(content: Mapping[str, Any]) -> str:
 def box_line(record: Mapping[str, Any], text: str, **words: str) -> str:
     """Say in one line how large a box is, where it lies, and how it is turned."""
     sides = " × ".join(f"{round(side, 2):g}" for side in record["size_mm"])
-    words |= {"center": _three(record["ras"]["center_mm"]), "angles": angles_words(record)}
-    words["turns"] = _three(record["ras"]["angles_deg"])
-    return _TEXTS(text, **{**record, **words, "sides": sides})
+    center, turns = (_three(record["ras"][key]) for key in ("center_mm", "angles_deg"))
+    words |= {"sides": sides, "center": center, "turns": turns, "angles": angles_words(record)}
+    return _TEXTS(text, **{**record, **words})
 
 
 def angles_words(content: Mapping[str, Any]) -> str:

@@ -204,11 +204,9 @@ def describe_placement(
     if scene.tumor_volume > LARGEST_TUMOR_ML:
         flags.append(f"tumor above {LARGEST_TUMOR_ML:g} mL")
     shares = voxel_content(voxel, scene)
-    outside_brain = shares["outside_brain"] or 0.0
-    if outside_brain > LEAST_TARGET and not reason:
-        reason = (
-            f"{percent(outside_brain)} of the box lies {OUTSIDE_BRAIN}: check the mask (--brain)"
-        )
+    outside = shares["outside_brain"] or 0.0
+    if outside > LEAST_TARGET and not reason:
+        reason = f"{percent(outside)} of the box lies {OUTSIDE_BRAIN}: check the mask (--brain)"
     # The search does not avoid a target, but necrosis may be in one of this name.
     if MERGED in scene.targets and (shares[MERGED] or 0) > LIMITS[MERGED]:
         flags.append(f"more than {100 * LIMITS[MERGED]:.0f} % {MERGED}")

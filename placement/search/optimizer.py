@@ -461,7 +461,7 @@ class VoxelOptimizer(BaseEstimator):
         for low, high in sizes:
             if not 0 < low <= high:
                 raise ValueError(
-                    f"size_range {low:g},{high:g}: give the smaller side first, above 0 mm"
+                    f"size_range {low:g},{high:g}: give positive sides, smaller first"
                 )
         most = np.prod(sizes[:, 1]) / MM3_PER_ML
         if not 0 <= self.min_volume <= most:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -187,13 +187,8 @@ class Scene:
         if self.targets:
             _, _, present = _read_values(crop, include, self._title, named=True)
             # Other named tissues may be excluded, such as necrosis.
-            named = [labels[key] for key in self.targets if labels and key in labels]
-            values_included = tuple(
-                int(value)
-                for entry in named
-                if _are_labels(entry)
-                for value in np.atleast_1d(entry)
-            )
+            entries = [entry for key, entry in (labels or {}).items() if key in self.targets]
+            values_included: Collection[int] = tissue_labels.numbers(filter(_are_labels, entries))
             tumor_low, tumor_crop = self._joined(self.targets)
         else:
             tumor_low = low
@@ -318,13 +313,11 @@ class Scene:
         """
         loaded = load_image(tumor, needs_position=True)
         title = image_name(tumor)
+        reference = loaded.shape[:3], loaded.affine
 
         def values(file: Image) -> NDArray:
             on_grid = load_image(file)
-            grid, reference = (
-                (on_grid.shape[:3], on_grid.affine),
-                (loaded.shape[:3], loaded.affine),
-            )
+            grid = on_grid.shape[:3], on_grid.affine
             turn = turn_to_grid(grid, reference, name=image_name(file), reference_name=title)
             return apply_orientation(values_of(on_grid, image_name(file)), turn)
 
@@ -361,8 +354,7 @@ class Scene:
         except ValueError as error:
             # The message names cases and regions; users also need the files of these.
             message = str(error)
-            involved = [tumor]
-            involved += [file for key, file in files.items() if key in message]
+            involved = [tumor, *(file for key, file in files.items() if key in message)]
             paths = [str(file) for file in involved if isinstance(file, str | Path)]
             unnamed = [path for path in paths if path not in message]
             if unnamed:
@@ -833,7 +825,7 @@ class Scene:
         region: Any,
         low: Index = (0, 0, 0),
         crop: ArrayLike = (),
-        included: tuple[int, ...] = (),
+        included: Collection[int] = (),
         present: tuple[int, ...] = (),
     ) -> Region:
         """

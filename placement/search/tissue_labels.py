@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +93,14 @@ def describe_schemes() -> str:
     return ", ".join(readings)
 
 
+def numbers(entries: Iterable[Any]) -> set[int]:
+    """Collect the values of tissues, of which each has one or several."""
+    return {int(value) for entry in entries for value in np.atleast_1d(entry)}
+
+
 def check_values(present: Collection[int], labels: Mapping[str, Any], title: str) -> None:
     """Refuse values without a name: they have no meaning until they are named."""
-    values = {int(value) for entry in labels.values() for value in np.atleast_1d(entry)}
+    values = numbers(labels.values())
     unnamed = sorted(set(present) - values)
     if unnamed:
         raise ValueError(

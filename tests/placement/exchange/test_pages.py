@@ -11,7 +11,7 @@ from placement.cli.placement_commands import case_line
 from placement.exchange import pages
 from placement.exchange.pages import case_summary, console_numbers, summary_line
 from placement.exchange.prescription import describe_placement, write_prescription
-from placement.search.optimizer import share_words
+from placement.search.optimizer import VoxelOptimizer, share_words
 from placement.search.scene import Scene
 from placement.search.tissue_labels import MERGED, OUTSIDE_BRAIN, color_numbers, named_labels
 
@@ -32,8 +32,11 @@ def test_flags_stand_above_what_a_box_holds_and_the_bar_adds_up(scene):
     summary = str(case_summary(content))
     assert summary.index("more than 10 % necrosis: ") < summary.index("<svg")
     assert bar_percent(summary) == pytest.approx(100, abs=0.05)
-    for words in ("enhancing 54 %", "lipid displacement not checked", "the brain is unknown", "Shim is not assessed"):
+    for words in ("enhancing 54 %", "make the box smaller", "not checked", "the brain is unknown", "Shim is not assessed"):
         assert words in summary
+    for least, option in ((10, "min-volume"), (20, "sides")):
+        advice = describe_placement(VOXEL, scene, optimizer=VoxelOptimizer(size_range=(least, 60)))["advice"]
+        assert any(text.endswith(f"or allow a smaller box (--{option})") for text in advice)
     brain = Scene(np.pad(np.ones((90, 90, 90), np.uint8), 2), np.eye(4))
     told = describe_placement(Voxel((45, 45, 45), (24, 16, 16)), brain)["advice"]
     assert told == ["tumor above 500 mL: it may be the mask of the brain; look at the picture"]
@@ -64,8 +67,7 @@ def test_the_bar_adds_up_where_the_brain_leaves_out_labeled_tissue(labels, noun)
         block = Scene(values, np.eye(4), labels=labels, brain=brain, name="synthetic block")
     summary = str(case_summary(describe_placement(Voxel((22.5, 14.5, 14.5), (24, 16, 16)), block)))
     outer = case_line("block", describe_placement(Voxel((32.5, 14.5, 14.5), (22, 16, 16)), block))
-    assert "; 64 % of the box lies outside the brain; " in outer
-    assert "no numbers for consoles: 64 % of the box lies outside the brain: check the mask" in outer
+    assert re.search("; 64 % of the box lies outside the brain; .*no numbers for consoles: 64 % of the box lies outs", outer)
     assert f"6.8 mL (44 %) of {noun} lies outside the mask of the brain: look at the mask, or give another one" in summary
     assert bar_percent(summary) == pytest.approx(100, abs=0.05)
     assert "outside the brain 21 % (of it 80 % labeled)" in summary
@@ -115,5 +117,4 @@ def test_numbers_are_withheld_below_half_a_target_unless_forced(scene, tmp_path)
     assert forced["console"]["forced"] == "<b>pilot scan"
     page = str(console_numbers(forced))
     assert page.count("Copy</button>") == 2
-    assert "pilot scan" in page
-    assert "<b>pilot" not in page
+    assert ("pilot scan" in page, "<b>pilot" in page) == (True, False)
