@@ -189,7 +189,9 @@ _ARGUMENT = re.compile(
     r"( (?:must|cannot) )?"
 )
 #: Options of commands that are arguments of another name in Python.
-_OTHER_NAMES = {"mean": "average_directions", "n_train": "sizes"}
+_OTHER_NAMES = {
+    "mean": "average_directions", "n_train": "sizes", "size_range": "sides", "random_state": "seed"
+}  # fmt: skip
 
 
 def with_flags(text: str, options: Collection[str], words: Iterable[tuple[str, str]] = ()) -> str:

@@ -410,7 +410,7 @@ def _onto(
             f"not on the grid of the DICOM series in {name}, {_times(shape)} voxels of "
             f"{_times(edges.round(3))} mm: {difference}. Name the series that the scan was "
             "converted from, or bring the labels back to its grid by the nearest neighbor, for "
-            "example by nilearn.image.resample_to_img(labels, scan, interpolation='nearest')"
+            "example by nibabel.processing.resample_from_to(labels, scan, order=0)"
         )
     voxels = np.argwhere(labels)
     moved = apply_affine(steps, voxels).astype(np.intp)

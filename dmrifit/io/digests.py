@@ -18,6 +18,9 @@ from dmrifit._utils.text_files import read_object
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 
+#: A parameter in the text of an estimator: its name and value.
+_PARAMETER = re.compile(r"(\w+)=(\([^()]*\)|[^,()]+)")
+
 
 def changed_settings(
     stored: Mapping[str, Any], new: Mapping[str, Any], group: str = ""
@@ -29,7 +32,11 @@ def changed_settings(
             yield from changed_settings(before, now, f"{group}{name}.")
         elif before != now:
             texts = ["not given" if value is None else value for value in (before, now)]
-            yield "{}{} was {}, now {}".format(group, name, *texts)
+            # Of estimators as texts, only what differs.
+            before, now = (dict(_PARAMETER.findall(str(text))) for text in texts)
+            yield from list(changed_settings(before, now)) or [
+                "{}{} was {}, now {}".format(group, name, *texts)
+            ]
 
 
 def check_command(path: Path, settings: Mapping[str, Any], records: Collection[Path]) -> None:

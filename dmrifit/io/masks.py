@@ -109,7 +109,7 @@ def check_same_grid(grid: Grid, reference: Grid, *, name: str, reference_name: s
     reference_shape, reference_affine = reference[0], np.asarray(reference[1], dtype=float)
     remedy = (
         f"bring {name} to the grid of {reference_name}, "
-        "for example by nilearn.image.resample_to_img"
+        "for example by nibabel.processing.resample_from_to (order=0 for masks)"
     )
     if tuple(shape) != tuple(reference_shape):
         raise OtherGridError(

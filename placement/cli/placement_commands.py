@@ -111,12 +111,11 @@ def _page(out: Path, contents: Mapping[str, Mapping[str, Any]], _lesions: Any) -
 
 def _row(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
     """Give the row of a case in the table of placements."""
-    from placement.exchange.tables import box_columns
+    from placement.exchange.tables import record_columns
 
-    pose = [*content["ras"]["center_mm"], *content["size_mm"], *content["ras"]["angles_deg"]]
     return {
         "name": name,
-        **box_columns(pose),
+        **record_columns(content),
         "volume_mL": content["volume_mL"],
         **content["scores"],
         "rotated_angles": content["rotated_angles"],
@@ -165,9 +164,9 @@ def place(
     The optimizer maximizes the objective within the constraints; a model places as it has learned,
     and broken constraints become flags. Writes a folder for each case, the table placements.tsv
     and a page with all overlays. Numbers for consoles are withheld where less than half of the box
-    is target. Cases that lack a file or fail are listed in failed.tsv. An interrupted run resumes
-    when started again with the same options. CASES may also be several masks, a glob or a BIDS
-    folder.
+    is target, or brain. Cases that lack a file or fail are listed in failed.tsv. An interrupted
+    run resumes when started again with the same options. CASES may also be several masks, a glob
+    or a BIDS folder.
 
     Options:
     model FILE: Model file from train; the optimizer by default.
@@ -317,8 +316,8 @@ def prescribe(
         f"{' or more' if goal['one_sided'] else ''}"
     )
     volume = scores["tumor_volume_inside_mL"]
-    typer.echo(f"volume of it {volume:.2f} mL, best {goal['mean_volume']:g} mL")
-    typer.echo(f"objective {scores['objective']:.3f}: how near both are to their best, 0 to 1")
+    typer.echo(f"volume of it {volume:.2f} mL, best {goal['mean_volume']:g} mL (experts' mean)")
+    typer.echo(f"objective {scores['objective']:.3g}: how near both are to their best, 0 to 1")
     typer.echo(f"written: {out}")
     RUN.say_flagged([content], fail=fail_on_flag)
 

@@ -17,7 +17,8 @@ experts EXPERTS: Table (.tsv) of boxes with the columns name, expert, x, y, z (c
     size_x, size_y, size_z (mm), angle_x, angle_y, angle_z (degrees), as simulate writes it.
 flair_target: Take FLAIR-bright tissue (edema, too) for the target of tumors in which nothing is
     labeled as enhancing, or solid tumor is below the smallest volume.
-force REASON: Write numbers for consoles although less than half of the box is target.
+force REASON: Write numbers for consoles although less than half of the box is target, or
+    brain.
 image: Image for the figures (a single case).
 include LABELS: Labels that count as tumor, such as 3,4.
 labels SCHEME|FILE: What the values of the tumor file mean: brats2013, brats2017 (to 2022),

@@ -16,7 +16,10 @@ _FILES = ("old", "box", "new")
 #: Columns of the table of all cases that are fields of a record.
 _FIGURES = ("agreement", "changed_share", "disagreement_mm", "content")
 #: Columns of the table on the page.
-_OVERVIEW = "case {name} | answer {answer} | agreement {agreement:.2f} | flags {flags}"
+_OVERVIEW = (
+    "case {name} | answer {answer} | agreement {agreement:.2f} | orientation {angles} | "
+    "flags {flags}"
+)
 
 
 class _Case(NamedTuple):
@@ -156,14 +159,15 @@ def _read_box(files: Mapping[str, Path]) -> Any:
 def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> RunPage:
     """Make the page of all cases, with their pictures."""
     from dmrifit.report import page
-    from placement.exchange.pages import box_assets, console_numbers, pose_rows
+    from placement.exchange.pages import rotation_words, box_assets, console_numbers, pose_rows
     from placement.exchange.vendor_texts import NOTICE
 
     lines = []
     pictures = []
     for name, record in records.items():
         flags = "; ".join(record["flags"]) or "none"
-        lines.append({**record, "name": name, "flags": flags})
+        angles = rotation_words(record) if record["reliable"] else "n/a"
+        lines.append({**record, "name": name, "angles": angles, "flags": flags})
         remarks = map(page.sentence, [*record["flags"], record["content"], *record["notes"]])
         pose = page.Table(pose_rows(record) if record["reliable"] else [])
         alts = {f"voxel_{scan}.png": f"Voxel of {name}, {scan} scan" for scan in ("old", "new")}
@@ -176,15 +180,13 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
 
 def _row(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """Give the row of a case in the table; without a reliable match, no box."""
-    from placement.exchange.tables import BOX, box_columns
+    from placement.exchange.tables import record_columns
 
-    pose = [float("nan")] * len(BOX)
-    if record["reliable"]:
-        pose = [*record["ras"]["center_mm"], *record["size_mm"], *record["ras"]["angles_deg"]]
+    box = record_columns(record)
     return {
         "name": name,
         "answer": record["answer"],
-        **box_columns(pose),
+        **(box if record["reliable"] else dict.fromkeys(box, float("nan"))),
         **{key: record[key] for key in _FIGURES},
         "flags": "; ".join(record["flags"]),
     }

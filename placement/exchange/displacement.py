@@ -140,8 +140,7 @@ def region_distances(voxel: Voxel, scene: Scene) -> dict[str, dict[str, Any]]:
 def _regions_to_avoid(scene: Scene) -> list[str]:
     """Name the excluded regions and, where a brain is known, its outside."""
     # `margins` also has tissues of which a box may contain some, to which no distance is needed.
-    is_brain_known = OUTSIDE_BRAIN in scene.margins
-    return [*scene.excluded, *([OUTSIDE_BRAIN] if is_brain_known else [])]
+    return [*scene.excluded, *({OUTSIDE_BRAIN} & scene.margins.keys())]
 
 
 def displacement(

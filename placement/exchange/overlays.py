@@ -44,9 +44,7 @@ def plot_overlay(voxels: Voxel | Mapping[str, Voxel], scene: Scene) -> style.Fig
     """Draw boxes in three planes through the center of the first, with their exact outlines."""
     boxes = {"voxel": voxels} if isinstance(voxels, Voxel) else dict(voxels)
     if not 1 <= len(boxes) <= _MOST_BOXES:
-        raise ValueError(
-            f"one to {_MOST_BOXES} voxels can be drawn over each other, not {len(boxes)}"
-        )
+        raise ValueError(f"one figure can show 1 to {_MOST_BOXES} voxels, not {len(boxes)}")
     middle = next(iter(boxes.values())).center
     if scene.image is None:
         # A wide window leaves the bare mask gray, so that outlines show on it.
@@ -78,10 +76,8 @@ def plot_box(
 ) -> style.Figure:
     """Draw a box in three planes through its center; `image` (x, y, z)."""
     outlines = {"voxel": _box(voxel, voxel.center, style.OUTLINES[1])}
-    around = [voxel.corners]
-    return plot_planes(
-        image, affine, voxel.center, outlines, title, margin=_AROUND_BOX, around=around
-    )
+    shown: dict[str, Any] = {"margin": _AROUND_BOX, "around": [voxel.corners]}
+    return plot_planes(image, affine, voxel.center, outlines, title, **shown)
 
 
 def _box(voxel: Voxel, center: NDArray[np.float64], color: str) -> Outline:

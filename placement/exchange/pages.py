@@ -23,10 +23,8 @@ _TEXTS = page.Texts(__file__)
 
 def box_assets() -> dict[str, Any]:
     """Give what pages of boxes need beside the viewer."""
-    return {
-        "script": page.read_data(__file__, "pages.js"),
-        "style": page.read_data(__file__, "pages.css"),
-    }
+    files = {"script": "pages.js", "style": "pages.css"}
+    return {name: page.read_data(__file__, file) for name, file in files.items()}
 
 
 def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: bytes) -> str:
@@ -45,7 +43,6 @@ def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: 
     numbers = [
         *pose_rows(content),
         ["volume, mL", f"{content['volume_mL']:.2f}"],
-        ["orientation", rotation_words(content)],
         ["part that is target", f"{content['scores']['tumor_fraction']:.3f}"],
         ["target", ", ".join(content["targets"])],
     ]
@@ -97,10 +94,16 @@ def summary_line(content: Mapping[str, Any]) -> str:
 
 
 def _size_line(content: Mapping[str, Any]) -> str:
-    sides = " × ".join(f"{round(side, 2):g}" for side in content["size_mm"])
-    values = {**content, "sides": sides, "center": _three(content["ras"]["center_mm"])}
-    values |= {"targets": ", ".join(content["targets"]), "rotation": rotation_words(content)}
-    return _TEXTS("size", share=share_words(content["scores"]["tumor_fraction"]), **values)
+    share = share_words(content["scores"]["tumor_fraction"])
+    return box_line(content, "size", share=share, targets=", ".join(content["targets"]))
+
+
+def box_line(record: Mapping[str, Any], text: str, **words: str) -> str:
+    """Say in one line how large a box is, where it lies, and how it is turned."""
+    sides = " × ".join(f"{round(side, 2):g}" for side in record["size_mm"])
+    center, turns = (_three(record["ras"][key]) for key in ("center_mm", "angles_deg"))
+    words |= {"sides": sides, "center": center, "turns": turns, "rotation": rotation_words(record)}
+    return _TEXTS(text, **{**record, **words})
 
 
 def rotation_words(content: Mapping[str, Any]) -> str:
@@ -160,6 +163,7 @@ def pose_rows(record: Mapping[str, Any]) -> list[list[str]]:
         ["center (RAS+), mm", _three(pose["center_mm"])],
         ["sides, mm", " × ".join(f"{x:.2f}" for x in record["size_mm"])],
         ["angles, degrees", _three(pose["angles_deg"])],
+        ["orientation", rotation_words(record)],
     ]
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import dmrifit
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
+from dmrifit._utils.counts import percent
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.grids import Volume
 from placement.box.voxel import CONVENTION, Voxel
@@ -51,8 +52,8 @@ SHIM = "Shim is not assessed"
 
 
 _REMEDIES = {
-    "tumor below the smallest volume": "a smaller box (--min-volume) gives a weaker signal; ask a "
-    "spectroscopist",
+    "tumor below the smallest volume": "a smaller box, which place --min-volume allows, gives a "
+    "weaker signal; ask a spectroscopist",
     "box below the smallest volume": "enlarge the box, or let place allow it (--min-volume)",
     "side out of range": "change the side, or let place allow it (--sides)",
     "side at its limit": "the limit decides this side, not the tumor; see whether a side beyond "
@@ -63,7 +64,7 @@ _REMEDIES = {
     "outside the image": "move the box, or give an image that covers it",
     "less than 50 % target": "ask a spectroscopist before measuring",
     "less than 75 % target": "other tissue adds a quarter or more of the signal: look at the "
-    "content, or allow a smaller box (--min-volume)",
+    "content, or ",
     f"touches {OUTSIDE_BRAIN}": "lipid of the scalp may spoil the spectrum: move the box, or "
     "check the mask (--brain)",
     "displaced box leaves the brain": "use pulses of larger bandwidth, move the box, or saturate "
@@ -107,8 +108,8 @@ def write_prescription(
     percent_per_ppm : float or sequence of 3 floats, default=None
         See `displacement`; for the sides in the order of `voxel`.
     force : str, default=""
-        Why numbers for consoles are written although less than half of the box is target; without
-        a reason they are withheld.
+        Why numbers for consoles are written although less than half of the box is target, or
+        brain; without a reason they are withheld.
     notes : sequence of str, default=()
         Sentences on how the scene came about, which pages show.
     figure : bool, default=True
@@ -139,7 +140,7 @@ def write_prescription(
       spectroscopy read (sform and qform alike). It holds no spectrum and is not NIfTI-MRS;
     - ``*_philips.txt`` and ``*_siemens.txt``: the numbers for the console of a scanner, see
       `philips_text` and `siemens_text`; the sides keep the order of `voxel`. They are withheld
-      where less than half of the box is target, see `force`;
+      where less than half of the box is target, or brain, see `force`;
     - ``*_overlay.png``: three planes through the center with the exact outline, drawn from the
       numbers for Philips as they are read back; ``*_view.html``: the same to move through in a
       browser, a page that needs no other file;
@@ -203,6 +204,9 @@ def describe_placement(
     if scene.tumor_volume > LARGEST_TUMOR_ML:
         flags.append(f"tumor above {LARGEST_TUMOR_ML:g} mL")
     shares = voxel_content(voxel, scene)
+    outside = shares["outside_brain"] or 0.0
+    if outside > LEAST_TARGET and not reason:
+        reason = f"{percent(outside)} of the box lies {OUTSIDE_BRAIN}: check the mask (--brain)"
     # The search does not avoid a target, but necrosis may be in one of this name.
     if MERGED in scene.targets and (shares[MERGED] or 0) > LIMITS[MERGED]:
         flags.append(f"more than {100 * LIMITS[MERGED]:.0f} % {MERGED}")
@@ -283,7 +287,12 @@ def describe_placement(
             if share > 0:
                 flags.append("displaced box leaves the brain")
                 content["lipid"] = f"{100 * share:.1f} % of the displaced boxes are no brain"
-    content |= {"feasible": not flags, "flags": flags, "advice": advice(flags)}
+    smaller = "make the box smaller"
+    if optimizer is not None:
+        least = np.prod(np.broadcast_to(judge.size_range, (3, 2))[:, 0]) / MM3_PER_ML
+        option = "--sides" if least >= judge.min_volume else "--min-volume"
+        smaller = f"allow a smaller box ({option})"
+    content |= {"feasible": not flags, "flags": flags, "advice": advice(flags, smaller)}
     return content
 
 
@@ -453,7 +462,8 @@ def target_verdict(placement: Placement, optimizer: VoxelOptimizer) -> tuple[str
     sides = " × ".join(f"{side:.0f}" for side in largest.size) + " mm"
     shortest = np.min(optimizer.size_range)
     if largest.size.min() < shortest:
-        sides += f", of which those below {shortest:g} mm need place --sides"
+        option = "place --sides {:g},{:g}".format(*LOOSE_SIDES)
+        sides += f"; for sides below {shortest:g} mm give {option}"
     reason += f"; the largest box found with ≥ 75 % target has {largest.volume:.1f} mL ({sides})"
     return reason, largest
 
@@ -494,16 +504,18 @@ def largest_box(scene: Scene) -> Voxel | None:
     return max(boxes, key=lambda box: box.volume, default=None)
 
 
-def advice(flags: list[str]) -> list[str]:
-    """Explain flags: each with what to do about it."""
+def advice(flags: list[str], smaller: str = "") -> list[str]:
+    """Explain flags: each with what to do about it; `smaller` says how a box gets smaller."""
     sentences = []
     for flag in flags:
         remedy = _REMEDIES.get(flag, "")
-        if flag.startswith("longest side"):
+        if flag == "less than 75 % target":
+            remedy += smaller
+        elif flag.startswith("longest side"):
             remedy = "a thin box loses signal to the edges of pulses; change sides, or accept it"
         elif flag.startswith("more than"):
             remedy = "look at the content; move the box if another place holds less"
-        elif flag.startswith("the mask of the brain"):
+        elif "lies outside the" in flag:
             remedy = "look at the mask, or give another one (--brain FILE, column brain of tables)"
         elif flag.startswith("touches") and not remedy:
             remedy = "move the box, or tolerate some of it (--tolerance)"

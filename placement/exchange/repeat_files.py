@@ -12,7 +12,7 @@ from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import Volume
 from placement.box.voxel import CONVENTION, Voxel
-from placement.exchange.pages import box_assets, console_numbers, pose_rows
+from placement.exchange.pages import box_assets, box_line, console_numbers, pose_rows
 from placement.exchange.prescription import (
     BOX_FILES,
     box_of_console,
@@ -78,11 +78,9 @@ def summary_line(name: str, record: Mapping[str, Any]) -> str:
     """Say in one line what became of a box."""
     parts = [f"{name}: {record['answer']}"]
     if record["reliable"]:
-        center = ", ".join(f"{x:z.1f}" for x in record["ras"]["center_mm"])
-        parts.append(f"center {center} mm (RAS+)")
-        parts.append(record["side"])
-        parts.append(record["content"])
-    return "; ".join([*parts, *record["flags"], *record["notes"]])
+        parts += [box_line(record, "pose"), record["side"], record["content"]]
+    # Numbers of a terminal are copied into commands, where a minus is a hyphen.
+    return "; ".join([*parts, *record["flags"], *record["notes"]]).replace("−", "-")
 
 
 def write_repeat(

@@ -190,6 +190,13 @@ def box_columns(box: Iterable[float]) -> dict[str, float]:
     return dict(zip(BOX, box, strict=True))
 
 
+def record_columns(record: Mapping[str, Any]) -> dict[str, float]:
+    """Name the nine numbers of the box of a record, and those of angles to set on consoles."""
+    pose = [*record["ras"]["center_mm"], *record["size_mm"], *record["ras"]["angles_deg"]]
+    angles = record["console"]["angles"].items()
+    return box_columns(pose) | {f"angles_to_set_{vendor}": n for vendor, n in angles}
+
+
 def read_boxes(path: str | Path, names: Sequence[str]) -> NDArray[np.float64]:
     """Read a box for each case: (n_cases, 9)."""
     return _in_order(_box_table(Path(path), names), names, str(path))

@@ -271,14 +271,10 @@ class VoxelRegressor(VolumeEstimator):
         from placement.learned.pose_network import PlacementNetwork
 
         n, step = _GRIDS[self.fast]
-        width = self.width
-        growth = (1, 2, 4, 8)
+        width, growth = self.width, (1, 2, 4, 8)
         if self.fast:
-            width = max(1, self.width // 2)
-            growth = (1, 2, 4, 4)
-        depth = None
-        if "distance" in self.channels:
-            depth = self.channels.index("distance")
+            width, growth = max(1, self.width // 2), (1, 2, 4, 4)
+        depth = self.channels.index("distance") if "distance" in self.channels else None
         return PlacementNetwork(
             self.n_channels_,
             [width * factor for factor in growth],

@@ -218,19 +218,19 @@ def voxel_content(voxel: Voxel, scene: Scene) -> dict[str, float | None]:
 
 
 def describe_content(content: dict[str, float | None]) -> str:
-    """Say in one line what a box holds."""
-    parts = []
+    """Say in one line what a box holds; what is no share of its tissues stands apart."""
+    parts, remarks = [], []
     for name, share in content.items():
-        title = name.replace("_", " the ").replace("outside the brain", OUTSIDE_BRAIN)
         # These follow from the other shares.
         if name in ("target", "solid") or (name == "outside" and NORMAL in content):
             continue
-        if name == "outside":
-            title = "outside the target"
-        if share is None:
-            is_merged = name == NECROSIS
-            lacking = "cannot be told apart in these labels" if is_merged else "unknown"
-            parts.append(f"{title} {lacking}")
+        if name == "outside_brain" and share is None:
+            remarks.append(f"{OUTSIDE_BRAIN} unknown")
+        elif share is None:
+            remarks.append(f"{name} cannot be told apart in these labels")
+        elif share >= _SMALLEST_SHARE and name == "outside_brain":
+            remarks.append(f"{100 * share:.0f} % of the box lies {OUTSIDE_BRAIN}")
         elif share >= _SMALLEST_SHARE:
+            title = "outside the target" if name == "outside" else name
             parts.append(f"{100 * share:.0f} % {title}")
-    return ", ".join(parts)
+    return "; ".join(filter(None, [", ".join(parts), *remarks]))

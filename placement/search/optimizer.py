@@ -458,12 +458,16 @@ class VoxelOptimizer(BaseEstimator):
                 f"size_range must be a pair of mm, or three pairs, got {self.size_range}"
             )
         sizes = np.broadcast_to(sizes, (3, 2)).copy()
-        if (sizes[:, 0] <= 0).any() or (sizes[:, 0] > sizes[:, 1]).any():
-            raise ValueError(f"size_range must go from a positive side up, got {self.size_range}")
-        if not 0 <= self.min_volume <= np.prod(sizes[:, 1]) / MM3_PER_ML:
+        for low, high in sizes:
+            if not 0 < low <= high:
+                raise ValueError(
+                    f"size_range {low:g},{high:g}: give positive sides, smaller first"
+                )
+        most = np.prod(sizes[:, 1]) / MM3_PER_ML
+        if not 0 <= self.min_volume <= most:
             raise ValueError(
-                f"min_volume must be from 0 to what size_range allows, got {self.min_volume} mL "
-                f"with {self.size_range}"
+                f"min_volume {self.min_volume:g}: give 0 to {most:.4g} mL, which fit into sides "
+                f"of {sizes.min():g} to {sizes.max():g} mm (size_range)"
             )
         if self.rounding is not None:
             steps = self.rounding

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,7 +16,7 @@ from dmrifit._utils.affines import voxel_volume
 from dmrifit._utils.counts import percent
 from dmrifit.io.components import label_components
 from dmrifit.io.grids import cropped, turn_to_grid
-from dmrifit.io.masks import MASK_THRESHOLD
+from dmrifit.io.masks import MASK_THRESHOLD, binarize
 from dmrifit.io.nifti import Image, describe_sources, image_name, load_image, values_of
 from placement.box.row_integrals import Rows
 from placement.box.voxel import MM3_PER_ML, Voxel, nearest_storage, reoriented
@@ -77,8 +77,9 @@ class Scene:
         as ``{"label 1": 0.05}``, or only leave it out of `include`.
     image : array_like of shape (x, y, z, ...), default=None
         The image that the tumor was drawn on, for figures and for networks.
-    labels : mapping of str to int, sequence of int or array_like, default=None
-        Values of `tumor`, or masks on its grid, by the names of tissues: "necrosis",
+    labels : str, or mapping of str to int, sequence of int or array_like, default=None
+        A scheme ("brats2013", "brats2017", "brats2023") or a table (.tsv) with the columns index
+        and name; or values of `tumor`, or masks on its grid, by the names of tissues: "necrosis",
         "necrosis or non-enhancing" (where a scheme merges them), "non-enhancing", "enhancing",
         "edema", "resection cavity". Unless `include` names the target, it is then solid tumor
         (non-enhancing and enhancing), and a box may hold up to `tissue_labels.LIMITS` of the
@@ -146,7 +147,7 @@ class Scene:
         exclude_margin: float | Mapping[str, float] = 0.0,
         exclude_tolerance: float | Mapping[str, float] = 0.0,
         image: ArrayLike | None = None,
-        labels: Mapping[str, Any] | None = None,
+        labels: str | Mapping[str, Any] | None = None,
         flair_target: bool = False,
         min_volume: float = 6.0,
         brain: ArrayLike | None = None,
@@ -156,6 +157,7 @@ class Scene:
     ) -> None:
         self.name = name
         self.synthetic = bool(synthetic)
+        self.sources: dict[str, dict[str, str]] = {}
         self.affine = _checked_affine(affine, self._title)
         values = _volume(tumor, f"the tumor of {self._title}")
         self.shape: Index = values.shape
@@ -164,6 +166,8 @@ class Scene:
         self._tissues: dict[str, Region] = {}
         self.targets: tuple[str, ...] = ()
         self.notes: tuple[str, ...] = ()
+        if isinstance(labels, str):
+            labels = tissue_labels.named_labels(labels)
         if labels is not None:
             self._tissues = self._labeled(labels, low, crop)
             self.notes += self._doubtful_labels(labels)
@@ -171,7 +175,6 @@ class Scene:
                 volumes = {
                     key: np.count_nonzero(mask) * self.voxel_volume
                     for key, (_, mask) in self._tissues.items()
-                    if mask.any()
                 }
                 self.targets, reason = tissue_labels.target_tissues(
                     volumes,
@@ -184,13 +187,8 @@ class Scene:
         if self.targets:
             _, _, present = _read_values(crop, include, self._title, named=True)
             # Other named tissues may be excluded, such as necrosis.
-            named = [labels[key] for key in self.targets if labels and key in labels]
-            values_included = tuple(
-                int(value)
-                for entry in named
-                if _are_labels(entry)
-                for value in np.atleast_1d(entry)
-            )
+            entries = [entry for key, entry in (labels or {}).items() if key in self.targets]
+            values_included: Collection[int] = tissue_labels.numbers(filter(_are_labels, entries))
             tumor_low, tumor_crop = self._joined(self.targets)
         else:
             tumor_low = low
@@ -227,7 +225,6 @@ class Scene:
                     f"{self._title}: all of the tumor is excluded by {', '.join(self.margins)}; "
                     "exclude less"
                 )
-        self.sources: dict[str, dict[str, str]] = {}
         #: The image whose frame of reference the case has, where it was read from a file.
         self.placed_in: Path | None = None
         self._is_canonical = False
@@ -252,7 +249,7 @@ class Scene:
         include: Labels | None = None,
         exclude_margin: float | Mapping[str, float] = 0.0,
         exclude_tolerance: float | Mapping[str, float] = 0.0,
-        labels: Mapping[str, Any] | None = None,
+        labels: str | Mapping[str, Any] | None = None,
         flair_target: bool = False,
         min_volume: float = 6.0,
         brain: Image | None = None,
@@ -277,8 +274,9 @@ class Scene:
             In mm, as for the constructor.
         exclude_tolerance : float or mapping of str to float, default=0.0
             Parts of the voxel, as for the constructor.
-        labels : mapping of str to int or sequence of int, default=None
-            Values of the file of the tumor by names of tissues, as for the constructor.
+        labels : str, or mapping of str to int or sequence of int, default=None
+            A scheme, a table, or values of the file of the tumor by names of tissues, as for the
+            constructor.
         flair_target : bool, default=False
             As for the constructor.
         min_volume : float, default=6.0
@@ -315,13 +313,11 @@ class Scene:
         """
         loaded = load_image(tumor, needs_position=True)
         title = image_name(tumor)
+        reference = loaded.shape[:3], loaded.affine
 
         def values(file: Image) -> NDArray:
             on_grid = load_image(file)
-            grid, reference = (
-                (on_grid.shape[:3], on_grid.affine),
-                (loaded.shape[:3], loaded.affine),
-            )
+            grid = on_grid.shape[:3], on_grid.affine
             turn = turn_to_grid(grid, reference, name=image_name(file), reference_name=title)
             return apply_orientation(values_of(on_grid, image_name(file)), turn)
 
@@ -336,7 +332,8 @@ class Scene:
         brain_mask: Any = brain
         if brain is not None and not isinstance(brain, np.ndarray):
             brain_mask = values(brain)
-            files[tissue_labels.OUTSIDE_BRAIN] = brain
+            # Its key is a part of both names by which messages call it.
+            files["the brain"] = brain
         try:
             scene = cls(
                 occupied,
@@ -357,14 +354,13 @@ class Scene:
         except ValueError as error:
             # The message names cases and regions; users also need the files of these.
             message = str(error)
-            involved = [tumor]
-            involved += [file for key, file in files.items() if key in message]
+            involved = [tumor, *(file for key, file in files.items() if key in message)]
             paths = [str(file) for file in involved if isinstance(file, str | Path)]
             unnamed = [path for path in paths if path not in message]
             if unnamed:
                 message += f" ({', '.join(unnamed)})"
             raise ValueError(message) from None
-        files.pop(tissue_labels.OUTSIDE_BRAIN, None)
+        files.pop("the brain", None)
         scene.sources = describe_sources(
             Tumor=tumor, Exclude=list(files.values()), Image=image, Brain=brain
         )
@@ -452,8 +448,12 @@ class Scene:
         if not self.cut_off_volume > 0:
             return ""
         volume = tissue_labels.milliliters(self.cut_off_volume)
-        share = percent(self.cut_off_share)
-        return f"the mask of the brain leaves out {volume} ({share}) of the tumor"
+        what = "what is labeled" if self._tissues else "the tumor"
+        brain = "mask of the brain"
+        for source, words in (("Image", "brain found in"), ("Brain", "brain mask")):
+            if source in self.sources:
+                brain = f"{words} {self.sources[source]['Name']}"
+        return f"{volume} ({percent(self.cut_off_share)}) of {what} lies outside the {brain}"
 
     @property
     def canonical(self) -> Scene:
@@ -825,7 +825,7 @@ class Scene:
         region: Any,
         low: Index = (0, 0, 0),
         crop: ArrayLike = (),
-        included: tuple[int, ...] = (),
+        included: Collection[int] = (),
         present: tuple[int, ...] = (),
     ) -> Region:
         """
@@ -859,10 +859,7 @@ class Scene:
                 "resample one to the other"
             )
         inner, mask = _cropped(values)
-        if mask.dtype.kind == "f" and np.isinf(mask).any():
-            raise ValueError(f"{self._title}: {key} holds infinite values; set them to 0 or 1")
-        if mask.dtype != bool:
-            mask = mask > MASK_THRESHOLD
+        mask = binarize(mask, name=f"{self._title}: {key}", may_be_empty=True)
         return inner, np.ascontiguousarray(mask)
 
 
@@ -900,10 +897,10 @@ def _volume(values: ArrayLike, what: str) -> NDArray:
     if array.ndim == 4 and array.shape[3] == 1:
         array = array[..., 0]
     if array.ndim != 3 or array.dtype.kind not in "biuf":
-        raise ValueError(
-            f"{what} must be one volume of numbers of shape (x, y, z), not {array.dtype} of shape "
-            f"{array.shape}"
-        )
+        own = f"{array.dtype} of shape {array.shape}"
+        if array.ndim == 4:
+            own = f"{array.shape[3]} volumes; name a file of one"
+        raise ValueError(f"{what} must be one volume of numbers of shape (x, y, z), not {own}")
     # The least value is NaN where one is, and needs no mask of a large volume.
     if array.dtype.kind == "f" and np.isnan(array.min(initial=0)):
         array = np.where(np.isnan(array), array.dtype.type(0), array)
@@ -961,8 +958,8 @@ def _read_values(
         if len(present) > 1 and not named:
             raise ValueError(
                 f"{title}: the tumor has the values {list(present)}, which have no meaning until "
-                f"they are named: labels={tissue_labels.describe_schemes()} (--labels); "
-                f"or name those to measure: include={present[-1]} (--include)"
+                f"they are named: labels={tissue_labels.describe_schemes()}; or name those to "
+                f"measure: include={present[-1]}"
             )
         return whole != 0, present, present
     labels = tuple(int(label) for label in np.atleast_1d(np.asarray(include)))

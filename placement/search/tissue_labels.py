@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +93,14 @@ def describe_schemes() -> str:
     return ", ".join(readings)
 
 
+def numbers(entries: Iterable[Any]) -> set[int]:
+    """Collect the values of tissues, of which each has one or several."""
+    return {int(value) for entry in entries for value in np.atleast_1d(entry)}
+
+
 def check_values(present: Collection[int], labels: Mapping[str, Any], title: str) -> None:
     """Refuse values without a name: they have no meaning until they are named."""
-    values = {int(value) for entry in labels.values() for value in np.atleast_1d(entry)}
+    values = numbers(labels.values())
     unnamed = sorted(set(present) - values)
     if unnamed:
         raise ValueError(
@@ -117,27 +122,29 @@ def target_tissues(
 
     By default the target is solid tumor, without a label that necrosis shares. With
     `flair_target`, it is FLAIR-bright tissue in a tumor in which nothing enhances, or solid tumor
-    is below `min_volume`. Volumes are in mL, of the tissues that are there. With `is_mask`, the
-    file has no other value than 1, as masks of whole tumors have.
+    is below `min_volume`. Volumes are in mL, of the named tissues, 0 where there is none. With
+    `is_mask`, the file has no other value than 1, as masks of whole tumors have.
     """
+    present = [name for name, volume in volumes.items() if volume]
     solid = _total(volumes, SOLID)
     is_small = solid < min_volume
     targets: tuple[str, ...] = SOLID
-    if flair_target and ENHANCING not in volumes:
+    if flair_target and ENHANCING not in present:
         targets = FLAIR_BRIGHT
     elif flair_target and is_small:
         targets = (*FLAIR_BRIGHT, ENHANCING)
-    labeled_targets = tuple(name for name in targets if name in volumes)
+    labeled_targets = tuple(name for name in targets if name in present)
+    known = [name for name in targets if name in volumes] or targets
     if not labeled_targets:
         if is_mask:
             raise ValueError(
-                f"{title}: nothing is labeled {' or '.join(targets)}; its only value is 1, as in "
+                f"{title}: nothing is labeled {' or '.join(known)}; its only value is 1, as in "
                 "a mask of a whole tumor: leave out --labels for such a mask, or give the file "
                 "of all labels"
             )
         raise ValueError(
-            f"{title}: nothing is labeled {' or '.join(map(repr, targets))}, only "
-            f"{', '.join(map(repr, sorted(volumes))) or 'nothing'}; --flair-target takes "
+            f"{title}: nothing is labeled {' or '.join(map(repr, known))}, only "
+            f"{', '.join(map(repr, sorted(present))) or 'nothing'}; --flair-target takes "
             "FLAIR-bright tissue for the target of a tumor without enhancement"
         )
     solid_names = [name for name in SOLID if name in volumes] or SOLID
@@ -156,9 +163,10 @@ def target_tissues(
     elif is_small and bright > solid:
         reason = (
             f"{measured} of {milliliters(sum(volumes.values()))} labeled, {smaller}: "
-            f"--flair-target takes FLAIR-bright tissue ({milliliters(bright)}) for the target"
+            f"--flair-target takes FLAIR-bright tissue ({milliliters(bright)}) for the target; or "
+            "is --labels wrong?"
         )
-    if MERGED in volumes and MERGED not in targets:
+    if MERGED in present and MERGED not in targets:
         merged = f"what is labeled {MERGED} ({milliliters(volumes[MERGED])}) is not in the target"
         reason = "; ".join(filter(None, [reason, merged]))
     return labeled_targets, reason

@@ -158,16 +158,12 @@ def simulate_gliomas(
     scenes, voxels = [], np.empty((n, n_experts, 9))
     for i in range(skip, skip + n):
         head, glioma = _draw_patient(edges, seed.rng("head", i))
-        regions = {
-            "necrosis": glioma.core,
-            "ventricles": head.ventricles > 0.5,
-            "outside": ~head.brain,
-        }
+        regions = {"necrosis": glioma.core, "ventricles": head.ventricles > 0.5}
+        regions["outside"] = ~head.brain
         options: dict[str, Any] = {"name": f"synthetic-{i + 1:03d}", "synthetic": True}
         options["exclude"] = {name: regions[name] for name in exclude} or None
         if image:
-            image_stream = seed.rng("image", i)
-            options["image"] = _draw_image(head, glioma, image_stream)
+            options["image"] = _draw_image(head, glioma, seed.rng("image", i))
         scenes.append(Scene(glioma.tumor, head.affine, **options))
         voxels[i - skip] = place_boxes(
             glioma.tumor,
@@ -314,9 +310,8 @@ def _sampler(
 
     def share(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
         turns = Rotation.from_euler("XYZ", boxes[:, 6:], degrees=True).as_matrix()
-        points = (
-            np.einsum("nij,nkj->nki", turns, unit[None] * boxes[:, None, 3:6]) + boxes[:, None, :3]
-        )
+        points = np.einsum("nij,nkj->nki", turns, unit[None] * boxes[:, None, 3:6])
+        points += boxes[:, None, :3]
         index = np.clip(np.rint((points - origin) / steps).astype(np.intp) + 1, 0, last)
         return padded[index[..., 0], index[..., 1], index[..., 2]].mean(axis=1)
 
@@ -342,9 +337,8 @@ def _search(
         boxes[1:, :3] += scale * 3.5 * rng.standard_normal((_PROPOSALS - 1, 3))
         change = scale * 0.22 * rng.standard_normal((_PROPOSALS - 1, 3))
         boxes[1:, 3:6] *= np.exp(change)
-        boxes[1:, 6:] += np.where(
-            turned, scale * 12 * rng.standard_normal((_PROPOSALS - 1, 3)), 0.0
-        )
+        turn = scale * 12 * rng.standard_normal((_PROPOSALS - 1, 3))
+        boxes[1:, 6:] += np.where(turned, turn, 0.0)
         boxes[:, 3:6] = np.clip(boxes[:, 3:6], *_SIDES)
         boxes[:, 6:] = np.clip(boxes[:, 6:], -40, 40)
         inside, whole = share(boxes), boxes[:, 3:6].prod(axis=1) * _ML_PER_MM3
@@ -355,10 +349,8 @@ def _search(
             value = value - 0.5 * (np.log(whole / volume) / _LOG_VOLUME_SD) ** 2
             value -= 0.5 * (off / _DISTANCE_SD) ** 2 + 0.5 * (long / _ELONGATION_SD) ** 2
         else:
-            value = (
-                -0.5 * ((inside - _SHARE) / _SHARE_SD) ** 2
-                - 0.5 * ((inside * whole - volume) / (_VOLUME_SD * volume)) ** 2
-            )
+            value = -0.5 * ((inside - _SHARE) / _SHARE_SD) ** 2
+            value -= 0.5 * ((inside * whole - volume) / (_VOLUME_SD * volume)) ** 2
         value -= 50 * np.maximum(_MIN_VOLUME - whole, 0)
         i = int(np.argmax(value))
         if value[i] > best_value:

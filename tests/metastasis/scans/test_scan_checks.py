@@ -59,7 +59,7 @@ def test_thick_slices_are_noted_and_a_prior_or_a_brain_on_another_grid_is_refuse
     assert "slices of 3.3 mm" in slice_note("scan", (0.57, 0.57, 3.2999961))
     with pytest.raises(ValueError, match=r"different grids.*dmrifit-metastasis prepare"):
         read(scan | {"prior": "prior.nii.gz"})
-    with pytest.raises(ValueError, match=r"different grids; bring .*resample_to_img$"):
+    with pytest.raises(ValueError, match=r"different grids; bring .*resample_from_to .order=0 for masks.$"):
         read(scan | {"brain": "prior.nii.gz"})
     with pytest.raises(ValueError, match=r"series.nii.gz has 4 axes \(9 × 9 × 9 × 5\)"):
         read(scan | {"image": "series.nii.gz"})

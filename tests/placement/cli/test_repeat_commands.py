@@ -50,11 +50,11 @@ def test_repeat_writes_numbers_and_page_and_resumes(output_of, expected):
     write_visits(("p1-v2", "box.json", "new.nii.gz"))
     words = ("repeat", "--table", "visits.tsv", "--out", "out")
     text = output_of(*words)
-    assert "p1-v2: repeated; center" in text
+    assert "p1-v2: repeated; 20 × 25 × 22 mm" in text
     page = (Path("out") / "index.html").read_text(encoding="utf-8")
     for shown in (text, page):
         assert "ontent unknown: tumor may have grown, shrunk or been removed" in shown
-    assert [page.count(words_of_page) for words_of_page in ("Copy</button>", "sides, mm")] == [2, 1]
+    assert [page.count(words_of_page) for words_of_page in ("Copy</button>", "sides, mm", "orientation")] == [2, 1, 2]
     case = Path("out") / "p1-v2"
     for name in ("voxel_philips.txt", "voxel_geometry.nii.gz", "repeat.json"):
         assert read_voxel(case / name).dice(expected) > 0.98
@@ -97,7 +97,7 @@ def test_one_bad_visit_of_a_table_does_not_keep_others_from_being_repeated(run):
     code, text, error = run("repeat", "--table", "visits.tsv", "--out", "out", "--no-figure", "--fail-on-flag")
     assert code == 3, error
     assert "failed: far: the box at 400, 0, 0 mm (RAS+) lies outside" in text
-    assert "good: repeated; center" in text
+    assert "good: repeated; 20 × 25 × 22 mm" in text
     assert "cut.json: it is no JSON" in text
     assert "failed: empty: " in text
     assert "flagged: 0 of 1; failed: 3" in text

@@ -126,7 +126,7 @@ def test_the_background_is_the_first_channel_of_the_image_or_the_tumor(sphere_sc
 def test_more_than_five_boxes_are_refused(scene):
     boxes = {f"box {k}": Voxel((k, 0, 0), (10, 10, 10)) for k in range(6)}
     for wrong in ({}, boxes):
-        with pytest.raises(ValueError, match=f"one to 5 voxels can be drawn over each other, not {len(wrong)}"):
+        with pytest.raises(ValueError, match=f"one figure can show 1 to 5 voxels, not {len(wrong)}"):
             plot_overlay(wrong, scene)
     del boxes["box 5"]
     assert legend(plot_overlay(boxes, scene))[2:] == list(boxes)

@@ -198,7 +198,7 @@ def test_a_small_tumor_gets_no_numbers_but_the_largest_box_of_enough_target(smal
     # The ball's inscribed cube has 0.65 mL, and holds nothing but tumor.
     assert 0.65 < largest.volume < 1.8 / 0.75
     assert f"{largest.volume:.1f} mL" in reason
-    assert reason.endswith(" × 13 mm, of which those below 14 mm need place --sides)")
+    assert reason.endswith(" × 13 mm; for sides below 14 mm give place --sides 5,60)")
 
 
 def test_verdicts_deny_no_better_box_and_name_none_where_none_holds_enough():

@@ -30,7 +30,7 @@ def test_records_of_repeats_are_read_as_boxes(repeat, scan, tmp_path):
     record = describe_repeat(repeat, scan, scan, sources={})
     assert record["content"] == "content unknown: tumor may have grown, shrunk or been removed"
     line = summary_line("case", record)
-    assert line.startswith("case: repeated; center 10.0, -15.0, 12.0 mm (RAS+); it crosses x = 0")
+    assert line.startswith("case: repeated; 20 × 25 × 22 mm (11.0 mL) at 10.0, -15.0, 12.0 mm RAS+; angles 10.0, ")
     assert line.endswith("removed; not compared")
     write_repeat(repeat, scan, scan, tmp_path / "out", record, figure=False)
     assert read_voxel(tmp_path / "out" / "repeat.json") == BOX

@@ -94,8 +94,8 @@ def test_enhancing_tissue_inside_necrosis_is_told_on_real_tumors(data_dir):
     # One label stands for necrosis and non-enhancing tumor in this scheme, which may surround
     # what enhances; read by the older scheme it would be necrosis.
     file = data_dir / "post_contrast" / "BraTS2021_01478_seg.nii.gz"
-    assert not any("inside necrosis" in note for note in Scene.read(file, labels=named_labels("brats2017")).notes)
-    assert any("inside necrosis" in note for note in Scene.read(file, labels=named_labels("brats2013")).notes)
+    assert not any("inside necrosis" in note for note in Scene.read(file, labels="brats2017").notes)
+    assert any("inside necrosis" in note for note in Scene.read(file, labels="brats2013").notes)
 
 
 def test_masks_to_stay_away_from_have_names_and_margins():

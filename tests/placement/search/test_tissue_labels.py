@@ -39,8 +39,8 @@ def test_the_target_is_solid_tumor_and_flair_bright_tissue_only_where_asked_for(
     targets, reason = target_tissues({"edema": 20, MERGED: 3}, flair_target=True, **rules)
     assert "edema" in targets
     assert ENHANCING not in targets
-    with pytest.raises(ValueError, match=r"case: nothing is labeled .* only 'edema'; --flair-target"):
-        target_tissues({"edema": 2}, flair_target=False, **rules)
+    with pytest.raises(ValueError, match=r"case: nothing is labeled 'enhancing', only 'edema'; --flair-target"):
+        target_tissues({"edema": 2, ENHANCING: 0}, flair_target=False, **rules)
     with pytest.raises(ValueError, match=r"case: nothing is labeled .* its only value is 1, .* leave out --labels"):
         target_tissues({NECROSIS: 2}, flair_target=False, is_mask=True, **rules)
 
@@ -56,7 +56,7 @@ def test_flair_bright_tissue_is_the_target_where_solid_tumor_is_below_the_smalle
     assert (f"; {23.5 + solid:.1f} mL)" in reason) == is_bright
     targets, reason = target_tissues(volumes, flair_target=False, min_volume=least, title="case")
     assert targets == (ENHANCING,)
-    assert ("--flair-target takes" in reason) == is_bright
+    assert ("--flair-target takes" in reason) == ("; or is --labels wrong?" in reason) == is_bright
 
 
 def test_a_tissue_is_enclosed_where_another_is_met_on_five_of_six_sides():
