@@ -159,7 +159,7 @@ def _read_box(files: Mapping[str, Path]) -> Any:
 def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> RunPage:
     """Make the page of all cases, with their pictures."""
     from dmrifit.report import page
-    from placement.exchange.pages import rotation_words, box_assets, console_numbers, pose_rows
+    from placement.exchange.pages import box_assets, console_numbers, pose_rows, rotation_words
     from placement.exchange.vendor_texts import NOTICE
 
     lines = []

@@ -54,7 +54,7 @@ def test_repeat_writes_numbers_and_page_and_resumes(output_of, expected):
     page = (Path("out") / "index.html").read_text(encoding="utf-8")
     for shown in (text, page):
         assert "ontent unknown: tumor may have grown, shrunk or been removed" in shown
-    assert [page.count(words_of_page) for words_of_page in ("Copy</button>", "sides, mm", "orientation")] == [2, 1, 2]
+    assert [page.count(words_of_page) for words_of_page in ("Copy</button>", "sides, mm", "rotated")] == [2, 1, 2]
     case = Path("out") / "p1-v2"
     for name in ("voxel_philips.txt", "voxel_geometry.nii.gz", "repeat.json"):
         assert read_voxel(case / name).dice(expected) > 0.98
