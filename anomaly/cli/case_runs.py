@@ -104,7 +104,7 @@ def _row(_folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
     row |= {key: record[key] for key in _NUMBERS}
     row["n_lesions_healthy"] = record["healthy"]["anomalies_per_scan"]
     row["differs"] = _WORDS[record["differs"]]
-    row["flags"] = "; ".join(record["flags"])
+    row |= {key: "; ".join(record[key]) for key in ("flags", "notes")}
     row["synthetic"] = _WORDS[record["synthetic"]]
     return row
 
@@ -119,15 +119,16 @@ def count_sentence(contents: Sequence[Mapping[str, Any]]) -> str:
     reference = "unknown in healthy scans by this model, threshold and opening"
     if healthy["anomalies_per_scan"] is not None:
         scans = counted(healthy["n_scans"], "healthy scan")
-        text = f"{{anomalies_per_scan:.2s}} a scan in {scans} {_ORIGINS[healthy['origin']]}"
+        text = f"{{anomalies_per_scan:.2s}} per scan in {scans} {_ORIGINS[healthy['origin']]}"
         reference = wording(text, healthy)
-    per_scan = wording("{mean:.2s} a scan", {"mean": float(np.mean(counts))})
-    without = f"{counted(counts.count(0), 'scan')} without"
-    if len(judged) < len(contents):
-        without += f", {len(contents) - len(judged)} too small to be judged"
+    per_scan = wording("{mean:.2s} per scan", {"mean": float(np.mean(counts))})
+    n_free = counts.count(0)
+    free = f"{counted(n_free, 'scan') if n_free else 'no scan'} {'are' if n_free > 1 else 'is'}"
+    n_small = len(contents) - len(judged)
     return (
-        f"{counted(len(contents), 'scan')}, {counted(sum(counts), 'anomaly', 'anomalies')} found, "
-        f"{without} ({per_scan}; {reference})"
+        f"{counted(sum(counts), 'anomaly', 'anomalies')} in {counted(len(judged), 'scan')} "
+        f"({per_scan}; {reference}); {free} free of them"
+        f"{f'; {n_small} too small to be judged' if n_small else ''}"
     )
 
 

@@ -250,8 +250,9 @@ def evaluate(
         compared
     """
     from anomaly.cli.case_runs import prepared_cases, read_detections
+    from anomaly.study import report
     from anomaly.study.evaluation import format_summary
-    from anomaly.study.report import rule_in_use, write_evaluation
+    from dmrifit.report.page import Texts
 
     import_optional("matplotlib", "jinja2")
     healthy_tables = healthy_detections or {}
@@ -264,7 +265,7 @@ def evaluate(
     healthy_scans = [] if healthy is None else prepared_cases(series_of([healthy]), **options)
     maps = read_detections(detections, scans)
     healthy_maps = read_detections(healthy_tables, healthy_scans)
-    tables = write_evaluation(
+    tables = report.write_evaluation(
         [scan.case for scan in scans],
         maps,
         out,
@@ -273,8 +274,9 @@ def evaluate(
         figures=figures,
         overwrite=overwrite,
     )
-    rule = rule_in_use(tables)
+    rule = report.rule_in_use(tables)
     typer.echo(format_summary(tables, rule=rule or None).to_string())
+    typer.echo(Texts(report.__file__)["masks"])
     if rule:
         typer.echo(f"thresholds by the rule {rule}; by all rules: {out / 'summary.csv'}")
     if any(scan.case.synthetic for scan in scans):

@@ -134,6 +134,7 @@ def test_scans_that_were_learned_from_are_alike(tmp_path, healthy, sick):
         ([*healthy, sick[0]], "scans with a lesion: synthetic-glioma-001; detectors learn from"),
         ([], "there are no scans"),
         ([healthy[0]] * 2, "one subject"),
+        ([*healthy[:2], *renamed(healthy[:1])], "synthetic-healthy-001 and other are the same file and would count twice"),
         ([*healthy[:2], *odd[0]], "26 × 28 × 20 voxels, where synthetic-healthy-001 has 24 × 28 × 20; give a"),
         ([*healthy[:2], *odd[1]], r"other: .* has 12 directions, and the detector was fitted to 8"),
         ([*healthy[:2], *odd[2]], r"voxels of 7 × 7 × 7 mm, where .* give a spacing"),
@@ -231,6 +232,7 @@ def test_a_model_file_finds_the_same_and_keeps_the_healthy_scans_of_its_threshol
     np.testing.assert_array_equal(usual.map, expected.map)
     np.testing.assert_array_equal(usual.found, expected.found)
     assert usual.differs is False
+    assert "trained on this scan" in again.detect(healthy[0]).notes[0]
     assert usual.figures.share == pytest.approx(usual.found.sum() / usual.scan.case.scored.sum())
     assert usual.figures.n_components == len(usual.lesions)
     # A scan is judged as a whole by the threshold and the opening of the model.
