@@ -349,7 +349,7 @@ class Detection:
         Whether the scan differs from healthy ones as a whole (`HealthyScans.differs`), so that
         anomalies cannot be told from that; None if this cannot be judged.
     opening : int, default=3
-        Edge in voxels of the cube of the opening; see `smallest_mL`.
+        Edge in voxels of the cube of the opening.
     healthy : HealthyScans, optional
         The healthy scans that the scan was compared with as a whole; None if the model has none.
     healthy_per_scan : float, optional
@@ -372,11 +372,6 @@ class Detection:
     healthy: HealthyScans | None = None
     healthy_per_scan: float | None = None
     no_guarantee: str = ""
-
-    @property
-    def smallest_mL(self) -> float:
-        """Volume of the smallest ball that the opening leaves wherever it lies."""
-        return smallest_ball(self.opening, self.scan.case.spacing)
 
     @property
     def too_small(self) -> str:
