@@ -103,10 +103,8 @@ def _row(_folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
     row |= {key: f"{record['folder']}/{file}" for key, file in _FILES.items()}
     row |= {key: record[key] for key in _NUMBERS}
     row["n_lesions_healthy"] = record["healthy"]["anomalies_per_scan"]
-    row["differs"] = _WORDS[record["differs"]]
-    row["flags"] = "; ".join(record["flags"])
-    row["synthetic"] = _WORDS[record["synthetic"]]
-    return row
+    row |= {key: _WORDS[record[key]] for key in ("differs", "synthetic")}
+    return row | {key: "; ".join(record[key]) for key in ("flags", "notes")}
 
 
 def count_sentence(contents: Sequence[Mapping[str, Any]]) -> str:
@@ -115,20 +113,21 @@ def count_sentence(contents: Sequence[Mapping[str, Any]]) -> str:
     if not judged:
         return f"{counted(len(contents), 'scan')}, too small to be judged"
     counts = [content["n_lesions"] for content in judged]
-    healthy = contents[0]["healthy"]  # all scans of a run have one model
+    # All scans of a run have one model.
+    values = {**contents[0]["healthy"], "mean": float(np.mean(counts))}
     reference = "unknown in healthy scans by this model, threshold and opening"
-    if healthy["anomalies_per_scan"] is not None:
-        scans = counted(healthy["n_scans"], "healthy scan")
-        text = f"{{anomalies_per_scan:.2s}} a scan in {scans} {_ORIGINS[healthy['origin']]}"
-        reference = wording(text, healthy)
-    per_scan = wording("{mean:.2s} a scan", {"mean": float(np.mean(counts))})
-    without = f"{counted(counts.count(0), 'scan')} without"
-    if len(judged) < len(contents):
-        without += f", {len(contents) - len(judged)} too small to be judged"
-    return (
-        f"{counted(len(contents), 'scan')}, {counted(sum(counts), 'anomaly', 'anomalies')} found, "
-        f"{without} ({per_scan}; {reference})"
+    if values["anomalies_per_scan"] is not None:
+        scans = counted(values["n_scans"], "healthy scan")
+        reference = f"{{anomalies_per_scan:.2s}} per scan in {scans} {_ORIGINS[values['origin']]}"
+    n_free = counts.count(0)
+    free = f"{counted(n_free, 'scan') if n_free else 'no scan'} {'are' if n_free > 1 else 'is'}"
+    n_small = len(contents) - len(judged)
+    text = (
+        f"{counted(sum(counts), 'anomaly', 'anomalies')} in {counted(len(judged), 'scan')} "
+        f"({{mean:.2s}} per scan; {reference}); {free} free of them"
+        f"{f'; {n_small} too small to be judged' if n_small else ''}"
     )
+    return wording(text, values)
 
 
 def _judged(contents: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -250,8 +250,9 @@ def evaluate(
         compared
     """
     from anomaly.cli.case_runs import prepared_cases, read_detections
+    from anomaly.study import report
     from anomaly.study.evaluation import format_summary
-    from anomaly.study.report import rule_in_use, write_evaluation
+    from dmrifit.report import page
 
     import_optional("matplotlib", "jinja2")
     healthy_tables = healthy_detections or {}
@@ -264,17 +265,12 @@ def evaluate(
     healthy_scans = [] if healthy is None else prepared_cases(series_of([healthy]), **options)
     maps = read_detections(detections, scans)
     healthy_maps = read_detections(healthy_tables, healthy_scans)
-    tables = write_evaluation(
-        [scan.case for scan in scans],
-        maps,
-        out,
-        healthy=[scan.case for scan in healthy_scans],
-        healthy_maps=healthy_maps or None,
-        figures=figures,
-        overwrite=overwrite,
-    )
-    rule = rule_in_use(tables)
+    options = {"healthy": [scan.case for scan in healthy_scans], "figures": figures}
+    options |= {"healthy_maps": healthy_maps or None, "overwrite": overwrite}
+    tables = report.write_evaluation([scan.case for scan in scans], maps, out, **options)
+    rule = report.rule_in_use(tables)
     typer.echo(format_summary(tables, rule=rule or None).to_string())
+    typer.echo(page.Texts(report.__file__)["masks"])
     if rule:
         typer.echo(f"thresholds by the rule {rule}; by all rules: {out / 'summary.csv'}")
     if any(scan.case.synthetic for scan in scans):

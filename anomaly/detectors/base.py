@@ -374,12 +374,14 @@ class AnomalyDetector(BaseEstimator):
             folds = _folds(np.arange(n_subjects), self._held_out())
             n_held_out = max(map(len, folds))
             if n_subjects - n_held_out < self._least_subjects:
+                remedy = f"{self._least_subjects + 1} or more subjects"
+                if n_held_out > 1:
+                    remedy = "more subjects, or hold out fewer (calibration, --calibration)"
                 raise ValueError(
                     f"{counted(n_scans, 'scan')} of {counted(n_subjects, 'subject')}: holding "
                     f"out {n_held_out} for the threshold leaves {n_subjects - n_held_out} to "
                     f"learn from, and {type(self).__name__} needs {self._least_subjects}; give "
-                    "scans of more subjects, or hold out fewer (calibration, --calibration)"
-                    f"{self._other_remedy}"
+                    f"scans of {remedy}{self._other_remedy}"
                 )
         return np.array([number_of[name] for name in names])
 

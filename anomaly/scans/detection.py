@@ -349,7 +349,7 @@ class Detection:
         Whether the scan differs from healthy ones as a whole (`HealthyScans.differs`), so that
         anomalies cannot be told from that; None if this cannot be judged.
     opening : int, default=3
-        Edge in voxels of the cube of the opening; see `smallest_mL`.
+        Edge in voxels of the cube of the opening.
     healthy : HealthyScans, optional
         The healthy scans that the scan was compared with as a whole; None if the model has none.
     healthy_per_scan : float, optional
@@ -372,11 +372,6 @@ class Detection:
     healthy: HealthyScans | None = None
     healthy_per_scan: float | None = None
     no_guarantee: str = ""
-
-    @property
-    def smallest_mL(self) -> float:
-        """Volume of the smallest ball that the opening leaves wherever it lies."""
-        return smallest_ball(self.opening, self.scan.case.spacing)
 
     @property
     def too_small(self) -> str:
@@ -402,16 +397,13 @@ class Detection:
     @property
     def notes(self) -> list[str]:
         """Sentences on what the preparation lost, and on what holds for these anomalies."""
-        notes = [self.scan.notes[key] for key in ("lost", "unused") if self.scan.notes.get(key)]
+        notes = [*filter(None, map(self.scan.notes.get, ("learned", "lost", "unused")))]
         if self.no_guarantee:
             notes.append(f"the guarantee of the model does not hold: {self.no_guarantee}")
-        note = "no opening, single voxels count; it needs lesions of {mL:.2s} mL or more"
-        smallest = smallest_ball(2, self.scan.case.spacing)
-        if self.opening > 1:
-            cube = f"a cube of {self.opening} voxels"
-            note = f"the opening by {cube} can remove compact anomalies below {{mL:.2s}} mL"
-            smallest = self.smallest_mL
-        notes.append(wording(note, {"mL": smallest}))
+        begin = "the opening by" if self.opening > 1 else "no opening: single voxels count; even"
+        edge = max(self.opening, 2)
+        note = f"{begin} a cube of {edge} voxels can remove compact anomalies below {{mL:.2s}} mL"
+        notes.append(wording(note, {"mL": smallest_ball(edge, self.scan.case.spacing)}))
         n_healthy = len(self.healthy.scans) if self.healthy else 0
         if self.differs is None and np.isfinite(self.figures.bulk).all():
             reason = "the healthy scans of the model have too few voxels in a hemisphere"

@@ -457,10 +457,11 @@ def _shell(
             )
     shell = np.flatnonzero(_near(protocol.b, b))
     if not len(shell):
+        nearest = min(protocol.b[weighted], key=lambda value: abs(value - b))
         raise ValueError(
             f"{name} has no measurement at b = {b:g} s/mm² (± {100 * _SHELL_WIDTH:g} %); it has "
-            f"{b_values}: give a scan with that b-value, or train a detector for one of these "
-            "(b=…, --b)"
+            f"{b_values}: give a scan with that b-value, or train a detector for one of these: "
+            f"dmrifit-anomaly train --b {nearest:g}"
         )
     return plain, shell
 

@@ -36,7 +36,7 @@ from anomaly.scans.preparation import PreparedScan, prepare_scan, tables_beside
 from dmrifit._utils.checks import check_word, errors_about
 from dmrifit._utils.counts import counted, first_few, size_text
 from dmrifit.engine.protocol import Protocol
-from dmrifit.io.bids_derivatives import stem
+from dmrifit.io.bids_derivatives import file_record, stem
 from dmrifit.io.grids import upright_edges
 from dmrifit.io.nifti import load_image
 from dmrifit.io.parameter_json import refuse_keys
@@ -331,8 +331,8 @@ class SeriesDetector(BaseEstimator):
         self.origin_ = _triple(float, reference.affine[:3, 3])
         self.n_scans_ = len(scans)
         self.synthetic_ = any(scan.case.synthetic for scan in scans)
-        images = [files.image for files in series]
-        self.training_: TrainingScans | None = TrainingScans.of(scans, images)
+        self.training_: TrainingScans | None
+        self.training_ = TrainingScans.of(scans, [files.image for files in series])
         self.detector_ = learned
         return self
 
@@ -375,6 +375,8 @@ class SeriesDetector(BaseEstimator):
         mode = "needed" if self.directions == "acquired" else self.directions
         defaults = {"spacing": spacing, "center": self.center, "directions": mode}
         scan = series.prepare(fitted=self.protocol_, shape=self.shape_, **(defaults | options))
+        if self.training_ and file_record(series.image)["SHA256"] in self.training_.images:
+            scan.notes["learned"] = "the model was trained on this scan and finds less in it"
         if self.center == "grid" and self.detector_._one_size:
             apart = np.linalg.norm(scan.case.affine[:3, 3] - self.origin_)
             if apart > _APART * max(self.edges_):
@@ -705,9 +707,17 @@ def model_in_words(path: Path, model: SeriesDetector, threshold: float | None = 
 
 
 def _check_healthy(series: Sequence[SeriesFiles], remedy: str) -> None:
+    """Refuse scans with a lesion, and copies of one scan."""
     with_lesion = [files.label for files in series if files.lesion is not None]
     if with_lesion:
         raise ValueError(f"scans with a lesion: {first_few(with_lesion)}; {remedy}")
+    first_of: dict[str, str] = {}
+    for files in series:
+        first = first_of.setdefault(file_record(files.image)["SHA256"], files.label)
+        if first != files.label:
+            raise ValueError(
+                f"{first} and {files.label} are the same file and would count twice; leave one out"
+            )
 
 
 def _healthy_scans(

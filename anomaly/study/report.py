@@ -247,7 +247,7 @@ def _examples(comparison: _Comparison) -> dict[str, tuple[Case, NDArray | None, 
 
 def _summaries(comparison: _Comparison) -> Iterator[Any]:
     summary = comparison.tables["summary"]
-    text = _TEXTS("explained", opening=_OPENING)
+    text = _TEXTS("explained", opening=_OPENING, masks=_TEXTS["masks"])
     if comparison.rule:
         text += f" Thresholds of maps are those by the rule {comparison.rule}."
     yield text

@@ -91,7 +91,7 @@ class CaseRun:
     left of a case that fails is removed: its record, `pictures` and `files` (patterns of names).
     Of a case, `errors` are a problem to list, `line` is shown when it is done, and `flag` is the
     field of its record that flags it. `bids` is the glob of the images in the folders of BIDS
-    subjects.
+    subjects, `note` what the page of a run without `page` says below its table.
     """
 
     record: str
@@ -108,6 +108,7 @@ class CaseRun:
     flag: str = ""
     noun: str = "case"
     bids: str = ""
+    note: str = ""
 
     def named_cases(
         self,
@@ -139,6 +140,10 @@ class CaseRun:
             typer.echo(folder_summary(path, folder_rows(path, images)), err=True)
         else:
             typer.echo(f"using {table}", err=True)
+        if (path / FAILED).is_file():
+            # A line for each, below that of the columns.
+            n_failed = counted((path / FAILED).read_bytes().count(b"\n") - 1, self.noun)
+            tell(f"{n_failed} failed when the folder was written: {path / FAILED}")
         return path, is_table
 
     def run(
@@ -301,8 +306,9 @@ class CaseRun:
         write_text(out / self.table, table_text(rows, self.digits))
         if not (figure and can_draw()):
             return
-        table = pages.Table(rows.to_numpy().tolist(), list(rows))
-        page = RunPage(f"{Path(self.record).stem} {self.noun}s".capitalize(), [table], [])
+        table = pages.Table(rows.replace("", "none").to_numpy().tolist(), list(rows))
+        title = f"{Path(self.record).stem} {self.noun}s".capitalize()
+        page = RunPage(title, [table], [], self.note)
         if self.page is not None:
             page = self.page(out, records, lesions)
         for table in page.overview:

@@ -24,8 +24,10 @@ from metastasis.scans.scan_checks import NotedCase, unlike_notes
 from metastasis.segmentation.ensemble import (
     MARKED_BY_BOTH,
     SensitivitySpecificityEnsemble,
+    models_of,
     segment_by,
     smallest_finding,
+    thresholds_of,
 )
 from metastasis.study.findings import findings_in_words, open_ring_notes
 from metastasis.study.followup import reader_table
@@ -60,8 +62,7 @@ def scans_of(cases: Sequence[Case], *, labels: bool = False) -> dict[str, list[A
 def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """Give the row of a scan in the table of segmentations."""
     return {
-        "name": record["name"],
-        "patient": record["patient"],
+        **{key: record[key] for key in ("name", "patient")},
         "probability": f"{folder}/{_PROBABILITY}",
         "label": f"{folder}/{_LABEL}",
         **{key: record[key] for key in ("threshold", "min_voxels", *_RESULTS)},
@@ -99,10 +100,10 @@ def read_segmentations(
             )
         text = values.pop()
         try:
-            settings[key] = number(text) if text else default
+            settings[key] = default if not text or "," in text else number(text)
         except ValueError:
             raise ValueError(f"{table}: the {key} {text!r} is not a number") from None
-    # Ensembles have no threshold: their labels tell candidates from lesions that both mark.
+    # Ensembles have two thresholds: labels tell candidates from lesions that both mark.
     threshold = settings["threshold"]
     column = "label" if threshold is None else "probability"
     for row in results.rows:
@@ -123,16 +124,22 @@ def segment_case(
     figure: bool,
     figures: Mapping[str, Any],
     source: Path | None = None,
+    files: Mapping[str, Mapping[str, Path]] | None = None,
 ) -> dict[str, Any]:
     """
     Segment a case and write its files, its record last; give the record.
 
-    `figures` are what is known of the model, `source` is the file of a case that has no table.
+    `figures` are what is known of the model, `source` is the file of a case that has no table,
+    `files` are those of cases by name.
     """
-    case, notes = scan
+    case = scan[0]
+    notes = [note for note in scan[1] if case.prior is not None or "prior scan" not in note]
     is_ensemble = isinstance(segmenter, SensitivitySpecificityEnsemble)
     images = scans_of([case])
-    prior_labels = None
+    prior_labels, n_marked_by_both = None, None
+    models = models_of(segmenter)
+    threshold: Any = thresholds_of(segmenter)
+    min_voxels: Any = [smallest_finding(model, images["volumes"][0]) for model in models]
     with called([str(source or case.name)]):
         labels, probability = next(iter(segment_by(segmenter, **images)))
         if is_ensemble and case.prior is not None:
@@ -142,21 +149,21 @@ def segment_case(
             prior_labels = next(iter(segment_by(segmenter, **images)))[0]
     table = reader_table(labels, case.affine, probability=probability, prior=prior_labels)
     table = table.round(_DIGITS)
-    threshold, min_voxels, n_marked_by_both = None, None, None
     if is_ensemble:
         # The table lists vanished lesions of the prior scan, too.
         lesions = table[table["finding"] != "prior only"]
         n_marked_by_both = int((lesions["finding"] == MARKED_BY_BOTH).sum())
     else:
         lesions = table = table[list(_SINGLE_MODEL_COLUMNS)]
-        threshold = float(getattr(segmenter, "threshold_", 0.5))
-        min_voxels = smallest_finding(segmenter, images["volumes"][0])
+        (threshold,), (min_voxels,) = threshold, min_voxels
     network = getattr(segmenter, "segmenter_", segmenter)
     seen = getattr(network, "seen_", None) or figures.get("seen")
     remarks = [*notes, *unlike_notes(case, seen, labels)]
-    statement = findings_in_words(len(lesions), figures, is_noted=bool(remarks))
+    options: dict[str, Any] = {"is_noted": bool(remarks), "n_models": len(models)}
+    statement = findings_in_words(len(lesions), figures, **options)
     content: dict[str, Any] = {
         **inputs(scan),
+        "files": describe_sources(**(files or {}).get(case.name, {})),
         "threshold": threshold,
         "min_voxels": min_voxels,
         "n_lesions": len(lesions),
@@ -173,7 +180,8 @@ def segment_case(
         from metastasis.study.plotting import plot_overlay
 
         drawing = plot_overlay(case, labels, of_two_models=is_ensemble)
-    page = partial(scan_page, case, labels, probability, lesions, threshold=threshold)
+    shown = None if is_ensemble else threshold
+    page = partial(scan_page, case, labels, probability, lesions, threshold=shown)
     page = partial(page, remarks=[*content["notes"], statement, content["model"]])
     maps = {_PROBABILITY: Volume.of(probability, case.affine)}
     maps[_LABEL] = Volume.of(labels, case.affine)
@@ -237,6 +245,7 @@ PREPARATION = CaseRun(
     },
     files=("*.nii.gz", "*_prepared.json"),
     line=lambda record: "\n".join(record["notes"]),
+    note="Likeness is the median local correlation with the aligned prior scan, at most 1.",
     flag="notes",
     noun="scan",
 )

@@ -209,23 +209,21 @@ def _segment(
         )
     for model in segmenters if options.flips else ():
         getattr(model, "segmenter_", model).set_params(flips=True)
-    stored_thresholds = tuple(segmenter.threshold_ for segmenter in segmenters)
-    is_unchanged = not options.flips and thresholds in (None, stored_thresholds)
+    stored = tuple(segmenter.threshold_ for segmenter in segmenters)
     edges = [edge_in_training(segmenter) for segmenter in segmenters]
-    edges_to_keep = [] if options.resample else edges
-    read = partial(noted_case, edges=edges_to_keep, finds_brain=options.mask == "auto")
+    files: dict[str, dict[str, Path]] = {}
+    read = partial(noted_case, edges=[] if options.resample else edges, files=files)
+    read = partial(read, finds_brain=options.mask == "auto")
     failed: list[dict[str, str]] = []
     if is_table:
         cases = CASES.read(scans, read, failed=failed)
     else:
         row = {"patient": stem(paths[0]), "image": paths[0], "prior": options.prior, "brain": mask}
         cases = [read({key: str(value) for key, value in row.items() if value}, Path())]
-    uses_priors = any(segmenter.prior_ is not None for segmenter in segmenters)
     remarks = model_remarks(segmenters, [case for case, _ in cases])
     for remark in remarks:
         say(remark)
     settings: dict[str, Any] = {**digests, "flips": options.flips, "resample": options.resample}
-    settings["figure"] = run.figure
     segmenter = segmenters[0]
     if len(segmenters) > 1:
         segmenter = SensitivitySpecificityEnsemble(*segmenters, thresholds=thresholds)
@@ -235,7 +233,7 @@ def _segment(
             # The number of false positives holds at the model's own threshold only.
             segmenter.threshold_, segmenter.false_positives_ = thresholds[0], None
         # The table of lesions of an ensemble compares with prior scans that its models do not see.
-        if not uses_priors:
+        if segmenter.prior_ is None:
             cases = [(replace(case, prior=None), notes) for case, notes in cases]
         settings |= {"command": "segment", "threshold": segmenter.threshold_}
     for model, edge in zip(segmenters, edges, strict=True) if options.resample else ():
@@ -243,21 +241,23 @@ def _segment(
             say("scans are not resampled: the model does it itself, or its voxels are unknown")
         else:
             getattr(model, "segmenter_", model).set_params(spacing=edge)
-            is_unchanged = False
     figures = model_figures(next(iter(models.values())))
     # Sensitivities hold only where the model is used as measured.
-    if not is_unchanged:
+    if options.flips or (options.resample and any(edges)):
         figures = {key: value for key, value in figures.items() if key == "seen"}
-    words = models_in_words(models.values(), thresholds or stored_thresholds)
+    elif thresholds not in (None, stored):
+        used, own = (" and ".join(map("{:g}".format, x)) for x in (thresholds, stored))
+        figures["measured"] = f"figures at threshold {used} are unknown; at {own}, as measured, "
+    words = models_in_words(models.values(), thresholds or stored)
     figures["model"] = "; ".join([words, *remarks])
     source = None if is_table else paths[0]
     work = partial(case_runs.segment_case, segmenter=segmenter, figures=figures, source=source)
     case_runs.RUN.run(
         cases,
-        settings,
+        settings | {"figure": run.figure},
         run,
         names=lambda scan: {"name": scan[0].name, "patient": scan[0].patient},
-        work=partial(work, figure=run.draws),
+        work=partial(work, figure=run.draws, files=files),
         inputs=case_runs.inputs,
         say=lambda records: _sentences(list(records.values()), run.out),
         failed=failed,

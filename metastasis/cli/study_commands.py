@@ -259,19 +259,13 @@ def evaluate(
     predictions, thresholds, min_voxels = {}, {}, {}
     for name, path in segmentations.items():
         predictions[name], thresholds[name], min_voxels[name] = read_segmentations(path, reference)
-    tables = write_evaluation(
-        reference,
-        predictions,
-        out,
-        threshold=thresholds,
-        min_voxels=min_voxels,
-        figures=figures,
-        overwrite=overwrite,
-        random_state=seed,
-    )
+    options: dict[str, Any] = {"figures": figures, "overwrite": overwrite, "random_state": seed}
+    options |= {"threshold": thresholds, "min_voxels": min_voxels}
+    tables = write_evaluation(reference, predictions, out, **options)
     table = format_summary(tables)[[*HEADLINES[:3], "wrong_per_scan"]]
     typer.echo(table.rename(columns=MEASURES).to_string())
-    typer.echo(f"the study's scores, best if everything is marked: {out / 'summary.csv'}")
+    rules = "scores by the study's rules, under which marking everything is best"
+    typer.echo(f"{rules}: {out / 'summary.csv'}")
     if any(case.synthetic for case in reference):
         typer.echo("synthetic scans: no clinical result")
     n_patients = len({case.patient for case in reference})

@@ -193,7 +193,7 @@ def _prepared(
         moved = prior_scan.onto(image, matrix, order=3).values
         prior = Volume.of(_scaled(moved, inside), image.affine)
         edges = np.linalg.norm(prior_scan.affine[:3, :3], axis=0).tolist()
-        notes.append(slice_note(names[1], edges))
+        notes.append(slice_note(f"the prior scan {names[1]}", edges))
     brain = Volume.of(inside.astype(np.uint8), image.affine)
     return PreparedScan(image, brain, prior, matrix, likeness, [note for note in notes if note])
 

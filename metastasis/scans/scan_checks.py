@@ -54,6 +54,8 @@ _FEWEST_VALUES = 10  # in the inner brain; images of labels have less
 
 #: A case, and what is to be said of it.
 NotedCase: TypeAlias = tuple[Case, Sequence[str]]
+#: Files of cases by their role, by the names of the cases.
+Files: TypeAlias = dict[str, dict[str, Path]]
 
 
 # Files ------------------------------------------------------------------------------------------
@@ -113,14 +115,14 @@ def slice_note(name: str, edges: Sequence[float]) -> str:
 def model_remarks(models: Sequence[Any], cases: Sequence[Case]) -> list[str]:
     """Say what models ignore of scans, and that their accuracy in people is unknown."""
     remarks = []
+    trained = f"the {'model was' if len(models) == 1 else 'models were'} trained"
     sees_priors = any(model.prior_ is not None for model in models)
     if not sees_priors and any(case.prior is not None for case in cases):
-        remarks.append("prior scans are ignored: the model was trained without prior scans")
+        remarks.append(f"prior scans are ignored: {trained} without prior scans")
     networks = [getattr(model, "segmenter_", model) for model in models]
     is_synthetic = any(getattr(network, "synthetic_", False) for network in networks)
     if is_synthetic and not all(case.synthetic for case in cases):
-        sentence = "the model was trained on synthetic scans: its accuracy in people is unknown"
-        remarks.append(sentence)
+        remarks.append(f"{trained} on synthetic scans: accuracy in people is unknown")
     return remarks
 
 
@@ -272,18 +274,20 @@ def _brain(case: Case) -> NDArray[np.bool_]:
 
 
 def noted_case(
-    row: dict[str, str], folder: Path, *, edges: Sequence[float | None], finds_brain: bool
+    row: dict[str, str], folder: Path, *, edges: Sequence[Any], finds_brain: bool, files: Files
 ) -> NotedCase:
     """
     Check the voxels of a case, read it, and note what a reader should know of it.
 
-    `edges` are those of voxels in trainings.
+    `edges` are those of voxels in trainings, None where any will do; `files` takes the files of
+    the case by its name.
     """
     image = folder / row["image"]
     edges_of_scan = np.linalg.norm(load_image(image).affine[:3, :3], axis=0).tolist()
     for edge in edges:
         check_edges(image, edges_of_scan, edge)
     case = read_row(row, folder)
+    files[case.name] = files_of_row(row, folder)
     if finds_brain and case.brain is None:
         case = replace(case, brain=find_brain(image)[0])
     check_stripped(case)

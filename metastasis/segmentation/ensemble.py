@@ -184,15 +184,8 @@ def segment_by(
                 f"{len(values)} {key} for {counted(len(volumes), 'volume')}; give one for each, "
                 "None for a missing one"
             )
-    models = models_of(segmenter)
-    thresholds = [float(getattr(model, "threshold_", 0.5)) for model in models]
+    models, thresholds = models_of(segmenter), thresholds_of(segmenter)
     is_ensemble = isinstance(segmenter, SensitivitySpecificityEnsemble)
-    if is_ensemble:
-        thresholds = thresholds if segmenter.thresholds is None else segmenter.thresholds
-        if len(thresholds) != 2 or not all(0 < threshold <= 1 for threshold in thresholds):
-            raise ValueError(
-                f"thresholds must be two numbers above 0 and at most 1, not {thresholds!r}"
-            )
 
     def labels_of(i: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         marked, probabilities = [], []
@@ -203,7 +196,7 @@ def segment_by(
                 )
             probabilities.append(probability)
             smallest = smallest_finding(model, volumes[i])
-            marked.append(drop_small(probability >= float(threshold), smallest))
+            marked.append(drop_small(probability >= threshold, smallest))
         if is_ensemble:
             return merge_segmentations(*marked), np.maximum(*probabilities)
         return marked[0].astype(np.uint8), probabilities[0]
@@ -233,6 +226,16 @@ def models_of(segmenter: Any) -> list[Any]:
     if isinstance(segmenter, SensitivitySpecificityEnsemble):
         return [segmenter.sensitive, segmenter.specific]
     return [segmenter]
+
+
+def thresholds_of(segmenter: Any) -> list[float]:
+    """Give the lowest probability of what each model marks."""
+    given = getattr(segmenter, "thresholds", None)
+    if given is None:
+        return [float(getattr(model, "threshold_", 0.5)) for model in models_of(segmenter)]
+    if len(given) != 2 or not all(0 < threshold <= 1 for threshold in given):
+        raise ValueError(f"thresholds must be two numbers above 0 and at most 1, not {given!r}")
+    return [float(threshold) for threshold in given]
 
 
 def probability_of(model: Any, case: Scan) -> NDArray[np.float32]:

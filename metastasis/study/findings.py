@@ -14,6 +14,7 @@ from metastasis.study.lesion_sizes import CLOSED_GAP_MM
 
 _KEYS = ("sensitivity", "sensitivity_small")
 _FALSE = "false_findings"
+_WORDS = {1: ("this model finds", "the model marks"), 2: ("these models find", "the models mark")}
 
 
 def model_figures(path: Path) -> dict[str, Any]:
@@ -43,12 +44,18 @@ def model_figures(path: Path) -> dict[str, Any]:
 
 
 def findings_in_words(
-    n_findings: int, figures: Mapping[str, Any], *, is_noted: bool = False
+    n_findings: int, figures: Mapping[str, Any], *, is_noted: bool = False, n_models: int = 1
 ) -> str:
-    """Say what it means that a scan, which may have notes, has so many findings."""
+    """
+    Say what it means that a scan, which may have notes, has so many findings of 1 or 2 models.
+
+    The figures may be ``measured`` at another threshold, as these words say.
+    """
     is_known = all(key in figures for key in _KEYS)
+    finds, marks = _WORDS[n_models]
     whole, small = (f"{100 * figures.get(key, 0):.0f} %" for key in _KEYS)
-    found = f"on implants {whole} of all and {small} of those of 2.5–6 mm are found"
+    found = f"{figures.get('measured', '')}on implants {whole} of all and {small} of those of "
+    found += "2.5–6 mm are found"
     untried = "never tried on a labeled real metastasis"
     if is_noted:
         untried += (
@@ -58,13 +65,13 @@ def findings_in_words(
     if not n_findings:
         begin = "nothing marked; this is not 'no metastases': "
         if not is_known:
-            return begin + "how many of all and of small metastases this model finds is unknown"
+            return f"{begin}how many of all and of small metastases {finds} is unknown"
         return f"{begin}{found}; {untried}"
-    begin = "the model marks candidates, many of which may be false positives: "
+    begin = f"{marks} candidates, many of which may be false positives: "
     if not is_known or not figures.get(_FALSE):
         return begin + "how much is marked in brains without metastases is unknown"
     counts = " to ".join(map(str, sorted({min(figures[_FALSE]), max(figures[_FALSE])})))
-    return f"{begin}in brains without metastases {counts} findings are marked; {found}; {untried}"
+    return f"{begin}{found}; in brains without metastases {counts} findings are marked; {untried}"
 
 
 def open_ring_notes(name: str, lesions: pd.DataFrame) -> list[str]:

@@ -185,10 +185,9 @@ def _viewer(case: Case, layers: Sequence[Layer], **options: Any) -> Any:
 def _lesion_lines(lesions: pd.DataFrame, remarks: Sequence[str] = ()) -> Iterator[Any]:
     """Make the table of the lesions of a scan, after what is to be said of it."""
     sentences = [page.sentence(remark) for remark in remarks if remark]
-    if not len(lesions):
-        yield from sentences or ["Nothing was found."]
+    yield from sentences or (["Nothing was found."] if lesions.empty else [])
+    if lesions.empty:
         return
-    yield from sentences
     columns = _TEXTS["lesion"]
     # Runs without priors or probabilities lack some of the columns.
     for name, column in _TEXTS["lesion_columns"].items():
@@ -290,7 +289,8 @@ def _summaries(tables: _Tables) -> Iterator[Any]:
     intervals = tables["intervals"].query("part == 'all' and method not in @CONTROLS")
     intervals = intervals.rename(columns={"low": "value_low", "high": "value_high"})
     intervals["measure"] = intervals["measure"].astype(str).replace(MEASURES)
-    yield page.Fold(_TEXTS["how_intervals"], *_tables(intervals, "intervals"))
+    sentence = _interval_sentence(tables)
+    yield page.Fold(_TEXTS["how_intervals"], sentence, *_tables(intervals, "intervals"))
 
 
 def _interval_sentence(tables: _Tables) -> str:

@@ -79,7 +79,7 @@ def test_a_scan_that_fails_leaves_the_others(run, output_of, error_of, cases, mo
     words = ("detect", model, tmp_path / "cases.tsv", "--out", tmp_path / "found")
     said = output_of(*words)
     assert "failed: synthetic-glioma-001: " in said
-    assert "1 scan," in said
+    assert " in 1 scan (" in said
     (row,) = pd.read_csv(tmp_path / "found" / "failed.tsv", sep="\t").itertuples()
     assert row.name == "synthetic-glioma-001"
     assert "no volume at b = 0" in row.problem
@@ -91,12 +91,12 @@ def test_a_scan_that_fails_leaves_the_others(run, output_of, error_of, cases, mo
     few.write_text(good)
     table.loc[0, "name"] = "first glioma"
     table.to_csv(tmp_path / "cases.tsv", sep="\t", index=False)
-    assert "2 scans," in run(*words)[1]
+    assert " in 2 scans (" in run(*words)[1]
     assert not (tmp_path / "found" / "failed.tsv").exists()
     # Where its file is missing, it keeps no result of an earlier run.
     assert (tmp_path / "found" / "first-glioma" / "detection.json").exists()
     few.unlink()
-    assert "1 scan," in run(*words)[1]
+    assert " in 1 scan (" in run(*words)[1]
     assert list((tmp_path / "found" / "first-glioma").iterdir()) == []
     table[:1].to_csv(tmp_path / "cases.tsv", sep="\t", index=False)
     error = error_of(*words)
@@ -126,7 +126,7 @@ def test_one_series_is_given_by_options(output_of, cases, model, series, tmp_pat
     detection = load_model(model).detect(series_of([cases / "gliomas.tsv"])[0])
     np.testing.assert_array_equal(volume(tmp_path / "single" / "synthetic-glioma-001_dwi" / "map.nii.gz"), detection.map)
     said = output_of(*words, "--out", tmp_path / "none", "--threshold", 1e6, "--estimate-tissue")
-    assert "1 scan, 0 anomalies found, 1 scan without" in said
+    assert [said[:33], said.split("); ")[1][:22]] == ["0 anomalies in 1 scan (0 per scan", "1 scan is free of them"]
 
 
 def test_a_folder_of_series_is_as_good_as_a_table(run, error_of, cases, model, tmp_path):
@@ -158,7 +158,7 @@ def test_anomalies_are_counted_beside_those_of_healthy_scans(run, cases, model, 
     per_scan = float(np.mean(counts))
     out = tmp_path / "found"
     words = ("detect", model, cases / "gliomas.tsv", "--out", out)
-    reference = f"{significant(per_scan, 2)} a scan in {len(counts)} healthy scans held out in the training)"
+    reference = f"{significant(per_scan, 2)} per scan in {len(counts)} healthy scans held out in the training); "
     assert reference in run(*words)[1].splitlines()[0]
     table = pd.read_csv(out / "detections.tsv", sep="\t")
     assert table["n_lesions_healthy"].tolist() == pytest.approx([per_scan] * len(table))
@@ -169,7 +169,7 @@ def test_anomalies_are_counted_beside_those_of_healthy_scans(run, cases, model, 
     assert "unknown in healthy scans by this model, threshold and opening" in run(*words)[1]
     assert pd.read_csv(out / "detections.tsv", sep="\t")["n_lesions_healthy"].isna().all()
     said = run(*words[:-4], "--calibrate", noisy, "--overwrite", "--no-figure")[1]
-    assert "a scan in 5 healthy scans of the calibration, each above a threshold fitted to the other" in said
+    assert "per scan in 5 healthy scans of the calibration, each above a threshold fitted to the other" in said
 
 
 @pytest.fixture(scope="module")
@@ -245,13 +245,13 @@ def test_a_scan_of_few_voxels_is_written_and_not_judged_as_a_whole(output_of, ca
     for _ in range(2):  # the second run reads the records, and makes one of an earlier version anew
         lines = output_of(*words).splitlines()
         # A scan in which nothing can be found is no scan without anomalies.
-        assert "found, 0 scans without, 1 too small to be judged (" in lines[0]
+        assert f"); no scan is free of them; 1 too small to be judged: {tmp_path / 'found'}" in lines[0]
         assert {f"synthetic-glioma-001: {marked}", f"synthetic-glioma-001: {small}", "flagged: 1 of 2"} <= {*lines}
         record = read_sealed(tmp_path / "found" / "synthetic-glioma-002" / "detection.json")
         RUN.keep(tmp_path / "found", "synthetic-glioma-002", {"share_found": record.pop("share_above"), **record})
     rows = pd.read_csv(tmp_path / "found" / "detections.tsv", sep="\t")
     assert rows[["differs", "n_lesions", "volume_mL"]].isna().all(axis=1).tolist() == [True, False]
-    assert rows["flags"][0] == f"{marked}; {small}"
+    assert [rows["flags"][0], rows["notes"][1][:29]] == [f"{marked}; {small}", "the opening by a cube of 3 vo"]
     view = (tmp_path / "found" / "synthetic-glioma-001" / "view.html").read_text(encoding="utf-8")
     for text in (small[1:], "arked by the model model.dmrifit (aligned, trained on 8 synthetic scans) at scores above"):
         assert text in view

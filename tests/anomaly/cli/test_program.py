@@ -41,7 +41,7 @@ def test_series_are_looked_at_and_compared(run, output_of, cases, model, tmp_pat
     words = ("evaluate", cases / "gliomas.tsv", "--detections", f"z={found / 'detections.tsv'}", "--out", compared)
     out = output_of(*words, "--figures", 1)
     assert "synthetic scans: no clinical result" in out
-    assert "z, stored" in out
+    assert out.index("z, stored") < out.index('(such as "stored") scores are 0 or 1, and the AUC')
     assert f"by all rules: {compared / 'summary.csv'}" in out
     # Rules that know the lesions are in the table, not among what is printed.
     assert "Youden" not in out

@@ -166,7 +166,7 @@ def test_a_table_of_too_few_persons_is_named_before_its_scans_are_read(run, erro
     table[["patient", "image"]].to_csv(few, sep="\t", index=False)
     error = error_of("train", few, "--out", tmp_path / "model.dmrifit")
     assert f"{few}: 2 scans of 2 subjects: holding out 1 for the threshold leaves 1 to learn from" in error
-    assert "give scans of more subjects" in error
+    assert "give scans of 4 or more subjects" in error
     table[["patient", "image"]][:1].to_csv(few, sep="\t", index=False)
     assert f"{few}: 1 scan of one subject" in run("train", few, "--out", tmp_path / "m.dmrifit")[2]
 

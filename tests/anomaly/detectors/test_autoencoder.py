@@ -62,7 +62,7 @@ def test_alignment_that_scans_do_not_allow_can_be_left_out(world, small):
     for scans in (X[:2], X[..., :1]):
         with pytest.raises(ValueError, match="--set aligned=false"):
             small("dae", aligned=True, calibration=None).fit(scans, masks[: len(scans)])
-    with pytest.raises(ValueError, match=r"scans of more subjects, .* or use .*--set aligned=false"):
+    with pytest.raises(ValueError, match=r"scans of 4 or more subjects, or use .*--set aligned=false"):
         small("dae", aligned=True, calibration=4).fit(X[:2], masks[:2])
 
 

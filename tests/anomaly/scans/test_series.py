@@ -134,6 +134,7 @@ def test_scans_that_were_learned_from_are_alike(tmp_path, healthy, sick):
         ([*healthy, sick[0]], "scans with a lesion: synthetic-glioma-001; detectors learn from"),
         ([], "there are no scans"),
         ([healthy[0]] * 2, "one subject"),
+        ([*healthy[:2], *renamed(healthy[:1])], "synthetic-healthy-001 and other are the same file and would count twice"),
         ([*healthy[:2], *odd[0]], "26 × 28 × 20 voxels, where synthetic-healthy-001 has 24 × 28 × 20; give a"),
         ([*healthy[:2], *odd[1]], r"other: .* has 12 directions, and the detector was fitted to 8"),
         ([*healthy[:2], *odd[2]], r"voxels of 7 × 7 × 7 mm, where .* give a spacing"),
@@ -231,6 +232,7 @@ def test_a_model_file_finds_the_same_and_keeps_the_healthy_scans_of_its_threshol
     np.testing.assert_array_equal(usual.map, expected.map)
     np.testing.assert_array_equal(usual.found, expected.found)
     assert usual.differs is False
+    assert "trained on this scan" in again.detect(healthy[0]).notes[0]
     assert usual.figures.share == pytest.approx(usual.found.sum() / usual.scan.case.scored.sum())
     assert usual.figures.n_components == len(usual.lesions)
     # A scan is judged as a whole by the threshold and the opening of the model.
@@ -296,9 +298,8 @@ def test_a_smallest_lesion_sets_the_opening_of_model_guarantee_and_scans(tmp_pat
     assert again.opening_ == model.opening_ == model.detector_.threshold_.opening == int(edge) < 3
     found = again.detect(sick[0])
     np.testing.assert_array_equal(found.opened, open_map(found.found, again.opening_))
-    assert (found.opening, found.no_guarantee) == (again.opening_, "")
+    assert (found.opening, found.no_guarantee, found.too_small) == (again.opening_, "", "")
     assert found.healthy_per_scan == np.mean([scan.n_components for scan in model.healthy_.scans])
-    assert (found.smallest_mL <= 3, found.too_small) == (True, "")
     # Where no anomaly fits in, none found says nothing.
     assert "no cube of 30 voxels" in again.detect(sick[0], opening=30).too_small
     with pytest.raises(ValueError, match="smallest lesion must have a volume above 0 mL, not 0"):

@@ -149,6 +149,7 @@ def test_scans_are_prepared_with_their_brains_and_many_like_one(run, files):
     assert "39 × 40 × 20" in (many / "failed.tsv").read_text(encoding="utf-8")
     row = pd.read_csv(many / "cases.tsv", sep="\t").iloc[0]
     assert "4 mm" in row["notes"]
+    assert f"1 scan failed when the folder was written: {many / 'failed.tsv'}" in run("prepare", many, "--out", files / "again")[2]
     (many / row["image"]).unlink()  # A missing file is made again.
     assert run(*words)[0] == 0
     for column, single in (("image", image), ("brain", brain)):

@@ -127,8 +127,7 @@ def test_a_folder_of_scans_is_as_good_as_a_table(run, table, models, tmp_path):
         assert run("segment", models.plain, *words, "--out", out, "--no-figure")[0] == 0
         told[out] = volumes(out / "segmentations.tsv", "probability")
     first, *others = told.values()
-    for stored in others:
-        np.testing.assert_array_equal(stored, first)
+    np.testing.assert_array_equal(others, [first] * len(others))
     error = run("segment", models.sensitive, folder, "--prior", table, "--out", tmp_path / "x")[2]
     assert "files of several images lie beside them, or are named in the columns of their table; leave out --prior" in error
 
@@ -182,8 +181,7 @@ def test_the_scan_whose_prior_lies_on_another_grid_fails_alone(output_of, table,
     (row,) = pd.read_csv(out / "failed.tsv", sep="\t").itertuples()
     assert row.name == "two"
     assert "moved.nii.gz" in row.problem
-    segmented = pd.read_csv(out / "segmentations.tsv", sep="\t")
-    assert segmented["name"].tolist() == ["one", "three"]
+    assert pd.read_csv(out / "segmentations.tsv", sep="\t")["name"].tolist() == ["one", "three"]
 
 
 def test_segmentations_are_those_of_the_model_at_its_threshold(output_of, cases, table, models, tmp_path):
@@ -250,11 +248,12 @@ def test_sensitivities_are_said_only_of_a_model_used_as_measured(output_of, tabl
     save_model(segmenter.set_params(random_state=3), other)
     files = (path, table) if command == "segment" else (path, other, table)
     option, unlike = ("--threshold", "0.9999") if command == "segment" else ("--thresholds", "0.9999,1")
-    same = "1" if command == "segment" else "1,1"
-    for words, is_measured in (((), True), ((option, same), True), ((option, unlike), False), (("--flips",), False)):
+    same, find = ("1", "this model finds") if command == "segment" else ("1,1", "these models find")
+    known = "on implants 80 % of all and 70 % of those"
+    other = f"figures at threshold {unlike} are unknown; at {same}, as measured, {known}".replace(",1", " and 1")
+    for words, text in ((), known), ((option, same), known), ((option, unlike), other), (["--flips"], f"{find} is un"):
         said = output_of(command, *files, *words, "--no-figure", "--overwrite", "--out", tmp_path / "out")
-        sentence = "80 % of all and 70 % of those" if is_measured else "this model finds is unknown"
-        assert said.count(sentence) == said.count("nothing marked") == 3
+        assert said.count(text) == said.count("nothing marked") == 3
 
 
 def test_a_prior_of_another_person_is_told():
@@ -302,10 +301,8 @@ def test_threshold_and_device_of_the_user_replace_those_of_the_model(table, mode
     assert (kept.threshold_, kept.false_positives_) == (0.25, 3.0)
     changed, _ = run_calls(segment, path, table, threshold=1.0)
     assert (changed.threshold_, changed.false_positives_) == (1.0, None)
-    segmenter, _ = run_calls(segment, models.sensitive, table, device="auto")
-    assert segmenter.device == "auto"
-    segmenter, _ = run_calls(segment, models.sensitive, table)
-    assert segmenter.device == "cpu"
+    assert run_calls(segment, models.sensitive, table, device="auto")[0].device == "auto"
+    assert run_calls(segment, models.sensitive, table)[0].device == "cpu"
 
 
 def test_a_single_image_comes_with_a_prior_and_a_mask(table, models, run_calls):
@@ -342,6 +339,9 @@ def test_an_ensemble_joins_both_models_at_their_thresholds(output_of, cases, tab
     rows = pd.read_csv(tmp_path / "segmentations.tsv", sep="\t")
     n, n_of_both = rows["n_lesions"].sum(), rows["n_marked_by_both"].sum()
     assert f"3 scans, {n} findings, {n_of_both} of them marked by both models: {tmp_path}" in out
+    record = json.loads((tmp_path / "p1" / "segmentation.json").read_text())
+    assert rows["threshold"].tolist() == [str([float(f"{low}"), float(f"{high}")])] * 3 == [str(record["threshold"])] * 3
+    assert [file["Name"] for file in record["files"].values()] == ["p1_image.nii.gz", "p1_prior.nii.gz"]
 
 
 def test_an_ensemble_has_the_options_of_the_command(table, models, tmp_path, run_calls):

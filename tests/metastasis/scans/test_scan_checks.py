@@ -48,7 +48,7 @@ def test_thick_slices_are_noted_and_a_prior_or_a_brain_on_another_grid_is_refuse
     affine = np.diag([0.8, 0.9, 4.0, 1])
     for name, shape in (("scan", (9, 9, 9)), ("prior", (9, 9, 8)), ("series", (9, 9, 9, 5))):
         nib.save(nib.Nifti1Image(np.ones(shape, np.float32), affine), tmp_path / f"{name}.nii.gz")
-    read = partial(noted_case, folder=tmp_path, edges=(), finds_brain=False)
+    read = partial(noted_case, folder=tmp_path, edges=(), finds_brain=False, files={})
     scan = {"patient": "p1", "image": "scan.nii.gz", "synthetic": "true"}
     (tmp_path / "scan_prepared.json").write_text('{"Notes": ["its brain mask is only approximate"]}')
     first, *others = read(scan)[1]
@@ -181,7 +181,7 @@ def test_models_that_ignore_priors_or_learned_from_synthetic_scans_say_so_of_rea
     image = np.ones((3, 3, 3))
     real, synthetic = Case("a", image, prior=image), Case("b", image, synthetic=True)
     models = [SimpleNamespace(prior_=None), SimpleNamespace(prior_="path", segmenter_=SimpleNamespace(synthetic_=True))]
-    unknown = "the model was trained on synthetic scans: its accuracy in people is unknown"
+    unknown = "the models were trained on synthetic scans: accuracy in people is unknown"
     assert model_remarks(models, [real, synthetic]) == [unknown]
     assert model_remarks(models, [synthetic]) == []
     assert model_remarks(models[:1], [real]) == ["prior scans are ignored: the model was trained without prior scans"]
