@@ -174,9 +174,7 @@ def test_what_is_missing_leaves_claims_open_and_is_named():
 
 def both(**changed):
     good = {str(i): stated() for i in range(LEAST_SEEDS)}
-    bad = {
-        str(i): stated(**{"z__auc": 0.84, "own__auc": 0.955} | changed) for i in range(LEAST_SEEDS)
-    }
+    bad = {str(i): stated(**{"z__auc": 0.84, "own__auc": 0.955} | changed) for i in range(LEAST_SEEDS)}
     return good, bad
 
 

@@ -27,9 +27,7 @@ def test_the_module_itself_is_returned_and_not_its_package():
         ("lmfit", r"^lmfit is not installed; to install it: pip install lmfit$"),
     ],
 )
-def test_a_missing_library_is_named_with_the_command_that_installs_it(
-    module, message, monkeypatch
-):
+def test_a_missing_library_is_named_with_the_command_that_installs_it(module, message, monkeypatch):
     library = module.partition(".")[0]
     for name in [name for name in sys.modules if name.partition(".")[0] == library]:
         monkeypatch.delitem(sys.modules, name)

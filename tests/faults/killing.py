@@ -111,9 +111,7 @@ def run(
     code = process.exitcode
     assert code is not None
     process.close()
-    return Finished(
-        code, seconds, log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    )
+    return Finished(code, seconds, log.read_text(encoding="utf-8", errors="replace") if log.exists() else "")
 
 
 def _work(
@@ -259,9 +257,7 @@ def _table(path: Path) -> Any:
         dtype=str,
         keep_default_na=False,
     )
-    return table.drop(columns=[name for name in TIMES.get(path.name, ()) if name in table]).to_csv(
-        index=False
-    )
+    return table.drop(columns=[name for name in TIMES.get(path.name, ()) if name in table]).to_csv(index=False)
 
 
 def _page(path: Path) -> str:

@@ -245,9 +245,7 @@ def interrupts() -> Iterator[tuple[str, list[str]]]:
 
 def interrupt_complaints(words: list[str], place: Path, moment: float) -> list[str]:
     """Interrupt a process so many seconds of processor time after it has written its first byte."""
-    with subprocess.Popen(
-        words, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen(words, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.read(1)
         begun = _spent(process.pid)
         while process.poll() is None and _spent(process.pid) - begun < moment:

@@ -210,9 +210,7 @@ def test_a_spoiled_model_file_is_refused_or_changes_nothing(kind, step):
     assert "refused" in {outcome for _, outcome in outcomes}
 
 
-@pytest.mark.parametrize(
-    ("fault", "outcome"), [("os.abort()", "crash -6"), ("time.sleep(60)", "hang")]
-)
+@pytest.mark.parametrize(("fault", "outcome"), [("os.abort()", "crash -6"), ("time.sleep(60)", "hang")])
 def test_a_crash_or_hang_of_the_child_is_an_outcome(fault, outcome, monkeypatch, tmp_path):
     script = tmp_path / "failing.py"
     script.write_text(

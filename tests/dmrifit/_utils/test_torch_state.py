@@ -58,9 +58,7 @@ def test_a_seed_sets_what_is_drawn_in_a_block_and_nothing_after_it_or_after_an_e
     with torch_state.forked_generator(11):
         drawn = torch.rand(4)
     torch.testing.assert_close(torch.rand(4), undisturbed, rtol=0, atol=0)
-    torch.testing.assert_close(
-        drawn, torch.rand(4, generator=torch.Generator().manual_seed(11)), rtol=0, atol=0
-    )
+    torch.testing.assert_close(drawn, torch.rand(4, generator=torch.Generator().manual_seed(11)), rtol=0, atol=0)
     with torch_state.forked_generator(12, "cpu"):
         assert not torch.equal(torch.rand(4), drawn)
     torch.manual_seed(5)
@@ -76,14 +74,10 @@ def draw_and_stop():
 
 def test_seeding_leaves_gpus_alone_where_the_processor_computes(monkeypatch):
     monkeypatch.setattr(torch.cuda, "manual_seed", lambda seed: pytest.fail("a GPU was seeded"))
-    monkeypatch.setattr(
-        torch.cuda, "manual_seed_all", lambda seed: pytest.fail("all GPUs were seeded")
-    )
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("all GPUs were seeded"))
     with torch.random.fork_rng(devices=[]):
         torch_state.seed_generators(7, torch.device("cpu"))
-        torch.testing.assert_close(
-            torch.rand(2), torch.rand(2, generator=torch.Generator().manual_seed(7))
-        )
+        torch.testing.assert_close(torch.rand(2), torch.rand(2, generator=torch.Generator().manual_seed(7)))
 
 
 @pytest.mark.parametrize("flags", [(True, False), (False, True), (True, True)])
@@ -119,7 +113,5 @@ def test_the_first_gpu_is_taken_automatically_and_a_missing_one_may_become_the_p
     assert torch_state.resolve_device("cuda:0", fallback=True) == torch.device("cuda", 0)
     # A driver that counts GPUs that torch cannot use.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(
-        ValueError, match="device='cuda', and this machine has 0 GPUs that torch can use"
-    ):
+    with pytest.raises(ValueError, match="device='cuda', and this machine has 0 GPUs that torch can use"):
         torch_state.resolve_device("cuda")

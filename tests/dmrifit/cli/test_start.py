@@ -71,9 +71,7 @@ def test_an_interrupt_at_the_end_is_heeded_one_after_the_work_or_ignored_changes
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
 
 
-@pytest.mark.parametrize(
-    "package", ["dmrifit.cli.start", "anomaly.cli", "metastasis.cli", "placement.cli"]
-)
+@pytest.mark.parametrize("package", ["dmrifit.cli.start", "anomaly.cli", "metastasis.cli", "placement.cli"])
 def test_every_program_begins_so(package, monkeypatch):
     program = types.ModuleType("program")
     calls = []

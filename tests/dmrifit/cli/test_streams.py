@@ -40,9 +40,7 @@ def shell(tmp_path):
 
     def run(words, streams):
         command = f'set -o pipefail; "{sys.executable}" toy.py {words} {streams}'
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
         out = tmp_path / "out.txt"
         return done.returncode, done.stderr, out.read_text() if out.exists() else None
 

@@ -113,9 +113,7 @@ def rows_of(values, region, patch_shape=None):
 
 @pytest.mark.parametrize("slab_values", [1, 4 * 3 * 3 * 2, 2**22])
 @pytest.mark.parametrize("patch_shape", [None, (1, 1, 1)])
-def test_rows_are_the_voxels_of_one_slice_after_the_other(
-    values, patch_shape, slab_values, monkeypatch
-):
+def test_rows_are_the_voxels_of_one_slice_after_the_other(values, patch_shape, slab_values, monkeypatch):
     monkeypatch.setattr(series_module, "SLAB_VALUES", slab_values)
     region = np.random.default_rng(1).random(GRID) < 0.5
     region[:, :, 2] = False

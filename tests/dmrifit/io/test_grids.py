@@ -87,9 +87,7 @@ def test_another_spacing_covers_the_same_field_of_view_with_places_where_they_we
     assert scan.shape == (29, 24, 32)
     world = world_of(scan.shape, scan.affine)
     inner = (slice(2, -2),) * 3
-    np.testing.assert_allclose(
-        scan.values[inner], (world[0] + 2 * world[1] - world[2] + 500)[inner], atol=0.01
-    )
+    np.testing.assert_allclose(scan.values[inner], (world[0] + 2 * world[1] - world[2] + 500)[inner], atol=0.01)
     assert scan.resampled(None) is scan
     scan = Volume.of(np.ones((10, 12, 9), np.float32), np.diag([1.0, 2.0, 3.0, 1.0]))
     coarse = scan.resampled(2.0)

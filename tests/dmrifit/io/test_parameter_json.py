@@ -9,9 +9,7 @@ import pytest
 from dmrifit import MODELS, Parameter, Protocol, SignalModel
 from dmrifit.io.parameter_json import decoded, encoded, encoded_model, refuse_keys
 
-DIRECTED = Protocol(
-    [0, 500, 1000], [80, 80, 90], directions=[[0, 0, 0], [1, 0, 0], [0, 1, 0]], name="three"
-)
+DIRECTED = Protocol([0, 500, 1000], [80, 80, 90], directions=[[0, 0, 0], [1, 0, 0], [0, 1, 0]], name="three")
 STRETCHED = SignalModel.from_expression(
     "S0*exp(-(b*D)**a)",
     [
@@ -78,9 +76,7 @@ def test_a_model_comes_back_as_its_formula_and_parameters():
     back = there_and_back(STRETCHED)
     assert back == STRETCHED
     assert back.parameters[0].high == np.inf
-    signals = [
-        model.signal([[2.0, 1.5, 0.7]], Protocol([0, 400, 900])) for model in (back, STRETCHED)
-    ]
+    signals = [model.signal([[2.0, 1.5, 0.7]], Protocol([0, 400, 900])) for model in (back, STRETCHED)]
     np.testing.assert_array_equal(*signals)
     assert encoded_model(MODELS["adc"])["name"] == "adc"
 

@@ -132,16 +132,12 @@ def test_an_image_that_is_named_in_two_ways_is_refused(by_echo, tmp_path):
     cells = first.split("\t")
     again = "\t".join([f"sub/../{cells[0]}", *cells[1:]])
     by_echo.write_text("\n".join([header, first, *rows, again]))
-    with pytest.raises(
-        ValueError, match=r"row 5: image 'sub/\.\./.*' stands in row 2, too; name each image once"
-    ):
+    with pytest.raises(ValueError, match=r"row 5: image 'sub/\.\./.*' stands in row 2, too; name each image once"):
         read_manifest(by_echo)
 
 
 @pytest.mark.parametrize(("largest", "doubted"), [(2.5, True), (100.5, False)])
-def test_only_b_values_as_small_as_those_in_other_units_are_doubted(
-    tmp_path, largest, doubted, recwarn
-):
+def test_only_b_values_as_small_as_those_in_other_units_are_doubted(tmp_path, largest, doubted, recwarn):
     for name in ("low", "high"):
         nib.save(nib.Nifti1Image(np.ones((2, 2, 2, 3), np.float32), AFFINE), tmp_path / f"{name}.nii")
     (tmp_path / "low.bval").write_text(f"0 1.5 {largest}")

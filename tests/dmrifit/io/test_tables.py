@@ -11,9 +11,7 @@ from dmrifit.io.tables import csv_text, named_file, read_rows, read_texts, table
 
 
 def test_rows_come_with_their_lines_and_columns_of_another_name_are_understood(tmp_path):
-    (tmp_path / "a.tsv").write_text(
-        "\ufeffname \tvalue\tnote\nliver\t 1 \tn/a\nspleen\t\tx y\n", encoding="utf-8"
-    )
+    (tmp_path / "a.tsv").write_text("\ufeffname \tvalue\tnote\nliver\t 1 \tn/a\nspleen\t\tx y\n", encoding="utf-8")
     assert read_rows(tmp_path / "a.tsv", required=["name"], optional=["value"]) == [
         (2, {"name": "liver", "value": "1", "note": ""}),
         (3, {"name": "spleen", "value": "", "note": "x y"}),
@@ -123,9 +121,7 @@ def test_a_file_that_a_table_names_is_found_or_told_apart_from_a_folder(tmp_path
         ("c.nii", "'c.nii' does not exist"),
         ("", "'' does not exist"),
     ):
-        with pytest.raises(
-            FileNotFoundError, match=f"^scan.tsv, row 1: image {told}; paths are relative to /"
-        ):
+        with pytest.raises(FileNotFoundError, match=f"^scan.tsv, row 1: image {told}; paths are relative to /"):
             named_file(tmp_path, name, "scan.tsv, row 1: image")
 
 

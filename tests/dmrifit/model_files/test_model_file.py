@@ -138,9 +138,7 @@ def torch_has_a_device(name):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_intervals_are_the_same_bits_after_loading(strategy, signals, tmp_path):
     X, patients = signals[:, CLINICAL], np.arange(len(signals)) // 20
-    estimator = ConformalIntervals(
-        strategy("GBR", **PROTOCOLS, random_state=3), coverage=0.8, random_state=0
-    )
+    estimator = ConformalIntervals(strategy("GBR", **PROTOCOLS, random_state=3), coverage=0.8, random_state=0)
     estimator.fit(X, signals, patients)
     save_model(estimator, tmp_path / "model", scale=PatientScale(percentile=90))
     again = load_model(tmp_path / "model")
@@ -167,9 +165,7 @@ def test_intervals_of_plain_arrays_are_stored(tmp_path):
     assert not load_model(tmp_path / "model").has_random_groups_
 
 
-@pytest.mark.parametrize(
-    "y", [np.arange(40.0), np.arange(80.0).reshape(40, 2)], ids=["one", "two"]
-)
+@pytest.mark.parametrize("y", [np.arange(40.0), np.arange(80.0).reshape(40, 2)], ids=["one", "two"])
 def test_plain_arrays_keep_their_column_names_and_shape(y, tmp_path):
     X = pd.DataFrame(np.random.default_rng(1).normal(size=(40, 3)), columns=["a", "b", "c"])
     estimator = MapsToMaps("GBR", random_state=0).fit(X, y)
@@ -207,9 +203,7 @@ def test_transformers_are_stored_too(estimator, signals, tmp_path):
 
 
 def test_a_model_of_the_users_own_is_stored_with_its_formula(signals, tmp_path):
-    estimator = SignalToSignal("LR", **PROTOCOLS, model=STRETCHED).fit(
-        signals[:, CLINICAL], signals
-    )
+    estimator = SignalToSignal("LR", **PROTOCOLS, model=STRETCHED).fit(signals[:, CLINICAL], signals)
     save_model(estimator, tmp_path / "model")
     assert load_model(tmp_path / "model").model == STRETCHED
 
@@ -224,9 +218,7 @@ def test_a_model_that_is_a_function_is_refused_when_it_is_written(signals, tmp_p
     parameters = [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0, 5)]
     model = SignalModel.from_function(branched, parameters, name="branched")
     estimator = SignalToSignal("LR", **PROTOCOLS, model=model).fit(signals[:, CLINICAL], signals)
-    with pytest.raises(
-        TypeError, match=r"model branched is a function.* carries no code; write it as one formula"
-    ):
+    with pytest.raises(TypeError, match=r"model branched is a function.* carries no code; write it as one formula"):
         save_model(estimator, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 

@@ -42,9 +42,7 @@ def test_a_class_without_one_of_the_methods_is_refused(missing):
 @pytest.mark.parametrize("identity", [("second", "Detector"), ("first", "inner.Detector")])
 def test_two_classes_cannot_register_one_name(identity):
     first = registry.register(storable("Detector"))
-    with pytest.raises(
-        ValueError, match="first has registered a Detector already; choose another name"
-    ):
+    with pytest.raises(ValueError, match="first has registered a Detector already; choose another name"):
         registry.register(storable("Detector", *identity))
     assert registry.registered("Detector") is first
 
@@ -83,9 +81,7 @@ def test_a_table_of_an_installed_package_names_the_module_of_a_class(monkeypatch
         registry.register(storable("Detector"))
 
     monkeypatch.setattr(registry, "import_module", import_module)
-    monkeypatch.setattr(
-        registry, "entry_points", lambda group, name=None: [] if name else [Entry()]
-    )
+    monkeypatch.setattr(registry, "entry_points", lambda group, name=None: [] if name else [Entry()])
     assert registry.registered("Absent") is None
     assert imported == []
     assert registry.registered("Detector").__name__ == "Detector"

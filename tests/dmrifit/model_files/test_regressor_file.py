@@ -99,9 +99,7 @@ def seed_of_no_node(node):
     node["pool_size"] |= {"__loader__": "CachedNode", "__id__": 1}
 
 
-@pytest.mark.parametrize(
-    "spoil", [seed_of_five, seed_of_another_node, seed_of_an_earlier_node, seed_of_no_node]
-)
+@pytest.mark.parametrize("spoil", [seed_of_five, seed_of_another_node, seed_of_an_earlier_node, seed_of_no_node])
 def test_seeds_of_another_size_are_refused_before_numpy_mixes_them(spoil):
     """A size of a billion takes hours, so that a small one stands for it here."""
     regressor = HistGradientBoostingRegressor(max_iter=2, random_state=0).fit(X, Y[:, 0])

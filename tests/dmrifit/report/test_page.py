@@ -70,9 +70,7 @@ def test_cells_are_the_values_of_records_by_the_formats_of_their_columns(tab, tm
     assert aligned == ["left", "right", "right", "right"]
 
 
-def test_figures_are_a_hundred_pixels_for_an_inch_whatever_the_resolution_of_the_file(
-    tab, tmp_path
-):
+def test_figures_are_a_hundred_pixels_for_an_inch_whatever_the_resolution_of_the_file(tab, tmp_path):
     file = png_bytes(Figure(figsize=(3, 1)), dpi=100)
     page = shown(
         tab,

@@ -204,9 +204,7 @@ def test_records_follow_the_voxels_of_the_viewer_however_it_turns_cuts_and_joins
     rows[filled] = 1 + rng.permutation(filled.sum())
     affine = np.diag([-1.0, 1, 2, 1])
     for max_bytes in (1_000_000, 900):
-        data = data_of(
-            html_viewer([Layer("map", values, "map")], affine, records=Rows(rows), max_bytes=max_bytes)
-        )
+        data = data_of(html_viewer([Layer("map", values, "map")], affine, records=Rows(rows), max_bytes=max_bytes))
         has_record = codes_of(data, {"data": data["records"]["present"], "bits": 8})
         places = np.argwhere(has_record)
         found = data["records"]["rows"]

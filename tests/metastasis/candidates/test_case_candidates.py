@@ -71,9 +71,7 @@ def test_images_are_compared_on_their_grid_and_missing_priors_are_none():
 
 
 @pytest.mark.parametrize(("least_blocks", "is_limited"), [(1, True), (100, False)])
-def test_candidates_are_limited_in_size_where_probabilities_were_scaled(
-    monkeypatch, least_blocks, is_limited
-):
+def test_candidates_are_limited_in_size_where_probabilities_were_scaled(monkeypatch, least_blocks, is_limited):
     image, _ = volumes()
     found = []
     monkeypatch.setattr("metastasis.candidates.case_candidates._LEAST_BLOCKS", least_blocks)
