@@ -163,7 +163,7 @@ def check_own_names(what: str, names: Iterable[str], reserved: Collection[str] =
         raise ValueError(f"{what} have no names; give at least one")
     if conflicts:
         listed = ", ".join(map(str, conflicts))
-        raise ValueError(f"{what} need unique names that are not reserved; conflicting: {listed}")
+        raise ValueError(f"{what} need unique names; repeated or reserved: {listed}")
 
 
 @contextmanager

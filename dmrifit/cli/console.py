@@ -88,7 +88,7 @@ _COMMAND_WORDS = {
     "one echo time (protocol.take)": "one echo time alone",
     "(model.by_echo_time(protocol))": "(--by-te)",
     "use average_directions first": "average them first (fit and predict: --average-directions)",
-    "read them with b_tolerance=": "give fit or predict --b-tolerance ",
+    "give b_tolerance=": "give fit or predict --b-tolerance ",
 }
 
 #: Functions of commands that read no header.

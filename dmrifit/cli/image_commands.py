@@ -297,6 +297,7 @@ def predict(
     a volume of 100,000 voxels; the image is read slab by slab.
 
     Options:
+    b_tolerance S/MM2: How far b-values of the image may be from those of the model.
     model MODEL: Model file from dmrifit train.
     image IMAGE: 4-D NIfTI image of magnitudes, or a table of images (.tsv); none with --map.
     average_directions geometric|arithmetic: Average volumes of equal b and TE first.

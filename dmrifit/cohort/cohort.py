@@ -501,9 +501,9 @@ class Cohort:
             entry for each contrast. Scans that have neither directions nor repeats are left as
             they are, and all with None.
         b_tolerance : float, optional
-            b-values within ± b_tolerance (s/mm²) count as one, as `Protocol.rounded` does it: 995
-            and 1000. By default 10 in scans that are averaged, with a warning where this joins
-            b-values that may differ on purpose, and nothing in others.
+            b-values within ± b_tolerance (s/mm²) count as one, as `Protocol.rounded` does it with
+            ``nominal``: 995 and 1000. By default 10 in scans that are averaged, with a warning
+            where this joins b-values that may differ on purpose, and nothing in others.
 
         Returns
         -------

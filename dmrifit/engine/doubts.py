@@ -44,6 +44,7 @@ _MOST = 0.5
 _SENTENCES = read_table("sentences")["scan"]
 _DOUBTS = read_table("sentences")["doubts"]
 
+_SCALES = (1.0, 0.1, 0.01)  # of typical tissue, at which a parameter may be determined
 _NEGLIGIBLE = 1e-4  # of the high end of an interval: a low end up to that is written as 0
 _FEWEST_KEPT = 10_000  # voxels whose intervals are kept for a median, where there are as many
 
@@ -102,14 +103,17 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
                 most = low + UNDETERMINED_SHARE * (result.upper_bounds(j) - low)
                 is_wide |= (outer[:, j, 0] <= low) & (outer[:, j, 1] >= most)
                 column[is_wide] = DoubtReason.NOT_DETERMINED
-    slopes = _slopes(result, typical_tissue(model))
+    # Also far below typical values, because those may leave no signal, and with other ratios,
+    # because parameters of equal boxes have equal ones.
+    tissue = typical_tissue(model)
+    slopes = _slopes(result, np.outer(_SCALES, tissue * np.linspace(1, 1.5, len(tissue))))
     free = np.flatnonzero(~result.is_known)
     # What the protocol does not determine in any tissue, although residuals may be zero.
     if np.isfinite(slopes).all():
-        sd = standard_deviations(slopes[None, :, free], np.zeros((1, len(free))))[0]
-        reasons[:, free[np.isinf(sd)]] = DoubtReason.NOT_DETERMINED
+        sd = standard_deviations(slopes[..., free], np.zeros((len(slopes), len(free))))
+        reasons[:, free[np.isinf(sd).all(axis=0)]] = DoubtReason.NOT_DETERMINED
     # At the ends of a share, the parameters of the compartment that is gone have no influence.
-    is_measured = (slopes != 0).any(axis=0)
+    is_measured = (slopes != 0).any(axis=(0, 1))
     for j, parameter in enumerate(model.parameters):
         if not is_share(parameter):
             continue
@@ -117,7 +121,7 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
         for end, (nearest, farthest) in enumerate(((low, high), (1 - high, 1 - low))):
             tissue = typical_tissue(model)
             tissue[j] = end
-            is_gone = is_measured & (_slopes(result, tissue) == 0).all(axis=0)
+            is_gone = is_measured & (_slopes(result, tissue)[0] == 0).all(axis=0)
             is_gone[j] = False
             # Nothing is known of a compartment that may be absent: on simulated tissue at SNR 20
             # to 200, the error of Dv is 2 to 15 times larger where the interval of f includes 0.
@@ -137,10 +141,10 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
     return reasons
 
 
-def _slopes(result: Any, tissue: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give derivatives of the signals of a tissue (n_measurements, n_parameters)."""
+def _slopes(result: Any, tissues: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give derivatives of the signals of tissues (n_tissues, n_measurements, n_parameters)."""
     with np.errstate(all="ignore"):
-        return signal_jacobian(result.model, tissue, result.protocol)[0]
+        return signal_jacobian(result.model, tissues, result.protocol)
 
 
 def _lacks_floor(result: Any) -> NDArray[np.bool_]:
@@ -392,8 +396,7 @@ class DoubtTally:
         if parameter.name in self.monotonic:
             smaller_of = f"the smaller of {high:g} and " if np.isfinite(high) else ""
             return f"{low:g} to {smaller_of}3/(b_max·D)"
-        text = f"{low:g}–{high:g}" if np.isfinite(high) else f"{low:g} and more"
-        return text + self._bound_unit(j)
+        return f"{low:g}–{high:g}{self._bound_unit(j)}" if np.isfinite(high) else f"from {low:g}"
 
     def _bound_unit(self, j: int) -> str:
         """Write what follows a bound of a parameter."""

@@ -348,9 +348,10 @@ class Protocol:
         Parameters
         ----------
         tolerance : float, default=10
-            b-values above it count as one where neighbors differ by the tolerance (s/mm²) at most,
-            and all of them by twice that at most. It has to be smaller than half the step between
-            b-values that differ on purpose: with the default, 20 and 30 become one.
+            b-values (above it, where b = 0 was measured) count as one where neighbors differ by
+            the tolerance (s/mm²) at most, and all of them by twice that at most. It has to be
+            smaller than half the step between b-values that differ on purpose: with the default,
+            20 and 30 become one.
         nominal : bool, default=False
             Whether protocols of several scans are to be found in each other. Then a b-value
             without others near it moves, too, by 2 % or 1 s/mm² at most and to a multiple of
@@ -422,7 +423,7 @@ class Protocol:
             limit = np.maximum(_B_NEAR, _B_NEAR_RELATIVE * b)
             if ((distance > b_tolerance) & (distance <= limit)).all():
                 text += (
-                    "; if b-values were meant to be the same, read them with "
+                    "; if b-values were meant to be the same, give "
                     f"b_tolerance={np.ceil(distance.max()):g}"
                 )
             raise ValueError(text)

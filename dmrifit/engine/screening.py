@@ -279,7 +279,7 @@ def zeros_outside(values: NDArray[np.float64], protocol: Protocol) -> NDArray[np
 
 def _steps(shares: NDArray[np.float64], limits: NDArray[np.float64]) -> NDArray[np.float64]:
     """
-    Find the step of which all values of a voxel are multiples; 0 where it is below a limit.
+    Find the step whose multiples are all positive values of a voxel; 0 where it is below a limit.
 
     Shapes: `shares` (n_voxels, n_measurements), of the largest value; the others (n_voxels,).
     """
@@ -290,7 +290,8 @@ def _steps(shares: NDArray[np.float64], limits: NDArray[np.float64]) -> NDArray[
     while left.size:
         multiples = shares[left] * (n / lowest[left, None])
         error = np.abs(multiples - np.rint(multiples)) - _SINGLE_ERROR * multiples
-        is_found = (error <= _STEP_ERROR).all(axis=1)
+        # Values that are all equal show no step.
+        is_found = (error <= _STEP_ERROR).all(axis=1) & (multiples.max(axis=1) > n + 0.5)
         steps[left[is_found]] = lowest[left[is_found]] / n
         n += 1
         left = left[~is_found & (lowest[left] > n * limits[left])]

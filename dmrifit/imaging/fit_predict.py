@@ -100,7 +100,7 @@ if TYPE_CHECKING:
 __all__ = ["fit_image", "predict_image"]
 
 _WITHOUT_NOISE = "without it the noise floor is less exact or missing: fluids may show kurtosis"
-_NO_NOISE = "sigma must be above 0, as noise is; leave it out, and the noise is measured"
+_NO_NOISE = "sigma must be above 0; give the noise, or leave it out"
 _B_STEP = 100.0  # s/mm², between limits that are tried
 _HIGH_B_LEFT = 0.05  # share of the voxels in which b may still be too high below an advised limit
 
@@ -114,7 +114,7 @@ MOST_OUTSIDE = 0.25
 MOST_NEGATIVE = 0.2
 #: Residuals in units of a given sigma, above which it is likely to be wrong.
 MOST_MISFIT = 10.0
-#: Residuals in units of sigma, above which intervals are too narrow to be trusted.
+#: Residuals in units of sigma, above which the SNR is told to be too high.
 _NOTED_MISFIT = 1.5
 #: Residuals relative to the noise of averages, below which the image holds less noise than sigma.
 _LEAST_MISFIT = 0.3
@@ -407,10 +407,10 @@ def fit_image(
             notes.warn(doubt)
         if doubt := relative_doubt(rows_of_tissue, protocol, model):
             notes.warn(doubt)
-        has_sigma = noise is not None and likelihood == "gaussian"
-        misfit = tally.misfit() if has_sigma else np.nan
+        misfit = tally.misfit() if noise is not None and likelihood == "gaussian" else np.nan
         # Signals of several directions differ by more than the noise.
-        if misfit > MOST_MISFIT and not is_estimated and not directions_vary(contrasts):
+        is_wrong = not is_estimated and not directions_vary(contrasts) and misfit > MOST_MISFIT
+        if is_wrong:
             notes.warn(
                 f"the residuals are {misfit:.3g} times sigma: check that sigma is in the units of "
                 "the image (without it the fit measures the noise), and model and bounds"
@@ -459,7 +459,7 @@ def fit_image(
         sidecar = describe_fit(tally, settings, box, protocol, contrasts, options, files)
         if level is not None and np.isfinite(snr):
             sidecar["Noise"] = {"Sigma": level.sigma, "Method": level.method, "SNR": snr}
-        if _NOTED_MISFIT < misfit <= MOST_MISFIT and tally.n_fitted >= _FEWEST_JUDGED:
+        if misfit > _NOTED_MISFIT and not is_wrong and tally.n_fitted >= _FEWEST_JUDGED:
             sidecar["Misfit"] = {"Ratio": misfit}
         summarize_tissue(sidecar, maps, tissue, tally.n_fitted)
         if merged_b:
@@ -655,10 +655,10 @@ def kept_measurements(
     """
     b = protocol.b
     is_kept = np.ones(len(b), bool)
-    if b_max is not None:
+    if b_max not in (None, np.inf):
         check_number("b_max", b_max)
         is_kept &= (b <= b_max) | is_same_b(b, b_max)
-    if np.ndim(leave_out_b) != 1:
+    if not np.iterable(leave_out_b):
         raise ValueError(f"leave_out_b must be a list such as [5], not {leave_out_b!r}")
     for value in leave_out_b:
         if not is_same_b(b, value).any():
@@ -937,7 +937,7 @@ def _read_noise(
             "the map or leave these out by a mask"
         )
     if not noise.any():
-        raise ValueError(_NO_NOISE)
+        raise ValueError(f"{image_name(sigma, 'the noise map')}: {_NO_NOISE}")
     return noise
 
 

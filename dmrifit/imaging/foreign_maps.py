@@ -34,6 +34,7 @@ METRICS = ("ADC_fast", "ADC_slow", "F")
 _FACTORS = {"": 1.0, "1": 1.0, "%": 0.01, **DIFFUSIVITY_FACTORS}
 _ADC_OF = {"ADC_fast": "of b = 0 to 100 s/mm²", "ADC_slow": "of b from 100 s/mm²"}
 _PLAUSIBLE_ADC = (0.05, 10.0)  # µm²/ms, of a median over tissue
+MOST_LABELS = 255  # that a page can number
 
 
 def read_maps(
@@ -80,14 +81,16 @@ def view_maps(
     volumes, affine = read_maps(files)
     layers = []
     for name, values in volumes.items():
-        shown: NDArray[Any] = values
+        volume: NDArray[Any] = values
         names: list[str] = []
         if kinds[name] == "mask":
             # One color for each number that occurs: 1, 2 and 7 are three labels.
             numbers, codes = np.unique(np.append(0, np.nan_to_num(values)), return_inverse=True)
-            shown = codes[1:].reshape(values.shape) - np.searchsorted(numbers, 0)
+            volume = codes[1:].reshape(values.shape) - np.searchsorted(numbers, 0)
+            if len(numbers) > MOST_LABELS:
+                raise ValueError(f"{labels} has {len(numbers)} numbers: is it a label image?")
             names = [f"label {number:g}" for number in numbers[numbers > 0]]
-        layers.append(Layer(name, shown, kinds[name], unit=units.get(name, ""), names=names))
+        layers.append(Layer(name, volume, kinds[name], unit=units.get(name, ""), names=names))
     title = common_stem(list(maps.values())) or "Maps"
     first = next(iter(maps))
     below, overlay = (first, None) if image is None else ("image", first)

@@ -136,8 +136,8 @@ def _checked(signals: Any, mask: NDArray[np.bool_] | None) -> Array:
     """Check the shape of signals (x, y, z, n_measurements) and mask, without reading them."""
     values = signals if is_array(signals) else np.asarray(signals)
     if len(values.shape) != 4:
-        found = f"{values.shape} of a {type(signals).__name__}; give an array"
-        raise ValueError(f"signals must have shape (x, y, z, n_measurements), not {found}")
+        shape = f"{values.shape} of a {type(signals).__name__}; give an array"
+        raise ValueError(f"signals must have shape (x, y, z, n_measurements), not {shape}")
     if 0 in values.shape:
         raise ValueError(f"signals of shape {values.shape} hold no value")
     if mask is not None and mask.shape != values.shape[:3]:
@@ -215,7 +215,6 @@ def describe_noise_levels(levels: list[NoiseLevel]) -> tuple[str, str]:
     """List estimates of the noise; say in a second sentence that they disagree, if they do."""
     medians: dict[str, float] = {}
     for level in levels:
-        # The first of a method is that of the whole image.
         medians.setdefault(level.method, float(np.median(level.sigma)))
     medians = {method: sigma for method, sigma in medians.items() if sigma > 0}
     if not medians:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit._utils.counts import counted, first_few, percent
+from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.text_files import read_small
 from dmrifit.engine.fit_maps import FIT_MAPS, unpack_bits, unpack_bounds
 from dmrifit.engine.fit_settings import check_values
@@ -282,10 +282,7 @@ def repeatability_text(repeats: pd.DataFrame, table: pd.DataFrame) -> str:
     is_parameter = ~repeats["map"].str.endswith("_se") & (repeats["map"] != "cost")
     parameters = repeats[is_parameter & (repeats["n_subjects"] > 0)]
     if parameters.empty:
-        scans = table[["subject", "model", "visit"]].drop_duplicates()
-        again = scans[scans.groupby("subject")["visit"].transform("nunique") > 1]
-        found = [f"{own[0]} has {own[1]} at visit {own[2]}" for own in again.to_numpy()]
-        return f"nothing repeats: {first_few(found) or 'no subject has two visits'}"
+        return "nothing repeats: no subject has a map of one model in one region at two visits"
     table = parameters[["model", "name", "map", "n_subjects"]]
     table = table.rename(columns={"name": "region", "n_subjects": "subjects"})
     table["within-subject CV"] = parameters["wcv"].map(percent, na_action="ignore").fillna("–")

@@ -376,7 +376,7 @@ def compare(
     ]
     # Tables could not separate two estimators with equal strategy and algorithm.
     names = [f"{entrant.algorithm} of strategy {entrant.strategy}" for entrant in entrants]
-    check_own_names("estimators, compared without signs and strategy,", names)
+    check_own_names("estimators (names compared without signs, within a strategy)", names)
     if controls:
         has_noise_free = any(cohort.has_noise_free for cohort in cohorts.values())
         entrants += contestants.controls_of(entrants, noise_free=has_noise_free, **options)

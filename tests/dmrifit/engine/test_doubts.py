@@ -54,6 +54,15 @@ def test_parameters_that_change_the_signal_alike_are_in_doubt_at_any_noise(sd):
     np.testing.assert_array_equal(fit_voxels(signals, LOW_B, model).doubt.mean(axis=0), [0, 1, 1])
 
 
+def test_parameters_of_equal_boxes_and_of_weak_typical_signals_are_determined():
+    parameters = [Parameter("S0", "signal", 0, np.inf), Parameter("f", "", 0, 1)]
+    parameters += [Parameter("D1", "µm²/ms", 0, 5), Parameter("D2", "µm²/ms", 0, 5)]
+    two = SignalModel.from_expression("S0*(f*exp(-b*D1) + (1-f)*exp(-b*D2))", parameters, name="two")
+    for model, truth, highest in ((two, [1000.0, 0.6, 2.5, 0.3], 3000), (MODELS["kurtosis"], [1000.0, 0.1, 0.8], 15000)):
+        protocol = Protocol(np.linspace(0, highest, 16))
+        assert fit_voxels(noisy(model, truth, protocol, 200, 8, n=40), protocol, model).doubt.mean() < 0.05
+
+
 def test_an_artificial_bound_is_a_doubt_and_zero_is_none():
     signals = noisy(MODELS["adc"], [100.0, 2.5], Protocol([0, 400, 800]), 100, 4)
     result = fit_voxels(signals, Protocol([0, 400, 800]), "adc", bounds={"ADC": (0.5, 2.0)})

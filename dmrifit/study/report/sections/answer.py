@@ -182,7 +182,7 @@ def _sites(board: Board) -> Iterator[Any]:
         yield "One cohort was compared, so nothing is known about other cohorts."
         return
     if len(regimes) < 2:
-        command = rerun_command(board.study, "--train-on same,other --resynthesize --out cohorts")
+        command = rerun_command(board.study, "--train-on same,other --out study-cohorts")
         yield _TEXTS("not_tried", trained=training_words(regimes[0]), command=command)
         return
     if not rows[measure].notna().any():

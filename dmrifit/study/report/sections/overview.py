@@ -77,7 +77,7 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Any]:
         groups = summary.groupby(["train_on", "cohort", "strategy"], sort=False)
         for (train_on, cohort, strategy), algorithms in groups:
             simulation = board.study.get("cohorts", {}).get(cohort, {}).get("simulation") or {}
-            conditions = board.conditions(matching(board.scores, cohort=cohort))
+            conditions = board.conditions(matching(board.scores, cohort=cohort, train_on=train_on))
             line = [number, conditions, training_words(train_on, "whom"), cohort]
             line += [simulation.get("difficulty", "–"), strategy]
             for metric in metrics:

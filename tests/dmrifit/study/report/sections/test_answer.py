@@ -123,7 +123,7 @@ def test_what_was_not_compared_is_said_in_the_place_of_its_picture(make_evaluati
     assert "N = 3. One number was compared." in html
     assert f"To see more: {command}" in html
     two = read(answer(study_of(make_evaluation, cohorts=("A", "B"), sizes=(1,))))
-    assert "dmrifit benchmark TABLE --train-on same,other --resynthesize --out cohorts" in two
+    assert "dmrifit benchmark TABLE --train-on same,other --out study-cohorts --resynthesize" in two
     assert "To see more" not in two
 
 
