@@ -342,8 +342,8 @@ def check_echo_times(protocol: Protocol, model: SignalModel) -> None:
         times = ", ".join(f"{te:g}" for te in np.unique(protocol.te))
         raise ValueError(
             f"model {model.name} does not include relaxation, but the protocol has echo times "
-            f"{times} ms; take the measurements of one echo time (protocol.take), a model with T2, "
-            "or S0 by echo time (model.by_echo_time(protocol))"
+            f"{times} ms; take the measurements of one echo time (protocol.take), a model with "
+            "T2, or S0 by echo time (model.by_echo_time(protocol))"
         )
     if model == MODELS["t2"] and np.ptp(protocol.b) > max(ZERO_B, 0.05 * protocol.b.max()):
         raise ValueError(
