@@ -110,7 +110,10 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
     free = np.flatnonzero(~result.is_known)
     # What the protocol does not determine in any tissue, although residuals may be zero.
     if np.isfinite(slopes).all():
-        sd = standard_deviations(slopes[..., free], np.zeros((len(slopes), len(free))))
+        # Curves that rise beyond a turning point have slopes whose squares overflow.
+        largest = np.abs(slopes).max(axis=1, keepdims=True)
+        shares = (slopes / np.where(largest > 0, largest, 1))[..., free]
+        sd = standard_deviations(shares, np.zeros((len(shares), len(free))))
         reasons[:, free[np.isinf(sd).all(axis=0)]] = DoubtReason.NOT_DETERMINED
     # At the ends of a share, the parameters of the compartment that is gone have no influence.
     is_measured = (slopes != 0).any(axis=(0, 1))

@@ -157,4 +157,4 @@ def test_medians_that_depend_on_the_voxels_in_doubt_are_told():
     maps["doubt"] = (maps["f"] < 10).astype(int) + 2 * (maps["f"].astype(int) % 2)
     sidecar = {"Parameters": {"f": {}, "ADC": {}}}
     summarize_tissue(sidecar, maps, np.ones((4, 5, 1), bool), 20)
-    assert sidecar["MedianShift"]["Description"].endswith("left out: f 14.5 without, 9.5 with them")
+    assert sidecar["MedianShift"]["Description"].endswith("changes medians: f 14.5 without them, 9.5 with them")

@@ -113,7 +113,7 @@ def test_a_sentence_says_what_so_many_patients_let_expect(world):
     # Rows in random groups are not called patients.
     fitted = ConformalIntervals(Ridge(), random_state=0).fit(X, y)
     assert fitted.has_random_groups_
-    assert "nothing is said of new patients" in fitted.guarantee()
+    assert "nothing is known about new patients" in fitted.guarantee()
 
 
 def test_a_patient_with_many_voxels_counts_as_one(world):
