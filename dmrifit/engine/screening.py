@@ -290,8 +290,8 @@ def _steps(shares: NDArray[np.float64], limits: NDArray[np.float64]) -> NDArray[
     while left.size:
         multiples = shares[left] * (n / lowest[left, None])
         error = np.abs(multiples - np.rint(multiples)) - _SINGLE_ERROR * multiples
-        # Values that are all equal show no step.
-        is_found = (error <= _STEP_ERROR).all(axis=1) & (multiples.max(axis=1) > n + 0.5)
+        # Values that are all equal are one step, as in air where the image holds 0 and 1.
+        is_found = (error <= _STEP_ERROR).all(axis=1)
         steps[left[is_found]] = lowest[left[is_found]] / n
         n += 1
         left = left[~is_found & (lowest[left] > n * limits[left])]

@@ -204,6 +204,8 @@ def test_zeros_beside_clear_signals_lie_outside_the_field_of_view_and_all_others
     for factor in (0.0137, 1 / 3, 7, 3563.92, 1e9):  # as those of a file
         for scaled in (factor * magnitudes, np.float64(np.float32(factor) * np.float32(magnitudes))):
             np.testing.assert_array_equal(zeros_outside(scaled, protocol), expected)
+            # Air of zeros and single steps.
+            assert not zeros_outside(factor * np.sign(magnitudes), protocol).any()
 
 
 def test_echo_times_weigh_as_b_values_do():
