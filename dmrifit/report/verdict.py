@@ -118,8 +118,9 @@ def fit_sentences(sidecar: Mapping[str, Any]) -> list[str]:
         if key in sidecar:
             sentences.append(wording(text, sidecar[key]))
     for advice in sidecar.get("ExpectedPrecision", {}).get("Advice", []):
-        # The fit itself shows which b-values are too high, here not in typical tissue alone.
-        if "--b-max" not in advice:
+        # What the fit itself shows takes the place of what holds in typical tissue.
+        known = tuple(text.partition(" ")[0] + " " for text in sidecar["Doubt"]["Advice"])
+        if "--b-max" not in advice and not advice.startswith(known):
             sentences.append(f"protocol: {advice}")
     return list(dict.fromkeys(sentences))
 
