@@ -382,7 +382,9 @@ class Protocol:
             mean = float(group.mean())
             reach = min(tolerance, max(_B_MATCH, _B_MATCH_RELATIVE * mean, spread / 2))
             # A b-value without others near it was not meant to be a less round one.
-            steps = _ROUND_STEPS if spread else _ROUND_STEPS[: 4 * nominal]
+            steps = _ROUND_STEPS
+            if not spread:
+                steps = _ROUND_STEPS[:4] if nominal else ()
             round_values = (step * round(mean / step) for step in steps)
             near = (value for value in round_values if value > 0 and abs(mean - value) <= reach)
             b[shell == number] = next(near, mean)
