@@ -40,7 +40,7 @@ ZERO_B = 10.0
 #: ms, up to which echo times are one.
 TE_MATCH = 0.05
 _MOST_LISTED = 21  # measurements in a message
-_ROUND_STEPS = (1000, 500, 100, 50, 10, 5, 1)  # s/mm²
+_ROUND_STEPS: tuple[int, ...] = (1000, 500, 100, 50, 10, 5, 1)  # s/mm²
 
 _PRESETS = {
     # The docstring of `Protocol.preset` says which of these values the study names.
