@@ -258,7 +258,7 @@ def roi(
     n_labels = regions["label"].nunique()
     typer.echo(f"{counted(n_fits, 'fit')}, {counted(n_labels, 'label')}: {out}")
     if repeats is not None:
-        typer.echo(repeatability_text(repeats, regions))
+        typer.echo(repeatability_text(repeats))
     if is_repeated:
         typer.echo(f"repeatability: {out.parent / repeatability_name}")
 

@@ -273,9 +273,9 @@ def repeatability(table: pd.DataFrame) -> pd.DataFrame:
     return result.reset_index()
 
 
-def repeatability_text(repeats: pd.DataFrame, table: pd.DataFrame) -> str:
+def repeatability_text(repeats: pd.DataFrame) -> str:
     """
-    Tabulate what `repeatability` gives of the parameters in a table, or say why it is nothing.
+    Tabulate what `repeatability` gives of the parameters, or say that nothing repeats.
 
     Other maps tell of the fit alone.
     """

@@ -428,7 +428,7 @@ def test_noise_that_a_fit_cannot_use_is_refused_or_doubted(image, tmp_path, refu
     nib.save(nib.Nifti1Image(np.ones(GRID)[:3], AFFINE), path)
     for sigma, problem in (
         (path, r"sigma\.nii has 3 × 3 × 5 voxels .* different grids; .*resample_from_to"),
-        (0, "sigma must be above 0, .* leave it out"),
+        (0, "sigma must be above 0; .* leave it out"),
         (nib.Nifti1Image(np.zeros(GRID), AFFINE), "sigma must be above 0"),
     ):
         refused(image, problem, sigma=sigma)
