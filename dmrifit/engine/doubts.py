@@ -12,14 +12,9 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.counts import percent
 from dmrifit._utils.spread_sample import SpreadSample
+from dmrifit.engine.design import precision
 from dmrifit.engine.design.identifiability import typical_tissue
-from dmrifit.engine.design.precision import (
-    DECAYED,
-    largest_error,
-    rounded,
-    signal_jacobian,
-    standard_deviations,
-)
+from dmrifit.engine.design.precision import DECAYED, largest_error, rounded
 from dmrifit.engine.free_water import TISSUE_T2, is_raised_by_water
 from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE, is_share
 from dmrifit.engine.models import SignalModel, read_table
@@ -112,8 +107,8 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
     if np.isfinite(slopes).all():
         # Curves that rise beyond a turning point have slopes whose squares overflow.
         largest = np.abs(slopes).max(axis=1, keepdims=True)
-        shares = (slopes / np.where(largest > 0, largest, 1))[..., free]
-        sd = standard_deviations(shares, np.zeros((len(shares), len(free))))
+        scaled_slopes = (slopes / np.where(largest > 0, largest, 1))[..., free]
+        sd = precision.standard_deviations(scaled_slopes, np.zeros((len(slopes), len(free))))
         reasons[:, free[np.isinf(sd).all(axis=0)]] = DoubtReason.NOT_DETERMINED
     # At the ends of a share, the parameters of the compartment that is gone have no influence.
     is_measured = (slopes != 0).any(axis=(0, 1))
@@ -147,7 +142,7 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
 def _slopes(result: Any, tissues: NDArray[np.float64]) -> NDArray[np.float64]:
     """Give derivatives of the signals of tissues (n_tissues, n_measurements, n_parameters)."""
     with np.errstate(all="ignore"):
-        return signal_jacobian(result.model, tissues, result.protocol)
+        return precision.signal_jacobian(result.model, tissues, result.protocol)
 
 
 def _lacks_floor(result: Any) -> NDArray[np.bool_]:

@@ -119,8 +119,8 @@ def fit_sentences(sidecar: Mapping[str, Any]) -> list[str]:
             sentences.append(wording(text, sidecar[key]))
     for advice in sidecar.get("ExpectedPrecision", {}).get("Advice", []):
         # What the fit itself shows takes the place of what holds in typical tissue.
-        known = tuple(text.partition(" ")[0] + " " for text in sidecar["Doubt"]["Advice"])
-        if "--b-max" not in advice and not advice.startswith(known):
+        names = tuple(text.partition(" ")[0] + " " for text in sidecar["Doubt"]["Advice"])
+        if "--b-max" not in advice and not advice.startswith(names):
             sentences.append(f"protocol: {advice}")
     return list(dict.fromkeys(sentences))
 

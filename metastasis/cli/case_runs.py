@@ -132,8 +132,7 @@ def segment_case(
     `figures` are what is known of the model, `source` is the file of a case that has no table,
     `files` are those of cases by name.
     """
-    case = scan[0]
-    notes = [note for note in scan[1] if case.prior is not None or "prior scan" not in note]
+    case, notes = scan
     is_ensemble = isinstance(segmenter, SensitivitySpecificityEnsemble)
     images = scans_of([case])
     prior_labels, n_marked_by_both = None, None

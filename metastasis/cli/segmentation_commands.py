@@ -213,7 +213,9 @@ def _segment(
     edges = [edge_in_training(segmenter) for segmenter in segmenters]
     files: dict[str, dict[str, Path]] = {}
     read = partial(noted_case, edges=[] if options.resample else edges, files=files)
-    read = partial(read, finds_brain=options.mask == "auto")
+    # The table of lesions of an ensemble compares with prior scans that its models do not see.
+    uses_prior = len(segmenters) > 1 or segmenters[0].prior_ is not None
+    read = partial(read, finds_brain=options.mask == "auto", uses_prior=uses_prior)
     failed: list[dict[str, str]] = []
     if is_table:
         cases = CASES.read(scans, read, failed=failed)
@@ -232,8 +234,7 @@ def _segment(
         if thresholds is not None:
             # The number of false positives holds at the model's own threshold only.
             segmenter.threshold_, segmenter.false_positives_ = thresholds[0], None
-        # The table of lesions of an ensemble compares with prior scans that its models do not see.
-        if segmenter.prior_ is None:
+        if not uses_prior:
             cases = [(replace(case, prior=None), notes) for case, notes in cases]
         settings |= {"command": "segment", "threshold": segmenter.threshold_}
     for model, edge in zip(segmenters, edges, strict=True) if options.resample else ():

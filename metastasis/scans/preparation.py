@@ -19,7 +19,7 @@ from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import Volume
 from dmrifit.io.masks import MASK_THRESHOLD
 from metastasis.scans.cases import Case
-from metastasis.scans.scan_checks import RECORD, contrast_note, slice_note
+from metastasis.scans.scan_checks import PRIOR, RECORD, contrast_note, slice_note
 
 __all__ = ["prepare_scan"]
 
@@ -193,7 +193,7 @@ def _prepared(
         moved = prior_scan.onto(image, matrix, order=3).values
         prior = Volume.of(_scaled(moved, inside), image.affine)
         edges = np.linalg.norm(prior_scan.affine[:3, :3], axis=0).tolist()
-        notes.append(slice_note(f"the prior scan {names[1]}", edges))
+        notes.append(slice_note(PRIOR + names[1], edges))
     brain = Volume.of(inside.astype(np.uint8), image.affine)
     return PreparedScan(image, brain, prior, matrix, likeness, [note for note in notes if note])
 

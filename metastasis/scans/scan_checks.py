@@ -54,6 +54,8 @@ _FEWEST_VALUES = 10  # in the inner brain; images of labels have less
 
 #: A case, and what is to be said of it.
 NotedCase: TypeAlias = tuple[Case, Sequence[str]]
+#: What notes of `prepare` on a prior scan begin with.
+PRIOR = "the prior scan "
 #: Files of cases by their role, by the names of the cases.
 Files: TypeAlias = dict[str, dict[str, Path]]
 
@@ -274,13 +276,19 @@ def _brain(case: Case) -> NDArray[np.bool_]:
 
 
 def noted_case(
-    row: dict[str, str], folder: Path, *, edges: Sequence[Any], finds_brain: bool, files: Files
+    row: dict[str, str],
+    folder: Path,
+    *,
+    edges: Sequence[Any],
+    finds_brain: bool,
+    uses_prior: bool,
+    files: Files,
 ) -> NotedCase:
     """
     Check the voxels of a case, read it, and note what a reader should know of it.
 
-    `edges` are those of voxels in trainings, None where any will do; `files` takes the files of
-    the case by its name.
+    `edges` are those of voxels in trainings, None where any will do; prior scans that nothing uses
+    have no notes; `files` takes the files of the case by its name.
     """
     image = folder / row["image"]
     edges_of_scan = np.linalg.norm(load_image(image).affine[:3, :3], axis=0).tolist()
@@ -296,10 +304,11 @@ def noted_case(
     # What prepare saw in the scan as it came, which the prepared one does not show.
     prepared_notes = record.get("Notes")
     if isinstance(prepared_notes, list):
-        notes += map(str, prepared_notes)
+        of_prior = () if uses_prior else PRIOR
+        notes += [text for text in map(str, prepared_notes) if not text.startswith(of_prior)]
     elif not case.synthetic:
         notes.append(contrast_note(case))
-    if not case.synthetic:
+    if uses_prior and not case.synthetic:
         notes.append(_prior_note(case))
     return case, [note for note in notes if note]
 

@@ -1,5 +1,6 @@
 """Checks of scans before segmentation: headers, skull, contrast agent, likeness to training."""
 
+import json
 from functools import partial
 from types import SimpleNamespace
 
@@ -48,12 +49,15 @@ def test_thick_slices_are_noted_and_a_prior_or_a_brain_on_another_grid_is_refuse
     affine = np.diag([0.8, 0.9, 4.0, 1])
     for name, shape in (("scan", (9, 9, 9)), ("prior", (9, 9, 8)), ("series", (9, 9, 9, 5))):
         nib.save(nib.Nifti1Image(np.ones(shape, np.float32), affine), tmp_path / f"{name}.nii.gz")
-    read = partial(noted_case, folder=tmp_path, edges=(), finds_brain=False, files={})
+    read = partial(noted_case, folder=tmp_path, edges=(), finds_brain=False, uses_prior=True, files={})
     scan = {"patient": "p1", "image": "scan.nii.gz", "synthetic": "true"}
-    (tmp_path / "scan_prepared.json").write_text('{"Notes": ["its brain mask is only approximate"]}')
+    notes = ["its brain mask is only approximate", "the prior scan x has slices of 4 mm", "not like a prior scan"]
+    (tmp_path / "scan_prepared.json").write_text(json.dumps({"Notes": notes}))
     first, *others = read(scan)[1]
     assert "slices of 4 mm" in first
-    assert others == ["its brain mask is only approximate"]
+    assert others == notes
+    # A model without prior scans is not judged by them.
+    assert read(scan, uses_prior=False)[1] == [first, notes[0], notes[2]]
     # Affines in single precision are rounded.
     assert slice_note("scan", (1, 1, 3.000005)) == ""
     assert "slices of 3.3 mm" in slice_note("scan", (0.57, 0.57, 3.2999961))
