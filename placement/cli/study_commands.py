@@ -243,7 +243,7 @@ def train(
     boxes_of_cases = counted(n_boxes, "box", "boxes")
     typer.echo(f"trained on {counted(len(scenes), 'case')} with {boxes_of_cases}: {files.out}")
     if table["synthetic"].any():
-        typer.echo("trained on synthetic cases and simulated experts, not on clinical experts")
+        typer.echo("trained on synthetic cases and simulated experts, not clinical experts")
 
 
 def evaluate(
