@@ -552,12 +552,16 @@ def span_text(b: NDArray[np.float64]) -> str:
 
 def shells_text(b: NDArray[np.float64]) -> str:
     """List b-values (n,) with their volumes; those that scanners scatter around one are a span."""
-    ordered = np.sort(b)
-    gaps = np.diff(ordered) > np.maximum(_B_MATCH, _B_MATCH_RELATIVE * ordered[1:])
-    shells = np.split(ordered, np.flatnonzero(gaps) + 1)
+    shells = split_shells(np.sort(b))
     if len(shells) > _MOST_LISTED:
         return f"{span_text(b)} ({len(shells)} shells, {counted(len(b), 'volume')})"
     return ", ".join(span_text(s) + (f" ({len(s)})" if len(s) > 1 else "") for s in shells)
+
+
+def split_shells(ordered: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Split b-values in ascending order (n,) where neighbors differ by more than scanners do."""
+    gaps = np.diff(ordered) > np.maximum(_B_MATCH, _B_MATCH_RELATIVE * ordered[1:])
+    return np.split(ordered, np.flatnonzero(gaps) + 1)
 
 
 def is_same_b(b: NDArray[np.float64], value: float) -> NDArray[np.bool_]:

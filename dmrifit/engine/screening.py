@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.threads import run_in_chunks
 from dmrifit.engine.models import read_table
-from dmrifit.engine.protocol import Protocol
+from dmrifit.engine.protocol import ZERO_B, Protocol
 
 _SENTENCES = read_table("sentences")
 
@@ -31,7 +31,6 @@ _FASTEST_DIFFUSION = 5.0  # µm²/ms
 _SHORTEST_T2 = 20.0  # ms
 
 _CHUNK = 8192  # voxels whose values stay in the processor's cache
-_UNWEIGHTED = 10.0  # s/mm²
 
 
 class Refusal(IntEnum):
@@ -152,7 +151,7 @@ class Screen:
             screening.n_negative[rows] = is_negative.sum(axis=1)
         refusal = np.zeros(len(rows), np.uint8)
         if self.needs_amplitude:
-            unweighted = self.protocol.b < _UNWEIGHTED
+            unweighted = self.protocol.b < ZERO_B
             total = np.where(is_kept, values, 0.0)[:, unweighted].sum(axis=1)
             refusal[~(total > 0)] = Refusal.NO_AMPLITUDE
         if self.is_rician:

@@ -120,10 +120,7 @@ def contrast_lines(protocol: Protocol) -> list[str]:
     if protocol.te is not None:
         times = np.unique(protocol.te)
         groups = [(f" at TE {te:g} ms", protocol.b[protocol.te == te]) for te in times]
-    lines = []
-    for ending, at_te in groups:
-        lines.append(f"b = {shells_text(at_te)} s/mm²{ending}")
-    return lines
+    return [f"b = {shells_text(b)} s/mm²{ending}" for ending, b in groups]
 
 
 def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] | None) -> None:
@@ -295,10 +292,7 @@ def _model_line(name: str, protocol: Protocol, snr: float) -> str:
     of_amplitude = snr_of_amplitude(snr, protocol, model)
     if np.isnan(of_amplitude):
         return f"{name}: yes"
-    try:
-        table = expected_precision(protocol, model, snr=of_amplitude)
-    except ValueError:
-        return f"{name}: yes"
+    table = expected_precision(protocol, model, snr=of_amplitude)
     texts, undetermined = [], []
     for row, parameter in zip(table.to_dict("records"), model.parameters, strict=True):
         unit = f" {row['unit']}" if row["unit"] else ""

@@ -19,6 +19,7 @@ from dmrifit.engine.protocol import (
     check_protocol,
     least_weighted,
     span_text,
+    split_shells,
 )
 
 if TYPE_CHECKING:
@@ -36,10 +37,6 @@ _RICHER = {"ivim": "t2-ivim-kurtosis", "t2": "t2-adc"}
 
 _PERFUSION_B = (10.0, 200.0)  # s/mm², where blood decays and tissue hardly does
 _KURTOSIS_B = 1500.0  # s/mm², which the highest b-value has to exceed for a kurtosis
-# Scanners write 995 to 1005 for 1000.
-_SAME_B = 1.0  # s/mm²
-_SAME_B_RELATIVE = 0.02
-_SAME_TE = 0.05  # ms
 
 
 def suggest_model(protocol: Protocol) -> tuple[str, str]:
@@ -174,16 +171,12 @@ def nominal_contrasts(protocol: Protocol) -> set[tuple[float, float]]:
     """Find the distinct (b, TE) in s/mm² and ms; b-values that scatter around one are one."""
     weighted_b = np.where(protocol.b < ZERO_B, 0.0, protocol.b)
     nominal_b: dict[float, float] = {}
-    previous = lowest = weighted_b.min()
-    for value in np.unique(weighted_b):
-        if value - previous > max(_SAME_B, _SAME_B_RELATIVE * value):
-            lowest = value
-        nominal_b[value] = float(lowest)
-        previous = value
+    for shell in split_shells(np.unique(weighted_b)):
+        nominal_b |= dict.fromkeys(shell.tolist(), float(shell[0]))
     te = protocol.te
     if te is None or np.ptp(te) <= TE_MATCH:
         te = np.zeros(len(protocol))
-    nominal_te = np.round(te / _SAME_TE) * _SAME_TE
+    nominal_te = np.round(te / TE_MATCH) * TE_MATCH
     return {(nominal_b[b], float(te)) for b, te in zip(weighted_b, nominal_te, strict=True)}
 
 
