@@ -131,7 +131,7 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
             unseen = (reasons[:, j] == DoubtReason.NONE) & is_raised_by_water(result)
             reasons[unseen, j] = DoubtReason.FREE_WATER
     if result.noise is None and result.inputs.sigma is None:
-        reasons[degrees_of_freedom(result) < 1] = DoubtReason.NO_RESIDUALS
+        reasons[result.degrees_of_freedom < 1] = DoubtReason.NO_RESIDUALS
         reasons[:, result.is_known] = DoubtReason.NONE
     # numpy is slow along short axes.
     is_known = np.isfinite(outer[..., 0]) & np.isfinite(outer[..., 1])
@@ -150,15 +150,9 @@ def _lacks_floor(result: Any) -> NDArray[np.bool_]:
     inputs = result.inputs
     if result.noise is not None or inputs is None or inputs.sigma is not None:
         return np.zeros(len(result), bool)
-    degrees = degrees_of_freedom(result)
+    degrees = result.degrees_of_freedom
     residuals = np.sqrt(result.cost / np.maximum(degrees, 1))
     return needs_floor(result, residuals) & (degrees > 0)
-
-
-def degrees_of_freedom(result: Any) -> NDArray[np.intp]:
-    """Count the measurements of each voxel beyond its free parameters."""
-    n_free = np.count_nonzero(~result.is_known)
-    return np.isfinite(result.inputs.signals).sum(axis=1) - n_free
 
 
 def least_weighted_signals(result: Any) -> NDArray[np.float64]:

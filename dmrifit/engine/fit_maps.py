@@ -109,10 +109,6 @@ class FitMap:
             return [self.name.format(parameter=name) for name in model.names]
         return [self.name]
 
-    def dtype_for(self, model: SignalModel) -> np.dtype:
-        """Choose the type of the map's values for a model."""
-        return bits_type(len(model.names)) if self.dtype == "bits" else np.dtype(self.dtype)
-
     def describe(self, files: Mapping[str, str]) -> dict[str, str]:
         """Describe a map that is not of one parameter for the sidecar."""
         section = {}
@@ -157,9 +153,11 @@ def empty_maps(model: SignalModel, grid: tuple[int, int, int]) -> dict[str, NDAr
     """Allocate the maps of a fit, with their values outside the mask."""
     maps: dict[str, NDArray] = {}
     for fit_map in FIT_MAPS:
+        is_bits = fit_map.dtype == "bits"
+        dtype = bits_type(len(model.names)) if is_bits else np.dtype(fit_map.dtype)
         for name in fit_map.names(model):
             # This takes memory only where a map is written to.
-            maps[name] = np.zeros(grid, fit_map.dtype_for(model))
+            maps[name] = np.zeros(grid, dtype)
             if fit_map.outside:
                 maps[name][:] = fit_map.outside
     return maps

@@ -167,8 +167,7 @@ def noise_of_repeats(signals: NDArray, protocol: Protocol) -> NoiseLevel:
 
 def noise_of_residuals(result: Any) -> float:
     """Compute the noise from the residuals of a fit; NaN for fewer than 30 degrees of freedom."""
-    n_free = len(result.names) - len(result.fixed)
-    return _typical(result.cost, np.isfinite(result.inputs.signals).sum(axis=1) - n_free)
+    return _typical(result.cost, result.degrees_of_freedom)
 
 
 def _typical(squares: NDArray, degrees: NDArray[np.intp]) -> float:

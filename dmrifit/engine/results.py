@@ -190,6 +190,16 @@ class FitResult:
         return high
 
     @property
+    def degrees_of_freedom(self) -> NDArray[np.intp]:
+        """Number of measurements of each voxel beyond the free parameters, shape (n_voxels,)."""
+        signals = self._known_inputs.signals
+        is_used = np.isfinite(signals)
+        if self.method in ("ols", "wls"):
+            # A fit of logarithms keeps in its inputs the values that it leaves out.
+            is_used &= signals > 0
+        return np.einsum("ij->i", is_used, dtype=np.intp) - np.count_nonzero(~self.is_known)
+
+    @property
     def reduced_chi2(self) -> NDArray[np.float64]:
         """
         Sum of squared residuals over the noise variance and the degrees of freedom.
@@ -199,8 +209,7 @@ class FitResult:
         """
         if self.inputs is None or self.inputs.sigma is None:
             return np.full(len(self), np.nan)
-        n_free = len(self.names) - len(self.fixed)
-        dof = np.isfinite(self.inputs.signals).sum(axis=1) - n_free
+        dof = self.degrees_of_freedom
         with np.errstate(divide="ignore", invalid="ignore"):
             is_known = (dof > 0) & (self.inputs.sigma > 0)
             return np.where(is_known, self.cost / (dof * self.inputs.sigma**2), np.nan)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from nibabel.orientations import apply_orientation
 from numpy.typing import NDArray
 
 from dmrifit.imaging.image_maps import ImageMaps
@@ -19,9 +18,9 @@ from dmrifit.io.bids_derivatives import (
     describe_prediction,
     summarize_bounds,
 )
-from dmrifit.io.grids import three_axes, turn_to_grid
-from dmrifit.io.masks import Grid, binarize
-from dmrifit.io.nifti import image_of, load_image, read_volume
+from dmrifit.io.case_tables import read_on_grid
+from dmrifit.io.masks import binarize
+from dmrifit.io.nifti import image_of, read_grid
 
 if TYPE_CHECKING:
     from dmrifit.predict.conformal import ConformalIntervals
@@ -41,17 +40,13 @@ def read_maps(
     maps: Mapping[str, str | Path],
 ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
     """Read maps (x, y, z) of one grid by name, in the order of the first; also its affine."""
-    volumes: dict[str, NDArray[np.float64]] = {}
-    reference: Grid = ((), np.eye(4))
-    first = ""
+    first = next(iter(maps.values()))
+    shape, affine = read_grid(first)
+    volumes = {}
     for name, path in maps.items():
-        values = three_axes(np.asarray(read_volume(path), dtype=np.float64), path)
-        grid = values.shape, np.asarray(load_image(path).affine, dtype=np.float64)
-        if not volumes:
-            reference, first = grid, str(path)
-        turn = turn_to_grid(grid, reference, name=str(path), reference_name=first)
-        volumes[name] = apply_orientation(values, turn)
-    return volumes, reference[1]
+        values = read_on_grid(Path(path), shape[:3], affine, str(first))
+        volumes[name] = values.astype(np.float64)
+    return volumes, affine
 
 
 def view_maps(

@@ -187,10 +187,14 @@ class FitTally:
         codes = self.doubts.add(result)
         if result.screening is not None:
             self.screening.add(result.screening, result.status != FitStatus.NOT_FITTED)
-        noise = level = deviation = np.full(len(result.cost), np.nan)
+        noise, deviation = np.full((2, len(result)), np.nan)
+        level = deviation
         if result.inputs is not None:
             known = result.inputs.sigma if result.noise is None else result.noise
-            level = deviation = self._deviation(result, result.inputs.signals)
+            # Of residuals that are 0 whatever the noise, there is no SNR.
+            spare = result.degrees_of_freedom
+            has_residuals = (spare > 0) & (result.cost > 0)
+            deviation[has_residuals] = np.sqrt(result.cost[has_residuals] / spare[has_residuals])
             self.knows_noise = known is not None
             if known is not None:
                 noise = level = np.broadcast_to(known, len(result.cost)).astype(np.float64)
@@ -200,19 +204,6 @@ class FitTally:
             columns = np.column_stack([signals / level, signals, noise, deviation / noise])
         self._sample.add(columns, by_slice(inside))
         return codes
-
-    def _deviation(self, result: FitResult, signals: NDArray) -> NDArray[np.float64]:
-        """Compute the standard deviation of residuals (n_voxels,); NaN where it tells nothing."""
-        is_used = np.isfinite(signals)
-        if result.method in ("ols", "wls"):
-            # A fit of logarithms keeps in its inputs the values that it leaves out.
-            is_used &= signals > 0
-        n_used = np.einsum("ij->i", is_used, dtype=np.intp)
-        spare = n_used - len(self.model.names) + len(self.fixed)
-        deviation = np.sqrt(result.cost / np.maximum(spare, 1))
-        # Of residuals that are 0 whatever the noise, there is no SNR.
-        deviation[(spare <= 0) | (deviation <= 0)] = np.nan
-        return deviation
 
     def snr(self) -> float:
         """

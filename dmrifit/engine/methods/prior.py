@@ -78,11 +78,6 @@ class Prior:
         return mean, precision
 
 
-def evenly_spaced_rows(n: int, most: int) -> NDArray[np.intp]:
-    """Choose at most `most` rows, evenly spread, so that the choice is always the same."""
-    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
-
-
 def prior_of(start: FitResult) -> Prior:
     """Learn a prior from the voxels of a nonlinear fit (see `Prior` for the derivation)."""
     assert start.inputs is not None
@@ -98,7 +93,9 @@ def prior_of(start: FitResult) -> Prior:
             f"a prior is learned from {_FEWEST_VOXELS} fitted voxels or more, and there are "
             f"{solved.size}; fit more voxels, or use method 'nlls'"
         )
-    rows = solved[evenly_spaced_rows(solved.size, PRIOR_VOXELS)]
+    # Evenly spread, so that the choice is always the same.
+    places = np.linspace(0, solved.size - 1, min(solved.size, PRIOR_VOXELS))
+    rows = solved[places.round().astype(int)]
     signals = np.asarray(start.inputs.signals[rows], dtype=float)
     pooled = _pooled_noise(start, rows, len(protocol), int(is_free.sum()))
     noise = np.full(rows.size, pooled)
