@@ -19,6 +19,9 @@ MASK_THRESHOLD = 0.5
 # Of labels above 1, which a scale factor leaves as 1.9999999.
 _ROUNDING = 0.01
 
+# Numbers of an image; anatomical label images may have more, in regions of many voxels.
+_FEWEST_OF_IMAGE = 20
+
 #: A scaled integer label may come out of its file as 2.9999999.
 _LABEL_ROUNDING = 1e-3
 _LARGEST_LABEL = 2**53  # beyond it, files of floating point do not hold whole numbers
@@ -39,23 +42,29 @@ def binarize(
             f"{name} holds values of type {values.dtype}; "
             "a mask is of booleans, integers or other real numbers"
         )
-    n_infinite = np.count_nonzero(np.isinf(values))
-    if n_infinite:
-        raise ValueError(
-            f"{name} holds {counted(n_infinite, 'infinite value')}; a mask is 1 inside and 0 "
-            "outside: set them to one of these"
-        )
-    finite = values[np.isfinite(values)]
+    is_above_one = values > 1
+    above_one = values[is_above_one]
+    with np.errstate(invalid="ignore"):
+        is_label = np.abs(above_one - np.rint(above_one)) <= _ROUNDING
     # Interpolation leaves small negative values; a label of −1 or an image is something else.
-    above_one = finite[finite > 1]
-    is_fraction = np.abs(above_one - np.rint(above_one)) > _ROUNDING
-    for bad in (finite[finite <= -MASK_THRESHOLD], above_one[is_fraction]):
+    for bad in (values[values <= -MASK_THRESHOLD], above_one[~is_label]):
         if bad.size:
             raise ValueError(
                 f"{name} holds {bad[0]:g} (in all {counted(bad.size, 'such value')}), neither a "
                 "label nor a probability; a mask is 1 inside and 0 outside: set its values to "
                 "these"
             )
+    n_labels = np.unique(np.rint(above_one)).size
+    if n_labels > _FEWEST_OF_IMAGE:
+        # Labels fill regions, so that most neighbors are alike; those of an image differ.
+        changes = np.diff(values, axis=0)[is_above_one[1:] & is_above_one[:-1]]
+        if 2 * np.count_nonzero(np.rint(changes)) > changes.size:
+            raise ValueError(
+                f"{name} holds {n_labels} values up to {above_one.max():g}, which differ from "
+                "voxel to voxel as those of an image do; a mask is 1 inside and 0 outside: name "
+                "the mask of this image, or compare the image with a threshold first"
+            )
+    finite = values[np.isfinite(values)]
     inside = values > MASK_THRESHOLD
     if not inside.any() and not (may_be_empty and finite.size):
         largest = f"its largest value is {finite.max():g}" if finite.size else ""
