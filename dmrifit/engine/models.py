@@ -318,12 +318,17 @@ def _plugins() -> dict[str, EntryPoint]:
     return {entry.name.lower(): entry for entry in entry_points(group=PLUGINS)}
 
 
+def python_words(text: str) -> str:
+    """Write options in a text as Python names them."""
+    for pattern, words in read_table("sentences")["python"].items():
+        text = re.sub(pattern, words, text)
+    return text
+
+
 def option_words(text: str, model: str) -> str:
     """Write options in a text as Python names them, where the command does not know the model."""
-    if model.lower().removesuffix("-by-te") not in [*MODELS, *_plugins()]:
-        for pattern, words in read_table("sentences")["python"].items():
-            text = re.sub(pattern, words, text)
-    return text
+    is_known = model.lower().removesuffix("-by-te") in [*MODELS, *_plugins()]
+    return text if is_known else python_words(text)
 
 
 def check_has_echo_times(protocol: Protocol, model: SignalModel) -> None:

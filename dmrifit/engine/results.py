@@ -16,7 +16,7 @@ from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.html_repr import html_summary
 from dmrifit.engine.intervals import FitInputs, parameter_intervals
-from dmrifit.engine.models import SignalModel, option_words
+from dmrifit.engine.models import SignalModel, python_words
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.screening import Screening, ScreeningTally
 
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from dmrifit.engine.methods.prior import Prior
 
 __all__ = ["FitResult", "FitStatus"]
+
+
+#: Share of the voxels with values, below which those that are not in doubt have no median.
+FEWEST_BELIEVED = 0.1
 
 
 class FitStatus(IntEnum):
@@ -149,11 +153,12 @@ class FitResult:
     def __repr__(self) -> str:
         medians = []
         for column, name in enumerate(self.names):
-            _, unit, median, *_, doubt = self._summary_row(column)
-            text = f"{name} {'–' if median is None else f'{median:.4g}'} {unit}".rstrip()
+            _, unit, believed, *_, doubt = self._summary_row(column)
+            text = f"{name} {'–' if believed is None else f'{believed:.4g}'} {unit}".rstrip()
             is_doubted = doubt not in (None, percent(0))
             medians.append(f"{text} (in doubt in {doubt})" if is_doubted else text)
-        return f"<FitResult of {self._title}: {self._outcomes}; medians {', '.join(medians)}>"
+        listed = ", ".join(medians)
+        return f"<FitResult of {self._title}: {self._outcomes}; medians without doubts {listed}>"
 
     @property
     def protocol(self) -> Protocol | None:
@@ -336,7 +341,7 @@ class FitResult:
                 advice.append(f"{step.description}.")
             if doubt := relative_doubt(signals, protocol, self.model):
                 advice.append(f"{doubt}.")
-        return [option_words(sentence, self.model.name) for sentence in advice]
+        return [python_words(sentence) for sentence in advice]
 
     def to_dataframe(self) -> pd.DataFrame:
         """
@@ -435,8 +440,8 @@ class FitResult:
 
     def _repr_html_(self) -> str:
         """Summarize the parameters over voxels for notebooks."""
-        header = ["parameter", "unit", "median", "quartiles", "median standard error"]
-        header += ["at a bound", "in doubt"]
+        header = ["parameter", "unit", "median without doubts", "median, with doubts", "quartiles"]
+        header += ["median standard error", "at a bound", "in doubt"]
         rows = [self._summary_row(column) for column in range(len(self.names))]
         notes = [self._outcomes]
         if self.screening is not None:
@@ -472,10 +477,10 @@ class FitResult:
         if label in self.fixed:
             label += " (fixed)"
         values = self.parameters[fitted, column]
-        median = quartiles = None
+        believed = median = quartiles = None
         if np.isfinite(values).any():
             low, median, high = np.nanpercentile(values, (25, 50, 75))
-            quartiles = f"{low:.4g} to {high:.4g}"
+            believed, quartiles = median, f"{low:.4g} to {high:.4g}"
         errors = self.standard_errors[fitted, column]
         errors = errors[np.isfinite(errors)]
         error = float(np.median(errors)) if errors.size else None
@@ -484,8 +489,20 @@ class FitResult:
             at_bound = self.at_low[fitted, column] | self.at_high[fitted, column]
             share = percent(at_bound.mean())
             if self.inputs is not None and not self.is_known[column]:
-                doubt = percent(self.doubt[fitted, column].mean())
-        return label, parameter.shown_unit, median, quartiles, error, share, doubt
+                is_doubted = self.doubt[fitted, column]
+                believed, doubt = median_without(values, is_doubted), percent(is_doubted.mean())
+        return label, parameter.shown_unit, believed, median, quartiles, error, share, doubt
+
+
+def median_without(values: NDArray, is_doubted: NDArray[np.bool_]) -> float | None:
+    """Compute the median of finite values that are not in doubt; None where they are too few."""
+    is_finite = np.isfinite(values)
+    believed = values[is_finite & ~is_doubted]
+    # Few voxels are no sample of the region.
+    if len(believed) <= FEWEST_BELIEVED * np.count_nonzero(is_finite):
+        return None
+    # In place: copies of large images would set the peak of the memory.
+    return float(np.median(believed, overwrite_input=True))
 
 
 def unfilled_result(model: SignalModel, n_voxels: int, **fields: Any) -> FitResult:

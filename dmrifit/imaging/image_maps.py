@@ -16,7 +16,7 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.html_repr import InlinePage
 from dmrifit.engine.fit_maps import OUTSIDE
 from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE
-from dmrifit.engine.models import SignalModel
+from dmrifit.engine.models import SignalModel, python_words
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import NO_INTERVALS
@@ -121,6 +121,8 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         """
         Say in sentences what limits the values, and what helps, as the page does.
 
+        Remedies name arguments of `fit_image`.
+
         Returns
         -------
         list of str
@@ -129,7 +131,7 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         from dmrifit.report.verdict import fit_sentences, prose
 
         if "Status" in self.sidecar:
-            return prose(fit_sentences(self.sidecar), self.sidecar)
+            return list(map(python_words, prose(fit_sentences(self.sidecar), self.sidecar)))
         if "Intervals" in self.sidecar:
             from dmrifit.report.quicklook import interval_advice
 

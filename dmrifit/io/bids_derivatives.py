@@ -27,7 +27,7 @@ from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.noise_choice import above_air, above_air_or_noise
 from dmrifit.engine.protocol import Protocol, least_weighted
-from dmrifit.engine.results import FitResult, FitStatus
+from dmrifit.engine.results import FitResult, FitStatus, median_without
 from dmrifit.engine.screening import ScreeningTally
 from dmrifit.io.atomic_files import write_text
 from dmrifit.io.digests import describe
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 ALL_VOXELS = "all voxels that are nonzero in any measurement"
 #: The upper bound of a kurtosis that keeps the signal falling.
 MONOTONIC = "3/(b_max·D)"
-# Share of the voxels with values, below which those that are not in doubt have no median.
-_FEWEST_BELIEVED = 0.1
 # Relative difference of the medians with and without voxels in doubt that is told.
 _LARGEST_SHIFT = 0.1
 #: What is said where predictions of a model stand that has learned from a simulation.
@@ -364,17 +362,10 @@ def summarize_tissue(
     shifts = []
     for j, (name, entry) in enumerate(sidecar.get("Parameters", {}).items()):
         values = maps[name][tissue]
-        is_known = np.isfinite(values)
         if doubts is not None:
             # One bit for each parameter.
-            believed = values[is_known & ((doubts >> j) % 2 == 0)]
-            # Few voxels are no sample of the region.
-            is_sample = len(believed) > _FEWEST_BELIEVED * np.count_nonzero(is_known)
-            # In place: copies of large images would set the peak of the memory.
-            median = float(np.median(believed, overwrite_input=True)) if is_sample else None
-            entry["BelievedMedian"] = median
-            del believed
-        values = values[is_known]
+            entry["BelievedMedian"] = median_without(values, (doubts >> j) % 2 == 1)
+        values = values[np.isfinite(values)]
         if len(values):
             entry["Quartiles"] = np.percentile(values, (25, 50, 75)).tolist()
             believed_median, median = entry.get("BelievedMedian"), entry["Quartiles"][1]

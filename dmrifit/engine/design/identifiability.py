@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
-from dmrifit.engine.design.precision import protocol_precision
+from dmrifit.engine.design.precision import planned_advice, protocol_precision
 from dmrifit.engine.models import MODELS, TYPICAL_TISSUE, SignalModel, read_table
 from dmrifit.engine.protocol import (
     TE_MATCH,
@@ -149,7 +149,11 @@ def expected_precision(
 
     `snr` is that of the signal without weighting by diffusion or relaxation.
     """
-    return protocol_precision(protocol, model, typical_tissue(model), 1 / snr, fixed=tuple(fixed))
+    tissue = typical_tissue(model)
+    table = protocol_precision(protocol, model, tissue, 1 / snr, fixed=tuple(fixed))
+    # With the options of the command, for its lines and for sidecars.
+    advice = planned_advice(model, tissue, table["sd"].to_numpy(), protocol)
+    return table.assign(advice=advice)
 
 
 def snr_of_amplitude(snr: float, protocol: Protocol, model: SignalModel) -> float:

@@ -17,7 +17,7 @@ from dmrifit.engine.models import (
     Parameter,
     SignalModel,
     check_echo_times,
-    option_words,
+    python_words,
     read_table,
     resolve_model,
 )
@@ -169,7 +169,7 @@ def protocol_precision(
             "sd": sd.ravel(),
             "cv": cv.ravel(),
             "advice": [
-                sentence
+                python_words(sentence)
                 for value, deviation in zip(values, sd, strict=True)
                 for sentence in planned_advice(model, value, deviation, protocol)
             ],
@@ -574,7 +574,7 @@ def planned_advice(
             sentence = _turning_point(parameter.name, float(values[j]), diffusivity, protocol)
         if sd[j] > 0 and not sentence:
             sentence = _uncertainty(parameter, float(values[j]), float(sd[j]))
-        sentences.append(option_words(sentence, model.name))
+        sentences.append(sentence)
     return sentences
 
 
