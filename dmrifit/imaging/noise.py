@@ -315,6 +315,14 @@ def _is_denoised(description: Mapping[str, Any]) -> bool:
     return "denoise" in str(description.get("Steps", ""))
 
 
+def preprocessed_note(image: Any) -> str:
+    """Say that an image was preprocessed, if its sidecar does; an empty text if not."""
+    for _, description in _sidecars(image):
+        if isinstance(steps := description.get("Steps"), list):
+            return SENTENCES["preprocessed"].format(steps=", ".join(map(str, steps)))
+    return ""
+
+
 def denoised_note(image: Any, *, has_sigma: bool, may_have_sigma: bool) -> str:
     """Say what cannot be measured in a denoised image; empty if no sidecar says that it is one."""
     if not any(_is_denoised(description) for _, description in _sidecars(image)):

@@ -21,11 +21,17 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_word
 from dmrifit._utils.progress import step_bar
 from dmrifit.cohort.scaling import reference_columns
-from dmrifit.engine.noise_choice import NoiseLevel
+from dmrifit.engine.noise_choice import NoiseLevel, above_air
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.corrections import correct_motion, denoise, remove_gibbs, rotate_directions
 from dmrifit.imaging.head_steps import read_region
-from dmrifit.imaging.noise import describe_noise_levels, estimate_sigma, noise_levels, voxels_where
+from dmrifit.imaging.noise import (
+    describe_noise_levels,
+    estimate_sigma,
+    noise_levels,
+    preprocessed_note,
+    voxels_where,
+)
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import derivative_name, makers
 from dmrifit.io.nifti import (
@@ -140,7 +146,8 @@ def preprocess_image(
     Warns
     -----
     UserWarning
-        If volumes were moved by more than 10 mm or 10 degrees, which a registration that went
+        If the image was preprocessed before, as its sidecar says, so that its noise is too low,
+        volumes were moved by more than 10 mm or 10 degrees, which a registration that went
         astray does, or estimates of the noise disagree by a factor of more than two.
     """
     names = [steps] if isinstance(steps, str) else list(steps)
@@ -163,7 +170,8 @@ def preprocess_image(
         with series.unpacked() as readable:
             readable.check_magnitudes()
             usable = voxels_where(readable, lambda values: np.isfinite(values) & (values != 0))
-            if not (usable if region is None else usable & region).any():
+            inside = usable if region is None else usable & region
+            if not inside.any():
                 extent = "" if region is None else " of the mask"
                 raise ValueError(
                     f"{series.name}: all voxels{extent} are 0, NaN or infinite in every "
@@ -184,15 +192,16 @@ def preprocess_image(
                     signals[:, :, slab] = values
         transforms = None
         # Around the middle first, because the noise of air is lower.
-        doubt = describe_noise_levels([*levels, noise])[1]
+        doubts = [preprocessed_note(image), describe_noise_levels([*levels, noise])[1]]
+        doubt = "; ".join(filter(None, doubts))
         if doubt:
             warnings.warn(f"{series.name}: {doubt}", stacklevel=2)
         if "gibbs" in ordered_steps:
             with bar(len(protocol), task="gibbs") as count:
                 remove_gibbs(signals, slice_axis, count)
+        # Without diffusion weighting tissue has most signal, and borders are easiest to align.
+        reference = int(reference_columns(protocol)[0])
         if "motion" in ordered_steps:
-            # Without diffusion weighting tissue has most signal, and borders are easiest to align.
-            reference = int(reference_columns(protocol)[0])
             with bar(len(protocol), task="motion") as count:
                 transforms = correct_motion(signals, series.affine, reference, region, count)
             # The patient has turned against the gradients of the scanner.
@@ -215,6 +224,9 @@ def preprocess_image(
         )
         if file_set is not None:
             description = _describe(ordered_steps, noise, files, slice_axis, transforms, series)
+            # Scanners filter the noise of air.
+            is_tissue = above_air(signals[..., reference][inside])
+            description["Sigma"]["Median"] = float(np.median(sigma_map[inside][is_tissue]))
             description |= series.describe() | {"Region": region_text}
             description["Sigma"] |= {"Doubt": doubt} if doubt else {}
             description["Sources"] = describe_sources(Image=image, Mask=mask)
@@ -325,7 +337,6 @@ def _describe(
             "Description": "standard deviation of the noise before denoising, for the noise floor "
             "of a fit; denoising lowers the noise, and leaves the floor",
             "Method": noise.method,
-            "Median": float(np.median(noise.sigma)),
             "File": files["sigma"],
         },
     }
