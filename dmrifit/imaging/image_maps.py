@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.html_repr import InlinePage
-from dmrifit.engine.fit_maps import OUTSIDE
+from dmrifit.engine.fit_maps import OUTSIDE, unpack_bits, unpack_bounds
 from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE
 from dmrifit.engine.models import SignalModel, python_words
 from dmrifit.engine.protocol import Protocol
+from dmrifit.engine.results import FitStatus
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import NO_INTERVALS
 from dmrifit.io.nifti import describe_sources, file_paths, output_files, read_volume, save_image
@@ -172,9 +173,10 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         -------
         DataFrame
             Voxel indices ``i``, ``j``, ``k``, RAS+ coordinates ``x``, ``y``, ``z`` in mm, and each
-            3-D map under its name: ``status``, ``at_bound`` and ``doubt`` are codes as in the
-            files (`fit_image`), other than the columns of `FitResult.to_dataframe`.
-            ``attrs["units"]`` holds the units of the columns.
+            3-D map under its name; of a fit ``status`` in words and ``<name>_doubt``, True where
+            a parameter is in doubt, as in `FitResult.to_dataframe`, ``<name>_at_low`` and
+            ``<name>_at_high``, True at a bound, and ``starts_disagree``. ``attrs["units"]`` holds
+            the units of the columns.
         """
         import pandas as pd
 
@@ -186,6 +188,15 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         places = nib.affines.apply_affine(affine, indices)
         columns = dict(zip("ijkxyz", [*indices.T, *places.T], strict=True))
         columns |= {name: values[region] for name, values in maps.items() if values.ndim == 3}
+        if "status" in columns:
+            words = np.array([status.name.lower() for status in FitStatus])
+            columns["status"] = words[columns["status"]]
+            in_doubt = unpack_bits(columns.pop("doubt"), len(self.names) + 1)
+            at_low, at_high = unpack_bounds(columns.pop("at_bound"), len(self.names))
+            for j, name in enumerate(self.names):
+                columns[f"{name}_doubt"] = in_doubt[:, j]
+                columns[f"{name}_at_low"], columns[f"{name}_at_high"] = at_low[:, j], at_high[:, j]
+            columns["starts_disagree"] = in_doubt[:, -1]
         frame = pd.DataFrame(columns)
         frame.attrs["units"] = self._units()
         return frame

@@ -82,6 +82,10 @@ def test_tables_of_maps_have_places_in_mm_and_the_values_of_the_images(make, sca
         assert dataset[name].attrs["units"] == maps.sidecar["Parameters"][name]["Units"]
     np.testing.assert_allclose([dataset["x"][3, 1, 2], dataset["z"][3, 1, 2]], [-6, 8])
     assert all(table.attrs["units"][name] == "µm²/ms" for name in maps if name in ("ADC", "ADC_se", "ADC_low"))
+    if "status" in table:
+        assert table["status"].value_counts().to_dict() == {"converged": 47, "not_fitted": 1}
+        bits = np.asarray(maps["doubt"].dataobj)[tuple(places.T)]
+        assert (table["S0_doubt"] + 2 * table["ADC_doubt"] + 4 * table["starts_disagree"]).tolist() == bits.tolist()
     assert table.attrs["units"]["x"] == dataset["x"].units == "mm"
 
 
