@@ -75,6 +75,13 @@ def brain_of(case: Scan) -> NDArray[np.bool_]:
     return np.any(values.reshape(*values.shape[:3], -1) != 0, axis=-1)
 
 
+def steps_of(volume: Any) -> NDArray[np.float64]:
+    """Give the edges (3,) of a voxel in mm; 1 mm for arrays."""
+    if not _is_image(volume):
+        return np.ones(3)
+    return np.asarray(nib.affines.voxel_sizes(volume.affine))
+
+
 def edge_of(volume: Any) -> float | None:
     """Give the edge in mm of a cube as large as a voxel of an image; None of an array."""
     if not _is_image(volume):
@@ -159,8 +166,7 @@ def classes_on_network_grid(label: Any, volume: Any, spacing: float | None) -> N
     values = np.asarray(values_of(label))
     if not _is_image(volume):
         return values
-    source = Volume.of(values, volume.affine)
-    return source.labels_onto(network_grid(volume, spacing)).values
+    return Volume.of(values, volume.affine).labels_onto(network_grid(volume, spacing)).values
 
 
 def on_scan_grid(
@@ -173,9 +179,8 @@ def on_scan_grid(
         return as_stored(probability, volume.affine)
     target = Volume.of(np.zeros(volume.shape[:3], np.uint8), volume.affine)
     source = Volume.of(probability, network_grid(volume, spacing).affine)
-    restored = source.onto(target, np.eye(4))
     # Interpolation may leave the range of probabilities by rounding.
-    return np.clip(restored.values, 0, 1)
+    return np.clip(source.onto(target, np.eye(4)).values, 0, 1)
 
 
 def scores_on_scan_grid(

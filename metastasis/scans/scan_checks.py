@@ -270,9 +270,7 @@ def unlike_notes(
 
 
 def _brain(case: Case) -> NDArray[np.bool_]:
-    if case.brain is not None:
-        return case.brain
-    return np.asarray(case.image != 0)
+    return np.asarray(case.image != 0) if case.brain is None else case.brain
 
 
 def noted_case(

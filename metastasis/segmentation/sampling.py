@@ -288,8 +288,7 @@ def _segment(
         prior_scale = 1.0
 
     def rotated(volume: NDArray[Any]) -> NDArray[Any]:
-        transposed = volume.transpose(0, *(1 + axes))
-        return np.flip(transposed, tuple(1 + np.flatnonzero(flips)))
+        return np.flip(volume.transpose(0, *(1 + axes)), tuple(1 + np.flatnonzero(flips)))
 
     shape = np.array(label.shape)[axes]
     center = np.array(np.unravel_index(middle, label.shape))[axes]
