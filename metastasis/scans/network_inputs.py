@@ -61,9 +61,7 @@ def paired_labels(cases: Sequence[Scan], labels: Any) -> list[tuple[Any, Any]]:
 
 def values_of(volume: Any) -> Any:
     """Give the values of an image; an array is returned as it is."""
-    if _is_image(volume):
-        return np.asanyarray(volume.dataobj)
-    return volume
+    return np.asanyarray(volume.dataobj) if _is_image(volume) else volume
 
 
 def brain_of(case: Scan) -> NDArray[np.bool_]:
@@ -77,16 +75,12 @@ def brain_of(case: Scan) -> NDArray[np.bool_]:
 
 def steps_of(volume: Any) -> NDArray[np.float64]:
     """Give the edges (3,) of a voxel in mm; 1 mm for arrays."""
-    if not _is_image(volume):
-        return np.ones(3)
-    return np.asarray(nib.affines.voxel_sizes(volume.affine))
+    return nib.affines.voxel_sizes(volume.affine) if _is_image(volume) else np.ones(3)
 
 
 def edge_of(volume: Any) -> float | None:
     """Give the edge in mm of a cube as large as a voxel of an image; None of an array."""
-    if not _is_image(volume):
-        return None
-    return float(np.cbrt(voxel_volume(volume.affine)))
+    return float(np.cbrt(voxel_volume(volume.affine))) if _is_image(volume) else None
 
 
 def binary_label(label: Any, volume: Any) -> NDArray[np.uint8]:

@@ -314,8 +314,7 @@ def _segment(
         valid = np.float32(0 if is_prior_dropped else case["valid"])
         # A shared path compares with what lies a few voxels around.
         margin = PRIOR_REACH if segmenter.prior_ == "shared" else 0
-        wide = [n + 2 * margin for n in size]
-        prior = take_window(rotated(case["prior"]), first - margin, wide)
+        prior = take_window(rotated(case["prior"]), first - margin, [n + 2 * margin for n in size])
         sample["prior"] = prior * (np.float32(prior_scale) * valid)
         sample["valid"] = valid
     segment = take_window(rotated(label[None]), first, size)
@@ -361,9 +360,7 @@ def _background_voxel(
         if brain[voxel] and not label[voxel]:
             return int(voxel)
     background = np.flatnonzero(brain & (label == 0))
-    if not len(background):
-        return int(rng.integers(len(label)))
-    return int(rng.choice(background))
+    return int(rng.choice(background)) if len(background) else int(rng.integers(len(label)))
 
 
 def n_extra_channels(segmenter: Any) -> int:

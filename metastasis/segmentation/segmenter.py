@@ -358,16 +358,12 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
 
     @property
     def _n_layers(self) -> int:
-        if self.network in _UNETS:
-            # Its convolutions are padded, so that no voxel is lost.
-            return 0
-        return len(self._widths)
+        # Convolutions of U-Nets are padded, so that no voxel is lost.
+        return 0 if self.network in _UNETS else len(self._widths)
 
     @property
     def _widths(self) -> tuple[int, ...]:
-        if self.widths is None:
-            return _DEFAULT_WIDTHS[self.network]
-        return tuple(self.widths)
+        return tuple(self.widths or _DEFAULT_WIDTHS[self.network])
 
     @property
     def _size(self) -> int:
@@ -379,9 +375,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
 
     @property
     def _factors(self) -> tuple[int, ...]:
-        if self.network in _UNETS:
-            return ()
-        return tuple(self.low_resolution)
+        return () if self.network in _UNETS else tuple(self.low_resolution)
 
     def _module(self) -> torch.nn.Module:
         from metastasis.networks import architectures

@@ -152,8 +152,7 @@ def _binned(
 
 def family_table(summary: pd.DataFrame, families: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """Trace curves over settings: one point for each model of a family."""
-    keys = [*_PLAIN, *_STRICT, "false_positives_per_scan"]
-    by_method = summary.set_index("method")[keys]
+    by_method = summary.set_index("method")[[*_PLAIN, *_STRICT, "false_positives_per_scan"]]
     points = []
     for family, methods in families.items():
         check_words(f"the methods of family {family!r}", methods, by_method.index)
