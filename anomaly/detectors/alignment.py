@@ -70,9 +70,7 @@ def align(
     near = np.argwhere((images[2] > 0.05) | (guide[2] > 0.05))
     voxels = near[:: max(2, len(near) // _MOST_VOXELS)]
     positions = _moved(_affine(images, voxels, maps), mask.shape)
-    if smoothness is None:
-        return positions
-    return _warped(images, mask, maps, positions, smoothness)
+    return positions if smoothness is None else _warped(images, mask, maps, positions, smoothness)
 
 
 def _affine(images: NDArray, voxels: NDArray[np.int64], maps: NDArray) -> NDArray[np.float64]:

@@ -311,8 +311,7 @@ class DenoisingAutoencoder(Reconstructor):
     ) -> NDArray[np.float32]:
         """Compute mean and spread over channels of the smoothed residual, (2, x, y, z)."""
         difference = np.moveaxis(prediction["scan"] - prediction["reconstruction"], 0, -1)
-        sd = sd_in_voxels(self.feature_mm, self.spacing)
-        residual = smoothed_voxels(difference, mask, sd)
+        residual = smoothed_voxels(difference, mask, sd_in_voxels(self.feature_mm, self.spacing))
         mean = residual.mean(axis=-1, dtype=np.float64)
         squares = np.square(residual, dtype=np.float64).mean(axis=-1)
         moments = np.zeros((2, *mask.shape), dtype=np.float32)

@@ -118,8 +118,7 @@ def shrunk_variance(
     """
     # A variance of few scans is small by chance in some voxels, where all would be abnormal.
     estimable = freedom > 0
-    typical = 0.0
-    if estimable.any():
-        typical = float(np.median(squares[estimable] / freedom[estimable]))
+    variances = squares[estimable] / freedom[estimable]
+    typical = float(np.median(variances)) if len(variances) else 0.0
     total, weight = squares + prior * typical, freedom + prior
     return np.divide(total, weight, out=np.full(total.shape, typical), where=weight > 0)

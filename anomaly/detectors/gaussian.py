@@ -18,7 +18,7 @@ from anomaly.detectors.features import (
     shrunk_variance,
     voxel_features,
 )
-from dmrifit._utils.checks import NotNegative
+from dmrifit._utils.checks import NotNegative, check_words
 from dmrifit._utils.counts import counted
 from dmrifit.io.parameter_json import refuse_keys
 from dmrifit.model_files.registry import register
@@ -205,13 +205,9 @@ class VoxelwiseGaussian(AnomalyDetector):
     prior_scans: NotNegative = 4.0
 
     def _check_parameters(self) -> None:
-        if self.features not in ("mean", "channels"):
-            names = self._features(0)
-            if not names or not set(names) <= set(FEATURES):
-                raise ValueError(
-                    f"features must be 'mean', 'channels' or some of {', '.join(FEATURES)}, not "
-                    f"{self.features!r}"
-                )
+        if self.features != "channels":
+            what = "features other than 'channels'"
+            check_words(what, self._features(0), FEATURES, least=1)
         if self.distance == "mahalanobis" and self.side != "both":
             raise ValueError(
                 "a Mahalanobis distance has no side; use side='both', or distance='z' with "

@@ -295,10 +295,8 @@ class RecDiscNet(Reconstructor):
         # Each scan comes several times in an epoch, with another anomaly each time.
         for draw in rng.permutation(self.repeats * len(inputs)):
             i = int(draw) // self.repeats
-            anomaly_rng = rng
-            if not self.fresh:
-                # A seed for each draw brings the same anomalies in every epoch.
-                anomaly_rng = seed.rng("anomaly", int(draw))
+            # A seed for each draw brings the same anomalies in every epoch.
+            anomaly_rng = rng if self.fresh else seed.rng("anomaly", int(draw))
             yield self._sample(inputs[i][:, *box], targets[i][box], anomaly_rng)
 
     def _predict_case(

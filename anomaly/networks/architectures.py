@@ -77,9 +77,7 @@ class Mix(nn.Module):
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:
     """Lay features out in memory as convolutions on the processor need them."""
-    if x.device.type != "cpu":
-        return x
-    return x.contiguous(memory_format=torch.channels_last_3d)
+    return x.contiguous(memory_format=torch.channels_last_3d) if x.device.type == "cpu" else x
 
 
 class VariationalAutoencoder(nn.Module):
@@ -134,9 +132,7 @@ class VariationalAutoencoder(nn.Module):
         n_features = width * math.prod(self.smallest)
         self.latent_shape: tuple[int, ...] = (latent_dim,)
         self.flatten: nn.Module = nn.Flatten()
-        self.to_dense: nn.Module = nn.Identity()
-        if dense:
-            self.to_dense = nn.Linear(n_features, dense)
+        self.to_dense: nn.Module = nn.Linear(n_features, dense) if dense else nn.Identity()
         self.to_mean: nn.Linear | Mix = nn.Linear(dense or n_features, latent_dim)
         self.to_log_variance: nn.Linear | Mix = nn.Linear(dense or n_features, latent_dim)
         widths = [latent_dim, dense, n_features] if dense else [latent_dim, n_features]
@@ -267,18 +263,14 @@ class UShaped(nn.Module):
         widths = [width * 2**level for level in range(levels)]
         # A convolution of all channels is the sum of those of each volume, without one that holds
         # them all.
-        self.stems = None
-        if stem:
-            self.stems = nn.ModuleList(Mix(n, stem) for n in n_channels)
+        self.stems = nn.ModuleList(Mix(n, stem) for n in n_channels) if stem else None
         before = [stem or sum(n_channels), *widths[:-1]]
         self.down = nn.ModuleList(
             _block(a, b, convolutions, stride=2 if level else 1)
             for level, (a, b) in enumerate(zip(before, widths, strict=True))
         )
         self.up = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in pairwise(widths))
-        n_joined = 1
-        if skips:
-            n_joined = 2
+        n_joined = 2 if skips else 1
         self.after = nn.ModuleList(_block(n_joined * a, a, convolutions) for a in widths[:-1])
         self.answer = Mix(width, n_answers)
 
@@ -290,9 +282,7 @@ class UShaped(nn.Module):
         """
         encoder_levels = []
         if self.stems is None:
-            volume = volumes[0]
-            if len(volumes) > 1:
-                volume = torch.cat(volumes, dim=1)
+            volume = torch.cat(volumes, dim=1) if len(volumes) > 1 else volumes[0]
         else:
             stems = zip(self.stems, volumes, strict=True)
             volume = sum(stem(channels) for stem, channels in stems)

@@ -25,9 +25,7 @@ def divergence(
     Kingma and Welling, arXiv 1312.6114, appendix B.
     """
     each = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
-    if reduction == "code":
-        return each.sum(dim=1).mean()
-    return each.mean()
+    return each.sum(dim=1).mean() if reduction == "code" else each.mean()
 
 
 def squared_error(
@@ -59,9 +57,7 @@ def weighted_cross_entropy(
     each = functional.binary_cross_entropy_with_logits(
         logits, target.to(logits.dtype), pos_weight=weight, reduction="none"
     )
-    if brain is None:
-        return each.mean()
-    return (each * brain).sum() / brain.sum()
+    return each.mean() if brain is None else (each * brain).sum() / brain.sum()
 
 
 class VariationalLoss(nn.Module):

@@ -318,9 +318,7 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
         with np.errstate(invalid="ignore"):
             volumes["brain"] = (series[..., ~weighted] > 0).all(axis=-1)
     signal, b0 = normalized(series, b, volumes["brain"])
-    directions = None
-    if vectors is not None:
-        directions = turned_as_stored(vectors[weighted], image.affine)
+    directions = None if vectors is None else turned_as_stored(vectors[weighted], image.affine)
     return Case(
         row["patient"],
         signal,

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted
 
 __all__ = ["resample_directions"]
@@ -145,17 +146,15 @@ def resampling_matrix(
         order = default_order
     if order not in range(2, _LARGEST_ORDER + 1, 2):
         raise ValueError(f"order must be an even number from 2 to {_LARGEST_ORDER}, not {order!r}")
-    weight = smoothing
-    if weight is None:
+    if smoothing is None:
         # Few directions leave little to smooth, and a full penalty would flatten the signal.
-        weight = _SMOOTHING * min(1.0, len(measured) / _FULL_SMOOTHING)
-    if not (np.isfinite(weight) and weight >= 0):
-        raise ValueError(f"smoothing must be 0 or more, not {smoothing!r}")
+        smoothing = _SMOOTHING * min(1.0, len(measured) / _FULL_SMOOTHING)
+    check_number("smoothing", smoothing, below=np.inf)
     harmonics = import_optional("dipy.reconst.shm")
     sphere = import_optional("dipy.core.sphere").Sphere
     basis = {"sh_order_max": order, "basis_type": "descoteaux07", "legacy": False}
     matrix, inverse = harmonics.sh_to_sf_matrix(
-        sphere(xyz=measured), smooth=weight, return_inv=True, **basis
+        sphere(xyz=measured), smooth=smoothing, return_inv=True, **basis
     )
     # The penalty hides gaps of high orders; at least orders 0 and 2 must be determined by the
     # data.

@@ -754,8 +754,7 @@ def estimate_tissue(
     """
     inside = np.asarray(brain, dtype=bool)
     md, fa = diffusion_maps(signal, protocol, inside)
-    solid = np.where(fa > white_fa, 1, 2)
-    tissue = np.where(md > fluid_md, 3, solid)
+    tissue = np.where(md > fluid_md, 3, np.where(fa > white_fa, 1, 2))
     return np.where(inside, tissue, 0).astype(np.uint8)
 
 

@@ -540,8 +540,7 @@ class SeriesDetector(BaseEstimator):
         """Score a scan; returns shape (x, y, z)."""
         case = scan.case
         covariates = self._covariates_of([scan])
-        maps = self.detector_.anomaly_map([case.signal], [case.brain], **covariates)
-        return np.asarray(maps[0])
+        return np.asarray(self.detector_.anomaly_map([case.signal], [case.brain], **covariates)[0])
 
     def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """

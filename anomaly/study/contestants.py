@@ -74,8 +74,7 @@ class Bench:
             raise ValueError(
                 f"none of {counted(len(cases), 'case')} has a lesion in white or gray matter"
             )
-        with_lesion = [case for case in healthy if not case.healthy]
-        _refuse("healthy scans that have lesions", with_lesion)
+        _refuse("healthy scans that have lesions", [case for case in healthy if not case.healthy])
         patients = {case.patient for case in cases}
         # A patient's second scan without the lesion is not that of a healthy person.
         shared = [case for case in healthy if case.patient in patients]
@@ -274,8 +273,7 @@ def strata_masks(case: Case) -> dict[str, NDArray[np.bool_]]:
         STRATA[1]: scored & _near(deep, case.spacing),
         STRATA[2]: scored & (height < low + _BASAL_SHARE * (high - low)),
     }
-    elsewhere = scored & ~np.logical_or.reduce(list(masks.values()))
-    return {**masks, ELSEWHERE: elsewhere}
+    return masks | {ELSEWHERE: scored & ~np.logical_or.reduce(list(masks.values()))}
 
 
 def _near(structure: NDArray[np.bool_], spacing: tuple[float, float, float]) -> NDArray[np.bool_]:

@@ -182,8 +182,7 @@ def scan_summary(scans: pd.DataFrame, healthy: pd.DataFrame) -> pd.DataFrame:
 def lesion_summary(counts: pd.DataFrame) -> pd.DataFrame:
     """Score the lesions of all scans together."""
     columns = counts.columns.difference(["fold", "patient", *KEYS], sort=False)
-    scores = summarize(counts, KEYS, columns, scores_from_counts)
-    return scores.drop(columns="n_patients")
+    return summarize(counts, KEYS, columns, scores_from_counts).drop(columns="n_patients")
 
 
 def strata_summary(strata: pd.DataFrame) -> pd.DataFrame:

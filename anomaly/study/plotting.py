@@ -301,8 +301,7 @@ def plot_strata(tables: Mapping[str, pd.DataFrame], *, rule: str) -> style.Figur
 
 def _scores(values: Sequence[ArrayLike], cases: Sequence[Case]) -> list[NDArray]:
     """Take the scores of each case in white and gray matter."""
-    volumes = zip(values, cases, strict=True)
-    return [np.asarray(volume)[case.scored] for volume, case in volumes]
+    return [np.asarray(volume)[case.scored] for volume, case in zip(values, cases, strict=True)]
 
 
 def _scores_by_region(values: Sequence[ArrayLike], cases: Sequence[Case]) -> dict[str, NDArray]:

@@ -413,10 +413,8 @@ def overlap_with_followup(
         }
     )
     flagged = np.isin(labels, numbers)
-    chance = float("nan")
-    if len(numbers):
-        # As if regions were placed independently: that at least one of them co-locates.
-        chance = float(1 - np.prod(1 - regions["chance"]))
+    # As if regions were placed independently: that at least one of them co-locates.
+    chance = float(1 - np.prod(1 - regions["chance"])) if len(numbers) else float("nan")
     n_growth = np.sum(growth)
     return FollowupOverlap(
         regions=regions,

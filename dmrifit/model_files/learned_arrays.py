@@ -206,8 +206,7 @@ def _check_boosting(boosting: BaseEstimator) -> None:
     # It would give the trees other columns than those that were compared.
     _require(boosting._preprocessor is None, boosting, "columns")
     stages = boosting._predictors
-    has_single_trees = {boosting.n_trees_per_iteration_, *map(len, stages)} == {1}
-    _require(has_single_trees, boosting, "trees")
+    _require({boosting.n_trees_per_iteration_, *map(len, stages)} == {1}, boosting, "trees")
     for (predictor,) in stages:
         nodes = predictor.nodes
         _require(nodes.ndim == 1 and len(nodes) > 0, boosting, "nodes")

@@ -53,9 +53,7 @@ class Net(skorch.NeuralNet):
 def _single(output: Any) -> Any:
     """Convert half-precision tensors of a network's output to single precision."""
     if isinstance(output, torch.Tensor):
-        if output.dtype in (torch.bfloat16, torch.float16):
-            return output.float()
-        return output
+        return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
     if isinstance(output, Mapping):
         return {key: _single(value) for key, value in output.items()}
     return type(output)(_single(value) for value in output)

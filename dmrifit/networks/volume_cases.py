@@ -33,9 +33,7 @@ def volume_inputs(case: Any) -> NDArray[np.float32]:
         raise ValueError(
             f"values up to {largest:.3g}, which single precision does not hold; scale the scan"
         )
-    channels = volume[None]
-    if volume.ndim == 4:
-        channels = np.moveaxis(volume, -1, 0)
+    channels = np.moveaxis(volume, -1, 0) if volume.ndim == 4 else volume[None]
     return np.array(channels, dtype=np.float32, order="C")
 
 

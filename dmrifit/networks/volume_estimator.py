@@ -337,8 +337,7 @@ class VolumeEstimator(BaseEstimator, ABC):
 
     def _fitted_state(self) -> dict[str, Any]:
         """Describe the fitted attributes of a model file."""
-        names = (*self._fitted_names, "history_")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in (*self._fitted_names, "history_")}
 
     def _restore_fitted(self, fitted: Mapping[str, Any]) -> None:
         """Set the fitted attributes of a model file."""
@@ -499,9 +498,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         fraction = self._settings.validation_fraction
         if not fraction:
             return numbers, numbers[:0]
-        patients = numbers
-        if groups is not None:
-            patients = np.asarray([str(group) for group in groups])
+        patients = numbers if groups is None else np.asarray([str(group) for group in groups])
         n_patients = len(np.unique(patients))
         n_validation = max(1, round(fraction * n_patients))
         # At least one patient to validate with, and one to learn from.

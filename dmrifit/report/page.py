@@ -367,7 +367,9 @@ def origin(command: str = "", rows: Iterable[Sequence[Any]] = ()) -> Table:
     from dmrifit.io.digests import command_line
 
     lines: list[Sequence[Any]] = [["date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")]]
-    lines.append(["command", command or command_line()])
+    # Files of one name in two folders look alike without them.
+    label = "command (folders outside the working directory left out)"
+    lines.append([label, command or command_line()])
     numbers = versions("dmrifit", "numpy", "scipy")
     lines += [*rows, *([f"version of {name}", numbers[name]] for name in numbers)]
     return Table(lines, words=[1])

@@ -268,8 +268,7 @@ def _scan(
         signals = np.hypot(real, imaginary)
     true_maps = {}
     for i, name in enumerate(tissues.MODEL.names):
-        true_map = np.where(body, parameters[:, i], 0.0)
-        true_maps[name] = true_map.astype(np.float32).reshape(shape)
+        true_maps[name] = np.where(body, parameters[:, i], 0.0).astype(np.float32).reshape(shape)
     scan = Scan(
         patient,
         signals.astype(np.float32).reshape(*shape, -1),

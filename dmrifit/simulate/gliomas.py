@@ -146,8 +146,7 @@ def _shape_distance(
 
 def _kth_smallest(values: NDArray[np.float32], k: int) -> np.float32:
     """Find a value that exactly `k` values lie below, where they differ."""
-    smallest = np.partition(values, k, axis=None)
-    return np.float32(smallest[k])
+    return np.float32(np.partition(values, k, axis=None)[k])
 
 
 def _necrosis_distance(

@@ -294,8 +294,7 @@ def depth_of(brain: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np
 
 def voxel_centers(shape: tuple[int, int, int], affine: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compute the centers of all voxels in mm, (x, y, z, 3)."""
-    indices = np.moveaxis(np.indices(shape), 0, -1)
-    return indices @ affine[:3, :3].T + affine[:3, 3]
+    return np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
 
 
 @lru_cache(maxsize=4)

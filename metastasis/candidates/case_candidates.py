@@ -14,7 +14,7 @@ from scipy.special import expit, logit
 
 from metastasis.candidates.features import LEVELS, Candidates, ScanVolumes, find_candidates
 from metastasis.scans.local_level import local_level
-from metastasis.scans.network_inputs import Scan, brain_of, values_of
+from metastasis.scans.network_inputs import Scan, brain_of, steps_of, values_of
 from metastasis.segmentation.ensemble import probability_of
 
 _BLOCK_MM = 12.0
@@ -69,9 +69,7 @@ def case_candidates(
     values = np.asarray(values_of(volume))
     # The first channel is the post-contrast image.
     image = values if values.ndim == 3 else values[..., 0]
-    steps = np.ones(3)
-    if isinstance(volume, nib.Nifti1Image):
-        steps = np.asarray(nib.affines.voxel_sizes(volume.affine))
+    steps = steps_of(volume)
     brain = brain_of(case)
     before = None
     # A prior of zeros is a missing one.

@@ -103,8 +103,7 @@ class ScanVolumes:
 
         # A prior of zeros is a missing one.
         has_prior = prior is not None and np.any(prior)
-        before = relative(prior) if has_prior else None
-        return cls(relative(image), brain, steps, before)
+        return cls(relative(image), brain, steps, relative(prior) if has_prior else None)
 
 
 @dataclass(frozen=True)

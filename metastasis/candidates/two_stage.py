@@ -9,7 +9,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -127,7 +126,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
     segmenter: Any = None
     classifier: Any = "trees"
     _: KW_ONLY
-    levels: Sequence[float] = LEVELS
+    levels: Sequence[Annotated[float, Within(above=0, below=1)]] = LEVELS
     comparable: bool = False
     min_voxels: Count = 4
     use_prior: bool = True
@@ -168,7 +167,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         self._check()
         cases = network_inputs.joined_cases(volumes, priors, masks)
         pairs = network_inputs.paired_labels(cases, labels)
-        spacing = _spacing(self.segmenter)
+        spacing = getattr(self.segmenter, "spacing", None)
         tables, truths = [], []
         for number, segmenter in self._unseen(cases, labels, groups):
             with naming(number):
@@ -254,7 +253,8 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         int
             ``min_voxels``; fewer where voxels are larger than those of the segmenter.
         """
-        spacing, edge = _spacing(self.segmenter_), network_inputs.edge_of(volume)
+        spacing = getattr(self.segmenter_, "spacing", None)
+        edge = network_inputs.edge_of(volume)
         if spacing is None or edge is None:
             return self.min_voxels
         # Edges of oblique grids read 1.00000001 mm.
@@ -375,7 +375,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         )
 
     def _predictions(self, cases: list[network_inputs.Scan]) -> Iterator[NDArray[np.float32]]:
-        spacing = _spacing(self.segmenter_)
+        spacing = getattr(self.segmenter_, "spacing", None)
         # A classifier that learned without priors looks at none: they need not be aligned.
         use_prior = self.use_prior and self.uses_priors_
         for scan in cases:
@@ -395,9 +395,6 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         check_fields(self)
         if isinstance(self.classifier, str):
             check_word("classifier", self.classifier, judgment.CLASSIFIERS)
-        levels = np.asarray(self.levels, dtype=np.float64)
-        if levels.ndim != 1 or not len(levels) or not ((levels > 0) & (levels < 1)).all():
-            raise ValueError(f"levels must be probabilities between 0 and 1, not {self.levels!r}")
         learns = self.segmenter is not None and not _is_fitted(self.segmenter)
         # Only with this loss can a segmenter learn from what it took for lesions.
         if self.n_trainings > 1 and learns and getattr(self.segmenter, "loss", "") != "lesion":
@@ -511,9 +508,7 @@ def _mark_mistakes_of(
     segmenter: Any, case: network_inputs.Scan, label: Any, seed: int
 ) -> NDArray[np.uint8]:
     """Mark in a label what a segmenter takes for lesions, but for what is near to one."""
-    steps = np.ones(3)
-    if isinstance(case[0], nib.Nifti1Image):
-        steps = np.asarray(nib.affines.voxel_sizes(case[0].affine))
+    steps = network_inputs.steps_of(case[0])
     values = np.asarray(network_inputs.values_of(label))
     return marked_evenly(values, probability_of(segmenter, case), seed, steps)
 
@@ -524,12 +519,6 @@ def _is_fitted(segmenter: Any) -> bool:
     except NotFittedError:
         return False
     return True
-
-
-def _spacing(segmenter: Any) -> float | None:
-    """Give the edge in mm of the voxels that a segmenter resamples scans to; None of others."""
-    spacing = getattr(segmenter, "spacing", None)
-    return None if spacing is None else float(spacing)
 
 
 def load_small_model() -> Any:

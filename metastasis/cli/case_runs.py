@@ -86,8 +86,12 @@ def _page(out: Path, records: Mapping[str, dict[str, Any]], lesions: pd.DataFram
 
 def read_segmentations(
     table: Path, cases: Sequence[Case]
-) -> tuple[list[NDArray[Any]], float, int]:
-    """Read predictions (x, y, z) of cases that a run wrote, its threshold and smallest lesion."""
+) -> tuple[list[NDArray[Any]], float | None, int]:
+    """
+    Read predictions (x, y, z) of cases that a run wrote, its threshold and smallest lesion.
+
+    An ensemble has two thresholds: None.
+    """
     results = case_tables.ResultTable.read(table, [case.name for case in cases])
     settings: dict[str, Any] = {}
     for key, number, default in (("threshold", float, None), ("min_voxels", int, 1)):
@@ -113,7 +117,10 @@ def read_segmentations(
     for volume in results.volumes(column, cases):
         volume = np.rint(volume) if threshold is None else volume
         predictions.append(volume.astype(np.uint8 if threshold is None else np.float32))
-    return predictions, 0.5 if threshold is None else threshold, settings["min_voxels"]
+    # Labels without a threshold come from elsewhere, and may be of a single model.
+    if not results.rows[0].get("threshold"):
+        threshold = 0.5
+    return predictions, threshold, settings["min_voxels"]
 
 
 def segment_case(

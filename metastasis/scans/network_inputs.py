@@ -61,9 +61,7 @@ def paired_labels(cases: Sequence[Scan], labels: Any) -> list[tuple[Any, Any]]:
 
 def values_of(volume: Any) -> Any:
     """Give the values of an image; an array is returned as it is."""
-    if _is_image(volume):
-        return np.asanyarray(volume.dataobj)
-    return volume
+    return np.asanyarray(volume.dataobj) if _is_image(volume) else volume
 
 
 def brain_of(case: Scan) -> NDArray[np.bool_]:
@@ -75,11 +73,14 @@ def brain_of(case: Scan) -> NDArray[np.bool_]:
     return np.any(values.reshape(*values.shape[:3], -1) != 0, axis=-1)
 
 
+def steps_of(volume: Any) -> NDArray[np.float64]:
+    """Give the edges (3,) of a voxel in mm; 1 mm for arrays."""
+    return nib.affines.voxel_sizes(volume.affine) if _is_image(volume) else np.ones(3)
+
+
 def edge_of(volume: Any) -> float | None:
     """Give the edge in mm of a cube as large as a voxel of an image; None of an array."""
-    if not _is_image(volume):
-        return None
-    return float(np.cbrt(voxel_volume(volume.affine)))
+    return float(np.cbrt(voxel_volume(volume.affine))) if _is_image(volume) else None
 
 
 def binary_label(label: Any, volume: Any) -> NDArray[np.uint8]:
@@ -159,8 +160,7 @@ def classes_on_network_grid(label: Any, volume: Any, spacing: float | None) -> N
     values = np.asarray(values_of(label))
     if not _is_image(volume):
         return values
-    source = Volume.of(values, volume.affine)
-    return source.labels_onto(network_grid(volume, spacing)).values
+    return Volume.of(values, volume.affine).labels_onto(network_grid(volume, spacing)).values
 
 
 def on_scan_grid(
@@ -173,9 +173,8 @@ def on_scan_grid(
         return as_stored(probability, volume.affine)
     target = Volume.of(np.zeros(volume.shape[:3], np.uint8), volume.affine)
     source = Volume.of(probability, network_grid(volume, spacing).affine)
-    restored = source.onto(target, np.eye(4))
     # Interpolation may leave the range of probabilities by rounding.
-    return np.clip(restored.values, 0, 1)
+    return np.clip(source.onto(target, np.eye(4)).values, 0, 1)
 
 
 def scores_on_scan_grid(

@@ -187,9 +187,7 @@ def intensity_ratios(image: NDArray[Any], brain: NDArray[np.bool_]) -> list[floa
     Shapes: `image` (x, y, z), `brain` (x, y, z).
     """
     median, *quantiles = np.quantile(image[brain], (0.5, *_QUANTILES)).tolist()
-    if median <= 0:
-        return None
-    return [float(quantile / median) for quantile in quantiles]
+    return None if median <= 0 else [float(quantile / median) for quantile in quantiles]
 
 
 def seen_range(
@@ -270,9 +268,7 @@ def unlike_notes(
 
 
 def _brain(case: Case) -> NDArray[np.bool_]:
-    if case.brain is not None:
-        return case.brain
-    return np.asarray(case.image != 0)
+    return np.asarray(case.image != 0) if case.brain is None else case.brain
 
 
 def noted_case(

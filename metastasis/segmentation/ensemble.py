@@ -18,7 +18,7 @@ from dmrifit.io import nifti
 from dmrifit.io.components import drop_small, label_components
 from dmrifit.io.grids import Volume
 from dmrifit.networks.volume_cases import naming
-from metastasis.scans.network_inputs import Scan
+from metastasis.scans.network_inputs import Scan, joined_cases
 
 __all__ = ["SensitivitySpecificityEnsemble"]
 
@@ -175,15 +175,7 @@ def segment_by(
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
     """Give labels and probabilities by an ensemble or a single model, one case after the other."""
     # Checked here and not where the first case is asked.
-    scans: dict[str, Any] = {"priors": priors, "masks": masks}
-    for key, values in scans.items():
-        if values is None:
-            scans[key] = [None] * len(volumes)
-        elif len(values) != len(volumes):
-            raise ValueError(
-                f"{len(values)} {key} for {counted(len(volumes), 'volume')}; give one for each, "
-                "None for a missing one"
-            )
+    cases = joined_cases(volumes, priors, masks)
     models, thresholds = models_of(segmenter), thresholds_of(segmenter)
     is_ensemble = isinstance(segmenter, SensitivitySpecificityEnsemble)
 
@@ -191,17 +183,15 @@ def segment_by(
         marked, probabilities = [], []
         for model, threshold in zip(models, thresholds, strict=True):
             with naming(i):
-                probability = probability_of(
-                    model, (volumes[i], scans["priors"][i], scans["masks"][i])
-                )
+                probability = probability_of(model, cases[i])
             probabilities.append(probability)
-            smallest = smallest_finding(model, volumes[i])
+            smallest = smallest_finding(model, cases[i][0])
             marked.append(drop_small(probability >= threshold, smallest))
         if is_ensemble:
             return merge_segmentations(*marked), np.maximum(*probabilities)
         return marked[0].astype(np.uint8), probabilities[0]
 
-    return map(labels_of, range(len(volumes)))
+    return map(labels_of, range(len(cases)))
 
 
 def models_in_words(paths: Iterable[Path], thresholds: Sequence[float]) -> str:

@@ -115,8 +115,7 @@ def whole_logits(
     size = [math.ceil(n / network.divisor) * network.divisor for n in shape]
     window = take_window(image, [side.start for side in box], size)
     with torch.inference_mode():
-        batch = torch.from_numpy(window)[None].to(device)
-        output = network(batch)[0, 0].cpu().numpy()
+        output = network(torch.from_numpy(window)[None].to(device))[0, 0].cpu().numpy()
     logits[box] = output[: shape[0], : shape[1], : shape[2]]
     return logits
 

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted
+from dmrifit.io import case_tables
 from dmrifit.io.components import drop_small, label_components
 from dmrifit.networks.volume_cases import VolumeList, naming
 from dmrifit.stats.lesion_matching import Matching
@@ -126,8 +127,7 @@ def operating_point(
     ValueError
         If the number is negative, no threshold gives as few, or as for `threshold_curve`.
     """
-    if not false_positives >= 0:
-        raise ValueError(f"false positives per scan must be 0 or more, not {false_positives!r}")
+    check_number("false positives per scan", false_positives)
     curve = threshold_curve(labels, probabilities, thresholds=thresholds, min_voxels=min_voxels)
     n_scans = len(labels)
     wrong = (curve["false_positives_per_scan"] + curve["flagged_per_scan"]).to_numpy()
@@ -308,17 +308,8 @@ def paired_volumes(
     pairs = []
     for i, (label, probability) in enumerate(zip(labels, probabilities, strict=True)):
         # Compared in their own precision, as the segmenter compares them with its threshold.
-        values, truth = np.asarray(probability), np.asarray(label)
-        if truth.shape != values.shape:
-            raise ValueError(
-                f"scan {i}: a label of shape {truth.shape} and a prediction of shape "
-                f"{values.shape}"
-            )
-        if not np.isin(truth, (0, 1)).all():
-            raise ValueError(
-                f"scan {i}: a label holds values from {truth.min():g} to {truth.max():g} where 0 "
-                "and 1 may stand"
-            )
+        values = np.asarray(probability)
+        truth = case_tables.checked_mask(label, f"scan {i}: the label", values.shape)
         if values.dtype.kind not in "fb" or not ((values >= 0) & (values <= 1)).all():
             raise ValueError(
                 f"scan {i}: values from {values.min():g} to {values.max():g} ({values.dtype}) are "

@@ -288,8 +288,7 @@ def _segment(
         prior_scale = 1.0
 
     def rotated(volume: NDArray[Any]) -> NDArray[Any]:
-        transposed = volume.transpose(0, *(1 + axes))
-        return np.flip(transposed, tuple(1 + np.flatnonzero(flips)))
+        return np.flip(volume.transpose(0, *(1 + axes)), tuple(1 + np.flatnonzero(flips)))
 
     shape = np.array(label.shape)[axes]
     center = np.array(np.unravel_index(middle, label.shape))[axes]
@@ -315,8 +314,7 @@ def _segment(
         valid = np.float32(0 if is_prior_dropped else case["valid"])
         # A shared path compares with what lies a few voxels around.
         margin = PRIOR_REACH if segmenter.prior_ == "shared" else 0
-        wide = [n + 2 * margin for n in size]
-        prior = take_window(rotated(case["prior"]), first - margin, wide)
+        prior = take_window(rotated(case["prior"]), first - margin, [n + 2 * margin for n in size])
         sample["prior"] = prior * (np.float32(prior_scale) * valid)
         sample["valid"] = valid
     segment = take_window(rotated(label[None]), first, size)
@@ -362,9 +360,7 @@ def _background_voxel(
         if brain[voxel] and not label[voxel]:
             return int(voxel)
     background = np.flatnonzero(brain & (label == 0))
-    if not len(background):
-        return int(rng.integers(len(label)))
-    return int(rng.choice(background))
+    return int(rng.choice(background)) if len(background) else int(rng.integers(len(label)))
 
 
 def n_extra_channels(segmenter: Any) -> int:

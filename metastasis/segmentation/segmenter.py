@@ -196,8 +196,8 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
     _: KW_ONLY
     network: Literal["deepmedic", "unet", "small_unet"] = "deepmedic"
     scaling: Literal["brain", "local"] = "brain"
-    widths: Sequence[int] | None = None
-    dense: Sequence[int] = (32,)
+    widths: Sequence[Count] | None = None
+    dense: Sequence[Count] = (32,)
     missing_prior: Literal["validity", "zeros"] = "validity"
     prior_dropout: _UpToOne = 0.25
     sampling: Literal["lesion", "voxel"] = "lesion"
@@ -297,9 +297,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         """
         self._check()
         cases = network_inputs.joined_cases(volumes, priors, masks)
-        targets = None
-        if labels is not None:
-            targets = network_inputs.paired_labels(cases, labels)
+        targets = None if labels is None else network_inputs.paired_labels(cases, labels)
         # A prior of zeros is a missing one.
         has_priors = any(
             np.any(network_inputs.values_of(prior)) for _, prior, _ in cases if prior is not None
@@ -350,8 +348,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         """
         check_is_fitted(self)
         cases = network_inputs.joined_cases(volumes, priors, masks)
-        targets = network_inputs.paired_labels(cases, labels)
-        return super().score(cases, targets)
+        return super().score(cases, network_inputs.paired_labels(cases, labels))
 
     # Hooks of VolumeEstimator -------------------------------------------------------------------
 
@@ -361,16 +358,12 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
 
     @property
     def _n_layers(self) -> int:
-        if self.network in _UNETS:
-            # Its convolutions are padded, so that no voxel is lost.
-            return 0
-        return len(self._widths)
+        # Convolutions of U-Nets are padded, so that no voxel is lost.
+        return 0 if self.network in _UNETS else len(self._widths)
 
     @property
     def _widths(self) -> tuple[int, ...]:
-        if self.widths is None:
-            return _DEFAULT_WIDTHS[self.network]
-        return tuple(self.widths)
+        return tuple(self.widths or _DEFAULT_WIDTHS[self.network])
 
     @property
     def _size(self) -> int:
@@ -382,9 +375,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
 
     @property
     def _factors(self) -> tuple[int, ...]:
-        if self.network in _UNETS:
-            return ()
-        return tuple(self.low_resolution)
+        return () if self.network in _UNETS else tuple(self.low_resolution)
 
     def _module(self) -> torch.nn.Module:
         from metastasis.networks import architectures
@@ -546,15 +537,16 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
 
     def _check(self) -> None:
         super()._check()
-        if self.widths is not None:
-            _check_whole_numbers("widths", self.widths, least=1)
-        _check_whole_numbers("dense", self.dense, least=1)
-        _check_whole_numbers("low_resolution", self.low_resolution, least=2, may_be_empty=True)
-        if len(set(self.low_resolution)) != len(self.low_resolution):
-            raise ValueError(f"low_resolution has a factor twice: {self.low_resolution!r}")
-        if self.low_resolution_input == "stride" and any(f % 2 == 0 for f in self.low_resolution):
+        factors = self.low_resolution
+        # bool is a subclass of int, so isinstance would accept True.
+        is_list = isinstance(factors, tuple | list)
+        if not is_list or not all(type(factor) is int and factor > 1 for factor in factors):
+            raise ValueError(f"low_resolution must be whole numbers above 1, not {factors!r}")
+        if len(set(factors)) != len(factors):
+            raise ValueError(f"low_resolution has a factor twice: {factors!r}")
+        if self.low_resolution_input == "stride" and any(factor % 2 == 0 for factor in factors):
             raise ValueError(
-                f"cells of an even width have no voxel in their middle: {self.low_resolution!r}; "
+                f"cells of an even width have no voxel in their middle: {factors!r}; "
                 "use low_resolution_input='average'"
             )
         network_inputs.output_size(self._size, self._n_layers)
@@ -602,12 +594,3 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         # A path is valid on one machine only.
         parameters["warm_start_from"] = None
         return parameters
-
-
-def _check_whole_numbers(
-    name: str, values: Any, *, least: int, may_be_empty: bool = False
-) -> None:
-    is_sequence = isinstance(values, tuple | list) and (len(values) > 0 or may_be_empty)
-    # bool is a subclass of int, so isinstance would accept True.
-    if not is_sequence or not all(type(n) is int and n >= least for n in values):
-        raise ValueError(f"{name} must be whole numbers of at least {least}, not {values!r}")

@@ -66,7 +66,7 @@ def evaluate_segmentations(
     cases: Sequence[Case],
     predictions: Mapping[str, Sequence[ArrayLike]],
     *,
-    threshold: float | Mapping[str, float] = 0.5,
+    threshold: float | Mapping[str, float | None] = 0.5,
     thresholds: ArrayLike = THRESHOLDS,
     families: Mapping[str, Sequence[str]] | None = None,
     segment: int = 19,
@@ -89,7 +89,7 @@ def evaluate_segmentations(
         one, ending in `OF_BOTH`, is what both models mark.
     threshold : float or mapping of str to float, default=0.5
         Voxels whose probability reaches it are lesions; a mapping may give one for each method,
-        others have 0.5.
+        others have 0.5. None says that labels are an ensemble's, also where none is 2.
     thresholds : array_like of shape (n,), default=THRESHOLDS
         Of the curves of methods that give probabilities.
     families : mapping of str to sequence of str, optional
@@ -290,9 +290,11 @@ def _checked_method(
     name: str,
     values: Sequence[ArrayLike],
     cases: Sequence[Case],
-    threshold: float,
+    threshold: float | None,
     min_voxels: int,
 ) -> _Method:
+    of_ensemble = threshold is None
+    threshold = 0.5 if threshold is None else threshold
     check_number(f"the threshold of {name}", threshold, above=0, most=1)
     arrays = case_tables.volumes_of_cases(values, cases, f"predictions of {name}")
     kinds = {"probabilities" if array.dtype.kind == "f" else "masks" for array in arrays}
@@ -310,7 +312,7 @@ def _checked_method(
     masks = [drop_small(array, min_voxels) for array in arrays]
     labels = None
     # Only an ensemble has the label 2, for what both models mark.
-    if highest == 2:
+    if of_ensemble or highest == 2:
         labels = [array * mask for array, mask in zip(arrays, masks, strict=True)]
     return _Method(masks, float(threshold), min_voxels, labels=labels)
 

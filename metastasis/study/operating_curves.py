@@ -147,20 +147,17 @@ def _binned(
     """Sum numbers, probabilities and what came true in bins; shape (3, n_bins)."""
     # A probability of 1 belongs to the last bin.
     bins = np.minimum((probability * n_bins).astype(np.intp), n_bins - 1)
-    weights = (None, probability, is_true)
-    return np.stack([np.bincount(bins, weight, n_bins) for weight in weights])
+    return np.stack([np.bincount(bins, weight, n_bins) for weight in (None, probability, is_true)])
 
 
 def family_table(summary: pd.DataFrame, families: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """Trace curves over settings: one point for each model of a family."""
-    keys = [*_PLAIN, *_STRICT, "false_positives_per_scan"]
-    by_method = summary.set_index("method")[keys]
+    by_method = summary.set_index("method")[[*_PLAIN, *_STRICT, "false_positives_per_scan"]]
     points = []
     for family, methods in families.items():
         check_words(f"the methods of family {family!r}", methods, by_method.index)
         points += [(family, order, method) for order, method in enumerate(methods)]
-    table = pd.DataFrame(points, columns=["family", "order", "method"])
-    return table.join(by_method, on="method")
+    return pd.DataFrame(points, columns=["family", "order", "method"]).join(by_method, on="method")
 
 
 def area_table(curves: Mapping[str, pd.DataFrame], kind: str) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.study import plotting
 from metastasis.study.controls import CONTROLS
-from metastasis.study.evaluation import SMALL_ML, evaluate_segmentations, option_by_method
+from metastasis.study.evaluation import OF_BOTH, SMALL_ML, evaluate_segmentations, option_by_method
 from metastasis.study.lesion_sizes import CLOSED_GAP_MM
 
 __all__ = ["write_evaluation"]
@@ -41,7 +41,7 @@ def write_evaluation(
     predictions: Mapping[str, Sequence[ArrayLike]],
     folder: str | Path,
     *,
-    threshold: float | Mapping[str, float] = 0.5,
+    threshold: float | Mapping[str, float | None] = 0.5,
     min_voxels: int | Mapping[str, int] = 1,
     figures: int = 6,
     overwrite: bool = False,
@@ -96,7 +96,7 @@ def write_evaluation(
         tables = evaluate_segmentations(cases, predictions, **options)
         thresholds = option_by_method("thresholds", threshold, predictions, 0.5)
         fewest_voxels = option_by_method("min_voxels", min_voxels, predictions, 1)
-        limits = {name: (thresholds[name], fewest_voxels[name]) for name in predictions}
+        limits = {name: (thresholds[name] or 0.5, fewest_voxels[name]) for name in predictions}
         sections = [
             page.Section("", *_answer(cases, tables)),
             page.Section("Scores", *_summaries(tables)),
@@ -371,7 +371,9 @@ def _overlays(
     limits: _Limits,
     figures: int,
 ) -> Iterator[Any]:
-    best = next(name for name in _ranked(tables).index if name in predictions)
+    ranked = _ranked(tables).index
+    best = next(name for name in ranked if name in predictions)
+    ensembles = [name for name in predictions if name + OF_BOTH in ranked]
     # A page of all scans would be too long, and what went wrong tells most.
     order = _scans_by_errors(tables["scans"], best).index[:figures]
     yield _TEXTS("overlays", n_shown=len(order), n_cases=len(cases), best=best)
@@ -382,15 +384,13 @@ def _overlays(
         # A viewer holds whole volumes, so only the scan with most errors has one.
         if i == order[0]:
             yield page.Heading(f"{kind} {case.name}")
-            yield _planes(case, scan_values, limits, f"{kind} {case.name}")
+            yield _planes(case, scan_values, limits, f"{kind} {case.name}", ensembles)
         pictures = []
         for name, values in scan_values.items():
-            ensemble = (
-                values.dtype.kind != "f" and np.max([np.max(v) for v in predictions[name]]) == 2
-            )
             labels = _labels(values, *limits[name])
             title = f"{case.name} by {name}"
-            figure = plotting.plot_overlay(case, labels, of_two_models=ensemble, title=title)
+            is_pair = name in ensembles
+            figure = plotting.plot_overlay(case, labels, of_two_models=is_pair, title=title)
             pictures.append(page.Picture(figure, f"{kind} {title} in three planes"))
         yield pictures[0]
         yield page.Fold(f"{case.name} by the other methods", *pictures[1:])
@@ -405,7 +405,11 @@ def _labels(values: NDArray[Any], threshold: float, min_voxels: int) -> NDArray[
 
 
 def _planes(
-    case: Case, predictions: Mapping[str, NDArray[Any]], limits: _Limits, title: str
+    case: Case,
+    predictions: Mapping[str, NDArray[Any]],
+    limits: _Limits,
+    title: str,
+    ensembles: Sequence[str],
 ) -> Any:
     """Make the viewer of one scan with the results of each method, and the lesions to look at."""
     assert case.label is not None
@@ -416,7 +420,7 @@ def _planes(
             look: dict[str, Any] = {"window": (0.0, 1.0), "threshold": limits[name][0]}
             scores.append(Layer(name, values, "score", **look))
         labels = _labels(values, *limits[name])
-        names = ("candidate", MARKED_BY_BOTH) if labels.max(initial=0) == 2 else ()
+        names = ("candidate", MARKED_BY_BOTH) if name in ensembles else ()
         # Further methods are hidden, and have colors of their own.
         look = {"shown": not points, "colors": () if points else _COLORS[-max(len(names), 1) :]}
         masks.append(Layer(name, labels, "mask", names=names, **look))

@@ -343,7 +343,7 @@ def test_blurred_edges_of_lesions_are_no_mistakes_in_voxels_of_any_size(edge):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"levels": (0.0,)}, "levels must be probabilities"),
+        ({"levels": (0.0,)}, "each of levels must be a number above 0"),
         ({"threshold": 0}, "threshold must be a number above 0"),
         ({"classifier": "forest"}, "classifier"),
         ({"n_trainings": 2}, "n_trainings=2 needs a DeepMedicSegmenter"),

@@ -91,7 +91,8 @@ def test_an_ensemble_tells_what_has_changed_and_is_read_as_labels(brightness, ca
     for scans, out in ((cases, tmp_path), (cases[1:2], tmp_path / "alone")):
         run(both, scans, out, figure=True)
         assert "with its core, mL" in (out / "index.html").read_text(encoding="utf-8")
-    predictions, _, _ = read_segmentations(tmp_path / "segmentations.tsv", cases)
+    predictions, threshold, _ = read_segmentations(tmp_path / "segmentations.tsv", cases)
+    assert threshold is None
     assert {0, 1, 2} == set(np.unique(np.concatenate([one.ravel() for one in predictions])))
     for content, labels in zip(contents, predictions, strict=True):
         assert content["n_marked_by_both"] <= content["n_lesions"]

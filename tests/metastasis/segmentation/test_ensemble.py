@@ -150,7 +150,7 @@ def test_what_a_sensitive_network_marks_is_never_lost():
 
 
 def test_what_cannot_be_joined_is_refused(volume):
-    with pytest.raises(ValueError, match="2 priors for 1 volume;"):
+    with pytest.raises(ValueError, match="2 priors for 1 case;"):
         SensitivitySpecificityEnsemble(Stub(), Stub()).predict([volume], priors=[None, None])
     with pytest.raises(ValueError, match="thresholds"):
         SensitivitySpecificityEnsemble(Stub(), Stub(), thresholds=(0.5, 0)).predict([volume])

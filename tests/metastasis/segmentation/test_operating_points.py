@@ -190,13 +190,13 @@ def test_an_operating_point_that_no_threshold_reaches_is_refused_and_one_where_a
     label, certain = np.zeros((5, 5, 5), bool), np.ones((5, 5, 5))
     with pytest.raises(ValueError, match=r"not 0\.5 or fewer"):
         operating_point([label], [certain], false_positives=0.5)
-    with pytest.raises(ValueError, match="0 or more"):
+    with pytest.raises(ValueError, match="at least 0"):
         operating_point([label], [certain], false_positives=-1)
 
 
 def test_pairs_keep_their_precision_and_masks_are_probabilities():
     label = volume({(1, 1, 1): 1}).astype(np.uint8)
     pairs = paired_volumes([label, label], [label.astype(np.float32) / 3, label > 0])
-    assert [truth.dtype for truth, _ in pairs] == [np.uint8] * 2
+    assert [truth.dtype for truth, _ in pairs] == [bool] * 2
     assert [probability.dtype for _, probability in pairs] == [np.float32, np.bool_]
     assert [probability[1, 1, 1] for _, probability in pairs] == [np.float32(1 / 3), True]

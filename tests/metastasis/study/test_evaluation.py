@@ -142,6 +142,10 @@ def test_candidates_by_hand():
     assert scores["both_sensitivity"] == pytest.approx(1 / 6)
     assert scores["both_precision"] == scores["further_true_per_scan"] == scores["precision"] == 0.5
     assert scores["false_candidates_per_patient"] == scores["further_true"] == 1
+    # Of an ensemble the row stands where both models mark nothing.
+    tables = evaluate_segmentations(scans, {"a": [ensemble == 1, 0 * label]}, threshold={"a": None}, **options)
+    assert row(tables, "a")["n_found"] == tables["ensemble"]["further_true"].item() == 1
+    assert row(tables, "a, marked by both")["n_found"] == tables["ensemble"]["both_sensitivity"].item() == 0
 
 
 def test_intervals_hold_their_value_and_shrink_with_patients(cases, tables):

@@ -39,8 +39,9 @@ def test_the_page_of_a_comparison_is_whole(found, synthetic_cases, tmp_path):
     assert EVIL not in page
     assert "alert(1)" in page
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
-    for words in (*CONTROLS, "ensemble, marked by both", "expected calibration error", "not for clinical use"):
+    for words in ("ensemble, marked by both", "expected calibration error", "not for clinical use", "outside the working"):
         assert words in page
+    assert all(control in page for control in CONTROLS)
     assert "all scans were simulated; no person was scanned" in page
     assert "they are no performance" in page
     # The strip, curves, calibration, and two scans by each method.
@@ -80,12 +81,15 @@ def test_a_browser_shows_the_answer_first_and_nothing_wider_than_the_window(foun
 
 def test_masks_alone_have_no_calibration_and_real_scans_are_not_called_synthetic(synthetic_cases, tmp_path):
     cases = [replace(case, synthetic=False, name=f"case {case.name[-1]}") for case in synthetic_cases[:2]]
-    masks = {"mask": [np.asarray(case.label) for case in cases]}
-    write_evaluation(cases, masks, tmp_path, figures=1, n_bootstrap=0)
+    masks = {name: [np.asarray(case.label) for case in cases] for name in ("mask", "pair")}
+    write_evaluation(cases, masks, tmp_path, figures=1, n_bootstrap=0, threshold={"pair": None})
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "ynthetic" not in page
     assert ">Probabilities<" not in page
     assert not (tmp_path / "calibration.png").exists()
+    # Nothing is marked by both models of the pair.
+    assert "<td>pair, marked by both" in page
+    assert '"marked by both"]' in page
 
 
 def test_the_page_gives_froc_intervals_over_patients_or_says_why_there_are_none(synthetic_cases, brightness, tmp_path):
