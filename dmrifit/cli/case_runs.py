@@ -52,19 +52,10 @@ class RunOptions:
     figure: bool = True
     overwrite: bool = False
 
-    def __post_init__(self) -> None:
-        check_is_folder(self.out)
-
     @property
     def draws(self) -> bool:
         """Whether figures are asked for, and the packages for them and for pages are installed."""
         return self.figure and can_draw()
-
-
-def check_is_folder(out: Path) -> None:
-    """Refuse a file where a folder is to be written."""
-    if out.is_file():
-        raise ValueError(f"--out {out} is a file; name a folder")
 
 
 class RunPage(NamedTuple):
@@ -311,12 +302,11 @@ class CaseRun:
         page = RunPage(title, [table], [], self.note)
         if self.page is not None:
             page = self.page(out, records, lesions)
-        for table in page.overview:
-            if isinstance(table, pages.Table):
-                table.sortable = True
         problems = [[failure["name"], failure["problem"]] for failure in failures]
         failed = [pages.Table(problems, ("failed", "problem"), words=(1,))] if problems else []
         sections = [pages.Section(f"All {self.noun}s", *page.overview, *failed)]
+        for table in sections[0].all(pages.Table):
+            table.sortable = True
         sections += [pages.Section(name, *parts) for name, parts in page.pictures]
         sections.append(pages.Section("", pages.Note(page.note)))
         is_synthetic = (record["synthetic"] for record in records.values())
@@ -417,7 +407,8 @@ def begin_run(
     from dmrifit.io.digests import changed_settings, check_command
     from dmrifit.io.nifti import chosen_form
 
-    check_is_folder(out)
+    if out.is_file():
+        raise ValueError(f"--out {out} is a file; name a folder")
     settings = {**settings, **given(use=chosen_form())}
     path = out / "settings.json"
     text = json.dumps(settings, indent=2, default=str) + "\n"

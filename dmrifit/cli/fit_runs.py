@@ -21,7 +21,7 @@ from dmrifit._utils.counts import counted, first_few, percent
 from dmrifit._utils.text_files import read_sealed
 from dmrifit._utils.threads import default_threads
 from dmrifit.cli.case_runs import FAILED, CaseRun, RunOptions, RunPage, can_draw
-from dmrifit.cli.options import named_images, number_or_path, say
+from dmrifit.cli.options import named_images, say
 from dmrifit.cli.workers import scheduler
 from dmrifit.cohort.bids_folder import find_scans, is_bids_folder, match_files, plain_scan
 from dmrifit.engine.design.identifiability import suggest_model
@@ -110,7 +110,6 @@ def fit_many(
         fit_settings.fixed_values(signal_model, 1, fit_settings.box(signal_model))
     with scheduler(run.cluster):
         pass
-    out.mkdir(parents=True, exist_ok=True)
     threads = options["n_threads"]
     if threads is None:
         # One also where --jobs -1 takes every core for a scan.
@@ -139,16 +138,11 @@ def fit_many(
         },
         work=partial(fit_one, out=out.resolve(), options=fit_options),
         inputs=lambda case: {"version": _VERSION, "sources": _sources(case[0], case[1], te)},
-        is_whole=partial(_is_whole, out=out),
+        is_whole=lambda case, record: (out / _sidecar(case[0], record["model"])).is_file(),
         say=lambda records: _result_lines(context, out, list(records.values()), len(scans)),
     )
     describe_dataset(out, _TEXTS["title"], "derivative", _TEXTS["readme"], ignored=_IGNORED)
     describe_table_of_fits(out / _TABLE, _TEXTS["table"])
-
-
-def _is_whole(case: _ScanFiles, record: Mapping[str, Any], *, out: Path) -> bool:
-    """Tell whether the maps of a scan are there."""
-    return (out / _sidecar(case[0], record["model"])).is_file()
 
 
 def fit_one(
@@ -171,8 +165,7 @@ def fit_one(
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
         manifest = scan.read(te[0] if te else None)
-    # What a fit warns of is in its sidecar.
-    with warnings.catch_warnings():
+        # What a fit warns of is in its sidecar.
         warnings.simplefilter("ignore")
         model, path = fit_scan(manifest.images, manifest.protocol, out / scan.folder, options)
     if earlier_sidecar and out / earlier_sidecar != path:
@@ -295,9 +288,6 @@ def refit_line(
     """
     changes = {"cluster": None, "jobs": 1, "overwrite": False, **inputs, **remedies}
     changes["out"] = out.with_name(f"{out.name}_refit")
-    if number_or_path(changes.get("sigma", context.params["sigma"])) == 0:
-        # It is of no use, as the fit warned.
-        changes["sigma"] = None
     if not remedies or changes["out"].exists():
         return ""
     line = ["dmrifit", str(context.info_name)]

@@ -249,18 +249,18 @@ def roi(
     with FileSet(out.parent, outputs, overwrite=overwrite, keep=inputs) as files:
         regions = summarize_fits(scans, labels, names=label_names, maps=maps, units=unit or {})
         save_table(regions, files.path(out.name), 7)
-        repeats, is_repeated = None, False
+        lines = []
         if "visit" in regions and len(set(regions["visit"])) > 1:
             repeats = repeatability(regions)
-            if is_repeated := (repeats["n_subjects"] > 0).any():
+            lines = [repeatability_text(repeats)]
+            if (repeats["n_subjects"] > 0).any():
                 save_table(repeats, files.path(repeatability_name), 7)
+                lines.append(f"repeatability: {out.parent / repeatability_name}")
     n_fits = len(regions.drop_duplicates(["folder", "scan", "model"]))
     n_labels = regions["label"].nunique()
     typer.echo(f"{counted(n_fits, 'fit')}, {counted(n_labels, 'label')}: {out}")
-    if repeats is not None:
-        typer.echo(repeatability_text(repeats))
-    if is_repeated:
-        typer.echo(f"repeatability: {out.parent / repeatability_name}")
+    for line in lines:
+        typer.echo(line)
 
 
 @dataclass(frozen=True)

@@ -397,16 +397,14 @@ def fit_image(
             )
         rows = gain_sample.rows()
         gain_step = find_gain_step(rows, protocol)
-        if gain_step is not None:
-            notes.warn(gain_step.description)
         lowest = lowest_signals(rows, protocol)
         rows_of_tissue = rows[above_air_or_noise(lowest, tally.noise_level())]
-        if gain_step is None and (doubt := scan_info.decay_doubt(rows_of_tissue, protocol)):
-            notes.warn(doubt)
-        if doubt := scan_info.clipping_doubt(rows, protocol):
-            notes.warn(doubt)
-        if doubt := relative_doubt(rows_of_tissue, protocol, model):
-            notes.warn(doubt)
+        if gain_step is None:
+            notes.warn(scan_info.decay_doubt(rows_of_tissue, protocol))
+        else:
+            notes.warn(gain_step.description)
+        notes.warn(scan_info.clipping_doubt(rows, protocol))
+        notes.warn(relative_doubt(rows_of_tissue, protocol, model))
         misfit = tally.misfit() if noise is not None and likelihood == "gaussian" else np.nan
         # Signals of several directions differ by more than the noise.
         is_wrong = not is_estimated and not directions_vary(contrasts) and misfit > MOST_MISFIT
@@ -744,8 +742,10 @@ class _Notes:
     sentences: list[str] = field(default_factory=list)
 
     def warn(self, sentence: str) -> None:
-        self.sentences.append(sentence)
-        warnings.warn(f"{self.name}: {sentence}", stacklevel=3)
+        """Say a warning and keep it; nothing if it is empty."""
+        if sentence:
+            self.sentences.append(sentence)
+            warnings.warn(f"{self.name}: {sentence}", stacklevel=3)
 
 
 def _lower_b_max(
@@ -805,8 +805,7 @@ def _estimated_noise(
             raise
         notes.warn(f"{error}; {_WITHOUT_NOISE}")
         return None, None
-    if doubt := describe_noise_levels([level, *noise_levels(series, mask=region)])[1]:
-        notes.warn(doubt)
+    notes.warn(describe_noise_levels([level, *noise_levels(series, mask=region)])[1])
     return level.sigma, f"{np.median(level.sigma):.6g} (estimated by {level.method})"
 
 
@@ -841,20 +840,19 @@ def _chosen_by_noise(
     protocol, contrasts = measurements.protocol, measurements.contrasts
     slices = noise_slices(series.grid, region, series.affine)
     rows, levels = spread_voxels(series, slices, measurements.of_image, noise, NOISE_VOXELS)
-    level = None
+    level, snr = None, None
     if rows.size:
         rows, _ = Screen(protocol).apply(rows)
-        is_bright = above_air(lowest_signals(rows, protocol))
-    if levels is not None and levels.size:
-        level = NoiseLevel(float(np.median(levels[is_bright])), "median of sigma in tissue")
-    elif noise is None and rows.size:
-        level = measured_noise(rows[is_bright], protocol, model, settings)
-        if level is None:
-            level = _noise_of_neighbors(series, region)
-        settings = replace(settings, noise=None if level is None else float(level.sigma))
-    if level is None:
-        return by_snr(settings, model, contrasts, None), None
-    snr = typical_snr(lowest_signals(rows, protocol), float(level.sigma))
+        lowest = lowest_signals(rows, protocol)
+        bright = above_air(lowest)
+        if levels is not None:
+            level = NoiseLevel(float(np.median(levels[bright])), "median of sigma in tissue")
+        else:
+            level = measured_noise(rows[bright], protocol, model, settings)
+            level = level or _noise_of_neighbors(series, region)
+            settings = replace(settings, noise=None if level is None else float(level.sigma))
+    if level is not None:
+        snr = typical_snr(lowest, float(level.sigma))
     return by_snr(settings, model, contrasts, snr), level
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -117,7 +116,8 @@ def plot_planes(
         matrix = np.asarray(affine, dtype=np.float64)
         inverse = np.linalg.inv(matrix)
         if inside is not None:
-            around = [_box_corners(inside, matrix), *around]
+            voxels = np.argwhere(inside)
+            around = [voxels @ matrix[:3, :3].T + matrix[:3, 3], *around]
         low, high = (end(np.vstack(around), axis=0) for end in (np.min, np.max))
         middle, half = (low + high) / 2, (high - low).max() / 2 + margin
         low, high = middle - half, middle + half
@@ -151,13 +151,6 @@ def plot_planes(
         figure.text(0.97, 0.035, notice, ha="right", fontsize=9, color=style.FAINT)
         figure.text(0.03, 0.95, heading, fontsize=11, fontweight="bold", va="center")
     return figure
-
-
-def _box_corners(volume: NDArray[Any], affine: NDArray) -> NDArray[np.float64]:
-    """Give the corners (8, 3) in mm of the box of voxels that are not 0 in a volume (x, y, z)."""
-    voxels = np.argwhere(volume)
-    indices = list(itertools.product(*zip(voxels.min(axis=0), voxels.max(axis=0), strict=True)))
-    return np.array(indices) @ affine[:3, :3].T + affine[:3, 3]
 
 
 def _draw_inset(

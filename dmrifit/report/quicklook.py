@@ -90,8 +90,13 @@ class ShownMaps:
             if quartiles := panel.summary(self.region):
                 low, row["median"], high = map(significant, quartiles)
                 row["quartiles"] = f"{low} – {high}"
-            row["interval"] = self.entries[panel.name].get("Interval", "–")
+            entry = self.entries[panel.name]
+            row["interval"] = entry.get("Interval", "–")
+            row["lower"], row["upper"] = bound_cells(entry)
+            error = entry.get("StandardError")
+            row["error"] = "–" if error is None else f"{error:.2g}"
             if shares:
+                row["believed"] = verdict.believed_median(entry)
                 row["doubt"] = percent(shares[panel.name])
             yield row
 
@@ -182,10 +187,6 @@ class ShownMaps:
             return ["model", page.Code(model["Source"])]
         return ["model", f"S = {model['Expression']}"]
 
-    def lead(self, verb: str) -> str:
-        """Write the line below the title."""
-        return _TEXTS("lead", verb=verb, version=self.sidecar["Versions"]["dmrifit"])
-
 
 def _panel(
     name: str, entry: Mapping[str, Any], values: NDArray, doubted: NDArray | None
@@ -240,7 +241,8 @@ def write_quicklook(
         ),
         shown.settings([shown.formula, ["", sidecar["Model"]["FormulaUnits"]]], measured),
     ]
-    html.write_text(page.Page(heading, sections, shown.lead("Fitted")).html(), encoding="utf-8")
+    lead = _TEXTS("lead", verb="Fitted", **sidecar["Versions"])
+    html.write_text(page.Page(heading, sections, lead).html(), encoding="utf-8")
 
 
 def _summary(shown: ShownMaps) -> Iterator[Any]:
@@ -248,13 +250,7 @@ def _summary(shown: ShownMaps) -> Iterator[Any]:
     sidecar = shown.sidecar
     for sentence in verdict.prose(verdict.fit_sentences(sidecar), sidecar):
         yield page.Note(sentence)
-    rows = list(shown.rows())
-    for row in rows:
-        entry = shown.entries[row["name"]]
-        row["lower"], row["upper"] = bound_cells(entry)
-        error = entry["StandardError"]
-        row["error"] = "–" if error is None else f"{error:.2g}"
-    yield page.Table(rows, _TEXTS["parameters"])
+    yield page.Table(shown.rows(), _TEXTS["parameters"])
     counts = sidecar["Status"]["Voxels"]
     text = _TEXTS(
         "summary",
@@ -338,7 +334,6 @@ def map_summary(shown: ShownMaps, *, title: str, advice: Sequence[str] = ()) -> 
     if "Doubt" in shown.sidecar:
         columns = _TEXTS["fitted_values"]
         for row in rows:
-            row["believed"] = verdict.believed_median(shown.entries[row["name"]])
             if "Fixed" in shown.entries[row["name"]]:
                 row |= {"interval": "fixed", "doubt": "–"}
     table = page.Table(rows, columns)
@@ -485,8 +480,9 @@ def write_prediction_page(
         shown.settings([estimator, shown.formula], [scale]),
     ]
     heading = f"{title}, predicted maps of {sidecar['Model']['Name']}"
-    lead = f"{shown.lead('Predicted')} {sidecar['Estimator'].get('TrainingData', '')}"
-    html.write_text(page.Page(heading, sections, lead.rstrip()).html(), encoding="utf-8")
+    lead = _TEXTS("lead", verb="Predicted", **sidecar["Versions"])
+    lead = f"{lead} {sidecar['Estimator'].get('TrainingData', '')}".rstrip()
+    html.write_text(page.Page(heading, sections, lead).html(), encoding="utf-8")
 
 
 def interval_advice(section: Mapping[str, Any]) -> list[str]:
@@ -508,8 +504,6 @@ def _parameters(shown: ShownMaps, median_widths: Mapping[str, float]) -> Iterato
     """Tabulate the values of each parameter and what its intervals are worth."""
     intervals = shown.sidecar.get("Intervals")
     rows, columns = list(shown.rows()), _TEXTS["values"] + _TEXTS["at_bounds"]
-    for row in rows:
-        row["lower"], row["upper"] = bound_cells(shown.entries[row["name"]])
     if intervals is not None:
         yield page.Note(" ".join(interval_advice(intervals)))
         columns += _TEXTS["intervals"]
