@@ -257,7 +257,7 @@ class FitResult:
         residual variance; without residuals, the variance of the measured noise or sigma. On
         simulated tissue at SNR 20, 30 and 60 they hold the truth in 92 to 99 % at 95 %. On signals
         of random walks, which know nothing of the formula, they hold the fit to the signal without
-        noise in 93 to 97 %, and the truth of the walk in 93 to 96 %, its K at SNR 60 in 91 %,
+        noise in 93 to 97 %, and the truth of the walk in 93 to 97 %, its K at SNR 60 in 92 %,
         because the K of the fit without noise is 12 % below the walk's (median of 21 walks).
         Outside tissue (f above 0.75, free water) none of this was shown.
         """
