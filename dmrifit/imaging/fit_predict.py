@@ -854,9 +854,7 @@ def _chosen_by_noise(
 
 def _with_affine(affine: ArrayLike | None, image: Any, *maps: Any) -> list[Any]:
     """Give the arrays among the inputs their affine."""
-    images = [image]
-    if isinstance(image, list | tuple):
-        images = list(image)
+    images = list(image) if isinstance(image, list | tuple) else [image]
     if affine is not None and not any(map(is_array, (*images, *maps))):
         raise ValueError(
             f"{image_name(images[0])} brings its own affine; leave out affine=, which is for "

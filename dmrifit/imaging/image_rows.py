@@ -202,15 +202,12 @@ class SignalSlices:
                 np.eye(len(protocol)), protocol, mean="arithmetic"
             )
             self._contrast = weights.argmax(axis=1)
+        #: Whether signals of one b and echo time were averaged.
+        self.is_averaged = len(self._protocol) < len(protocol)
         self._counts = np.bincount(self._contrast)
         self._most_voxels = MOST_VALUES // (len(self._protocol) + n_maps)
         self._step = 1
         self._parts: list[tuple[NDArray, ...]] = []
-
-    @property
-    def is_averaged(self) -> bool:
-        """Whether signals of one b and echo time were averaged."""
-        return len(self._protocol) < len(self._measured)
 
     def add(
         self,
