@@ -31,8 +31,7 @@ _SMALLEST_SHARE = 0.05
 
 #: Shares of voxels from which on a sentence of advice is worth reading.
 _MENTIONED = 0.2
-_MENTIONED_CAP = 0.1
-_MENTIONED_STARTS = 0.1
+_MENTIONED_FEW = 0.1
 _WRITTEN = 0.005
 _MOST = 0.5
 
@@ -176,7 +175,7 @@ class DoubtTally:
     # What helps where b-values are too high for the model, and where the noise is not known.
     lower_b: str = "leave out the highest b-values"
     noise_remedy: str = "give the noise (sigma)"
-    mentioned_high_b: float = _MENTIONED_CAP  # share of the voxels from which it is told
+    mentioned_high_b: float = _MENTIONED_FEW  # share of the voxels from which it is told
 
     def __post_init__(self) -> None:
         n_parameters = len(self.model.names)
@@ -293,7 +292,7 @@ class DoubtTally:
         if too_high := self._too_high(j):
             return too_high
         for reason in (DoubtReason.NEAR_NOISE, DoubtReason.FREE_WATER):
-            if counts[reason] >= _MENTIONED_CAP * self.n_counted:
+            if counts[reason] >= _MENTIONED_FEW * self.n_counted:
                 return reason.name
         if not self.model.parameters[j].is_amplitude:
             undetermined = counts[list(_UNDETERMINED)]
@@ -377,7 +376,7 @@ class DoubtTally:
             return [*sentences, text]
         sentences += filter(None, (self._sentence(int(j)) for j in np.flatnonzero(self.free)))
         disagree = self.starts_disagree / self.n_counted
-        if disagree >= _MENTIONED_STARTS:
+        if disagree >= _MENTIONED_FEW:
             sentences.append(_SENTENCES["starts_disagree"].format(share=percent(disagree)))
         return sentences
 
@@ -418,7 +417,7 @@ class DoubtTally:
         """Say in how many voxels a parameter is in doubt, why, and what helps; empty if in few."""
         counts = self.reasons[j] / self.n_counted
         of_fluid = counts[[DoubtReason.NEAR_NOISE, DoubtReason.FREE_WATER]].max()
-        is_mentioned = self.share[j] >= _MENTIONED or of_fluid >= _MENTIONED_CAP
+        is_mentioned = self.share[j] >= _MENTIONED or of_fluid >= _MENTIONED_FEW
         if not (is_mentioned or self._too_high(j)):
             return ""
         name, reason = self.model.names[j], self._reason(j)

@@ -40,8 +40,7 @@ def is_raised_by_water(result: Any) -> NDArray[np.bool_]:
     is_free = ~result.is_known
     water = np.exp(-protocol.b_ms_per_um2 * _WATER_D - protocol.te / _WATER_T2)
     fitted = np.flatnonzero(np.isfinite(result.parameters).all(axis=1))
-    sigma = np.zeros(len(result)) if inputs.sigma is None else inputs.sigma
-    sigma = np.broadcast_to(sigma, len(result))
+    sigma = np.broadcast_to(0.0 if inputs.sigma is None else inputs.sigma, len(result))
 
     def test(chunk: slice) -> None:
         rows = fitted[chunk]

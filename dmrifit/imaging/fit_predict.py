@@ -29,7 +29,7 @@ from dmrifit.engine.doubts import DoubtTally
 from dmrifit.engine.fit_maps import OUTSIDE, empty_maps, fill_maps, map_names
 from dmrifit.engine.fit_settings import MEASURED, FitSettings
 from dmrifit.engine.fitting import by_snr, fit_with, learn_prior, measured_noise
-from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step, relative_doubt
+from dmrifit.engine.gain_steps import GAIN_VOXELS
 from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.methods.prior import PRIOR_VOXELS, Prior
 from dmrifit.engine.models import (
@@ -396,15 +396,11 @@ def fit_image(
                 "cannot hold, and is NaN; scale the image down"
             )
         rows = gain_sample.rows()
-        gain_step = find_gain_step(rows, protocol)
-        lowest = lowest_signals(rows, protocol)
-        rows_of_tissue = rows[above_air_or_noise(lowest, tally.noise_level())]
-        if gain_step is None:
-            notes.warn(scan_info.decay_doubt(rows_of_tissue, protocol))
-        else:
-            notes.warn(gain_step.description)
-        notes.warn(scan_info.clipping_doubt(rows, protocol))
-        notes.warn(relative_doubt(rows_of_tissue, protocol, model))
+        doubts_of_signals, gain_step = scan_info.signal_doubts(
+            rows, protocol, tally.noise_level(), model
+        )
+        for doubt in doubts_of_signals:
+            notes.warn(doubt)
         misfit = tally.misfit() if noise is not None and likelihood == "gaussian" else np.nan
         # Signals of several directions differ by more than the noise.
         is_wrong = not is_estimated and not directions_vary(contrasts) and misfit > MOST_MISFIT
@@ -858,9 +854,7 @@ def _chosen_by_noise(
 
 def _with_affine(affine: ArrayLike | None, image: Any, *maps: Any) -> list[Any]:
     """Give the arrays among the inputs their affine."""
-    images = [image]
-    if isinstance(image, list | tuple):
-        images = list(image)
+    images = list(image) if isinstance(image, list | tuple) else [image]
     if affine is not None and not any(map(is_array, (*images, *maps))):
         raise ValueError(
             f"{image_name(images[0])} brings its own affine; leave out affine=, which is for "

@@ -13,8 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import size_text
 from dmrifit._utils.text_files import read_object
+from dmrifit.engine.methods.rician import expected_magnitude
 from dmrifit.engine.models import read_table
 from dmrifit.engine.noise_choice import NoiseLevel, spread_rows
 from dmrifit.imaging.corrections import denoise, patches_are_large
@@ -82,8 +84,7 @@ def estimate_sigma(
     76:1582–1593, 2016 (MPPCA); Coupé et al., IEEE Trans Med Imaging 27:425–441, 2008 (local);
     Koay and Basser, J Magn Reson 179:317–322, 2006 (floor).
     """
-    if method not in ("auto", "piesno", "mppca", "local"):
-        raise ValueError(f"method must be auto, piesno, mppca or local, not {method!r}")
+    check_word("method", method, ("auto", "piesno", "mppca", "local"))
     values = _checked(signals, mask)
     if method in ("auto", "piesno"):
         sigma = _piesno(values, n_coils)
@@ -290,13 +291,10 @@ def _local(signals: Array, mask: NDArray[np.bool_] | None) -> float:
 
 def _without_floor(spread: float, volume: NDArray[np.float64], region: NDArray[np.bool_]) -> float:
     """Correct the standard deviation of magnitudes in a region (x, y, z) for the noise floor."""
-    from scipy.special import i0e, i1e
-
     if not spread > 0 or volume.min() < 0:
         return spread
     snr = np.linspace(0, 10, 1001)
-    quarter = snr**2 / 4
-    mean = _RAYLEIGH_MEAN * ((1 + 2 * quarter) * i0e(quarter) + 2 * quarter * i1e(quarter))
+    mean = expected_magnitude(snr, np.ones(1))
     variance = 2 + snr**2 - mean**2
     local = ndimage.uniform_filter(volume, 3)[region]
     sigma = spread

@@ -20,7 +20,7 @@ from dmrifit.engine.design.identifiability import (
 from dmrifit.engine.design.precision import is_undetermined
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import measured_noise
-from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step, relative_doubt
+from dmrifit.engine.gain_steps import GAIN_VOXELS, GainStep, find_gain_step, relative_doubt
 from dmrifit.engine.models import MODELS, SignalModel, read_table
 from dmrifit.engine.noise_choice import (
     NOISE_VOXELS,
@@ -145,27 +145,32 @@ def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] |
     if n_non_finite:
         info.doubts.append(f"not finite: {counted(n_non_finite, 'value')}, which fits leave out")
     rows = sample.rows()
-    if doubt := clipping_doubt(rows, protocol):
-        info.doubts.append(doubt)
     level = np.nan
     if info.n_volumes > 1:
         level = _describe_noise(info, series, region, _noise_of_fit(series, region, protocol))
     if protocol is None:
+        info.doubts += filter(None, [clipping_doubt(rows, None)])
         return
     if level > 0:
         snr = typical_snr(lowest.rows(), level)
         info.snr = snr if np.isfinite(snr) else np.nan
-    # Where no mask was drawn, most voxels may be air, which says nothing of the signal.
-    if region is None:
-        rows = rows[above_air_or_noise(lowest_signals(rows, protocol), level)]
+    info.doubts += protocol_doubts(protocol) + signal_doubts(rows, protocol, level)[0]
+
+
+def signal_doubts(
+    rows: NDArray, protocol: Protocol, noise: float, model: SignalModel | None = None
+) -> tuple[list[str], GainStep | None]:
+    """
+    Say what looks wrong with signals, for one model or for all; give their step of gain, if any.
+
+    Shapes: `rows` (n_voxels, n_measurements), some voxels of the scan.
+    """
     gain_step = find_gain_step(rows, protocol)
-    if gain_step is not None:
-        info.doubts.append(gain_step.description)
-    info.doubts += protocol_doubts(protocol)
-    if doubt := relative_doubt(rows, protocol):
-        info.doubts.append(doubt)
-    if gain_step is None and (doubt := decay_doubt(rows, protocol)):
-        info.doubts.append(doubt)
+    # Most voxels may be air, which says nothing of the signal.
+    tissue = rows[above_air_or_noise(lowest_signals(rows, protocol), noise)]
+    order = decay_doubt(tissue, protocol) if gain_step is None else gain_step.description
+    doubts = [order, clipping_doubt(rows, protocol), relative_doubt(tissue, protocol, model)]
+    return list(filter(None, doubts)), gain_step
 
 
 def decay_doubt(rows: NDArray, protocol: Protocol) -> str:

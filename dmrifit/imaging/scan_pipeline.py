@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
-from dmrifit._utils.checks import check_word
+from dmrifit._utils.checks import check_words
+from dmrifit._utils.counts import first_few
 from dmrifit._utils.progress import step_bar
 from dmrifit.cohort.scaling import reference_columns
 from dmrifit.engine.noise_choice import NoiseLevel, above_air
@@ -151,10 +152,7 @@ def preprocess_image(
         astray does, or estimates of the noise disagree by a factor of more than two.
     """
     names = [steps] if isinstance(steps, str) else list(steps)
-    if not names:
-        raise ValueError(f"no step is named; choose from {', '.join(STEPS)}")
-    for name in names:
-        check_word("steps", name, STEPS)
+    check_words("steps", names, STEPS, least=1)
     ordered_steps = [step for step in STEPS if step in names]
     import_optional("dipy")
     series = Series.open(image)
@@ -295,9 +293,7 @@ def _warn_of_large_motion(transforms: NDArray[np.float64], series: Series) -> No
     shifts, turns = _size_of_motion(transforms, series)
     large = np.flatnonzero((shifts > _LARGE_SHIFT) | (turns > _LARGE_TURN))
     if len(large):
-        listed = ", ".join(map(str, large[:_MOST_LISTED]))
-        if len(large) > _MOST_LISTED:
-            listed += ", …"
+        listed = first_few([str(volume) for volume in large], _MOST_LISTED)
         warnings.warn(
             f"{series.name}: volumes {listed} (counted from 0) were moved by up to "
             f"{shifts.max():.2g} mm and {turns.max():.2g} degrees; if the patient lay still, the "

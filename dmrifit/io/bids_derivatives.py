@@ -224,10 +224,6 @@ class FitTally:
         rows = self._sample.rows().reshape(-1, 4)
         return rows[np.isfinite(rows[:, :2]).all(axis=1)].T
 
-    def is_tissue(self, signals: NDArray) -> NDArray[np.bool_]:
-        """Tell by `is_tissue` which of these signals (n_voxels,) are not of air."""
-        return is_tissue(signals, self.noise_level(), is_masked=self.is_masked)
-
     def noise_level(self) -> float:
         """Give the noise of the typical voxel: sigma, or of the residuals; NaN if unknown."""
         snr, signals, noise, _ = self._finite_rows()
@@ -291,7 +287,9 @@ def _describe_parameters(
 ) -> dict[str, dict[str, Any]]:
     """Describe each parameter: unit, files, bounds, and how many voxels ended at them."""
     model = tally.model
-    readings = tally.doubts.readings(tally.is_tissue)
+    readings = tally.doubts.readings(
+        partial(is_tissue, noise=tally.noise_level(), is_masked=tally.is_masked)
+    )
     capped, fixed = settings.capped(model), settings.fixed or {}
     shares = np.array([tally.doubts.at_low, tally.doubts.at_high]) / tally.doubts.n_counted
     entries: dict[str, dict[str, Any]] = {}
@@ -373,9 +371,7 @@ def summarize_tissue(
             if is_sampled and not np.isclose(believed_median, median, rtol=_LARGEST_SHIFT, atol=0):
                 shifts.append(f"{name} {believed_median:.3g} without them, {median:.3g} with them")
         if f"{name}_se" in maps:
-            errors = maps[f"{name}_se"][tissue]
-            errors = errors[np.isfinite(errors)]
-            entry["StandardError"] = float(np.percentile(errors, 50)) if len(errors) else None
+            entry["StandardError"] = median_without(maps[f"{name}_se"][tissue])
     if shifts:
         sidecar["MedianShift"] = {
             "Description": "leaving out voxels in doubt, which are not a random sample, changes "

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit import __version__
 from dmrifit._optional import import_optional
 from dmrifit._utils.affines import places_voxels
-from dmrifit._utils.checks import check_finite
+from dmrifit._utils.checks import check_finite, check_word
 from dmrifit._utils.counts import counted
 from dmrifit.io.atomic_files import whole_file
 from dmrifit.io.components import label_components
@@ -126,8 +126,7 @@ def write_dicom_seg(
     """
     import_optional("highdicom")
     path = Path(path)
-    if kind not in KINDS:
-        raise ValueError(f"no kind {kind!r} of regions; choose one of {', '.join(KINDS)}")
+    check_word("kind", kind, KINDS)
     if path.exists() and not overwrite:
         raise FileExistsError(
             f"{path} exists already; pass overwrite=True to replace it, or choose another name"

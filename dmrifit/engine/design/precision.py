@@ -264,8 +264,7 @@ def rank_contrasts(
     # By the logarithm of parameters: variances are then squared coefficients of variation.
     rows = _information_rows(model, values, protocol, sigma, noise) * values[:, None, :]
     rows = rows[:, :, free]
-    weights = _prior_rows(model, values, prior, weak=1.0) * np.abs(values)
-    weights = weights[:, free]
+    weights = (_prior_rows(model, values, prior, weak=1.0) * np.abs(values))[:, free]
     measured, candidates = start_of(protocol, start, n)
     n_start = len(measured)
     steps = [_scored(rows[:, measured], weights, criterion, names)]

@@ -123,9 +123,7 @@ def fit_log_linear(
         )
     design = form.design(protocol)
     scaled = design / np.linalg.norm(design, axis=0).clip(1e-300)
-    if len(design) < design.shape[1] or np.linalg.matrix_rank(scaled, _DEPENDENT) < len(
-        form.bases
-    ):
+    if np.linalg.matrix_rank(scaled, _DEPENDENT) < design.shape[1]:
         raise ValueError(
             f"{counted(len(protocol), 'measurement')} with b = {np.unique(protocol.b).tolist()} "
             f"s/mm² cannot determine the {design.shape[1]} parameters of {model.name}; measure "

@@ -197,10 +197,7 @@ class Search:
         if problem.weights is not None:
             self.weight = self.weight * problem.weights
         model = problem.model
-        self.unit = np.ones((len(signals), len(model.names)))
-        for j, parameter in enumerate(model.parameters):
-            if parameter.is_amplitude:
-                self.unit[:, j] = self.top
+        self.unit = np.where([p.is_amplitude for p in model.parameters], self.top[:, None], 1.0)
         cumulant = None
         if start.turn_up < np.inf and model.cumulant is not None:
             kurtosis, diffusivity = map(model.names.index, model.cumulant)

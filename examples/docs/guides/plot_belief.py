@@ -68,17 +68,17 @@ at_bounds = pd.DataFrame(at_bounds, index=model.names)
 #      - 97 / 96 %
 #      - 95 / 95 %
 #    * - Dv
-#      - 94 / 95 %
-#      - 93 / 94 %
+#      - 97 / 97 %
+#      - 97 / 96 %
 #    * - Dt
 #      - 97 / 96 %
 #      - 95 / 95 %
 #    * - K
 #      - 94 / 96 %
-#      - 95 / 91 %
+#      - 96 / 92 %
 #    * - T2t
-#      - 93 / 94 %
 #      - 94 / 94 %
+#      - 95 / 94 %
 #
 # The fit to the signal without noise is the mean of many repeated scans; the true values of the walk also include what the
 # formula leaves out: the K of the fit without noise is 12 % below the walk's (median of the 21). With the model's own
