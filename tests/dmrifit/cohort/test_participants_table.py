@@ -103,7 +103,7 @@ def test_echo_times_and_noise_levels_may_be_numbers_or_files(folder):
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([row("a"), row("b", cohort="two", patient="a")], "row 3: patient a is in cohort 'two' and, in row 2, in cohort 'one'"),
+        ([row("a"), row("b", cohort="two", patient="a")], "rows 2 and 3: patient a is in cohort 'one' and in cohort 'two'"),
         ([row("a", participant_id="a")], "more than one column patient; keep one"),
         ([row("a"), row("a")], "row 3: image and masks are those of row 2, and would count twice"),
         ([row("a"), row("b", mask="rest.nii")], r"row 3 .*: no voxel of the lesion mask 'b_lesion.nii' is inside .* 'rest.nii'"),
@@ -152,7 +152,7 @@ def test_repeats_are_averaged_as_asked(folder, options):
     expected = means.get(options.get("average", "geometric"), np.sqrt(values[..., 1] * values[..., 2]))
     assert scan.protocol.b.tolist() == ([0, 500, 500, 1000] if options == {"average": None} else [0, 500, 1000])
     np.testing.assert_allclose(scan.signal[..., 1], expected, rtol=1e-5)
-    with pytest.raises(ValueError, match="'geometric', 'arithmetic' or None, not 'median'"):
+    with pytest.raises(ValueError, match="None, geometric, arithmetic, not 'median'"):
         protocol_of(folder, [0, 500, 500, 1000], average="median")
 
 
