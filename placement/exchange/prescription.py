@@ -12,6 +12,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
 import dmrifit
@@ -362,7 +363,7 @@ def head_share(voxel: Voxel, values: NDArray, affine: NDArray[np.float64]) -> fl
 
 def center_is_inside(voxel: Voxel, shape: Sequence[int], affine: NDArray[np.float64]) -> bool:
     """Tell whether the center of a box is in the field of view of an image."""
-    index = (np.linalg.inv(affine) @ np.append(voxel.center, 1.0))[:3]
+    index = apply_affine(np.linalg.inv(affine), voxel.center)
     return bool(((index > -0.5) & (index < np.array(shape) - 0.5)).all())
 
 
