@@ -186,12 +186,6 @@ class Boxes(NamedTuple):
         return bool(self.costs.min() <= NEAR_ENOUGH + cost)
 
 
-def grid_of(rows: Rows) -> Grid:
-    """Describe running sums to compiled code."""
-    inverse = np.linalg.inv(rows.matrix).astype(np.float64)
-    return Grid(rows.prefix, rows.matrix, inverse, rows.offset)
-
-
 class Search:
     """A search in one scene, with the parameters `wishes` of the optimizer."""
 
@@ -228,7 +222,8 @@ class Search:
     def see(self, rows: Rows) -> None:
         """Search in a tumor of these rows."""
         self.rows: Rows = rows
-        self.whole = grid_of(rows)
+        inverse = np.linalg.inv(rows.matrix).astype(np.float64)
+        self.whole = Grid(rows.prefix, rows.matrix, inverse, rows.offset)
 
     def limits(self, penalty: float = 3.0, n_rows: int = 1) -> Limits:
         """Give the objective and the constraints of boxes to compiled code."""

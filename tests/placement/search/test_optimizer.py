@@ -294,7 +294,7 @@ def test_candidates_are_distinct_and_sorted_with_those_that_break_constraints_la
         assert score == PlacementObjective()(voxel, scene)
         assert all(voxel.dice(other) <= 0.8 for other, _ in candidates[:n])
     assert len(VoxelOptimizer(random_state=0).candidates(scene, 1)) == 1
-    with pytest.raises(ValueError, match="1 or more"):
+    with pytest.raises(ValueError, match="n must be a whole number of at least 1, not 0"):
         VoxelOptimizer().candidates(scene, 0)
     sound, thin = Voxel((22, 22, 24), (16, 16, 24)), Voxel((34, 34, 36), (24, 24, 24))
     optimizer = VoxelOptimizer(size_range=((10, 20), (10, 40), (10, 40)))
