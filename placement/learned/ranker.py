@@ -161,9 +161,7 @@ class VoxelRanker(BaseEstimator):
             )
         seed = Seed(self.random_state)
         # A number of its own makes the optimizer repeatable; anything else is replaced by one.
-        if optimizer.random_state is None or isinstance(
-            optimizer.random_state, np.random.RandomState
-        ):
+        if not isinstance(optimizer.random_state, int | np.integer):
             optimizer.set_params(random_state=seed.derived("optimizer"))
         volumes = np.prod(experts[..., 3:6], axis=-1) / MM3_PER_ML
         self.optimizer_ = optimizer

@@ -116,11 +116,8 @@ def test_rows_that_contradict_each_other_or_their_files_are_refused(folder, rows
         read_participants(table(folder, *rows, columns=columns))
 
 
-def test_a_patient_may_have_two_lesions_in_one_image(folder):
+def test_patients_may_have_two_lesions_and_those_without_are_named_unless_another_scan_is_used(folder):
     assert [scan.patient for scan in read_one(folder, row("a"), row("a", lesion="rest.nii"))] == ["a", "a"]
-
-
-def test_patients_without_a_lesion_are_left_out_and_named_unless_another_scan_is_used(folder):
     save(folder / "b_lesion.nii", np.zeros(SHAPE, np.uint8))
     path = table(folder, row("a"), row("b"), row("c"))
     with pytest.warns(UserWarning, match=r"row 3: patient b left out: the lesion mask b_lesion\.nii is empty"):

@@ -99,12 +99,6 @@ def test_a_tumor_turned_in_the_other_order_of_two_axes_takes_no_third_angle_of_t
         assert "too many rotations" not in placement.flags
 
 
-def test_angles_that_count_as_none_are_rounded_to_none(tilted):
-    optimizer = VoxelOptimizer(rounding=CONSOLE)
-    rounded = optimizer.rounded(Voxel((35, 35, 35), (20, 20, 20), (12.34, 0.4, -0.44)), tilted)
-    assert rounded.angles.tolist() == [12.3, 0, 0]
-
-
 def test_a_box_of_more_target_is_placed_where_it_breaks_no_constraint(cube, monkeypatch):
     search = VoxelOptimizer._placed
 
@@ -279,9 +273,12 @@ def test_rounded_voxels_are_what_a_console_takes_within_the_constraints_where_th
     assert optimizer.rounded(voxel, tilted) == voxel.canonical()
     assert "sides not rounded" in optimizer.assess(voxel, tilted).flags
     assert "sides not rounded" not in VoxelOptimizer().assess(voxel, tilted).flags
-    # One that can be rounded was placed so by hand.
-    by_hand = VoxelOptimizer(rounding=CONSOLE).assess(Voxel((35, 35, 35), (18.5, 18.5, 18.5)), tilted)
+    # One that can be rounded was placed so by hand; angles that count as none become none.
+    optimizer = VoxelOptimizer(rounding=CONSOLE)
+    by_hand = optimizer.assess(Voxel((35, 35, 35), (18.5, 18.5, 18.5)), tilted)
     assert "sides not rounded" not in by_hand.flags
+    turned = Voxel((35, 35, 35), (20, 20, 20), (12.34, 0.4, -0.44))
+    assert optimizer.rounded(turned, tilted).angles.tolist() == [12.3, 0, 0]
 
 
 def test_candidates_are_distinct_and_sorted_with_those_that_break_constraints_last(cube, monkeypatch):
