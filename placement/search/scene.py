@@ -14,7 +14,7 @@ from nibabel.orientations import apply_orientation
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import voxel_volume
-from dmrifit._utils.checks import errors_about
+from dmrifit._utils.checks import check_number, errors_about
 from dmrifit._utils.counts import percent
 from dmrifit.io.components import check_affine, label_components
 from dmrifit.io.grids import cropped, turn_to_grid
@@ -38,10 +38,8 @@ LABEL_TOLERANCE = 1e-4
 #: Above this ratio of the longest to the shortest edge of image voxels, an affine is likely wrong.
 LARGEST_EDGE_RATIO = 10.0
 
-#: Largest margin in mm and largest tolerance, each with its range in words. No head is larger than
-#: that margin, and memory grows with its third power.
-_MARGINS = (100.0, "in mm, from 0 to 100")
-_TOLERANCES = (1.0, "a part of the voxel, from 0 (strict) to 1")
+#: No head is larger, in mm, and memory grows with the third power of a margin.
+_MOST_MARGIN = 100.0
 
 #: Above this part of enhancing tissue inside necrosis, the names of labels are doubted.
 _MOST_ENCLOSED = 0.5
@@ -205,8 +203,8 @@ class Scene:
             self._forbidden[key] = self._region(key, region, low, crop, values_included, present)
         names = list(regions)
         self.excluded = tuple(names)
-        self.margins = _by_region(exclude_margin, names, "exclude_margin", _MARGINS)
-        self.tolerances = _by_region(exclude_tolerance, names, "exclude_tolerance", _TOLERANCES)
+        self.margins = _by_region(exclude_margin, names, "exclude_margin", _MOST_MARGIN)
+        self.tolerances = _by_region(exclude_tolerance, names, "exclude_tolerance", 1.0)
         if self.targets:
             self._limit_tissues()
         self.cut_off_volume = self.cut_off_share = float("nan")
@@ -543,7 +541,7 @@ class Scene:
         Scene
             It shares the arrays of this one.
         """
-        margins = _by_region(margin, [tissue_labels.OUTSIDE_BRAIN], "brain_margin", _MARGINS)
+        margins = _by_region(margin, [tissue_labels.OUTSIDE_BRAIN], "brain_margin", _MOST_MARGIN)
         return self._changed(margins=self.margins | margins)
 
     def _changed(self, **attributes: Any) -> Scene:
@@ -762,7 +760,7 @@ class Scene:
             raise ValueError(f"{self._title}: the mask of the brain is empty; give another one")
         self._forbidden[key] = (low, mask)
         self.inverted.add(key)
-        self.margins |= _by_region(margin, [key], "brain_margin", _MARGINS)
+        self.margins |= _by_region(margin, [key], "brain_margin", _MOST_MARGIN)
         self.tolerances[key] = 0.0
 
     def _measure_cut_off(self) -> None:
@@ -962,13 +960,9 @@ def _named(exclude: Any) -> dict[str, Any]:
 
 
 def _by_region(
-    values: float | Mapping[str, float],
-    regions: list[str],
-    option: str,
-    allowed: tuple[float, str],
+    values: float | Mapping[str, float], regions: list[str], option: str, most: float
 ) -> dict[str, float]:
-    """Give each excluded region its margin or tolerance, which must be in the allowed range."""
-    most, words = allowed
+    """Give each excluded region its margin or tolerance, from 0 to `most`."""
     if isinstance(values, Mapping):
         unknown = sorted(set(values) - set(regions))
         if unknown:
@@ -982,6 +976,5 @@ def _by_region(
         # A bad number is refused even where no region is excluded.
         checked = [float(values)]
     for value in checked:
-        if not 0 <= value <= most:
-            raise ValueError(f"{option} is {words}, got {value}")
+        check_number(option, value, most=most)
     return numbers
