@@ -13,6 +13,7 @@ MM3_PER_ML = 1000.0
 
 # A head lies within a few meters; larger numbers come from files that were damaged.
 _LARGEST_ENTRY = 1e6  # mm
+_FLATTEST = 1e-12  # volume of a voxel, of that of a box of the same edges
 
 
 def checked_affine(affine: ArrayLike, name: str) -> NDArray[np.float64]:
@@ -29,7 +30,10 @@ def places_voxels(matrix: NDArray[Any]) -> bool:
     """Whether a matrix is a finite affine (4, 4) with three independent axes."""
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
         return False
-    return bool(np.linalg.det(matrix[:3, :3]) != 0)
+    # The determinant is compared with the volume of a box of the same edges, whatever the unit.
+    box_volume = np.prod(np.linalg.norm(matrix[:3, :3], axis=0))
+    is_flat = voxel_volume(matrix) <= _FLATTEST * box_volume
+    return not is_flat and np.allclose(matrix[3], (0, 0, 0, 1))
 
 
 def voxel_volume(affine: NDArray[Any]) -> float:

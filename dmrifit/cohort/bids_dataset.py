@@ -17,6 +17,7 @@ from dmrifit.cohort.participants_table import (
     COLUMN_NAMES,
     OPTIONAL_COLUMNS,
     REQUIRED_COLUMNS,
+    check_cohorts,
     participant_rows,
     simulations_of,
 )
@@ -93,18 +94,12 @@ def write_participants(
 
 def _check_scans(scans: Sequence[Scan], cohort: str) -> None:
     """Refuse names and true maps that would not come back from a table as they are."""
-    cohort_of: dict[str, str] = {}
-    for scan in scans:
-        scan_cohort = scan.cohort or cohort
-        if not scan_cohort:
+    names = [{"cohort": scan.cohort or cohort, "patient": scan.patient} for scan in scans]
+    for scan_names in names:
+        if not scan_names["cohort"]:
             raise ValueError("a table needs a name for each cohort; Cohort(scans, name) gives one")
-        check_names({"cohort": scan_cohort, "patient": scan.patient})
-        first_cohort = cohort_of.setdefault(scan.patient, scan_cohort)
-        if first_cohort != scan_cohort:
-            raise ValueError(
-                f"patient {scan.patient} is in cohort {scan_cohort!r} and in cohort "
-                f"{first_cohort!r}; keep one"
-            )
+        check_names(scan_names)
+    check_cohorts(enumerate(names))
     for scan in scans:
         truth = scan.truth
         if truth is not None and set(truth) != set(truth_names()):

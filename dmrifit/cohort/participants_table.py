@@ -8,7 +8,7 @@ import json
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import chain
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dmrifit._utils.checks import check_word, errors_about
 from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.text_files import check_file, read_small
 from dmrifit.cohort.scaling import contrast_order, echo_times
@@ -72,8 +73,7 @@ def read_participants(
     scans: dict[str, list[Scan]] = {}
     skipped: dict[str, dict[str, str]] = {}
     empty: list[tuple[int, Scan, str]] = []
-    if average not in (None, "geometric", "arithmetic"):
-        raise ValueError(f"average must be 'geometric', 'arithmetic' or None, not {average!r}")
+    check_word("average", average, (None, "geometric", "arithmetic"))
     rows = participant_rows(table)
     _refuse_shared_images(rows, table)
     check_cohorts(rows, table)
@@ -84,10 +84,8 @@ def read_participants(
             empty.append((line, scan, f"the lesion mask {row['lesion']} is empty"))
             continue
         # Masks are small, and read now, so that an empty one is reported before work starts.
-        try:
+        with errors_about(where):
             body, lesion = scan.mask, scan.lesion
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
         if lesion is not None and not (body & lesion).any():
             raise ValueError(
                 f"{where}: no voxel of the lesion mask {row['lesion']!r} is inside the body mask "
@@ -158,17 +156,20 @@ def read_table(
     return [(line, row | {"patient": row.get("patient", "").strip()}) for line, row in rows]
 
 
-def check_cohorts(rows: Sequence[tuple[int, dict[str, str]]], table: Path) -> None:
-    """Refuse a patient whose rows are of two cohorts."""
-    first_of: dict[str, tuple[str, int]] = {}
-    for line, row in rows:
-        first_cohort, first_line = first_of.setdefault(row["patient"], (row["cohort"], line))
-        if first_cohort != row["cohort"]:
+def check_cohorts(
+    entries: Iterable[tuple[int, Mapping[str, str]]], table: Path | None = None
+) -> None:
+    """Refuse a patient of two cohorts; each entry is the row of a table and what it holds."""
+    first_of: dict[str, tuple[int, str]] = {}
+    for line, row in entries:
+        patient, cohort = row["patient"], row["cohort"]
+        first_line, first_cohort = first_of.setdefault(patient, (line, cohort))
+        if first_cohort != cohort:
+            where = f"{table}, rows {first_line} and {line}: " if table else ""
             raise ValueError(
-                f"{table}, row {line}: patient {row['patient']} is in cohort {row['cohort']!r} "
-                f"and, in row {first_line}, in cohort {first_cohort!r}; a patient in both "
-                "training and test would bias every score: keep one, or name two persons "
-                "differently"
+                f"{where}patient {patient} is in cohort {first_cohort!r} and in cohort "
+                f"{cohort!r}; a patient in both training and test would bias every score: keep "
+                "one, or name two persons differently"
             )
 
 
@@ -226,7 +227,7 @@ def _scan_of(
         text = row.get(column)
         return named_file(folder, text, f"{where}: {column}") if text else None
 
-    try:
+    with errors_about(where):
         synthetic = read_synthetic(row)
         sigma = number_in(row.get("sigma", ""))
         images, protocol = _images_of(row, where, folder)
@@ -254,8 +255,6 @@ def _scan_of(
             synthetic=synthetic,
             noise_free=path("noise_free"),
         )
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
 
 
 def _images_of(
@@ -373,10 +372,8 @@ def _record(line: int, row: Mapping[str, str], table: Path) -> dict[str, Any]:
                 "it, or leave the region out"
             )
         record[column] = value
-    try:
+    with errors_about(where):
         record["synthetic"] = read_synthetic(row)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
     return record
 
 
@@ -401,14 +398,11 @@ def _in_order(cohort: pd.DataFrame, table: Path) -> dict[str, Any]:
         )
     # An echo time that is not given is −1 here.
     te, b = np.array(curves.columns.tolist()).T
-    try:
+    # Errors of units and order show at the largest b-value.
+    with errors_about(f"{table}, row {cohort.loc[cohort['b'].idxmax(), 'line']}"):
         if np.ptp(te) > 0 and te.min() < 0:
             raise ValueError("some echo times are missing; give all, or no column te")
         protocol = Protocol(b, None if te.max() < 0 else te, name=table.stem)
-    except ValueError as error:
-        # Errors of units and order show at the largest b-value.
-        line = cohort.loc[cohort["b"].idxmax(), "line"]
-        raise ValueError(f"{table}, row {line}: {error}") from None
     signals = curves.to_numpy()
     for key, curve in zip(curves.index, signals, strict=True):
         rising = rising_share(curve, protocol)

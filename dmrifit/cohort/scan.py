@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 from urllib.parse import quote
 
 import numpy as np
@@ -12,7 +12,7 @@ from nibabel.orientations import apply_orientation
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import checked_affine
-from dmrifit._utils.checks import filled
+from dmrifit._utils.checks import check_word, filled
 from dmrifit._utils.counts import size_text
 from dmrifit.cohort.scaling import echo_times
 from dmrifit.engine.models import MODELS
@@ -232,8 +232,7 @@ class Scan:
         ValueError
             If there is no such mask.
         """
-        if name not in ("body", "lesion"):
-            raise ValueError(f"a mask is 'body' or 'lesion', not {name!r}")
+        check_word("mask", name, get_args(MaskName))
         return self.mask if name == "body" else self.lesion
 
     def loaded(self) -> Scan:

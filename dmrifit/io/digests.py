@@ -18,9 +18,6 @@ from dmrifit._utils.text_files import read_object
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 
-#: A parameter in the text of an estimator: its name and value.
-_PARAMETER = re.compile(r"(\w+)=(\([^()]*\)|[^,()]+)")
-
 
 def changed_settings(
     stored: Mapping[str, Any], new: Mapping[str, Any], group: str = ""
@@ -31,12 +28,8 @@ def changed_settings(
         if isinstance(before, dict) and isinstance(now, dict):
             yield from changed_settings(before, now, f"{group}{name}.")
         elif before != now:
-            texts = ["not given" if value is None else value for value in (before, now)]
-            # Of estimators as texts, only what differs.
-            before, now = (dict(_PARAMETER.findall(str(text))) for text in texts)
-            yield from list(changed_settings(before, now)) or [
-                "{}{} was {}, now {}".format(group, name, *texts)
-            ]
+            before, now = ("not given" if value is None else value for value in (before, now))
+            yield f"{group}{name} was {before}, now {now}"
 
 
 def check_command(path: Path, settings: Mapping[str, Any], records: Collection[Path]) -> None:

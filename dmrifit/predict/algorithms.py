@@ -73,7 +73,6 @@ class Regressor:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     losses: tuple[str, ...] = ("mean", "median")  # that it can learn by
     is_patchwise: bool = False  # looks at a neighborhood of voxels
-    is_in_study: bool = False  # trained by a comparison by default
 
 
 def _linear(params: dict[str, Any], *, loss: str, n_jobs: int, **_: Any) -> RegressorMixin:
@@ -139,35 +138,29 @@ def _standardized(regressor: RegressorMixin) -> RegressorMixin:
 #: Regressors by name. Their defaults are the quickest within 2 % of the best
 #: ("Algorithms" in benchmarks/README.md).
 REGRESSORS: dict[str, Regressor] = {
-    "LR": Regressor(_linear, is_in_study=True),
+    "LR": Regressor(_linear),
     "RFR": Regressor(
         partial(_forest, RandomForestRegressor),
         defaults={"n_estimators": 20, "min_samples_leaf": 3, "max_features": 0.6},
-        is_in_study=True,
     ),
     "ETR": Regressor(
         partial(_forest, ExtraTreesRegressor),
         defaults={"n_estimators": 20, "min_samples_leaf": 10},
-        is_in_study=True,
     ),
     "GBR": Regressor(
-        _boosted_trees,
-        defaults={"n_estimators": 40, "max_depth": 3, "learning_rate": 0.25},
-        is_in_study=True,
+        _boosted_trees, defaults={"n_estimators": 40, "max_depth": 3, "learning_rate": 0.25}
     ),
     "slNN": Regressor(
         _perceptron,
         defaults={"hidden_layer_sizes": (64,), "learning_rate_init": 0.01},
         losses=("mean",),
-        is_in_study=True,
     ),
     "mlNN": Regressor(
         _perceptron,
         defaults={"hidden_layer_sizes": (48, 48), "learning_rate_init": 0.01},
         losses=("mean",),
-        is_in_study=True,
     ),
-    "CNN": Regressor(partial(_patch_network, "PatchCNN"), is_patchwise=True, is_in_study=True),
+    "CNN": Regressor(partial(_patch_network, "PatchCNN"), is_patchwise=True),
     "ViT": Regressor(partial(_patch_network, "PatchTransformer"), is_patchwise=True),
     CONSTANT: Regressor(
         lambda params, **_: DummyRegressor(**params), defaults={"strategy": "median"}
@@ -185,7 +178,7 @@ CLASS_MODULES = {
 #: The study's algorithms: linear regression, random forest, extra trees, gradient boosting, a
 #: network with one hidden layer, one with several, and the one that works on neighborhoods of
 #: voxels.
-ALGORITHMS = tuple(name for name, entry in REGRESSORS.items() if entry.is_in_study)
+ALGORITHMS = ("LR", "RFR", "ETR", "GBR", "slNN", "mlNN", "CNN")
 
 #: The algorithms that look at a neighborhood of voxels: a convolutional network and a transformer.
 PATCHWISE = tuple(name for name, entry in REGRESSORS.items() if entry.is_patchwise)

@@ -22,7 +22,7 @@ from sklearn.model_selection import (
     StratifiedGroupKFold,
 )
 from sklearn.model_selection._search import BaseSearchCV
-from sklearn.utils import Tags, check_array, check_consistent_length
+from sklearn.utils import Tags, check_array, check_consistent_length, get_tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from dmrifit._utils.checks import check_fields, check_magnitude, check_word, filled
@@ -169,21 +169,13 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def _checked_training(self, X: ArrayLike, Y: ArrayLike) -> tuple[_Array, _Array]:
         """Check the training data against the protocols."""
         self.check_parameters()
-        X, Y = filled(X), filled(Y)
-        if self.source is None or self.target is None:
-            x, y = validate_data(self, X, Y, multi_output=True, y_numeric=True, dtype=np.float64)
-            _check_neighbors(x, None, self.patch_shape_)
-            y = y.astype(np.float64, copy=False)
+        x, y = training_arrays(self, X, Y)
+        if self.source is not None and self.patch_shape_ is None:
+            check_columns(x, self.source, "X")
         else:
-            x = validate_data(self, X, dtype=np.float64, ensure_all_finite=False)
-            y = check_array(
-                Y, dtype=np.float64, ensure_all_finite=False, ensure_2d=False, input_name="Y"
-            )
-            check_consistent_length(x, y)
-            if self.patch_shape_ is None:
-                check_columns(x, self.source, "X")
-            else:
-                _check_neighbors(x, len(self.source), self.patch_shape_)
+            n_source = None if self.source is None else len(self.source)
+            _check_neighbors(x, n_source, self.patch_shape_)
+        if self.target is not None:
             check_columns(y, self.target, "Y")
         check_magnitude(x, "X")
         check_magnitude(y, "Y")
@@ -343,6 +335,18 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         if usable.any():
             out[usable] = self._answer(X[usable]).reshape(-1, n_columns)
         return out
+
+
+def training_arrays(estimator: Any, X: ArrayLike, Y: ArrayLike) -> tuple[_Array, _Array]:
+    """Check training data as scikit-learn does; NaN may be in both where the tags allow it."""
+    X, Y = filled(X), filled(Y)
+    if not get_tags(estimator).input_tags.allow_nan:
+        x, y = validate_data(estimator, X, Y, multi_output=True, y_numeric=True, dtype=np.float64)
+        return x, y.astype(np.float64, copy=False)
+    x = validate_data(estimator, X, dtype=np.float64, ensure_all_finite=False)
+    y = check_array(Y, dtype=np.float64, ensure_all_finite=False, ensure_2d=False, input_name="Y")
+    check_consistent_length(x, y)
+    return x, y
 
 
 def _search(regressor: Any) -> BaseSearchCV | None:

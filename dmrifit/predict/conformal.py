@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, clone
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import GroupKFold
-from sklearn.utils import Tags, check_array, check_consistent_length, get_tags
+from sklearn.utils import Tags, check_consistent_length, get_tags
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
 from dmrifit._utils.checks import Within, check_fields, filled
@@ -22,7 +22,7 @@ from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.cohort.patches import center_of
 from dmrifit.engine.map_fitter import resolve_model
 from dmrifit.engine.models import SignalModel
-from dmrifit.predict.base import resolve_patch_shape
+from dmrifit.predict.base import resolve_patch_shape, training_arrays
 from dmrifit.predict.intervals import (
     IntervalEnds,
     coverage_table,
@@ -201,20 +201,12 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             than `n_splits`, or what the estimator refuses.
         """
         check_fields(self)
-        X, Y = filled(X), filled(Y)
         model = self._model()
         seed = Seed(self.random_state)
-        if get_tags(self).input_tags.allow_nan:
-            x = validate_data(self, X, dtype=np.float64, ensure_all_finite=False)
-            y = check_array(
-                Y, dtype=np.float64, ensure_2d=False, ensure_all_finite=False, input_name="Y"
-            )
-        else:
-            x, y = validate_data(self, X, Y, dtype=np.float64, multi_output=True, y_numeric=True)
-            y = y.astype(np.float64, copy=False)
+        x, y = training_arrays(self, X, Y)
         patients = self._patients(groups, len(x), seed)
         self.has_random_groups_ = groups is None
-        check_consistent_length(x, y, patients)
+        check_consistent_length(x, patients)
         targets = y.reshape(len(y), -1)
         options = {}
         if model is not None:

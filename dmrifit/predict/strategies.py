@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -604,17 +603,13 @@ class MapsToMaps(Strategy):
 
     def _logarithms(self, model: SignalModel) -> tuple[NDArray[np.bool_], _Array]:
         """Return which parameters are learned as logarithms, and their lower limits before."""
-        is_log = np.zeros(len(model.parameters), bool)
-        floor = np.zeros(len(model.parameters))
+        low, high = np.array(model.bounds).T
+        is_amplitude = np.array([parameter.is_amplitude for parameter in model.parameters])
+        is_log = is_amplitude | (self.target_scale == "log")
+        kinds = [is_amplitude, low > 0, (low == 0) & np.isfinite(high)]
+        floor = np.select(kinds, [_LOG_FLOOR, low, _LOG_FLOOR * high], np.nan)
         for i, parameter in enumerate(model.parameters):
-            is_log[i] = parameter.is_amplitude or self.target_scale == "log"
-            if parameter.is_amplitude:
-                floor[i] = _LOG_FLOOR
-            elif is_log[i] and parameter.low > 0:
-                floor[i] = parameter.low
-            elif is_log[i] and parameter.low == 0 and math.isfinite(parameter.high):
-                floor[i] = _LOG_FLOOR * parameter.high
-            elif is_log[i]:
+            if is_log[i] and np.isnan(floor[i]):
                 raise ValueError(
                     f"target_scale='log' has no floor for parameter {parameter.name} of model "
                     f"{model.name}, whose bounds are {parameter.low:g} and {parameter.high:g}; "

@@ -15,6 +15,7 @@ from sklearn.base import clone
 from dmrifit._utils.checks import check_own_names, errors_about
 from dmrifit._utils.counts import counted
 from dmrifit.cohort.cohort import Cohort, in_order
+from dmrifit.cohort.participants_table import check_cohorts
 from dmrifit.cohort.scaling import contrast_order
 from dmrifit.engine.map_fitter import clinical_columns, resolve_model
 from dmrifit.engine.models import SignalModel
@@ -126,16 +127,13 @@ def named_cohorts(cohorts: Mapping[str, Cohort] | Sequence[Cohort] | Cohort) -> 
         check_own_names("cohorts without a dict of name to cohort", names)
         cohorts = dict(zip(names, cohorts, strict=True))
     check_named(cohorts, "cohort")
-    home: dict[str, str] = {}
-    listed = [(name, patient) for name in cohorts for patient in cohorts[name].patients]
-    check_patients((0, patient) for _, patient in listed)
-    for name, patient in listed:
-        if home.setdefault(patient, name) != name:
-            raise ValueError(
-                f"patient {patient} is in cohort {home[patient]!r} and in cohort {name!r}; a "
-                "patient in both training and test would invalidate every score: keep one, or "
-                "give two persons different names"
-            )
+    names_of_patients = [
+        {"cohort": name, "patient": patient}
+        for name in cohorts
+        for patient in cohorts[name].patients
+    ]
+    check_patients((0, row["patient"]) for row in names_of_patients)
+    check_cohorts(enumerate(names_of_patients))
     return {name: in_order(cohorts[name]) for name in sorted(cohorts)}
 
 

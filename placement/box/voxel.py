@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from nibabel.affines import apply_affine
 from nibabel.orientations import inv_ornt_aff
 from numpy.typing import ArrayLike, NDArray
 
@@ -323,8 +324,7 @@ class Voxel:
         matrix = np.asarray(affine, dtype=np.float64)
         dims = tuple(int(n) for n in shape[:3])
         out = np.zeros(dims, dtype=np.float32 if partial else bool)
-        inverse = np.linalg.inv(matrix)
-        index = self.corners @ inverse[:3, :3].T + inverse[:3, 3]
+        index = apply_affine(np.linalg.inv(matrix), self.corners)
         low = np.maximum(np.floor(index.min(axis=0) + 0.5), 0).astype(int)
         high = np.minimum(np.ceil(index.max(axis=0) + 0.5), dims).astype(int)
         if (high <= low).any():

@@ -213,8 +213,8 @@ def place(
         tables.check_channels(placer, table)
     settings = {
         "command": "place",
-        # Its repr holds all parameters but defaults, so that a run with other ones is not resumed.
-        "optimizer": repr(optimizer),
+        **optimizer.get_params(deep=False),
+        "objective": "published" if published else None,
         "model": None if model is None else file_record(model)["SHA256"],
         "force": force,
         "exclude": region.exclude,

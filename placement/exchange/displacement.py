@@ -12,6 +12,7 @@ from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
+from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted
 from dmrifit.io.grids import three_axes
 from dmrifit.io.nifti import load_image, values_of
@@ -50,8 +51,7 @@ def pulse_displacement(
         raise ValueError(
             f"bandwidths must be one number of Hz above 0, or one for each side, got {bandwidths}"
         )
-    if not 0 < tesla < 25:
-        raise ValueError(f"the field must be in tesla, such as 3, got {tesla:g}")
+    check_number("tesla", tesla, above=0, below=25)
     # An offset of one bandwidth displaces the box by its whole side.
     percent = tuple(float(number) for number in 100 * _LARMOR * tesla / hertz)
     offsets = np.array([WATER_PPM, metabolite, LIPID_PPM]) - carrier
@@ -211,13 +211,11 @@ def _nearest_distance(voxels: Sequence[Voxel], scene: Scene, name: str) -> float
     inside = points @ matrix.T
     reach = float(np.linalg.norm(inside, axis=1).max())
     centers = np.argwhere(rim) @ matrix.T + scene.affine[:3, 3]
-    inverse = np.linalg.inv(scene.affine)
-
     if not len(centers):
         return None
     distances = []
     for voxel in voxels:
-        index = np.rint(inverse[:3, :3] @ voxel.center + inverse[:3, 3]).astype(int)
+        index = np.rint(apply_affine(np.linalg.inv(scene.affine), voxel.center)).astype(int)
         if (index >= 0).all() and (index < region.shape).all() and region[tuple(index)]:
             return 0.0
         # Only image voxels whose centers are nearly nearest are divided into points.

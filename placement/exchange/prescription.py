@@ -12,6 +12,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
 import dmrifit
@@ -51,6 +52,7 @@ LARGEST_TUMOR_ML = 500.0
 SHIM = "Shim is not assessed"
 
 
+# By the start of a flag; the first that fits is taken.
 _REMEDIES = {
     "tumor below the smallest volume": "a smaller box, which place --min-volume allows, gives a "
     "weaker signal; ask a spectroscopist",
@@ -67,6 +69,9 @@ _REMEDIES = {
     "content, or ",
     f"touches {OUTSIDE_BRAIN}": "lipid of the scalp may spoil the spectrum: move the box, or "
     "check the mask (--brain)",
+    "touches": "move the box, or tolerate some of it (--tolerance)",
+    "longest side": "a thin box loses signal to the edges of pulses; change sides, or accept it",
+    "more than": "look at the content; move the box if another place holds less",
     "displaced box leaves the brain": "use pulses of larger bandwidth, move the box, or saturate "
     "the scalp",
     f"tumor above {LARGEST_TUMOR_ML:g} mL": "it may be the mask of the brain; look at the picture",
@@ -362,7 +367,7 @@ def head_share(voxel: Voxel, values: NDArray, affine: NDArray[np.float64]) -> fl
 
 def center_is_inside(voxel: Voxel, shape: Sequence[int], affine: NDArray[np.float64]) -> bool:
     """Tell whether the center of a box is in the field of view of an image."""
-    index = (np.linalg.inv(affine) @ np.append(voxel.center, 1.0))[:3]
+    index = apply_affine(np.linalg.inv(affine), voxel.center)
     return bool(((index > -0.5) & (index < np.array(shape) - 0.5)).all())
 
 
@@ -508,16 +513,11 @@ def advice(flags: list[str], smaller: str = "") -> list[str]:
     """Explain flags: each with what to do about it; `smaller` says how a box gets smaller."""
     sentences = []
     for flag in flags:
-        remedy = _REMEDIES.get(flag, "")
+        remedies = (text for start, text in _REMEDIES.items() if flag.startswith(start))
+        remedy = next(remedies, "")
         if flag == "less than 75 % target":
             remedy += smaller
-        elif flag.startswith("longest side"):
-            remedy = "a thin box loses signal to the edges of pulses; change sides, or accept it"
-        elif flag.startswith("more than"):
-            remedy = "look at the content; move the box if another place holds less"
         elif "lies outside the" in flag:
             remedy = "look at the mask, or give another one (--brain FILE, column brain of tables)"
-        elif flag.startswith("touches") and not remedy:
-            remedy = "move the box, or tolerate some of it (--tolerance)"
         sentences.append(f"{flag}: {remedy}" if remedy else flag)
     return sentences

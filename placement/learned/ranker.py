@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.utils.validation import check_is_fitted
 
-from dmrifit._utils.checks import Count, Within, check_fields
+from dmrifit._utils.checks import Count, Within, check_fields, check_number
 from dmrifit._utils.progress import progress
 from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit._utils.threads import check_jobs, one_thread
@@ -161,9 +161,7 @@ class VoxelRanker(BaseEstimator):
             )
         seed = Seed(self.random_state)
         # A number of its own makes the optimizer repeatable; anything else is replaced by one.
-        if optimizer.random_state is None or isinstance(
-            optimizer.random_state, np.random.RandomState
-        ):
+        if not isinstance(optimizer.random_state, int | np.integer):
             optimizer.set_params(random_state=seed.derived("optimizer"))
         volumes = np.prod(experts[..., 3:6], axis=-1) / MM3_PER_ML
         self.optimizer_ = optimizer
@@ -259,8 +257,7 @@ class VoxelRanker(BaseEstimator):
             If it is not fitted.
         """
         check_is_fitted(self)
-        if n < 1:
-            raise ValueError(f"the number of candidates must be 1 or more, got {n}")
+        check_number("n", n, least=1, whole=True)
         return self._ranked(scene, *self._described(scene), n)
 
     @property

@@ -218,8 +218,7 @@ class VoxelRegressor(VolumeEstimator):
             If `n` is below 1, or as for `predict`.
         """
         check_is_fitted(self)
-        if n < 1:
-            raise ValueError(f"the number of candidates must be 1 or more, got {n}")
+        check_number("n", n, least=1, whole=True)
         inputs = self._inputs(scene)
         self._check_inputs(inputs)
         with self._evaluating(self.net_) as infer:

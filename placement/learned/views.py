@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform, center_of_mass, distance_transform_edt
 
@@ -141,7 +142,7 @@ def _window(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Find the window of the image that contains the grid and a rim: first index and shape."""
     inverse = np.linalg.inv(scene.affine)
-    middle = inverse[:3, :3] @ center + inverse[:3, 3]
+    middle = apply_affine(inverse, center)
     reach = np.abs(inverse[:3, :3]).sum(axis=1) * 0.5 * n * step + 1
     low = np.floor(middle - reach).astype(np.int64)
     return low, np.ceil(middle + reach).astype(np.int64) - low + 1

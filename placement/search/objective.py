@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 
+from dmrifit._utils.checks import Within, check_fields
 from placement.box import overlap
 from placement.box.row_integrals import ROW_MM
 from placement.box.voxel import Voxel
@@ -90,22 +92,14 @@ class PlacementObjective:
     Lee et al., MICCAI 2024; after Bolan et al., MICCAI 2020.
     """
 
-    mean_volume: float = 12.9
-    sd_volume: float = 8.7
-    mean_fraction: float = 0.95
-    sd_fraction: float = 0.05
+    mean_volume: Annotated[float, Within(above=0)] = 12.9
+    sd_volume: Annotated[float, Within(above=0)] = 8.7
+    mean_fraction: Annotated[float, Within(most=1)] = 0.95
+    sd_fraction: Annotated[float, Within(above=0)] = 0.05
     one_sided: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        values = (self.mean_volume, self.sd_volume, self.mean_fraction, self.sd_fraction)
-        if not np.isfinite(values).all() or min(self.sd_volume, self.sd_fraction) <= 0:
-            raise ValueError(
-                f"an objective needs finite numbers and positive standard deviations, got {self}"
-            )
-        if not (0 <= self.mean_fraction <= 1 and self.mean_volume > 0):
-            raise ValueError(
-                f"the wanted part must be from 0 to 1 and the wanted volume above 0 mL, got {self}"
-            )
+        check_fields(self)
 
     def __call__(self, voxel: Voxel, scene: Scene) -> float:
         """Score a voxel."""

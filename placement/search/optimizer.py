@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, clone
 
-from dmrifit._utils.checks import Within, check_fields
+from dmrifit._utils.checks import Within, check_fields, check_number
 from dmrifit._utils.randomness import RandomState
 from placement.box.voxel import MM3_PER_ML, Voxel, expert_voxels
 from placement.search.objective import PlacementObjective, tumor_fraction
@@ -320,8 +320,7 @@ class VoxelOptimizer(BaseEstimator):
             Voxels and their objectives, best first; no two share more than 80 % (Dice). What
             breaks constraints comes last.
         """
-        if n < 1:
-            raise ValueError(f"the number of candidates must be 1 or more, got {n}")
+        check_number("n", n, least=1, whole=True)
         search = Search(self._wishes(scene), scene)
         boxes = search.run(max(20, n), max(6, n), every=True).boxes
         order = np.argsort(-search.values(boxes), kind="stable")

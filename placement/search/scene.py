@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from nibabel.affines import apply_affine
 from nibabel.orientations import apply_orientation
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import voxel_volume
+from dmrifit._utils.checks import check_number, errors_about
 from dmrifit._utils.counts import percent
-from dmrifit.io.components import label_components
+from dmrifit.io.components import check_affine, label_components
 from dmrifit.io.grids import cropped, turn_to_grid
 from dmrifit.io.masks import MASK_THRESHOLD, binarize
 from dmrifit.io.nifti import Image, describe_sources, image_name, load_image, values_of
@@ -36,10 +38,8 @@ LABEL_TOLERANCE = 1e-4
 #: Above this ratio of the longest to the shortest edge of image voxels, an affine is likely wrong.
 LARGEST_EDGE_RATIO = 10.0
 
-#: Largest margin in mm and largest tolerance, each with its range in words. No head is larger than
-#: that margin, and memory grows with its third power.
-_MARGINS = (100.0, "in mm, from 0 to 100")
-_TOLERANCES = (1.0, "a part of the voxel, from 0 (strict) to 1")
+#: No head is larger, in mm, and memory grows with the third power of a margin.
+_MOST_MARGIN = 100.0
 
 #: Above this part of enhancing tissue inside necrosis, the names of labels are doubted.
 _MOST_ENCLOSED = 0.5
@@ -161,7 +161,9 @@ class Scene:
         self.affine = _checked_affine(affine, self._title)
         values = _volume(tumor, f"the tumor of {self._title}")
         self.shape: Index = values.shape
-        self.image = self._checked_image(image)
+        self.image = None if image is None else np.asarray(image)
+        if self.image is not None:
+            self._check_shape(self.image, "the image")
         low, crop = _cropped(values)
         self._tissues: dict[str, Region] = {}
         self.targets: tuple[str, ...] = ()
@@ -201,8 +203,8 @@ class Scene:
             self._forbidden[key] = self._region(key, region, low, crop, values_included, present)
         names = list(regions)
         self.excluded = tuple(names)
-        self.margins = _by_region(exclude_margin, names, "exclude_margin", _MARGINS)
-        self.tolerances = _by_region(exclude_tolerance, names, "exclude_tolerance", _TOLERANCES)
+        self.margins = _by_region(exclude_margin, names, "exclude_margin", _MOST_MARGIN)
+        self.tolerances = _by_region(exclude_tolerance, names, "exclude_tolerance", 1.0)
         if self.targets:
             self._limit_tissues()
         self.cut_off_volume = self.cut_off_share = float("nan")
@@ -246,16 +248,9 @@ class Scene:
         exclude: Any = None,
         image: Image | None = None,
         *,
-        include: Labels | None = None,
-        exclude_margin: float | Mapping[str, float] = 0.0,
-        exclude_tolerance: float | Mapping[str, float] = 0.0,
-        labels: str | Mapping[str, Any] | None = None,
-        flair_target: bool = False,
-        min_volume: float = 6.0,
         brain: Image | None = None,
-        brain_margin: float = 2.0,
         name: str | None = None,
-        synthetic: bool = False,
+        **options: Any,
     ) -> Scene:
         """
         Read a scene from NIfTI files.
@@ -268,27 +263,12 @@ class Scene:
             As for the constructor, with files or Nifti1Image in place of arrays.
         image : path or Nifti1Image, default=None
             The image that the tumor was drawn on.
-        include : int or sequence of int, default=None
-            As for the constructor.
-        exclude_margin : float or mapping of str to float, default=0.0
-            In mm, as for the constructor.
-        exclude_tolerance : float or mapping of str to float, default=0.0
-            Parts of the voxel, as for the constructor.
-        labels : str, or mapping of str to int or sequence of int, default=None
-            A scheme, a table, or values of the file of the tumor by names of tissues, as for the
-            constructor.
-        flair_target : bool, default=False
-            As for the constructor.
-        min_volume : float, default=6.0
-            In mL, as for the constructor.
         brain : path, Nifti1Image or array, default=None
             Mask of the brain.
-        brain_margin : float, default=2.0
-            In mm, as for the constructor.
         name : str, default=None
             What messages call the case; by default, the name of the file of the tumor.
-        synthetic : bool, default=False
-            Whether the case was simulated.
+        **options : object
+            As for the constructor.
 
         Returns
         -------
@@ -338,18 +318,11 @@ class Scene:
             scene = cls(
                 occupied,
                 loaded.affine,
-                include=include,
                 exclude=regions or None,
-                exclude_margin=exclude_margin,
-                exclude_tolerance=exclude_tolerance,
                 image=picture,
-                labels=labels,
-                flair_target=flair_target,
-                min_volume=min_volume,
                 brain=brain_mask,
-                brain_margin=brain_margin,
                 name=title if name is None else name,
-                synthetic=synthetic,
+                **options,
             )
         except ValueError as error:
             # The message names cases and regions; users also need the files of these.
@@ -568,7 +541,7 @@ class Scene:
         Scene
             It shares the arrays of this one.
         """
-        margins = _by_region(margin, [tissue_labels.OUTSIDE_BRAIN], "brain_margin", _MARGINS)
+        margins = _by_region(margin, [tissue_labels.OUTSIDE_BRAIN], "brain_margin", _MOST_MARGIN)
         return self._changed(margins=self.margins | margins)
 
     def _changed(self, **attributes: Any) -> Scene:
@@ -650,8 +623,7 @@ class Scene:
         bool
             Whether all its corners do, up to the outer faces of the outermost image voxels.
         """
-        inverse = np.linalg.inv(self.affine)
-        index = voxel.corners @ inverse[:3, :3].T + inverse[:3, 3]
+        index = apply_affine(np.linalg.inv(self.affine), voxel.corners)
         last = np.array(self.shape) - 0.5
         return bool((index >= -0.5 - 1e-9).all() and (index <= last + 1e-9).all())
 
@@ -672,8 +644,7 @@ class Scene:
         """
         if self.holds(voxel):
             return voxel
-        inverse = np.linalg.inv(self.affine)
-        index = voxel.corners @ inverse[:3, :3].T + inverse[:3, 3]
+        index = apply_affine(np.linalg.inv(self.affine), voxel.corners)
         below = -0.5 - index.min(axis=0)
         above = np.array(self.shape) - 0.5 - index.max(axis=0)
         # The smallest shift; a box longer than the image stays where it is along that axis.
@@ -789,7 +760,7 @@ class Scene:
             raise ValueError(f"{self._title}: the mask of the brain is empty; give another one")
         self._forbidden[key] = (low, mask)
         self.inverted.add(key)
-        self.margins |= _by_region(margin, [key], "brain_margin", _MARGINS)
+        self.margins |= _by_region(margin, [key], "brain_margin", _MOST_MARGIN)
         self.tolerances[key] = 0.0
 
     def _measure_cut_off(self) -> None:
@@ -808,16 +779,13 @@ class Scene:
                 stacklevel=4,
             )
 
-    def _checked_image(self, image: ArrayLike | None) -> NDArray | None:
-        if image is None:
-            return None
-        array = np.asarray(image)
-        if array.shape[:3] != self.shape:
+    def _check_shape(self, values: NDArray, name: str) -> None:
+        """Refuse an image or a mask on another grid than the tumor."""
+        if values.shape[:3] != self.shape:
             raise ValueError(
-                f"{self._title}: the image has shape {array.shape} and the tumor {self.shape}; "
+                f"{self._title}: {name} has shape {values.shape} and the tumor {self.shape}; "
                 "resample one to the grid of the other"
             )
-        return array
 
     def _region(
         self,
@@ -853,35 +821,16 @@ class Scene:
                 )
             return _shifted(inner, low), mask
         values = _volume(region, f"{key} of {self._title}")
-        if values.shape != self.shape:
-            raise ValueError(
-                f"{self._title}: {key} has shape {values.shape} and the tumor {self.shape}; "
-                "resample one to the other"
-            )
+        self._check_shape(values, key)
         inner, mask = _cropped(values)
         mask = binarize(mask, name=f"{self._title}: {key}", may_be_empty=True)
         return inner, np.ascontiguousarray(mask)
 
 
 def _checked_affine(affine: ArrayLike, title: str) -> NDArray[np.float64]:
-    matrix = np.array(affine, dtype=np.float64)
-    sound = (
-        matrix.shape == (4, 4)
-        and np.isfinite(matrix).all()
-        and np.allclose(matrix[3], (0, 0, 0, 1))
-    )
-    edges = np.linalg.norm(matrix[:3, :3], axis=0) if sound else np.zeros(3)
-    # The determinant is compared with the volume of a box of the same edges, whatever the unit.
-    if not sound or abs(np.linalg.det(matrix[:3, :3])) < 1e-12 * np.prod(edges):
-        raise ValueError(
-            f"{title} has an affine that places no voxels: {matrix.tolist()}; it must be finite, "
-            "of shape (4, 4), with three independent axes and the last row 0 0 0 1"
-        )
-    if edges.min() == 0:
-        raise ValueError(
-            f"{title} has an affine with an axis of length 0: {matrix.tolist()}; "
-            "three independent axes are needed"
-        )
+    with errors_about(title):
+        matrix = check_affine(np.array(affine, dtype=np.float64))
+    edges = np.linalg.norm(matrix[:3, :3], axis=0)
     if edges.max() > LARGEST_EDGE_RATIO * edges.min():
         warnings.warn(
             f"{title} has image voxels of {edges.round(3).tolist()} mm; check the affine",
@@ -1011,13 +960,9 @@ def _named(exclude: Any) -> dict[str, Any]:
 
 
 def _by_region(
-    values: float | Mapping[str, float],
-    regions: list[str],
-    option: str,
-    allowed: tuple[float, str],
+    values: float | Mapping[str, float], regions: list[str], option: str, most: float
 ) -> dict[str, float]:
-    """Give each excluded region its margin or tolerance, which must be in the allowed range."""
-    most, words = allowed
+    """Give each excluded region its margin or tolerance, from 0 to `most`."""
     if isinstance(values, Mapping):
         unknown = sorted(set(values) - set(regions))
         if unknown:
@@ -1031,6 +976,5 @@ def _by_region(
         # A bad number is refused even where no region is excluded.
         checked = [float(values)]
     for value in checked:
-        if not 0 <= value <= most:
-            raise ValueError(f"{option} is {words}, got {value}")
+        check_number(option, value, most=most)
     return numbers

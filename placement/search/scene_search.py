@@ -179,18 +179,6 @@ class Boxes(NamedTuple):
         numbers = self.boxes[:, :2].reshape(-1, 6)
         return self.take(spaced_points(numbers, order, n, difference, "chebyshev"))
 
-    def promising(self, objective: float) -> bool:
-        """Tell whether refining the best may reach an objective."""
-        # The bound keeps the logarithm finite where the objective rounds to 0.
-        cost = -np.log(max(objective, 1e-300))
-        return bool(self.costs.min() <= NEAR_ENOUGH + cost)
-
-
-def grid_of(rows: Rows) -> Grid:
-    """Describe running sums to compiled code."""
-    inverse = np.linalg.inv(rows.matrix).astype(np.float64)
-    return Grid(rows.prefix, rows.matrix, inverse, rows.offset)
-
 
 class Search:
     """A search in one scene, with the parameters `wishes` of the optimizer."""
@@ -228,7 +216,8 @@ class Search:
     def see(self, rows: Rows) -> None:
         """Search in a tumor of these rows."""
         self.rows: Rows = rows
-        self.whole = grid_of(rows)
+        inverse = np.linalg.inv(rows.matrix).astype(np.float64)
+        self.whole = Grid(rows.prefix, rows.matrix, inverse, rows.offset)
 
     def limits(self, penalty: float = 3.0, n_rows: int = 1) -> Limits:
         """Give the objective and the constraints of boxes to compiled code."""
@@ -312,7 +301,14 @@ class Search:
         n_blocks = (averaged.shape[0] - 2) * (averaged.shape[1] - 2)
         n_places = 3 * N_PLACES if self.wishes.thorough else N_PLACES
         stride = max(1, int(np.ceil(np.sqrt(n_blocks / n_places))))
-        limits = self.scan_limits()
+        # The scan allows less purity, and has one range for all sides.
+        limits = self.limits()
+        objective = limits.objective
+        limits = limits._replace(
+            objective=objective._replace(sd_fraction=objective.sd_fraction * LENIENCY),
+            low_sides=np.full(3, limits.low_sides.min()),
+            high_sides=np.full(3, limits.high_sides.max()),
+        )
         shapes = scanned_shapes(edges, volume, limits)
         depth = int(self.block[2])
         block_centers, sides, costs = overlap.scan(averaged, depth, shapes, volume, limits, stride)
@@ -329,16 +325,6 @@ class Search:
         sizes = np.empty((len(selected), 3))
         sizes[:, scanner_axes] = (sides[selected] * edges)[:, image_axes]
         return centers[selected], sizes
-
-    def scan_limits(self) -> Limits:
-        """Loosen the limits for the scan: less purity, and one range for all sides."""
-        limits = self.limits()
-        objective = limits.objective
-        return limits._replace(
-            objective=objective._replace(sd_fraction=objective.sd_fraction * LENIENCY),
-            low_sides=np.full(3, limits.low_sides.min()),
-            high_sides=np.full(3, limits.high_sides.max()),
-        )
 
     def usable_sums(self) -> NDArray[np.float32]:
         """
@@ -731,7 +717,8 @@ class Search:
             quick = self.spread(few[:, 0], few[:, 1], family, np.eye(3)[None], (0.35, -0.35))
             quick = self.descend(quick, COARSE_STEPS, TURNED, COARSE)
         refined = quick.take(slice(0, 0))
-        if quick.promising(enough):
+        # The bound keeps the logarithm finite where the objective rounds to 0.
+        if quick.costs.min() <= NEAR_ENOUGH - np.log(max(enough, 1e-300)):
             refined = self.refined(quick, 2)
             if not len(self.margins):
                 refined = join_boxes(self.polished(refined), refined)

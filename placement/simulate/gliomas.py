@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -225,25 +224,15 @@ def _draw_image(head: Head, glioma: Glioma, rng: np.random.Generator) -> NDArray
     return gaussian_filter(picture, _BLUR) + np.float32(_NOISE) * noise
 
 
-@dataclass(frozen=True)
-class _Habits:
-    """What a kind of expert does; each number was chosen to meet the published moments."""
+# Habits of both kinds of experts; each number was chosen to meet the published moments.
+_GROWTH = -0.05  # power of the lesion's volume, beside the limit that small lesions set
+_ROTATED = (0.36, 0.27, 0.26, 0.11)  # chance of 0 … 3 rotated axes
+_APART = 0.28  # chance that an expert starts anywhere in the lesion
+_JITTER, _CARELESS = 0.5, 0.03  # mm, sd of the hand; chance of a slip of about a centimeter
 
-    log_volume: float  # mean of log mL at a lesion of 42 mL
-    growth: float  # power of the lesion's volume, beside the limit that small lesions set
-    between_cases: float  # sd of log volume that all experts of a case share
-    between_experts: float  # sd of log volume of each placement
-    rotated: tuple[float, float, float, float]  # chance of 0 … 3 rotated axes
-    start: float  # mm, sd of where an expert starts about the common start
-    apart: float  # chance that an expert starts anywhere in the lesion
-    jitter: float  # mm, sd of the hand
-    careless: float  # chance of a slip of about a centimeter
-
-
-_HABITS = {
-    "preference": _Habits(2.66, -0.05, 0.0, 0.72, (0.36, 0.27, 0.26, 0.11), 4.5, 0.28, 0.5, 0.03),
-    "objective": _Habits(2.57, -0.05, 0.0, 0.68, (0.36, 0.27, 0.26, 0.11), 3.2, 0.28, 0.5, 0.03),
-}
+# By kind of experts: mean of log mL at a lesion of 42 mL, its sd between placements, and sd in mm
+# of where an expert starts about the common start.
+_HABITS = {"preference": (2.66, 0.72, 4.5), "objective": (2.57, 0.68, 3.2)}
 
 
 def place_boxes(
@@ -261,7 +250,7 @@ def place_boxes(
 
     Shapes: `tumor`, `necrosis` (x, y, z); returns (n_experts, 9).
     """
-    habits = _HABITS[kind]
+    mean_log_volume, sd_log_volume, start_sd = _HABITS[kind]
     steps = np.diag(affine)[:3]
     solid = tumor & ~necrosis
     aim = solid if kind == "preference" else tumor
@@ -269,27 +258,28 @@ def place_boxes(
     points = np.argwhere(aim)
     deep = depth[aim]
     volume = tumor.sum() * np.prod(steps) * _ML_PER_MM3
-    common = habits.log_volume + habits.growth * np.log(volume / 42.0)
-    common += habits.between_cases * shared.standard_normal()
+    common = mean_log_volume + _GROWTH * np.log(volume / 42.0)
+    # Experts of a case share no deviation; the number is drawn so that seeds keep their boxes.
+    shared.standard_normal()
     # The thickest part for those who look for it, else one of the thick ones.
     power = 40.0 if kind == "preference" else 4.0
     start = points[_draw(deep**power if deep.max() <= 1 else (deep / deep.max()) ** power, shared)]
     boxes = np.empty((n_experts, 9))
     for j, rng in enumerate(rngs):
-        log_volume = common + habits.between_experts * rng.standard_normal()
+        log_volume = common + sd_log_volume * rng.standard_normal()
         # No expert fills a small lesion to its last voxel.
         target = float(np.clip(np.exp(log_volume), _MIN_VOLUME, max(0.55 * volume, _MIN_VOLUME)))
         turned = np.zeros(3, dtype=bool)
-        turned[rng.permutation(3)[: rng.choice(4, p=habits.rotated)]] = True
+        turned[rng.permutation(3)[: rng.choice(4, p=_ROTATED)]] = True
         alternative = points[_draw((deep / deep.max()) ** 2, rng)]
-        at = (alternative if rng.random() < habits.apart else start) * steps + affine[:3, 3]
-        at = at + habits.start * rng.standard_normal(3)
+        at = (alternative if rng.random() < _APART else start) * steps + affine[:3, 3]
+        at = at + start_sd * rng.standard_normal(3)
         share = _sampler(aim, affine)
         box = _search(at, target, turned, share, kind, rng)
-        hand = habits.jitter * rng.standard_normal(3)
+        hand = _JITTER * rng.standard_normal(3)
         # Drawn in any case, so that a slip does not change the later placements.
         slip = 8.0 * rng.standard_normal(3)
-        box[:3] += hand + (slip if rng.random() < habits.careless else 0.0)
+        box[:3] += hand + (slip if rng.random() < _CARELESS else 0.0)
         boxes[j] = _rounded(box, turned)
     return boxes
 

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from dmrifit._utils.checks import check_own_names, check_word, check_words
+from dmrifit._utils.checks import check_own_names, check_word, check_words, errors_about
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.stats.method_tests import pair_tests, rank_biserial
@@ -529,19 +529,20 @@ def _boxes(value: Any, n: int, name: str) -> list[Voxel | None]:
         raise ValueError(
             f"{name}: {counted(len(items), 'box', 'boxes')} for {counted(n, 'scene')}"
         )
-    return [_box(item, f"{name}, case {i}") for i, item in enumerate(items)]
+    boxes = []
+    for i, item in enumerate(items):
+        with errors_about(f"{name}, case {i}"):
+            boxes.append(_box(item))
+    return boxes
 
 
-def _box(item: Any, where: str) -> Voxel | None:
+def _box(item: Any) -> Voxel | None:
     if item is None or isinstance(item, Voxel):
         return item
     numbers = np.asarray(item, dtype=np.float64)
     if numbers.shape == (9,) and np.isnan(numbers).all():
         return None
-    try:
-        return Voxel.from_array(numbers)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+    return Voxel.from_array(numbers)
 
 
 def _volumes(boxes: Sequence[Voxel | None]) -> NDArray[np.float64]:

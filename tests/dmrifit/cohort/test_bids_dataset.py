@@ -147,7 +147,7 @@ def test_names_that_a_table_cannot_hold_are_refused_before_a_file_is_written(coh
     ("changes", "message"),
     [
         ([{"cohort": ""}], r"a name for each cohort.*Cohort\(scans, name\)"),
-        ([{}, {"cohort": "other"}], "cohort1p01 is in cohort 'other' and in cohort 'cohort1'"),
+        ([{}, {"cohort": "other"}], "cohort1p01 is in cohort 'cohort1' and in cohort 'other'"),
         ([{"truth": {"S0": np.ones((12, 12, 2)), "ADC": np.ones((12, 12, 2))}}], r"S0, f, Dv.* not S0, ADC; .*truth=None"),
     ],
 )

@@ -103,7 +103,7 @@ def test_echo_times_and_noise_levels_may_be_numbers_or_files(folder):
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([row("a"), row("b", cohort="two", patient="a")], "row 3: patient a is in cohort 'two' and, in row 2, in cohort 'one'"),
+        ([row("a"), row("b", cohort="two", patient="a")], "rows 2 and 3: patient a is in cohort 'one' and in cohort 'two'"),
         ([row("a", participant_id="a")], "more than one column patient; keep one"),
         ([row("a"), row("a")], "row 3: image and masks are those of row 2, and would count twice"),
         ([row("a"), row("b", mask="rest.nii")], r"row 3 .*: no voxel of the lesion mask 'b_lesion.nii' is inside .* 'rest.nii'"),
@@ -116,11 +116,8 @@ def test_rows_that_contradict_each_other_or_their_files_are_refused(folder, rows
         read_participants(table(folder, *rows, columns=columns))
 
 
-def test_a_patient_may_have_two_lesions_in_one_image(folder):
+def test_patients_may_have_two_lesions_and_those_without_are_named_unless_another_scan_is_used(folder):
     assert [scan.patient for scan in read_one(folder, row("a"), row("a", lesion="rest.nii"))] == ["a", "a"]
-
-
-def test_patients_without_a_lesion_are_left_out_and_named_unless_another_scan_is_used(folder):
     save(folder / "b_lesion.nii", np.zeros(SHAPE, np.uint8))
     path = table(folder, row("a"), row("b"), row("c"))
     with pytest.warns(UserWarning, match=r"row 3: patient b left out: the lesion mask b_lesion\.nii is empty"):
@@ -152,7 +149,7 @@ def test_repeats_are_averaged_as_asked(folder, options):
     expected = means.get(options.get("average", "geometric"), np.sqrt(values[..., 1] * values[..., 2]))
     assert scan.protocol.b.tolist() == ([0, 500, 500, 1000] if options == {"average": None} else [0, 500, 1000])
     np.testing.assert_allclose(scan.signal[..., 1], expected, rtol=1e-5)
-    with pytest.raises(ValueError, match="'geometric', 'arithmetic' or None, not 'median'"):
+    with pytest.raises(ValueError, match="None, geometric, arithmetic, not 'median'"):
         protocol_of(folder, [0, 500, 500, 1000], average="median")
 
 

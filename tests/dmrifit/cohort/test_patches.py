@@ -3,13 +3,7 @@
 import numpy as np
 import pytest
 
-from dmrifit.cohort.patches import (
-    as_neighbors,
-    center_of,
-    check_reach,
-    neighborhoods,
-    with_signal,
-)
+from dmrifit.cohort.patches import as_neighbors, center_of, check_reach, neighborhoods, with_signal
 
 SHAPES = [(1, 1, 1), (3, 3, 1), (3, 1, 3), (5, 3, 3)]
 
@@ -68,7 +62,5 @@ def test_voxels_without_signal_are_found_and_the_background_does_not_reach_the_r
     np.testing.assert_array_equal(first, second)
     signals = [[0, 0], [0, 1], [-1, 2], [np.nan, 1], [np.inf, 1], [3, 4]]
     assert with_signal(signals).tolist() == [False, True, False, False, False, True]
-
-
-def test_a_neighborhood_may_reach_out_of_some_images():
+    # A neighborhood may reach out of some images.
     check_reach((3, 3, 5), [(9, 9, 2), (9, 9, 3)])

@@ -32,6 +32,8 @@ def test_one_voxel_in_twenty_of_new_patients_is_unlike_and_a_tissue_between_two_
     novelty = learned(X, patients)
     assert np.mean(novelty.typicality(between * [1, 100, 1e-3]) < NOVEL) > 0.9
     assert np.isnan(novelty.typicality(np.array([[0, 0, np.nan], [0, 0, 0]]))).tolist() == [True, False]
+    again = Novelty.from_dict(novelty.to_dict(), 3)
+    np.testing.assert_array_equal(again.typicality(X), novelty.typicality(X))
 
 
 def test_a_patient_with_more_of_them_than_any_is_named(clouds):
@@ -69,10 +71,3 @@ def test_constant_features_do_not_count():
     X = np.column_stack([rng.normal(size=500), np.ones(500)])
     novelty = learned(X, np.arange(500) % 10)
     assert np.isfinite(novelty.typicality(X)).all()
-
-
-def test_numbers_come_back_from_a_file(clouds):
-    X, patients = clouds
-    novelty = learned(X, patients)
-    again = Novelty.from_dict(novelty.to_dict(), 3)
-    np.testing.assert_array_equal(again.typicality(X), novelty.typicality(X))

@@ -120,7 +120,7 @@ def test_a_run_goes_on_where_it_stopped_and_sees_changed_masks(output_of, error_
     output_of(*command)
     assert all((out / name / "voxel_overlay.png").exists() for name in ("one", "two"))
     assert page_of(out).count("<img") == 2
-    assert "other options (--min-volume was not given, now 4.0); repeat" in error_of(*command, "--min-volume", 4)
+    assert "other options (--min-volume was 6.0, now 4.0); repeat" in error_of(*command, "--min-volume", 4)
 
 
 def test_a_case_that_fails_leaves_the_others(run, output_of, error_of, tmp_path, ball):
@@ -220,7 +220,7 @@ def test_what_a_run_was_asked_for_is_kept_with_it(error_of, tmp_path, ball):
     error = error_of("place", ball, "--out", tmp_path / "placed", "--include", 1, *options)
     assert "labels [1] are included and excluded at once" in error
     settings = (tmp_path / "placed" / "settings.json").read_text(encoding="utf-8")
-    for words in ('"margin": 2', '"tolerance": 0.1', '"exclude": "1"', "thorough=True", "random_state=7"):
+    for words in ('"margin": 2', '"tolerance": 0.1', '"exclude": "1"', '"thorough": true', '"random_state": 7'):
         assert words in settings
 
 

@@ -83,16 +83,13 @@ def test_all_descriptions_of_the_pose_agree(written):
         assert box.dice(VOXEL) == pytest.approx(1)
 
 
-def test_files_say_that_they_are_not_for_clinical_use(written):
+def test_files_say_that_they_are_not_for_clinical_use_and_read_back_as_the_box(written):
     folder, content = written
     assert content["notice"] == NOTICE == "Not for clinical use"
     assert NOTICE in (folder / "voxel_philips.txt").read_text()
     assert nib.load(folder / "voxel_geometry.nii.gz").header["descrip"].item().decode() == NOTICE
-
-
-def test_files_of_one_box_read_back_as_the_box_with_its_sides_in_order(written):
     for end in (".json", "_philips.txt", "_geometry.nii.gz"):
-        voxel = read_voxel(written[0] / f"voxel{end}")
+        voxel = read_voxel(folder / f"voxel{end}")
         assert voxel.dice(VOXEL) > 0.9999
         if end != "_geometry.nii.gz":
             np.testing.assert_allclose(voxel.size, VOXEL.size)

@@ -167,7 +167,7 @@ def test_candidates_are_distinct_and_best_first(lesions):
     assert scores == sorted(scores, reverse=True)
     assert all(one.dice(two) <= 0.8 for i, (one, _) in enumerate(found) for two, _ in found[:i])
     assert model.candidates(scenes[0], 1)[0] == found[0]
-    with pytest.raises(ValueError, match="must be 1 or more"):
+    with pytest.raises(ValueError, match="of at least 1, not 0"):
         model.candidates(scenes[0], 0)
 
 

@@ -99,12 +99,6 @@ def test_a_tumor_turned_in_the_other_order_of_two_axes_takes_no_third_angle_of_t
         assert "too many rotations" not in placement.flags
 
 
-def test_angles_that_count_as_none_are_rounded_to_none(tilted):
-    optimizer = VoxelOptimizer(rounding=CONSOLE)
-    rounded = optimizer.rounded(Voxel((35, 35, 35), (20, 20, 20), (12.34, 0.4, -0.44)), tilted)
-    assert rounded.angles.tolist() == [12.3, 0, 0]
-
-
 def test_a_box_of_more_target_is_placed_where_it_breaks_no_constraint(cube, monkeypatch):
     search = VoxelOptimizer._placed
 
@@ -279,9 +273,12 @@ def test_rounded_voxels_are_what_a_console_takes_within_the_constraints_where_th
     assert optimizer.rounded(voxel, tilted) == voxel.canonical()
     assert "sides not rounded" in optimizer.assess(voxel, tilted).flags
     assert "sides not rounded" not in VoxelOptimizer().assess(voxel, tilted).flags
-    # One that can be rounded was placed so by hand.
-    by_hand = VoxelOptimizer(rounding=CONSOLE).assess(Voxel((35, 35, 35), (18.5, 18.5, 18.5)), tilted)
+    # One that can be rounded was placed so by hand; angles that count as none become none.
+    optimizer = VoxelOptimizer(rounding=CONSOLE)
+    by_hand = optimizer.assess(Voxel((35, 35, 35), (18.5, 18.5, 18.5)), tilted)
     assert "sides not rounded" not in by_hand.flags
+    turned = Voxel((35, 35, 35), (20, 20, 20), (12.34, 0.4, -0.44))
+    assert optimizer.rounded(turned, tilted).angles.tolist() == [12.3, 0, 0]
 
 
 def test_candidates_are_distinct_and_sorted_with_those_that_break_constraints_last(cube, monkeypatch):
@@ -294,7 +291,7 @@ def test_candidates_are_distinct_and_sorted_with_those_that_break_constraints_la
         assert score == PlacementObjective()(voxel, scene)
         assert all(voxel.dice(other) <= 0.8 for other, _ in candidates[:n])
     assert len(VoxelOptimizer(random_state=0).candidates(scene, 1)) == 1
-    with pytest.raises(ValueError, match="1 or more"):
+    with pytest.raises(ValueError, match="n must be a whole number of at least 1, not 0"):
         VoxelOptimizer().candidates(scene, 0)
     sound, thin = Voxel((22, 22, 24), (16, 16, 24)), Voxel((34, 34, 36), (24, 24, 24))
     optimizer = VoxelOptimizer(size_range=((10, 20), (10, 40), (10, 40)))

@@ -151,12 +151,14 @@ def test_a_box_beyond_one_face_of_the_image_is_shifted_back_to_it(axis, side):
     np.testing.assert_allclose(moved.center, touching)
 
 
-def test_a_tumor_at_the_border_is_told():
+def test_a_tumor_at_the_border_and_unlikely_edges_are_told():
     tumor = np.zeros((20, 20, 20), bool)
     tumor[:5, 5:9, 5:9] = True
     with pytest.warns(UserWarning, match="glioma: the tumor reaches the border"):
         scene = Scene(tumor, np.eye(4), name="glioma")
     assert scene.touches_border
+    with pytest.warns(UserWarning, match="check the affine"):
+        Scene(ball(), np.diag([1.0, 1, 12, 1]))
 
 
 @pytest.mark.parametrize("affine", [np.eye(4), np.array([[0, 0, 2.0, 3], [-1, 0, 0, 4], [0, 1, 0.5, 5], [0, 0, 0, 1]])])
@@ -194,11 +196,6 @@ def test_what_is_nan_is_outside_tumor_and_excluded_regions(share):
     (region,), (expected,) = scene.forbidden.values(), plain.forbidden.values()
     expected[0, 0, 0] = False
     np.testing.assert_array_equal(region, expected)
-
-
-def test_unlikely_edges_are_warned_of():
-    with pytest.warns(UserWarning, match="check the affine"):
-        Scene(ball(), np.diag([1.0, 1, 12, 1]))
 
 
 def save(values, path, affine=None):

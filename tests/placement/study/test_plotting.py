@@ -47,12 +47,6 @@ def bars(ax):
     return [line.get_ydata() for line in ax.lines if line.get_marker() != "o"]
 
 
-def test_the_figure_says_what_it_is_not_for_and_what_is_synthetic(small_tables):
-    assert plot_evaluation(small_tables).get_supxlabel() == "Not for clinical use"
-    synthetic = plot_evaluation(small_tables, synthetic=True)
-    assert "no person was scanned" in synthetic.get_supxlabel()
-
-
 def test_every_method_is_a_column_of_points_around_their_mean(small_tables):
     dice, share = plot_evaluation(small_tables).axes[:2]
     experts, network = points(dice)
@@ -69,8 +63,11 @@ def test_every_method_is_a_column_of_points_around_their_mean(small_tables):
         assert [label.get_text() for label in ax.get_xticklabels()] == ["experts", "network"]
 
 
-def test_dice_and_volume_are_drawn_over_the_volume_of_the_tumor(small_tables):
-    dice, volume = plot_evaluation(small_tables).axes[2:4]
+def test_dice_and_volume_are_drawn_over_the_volume_of_the_tumor_above_a_notice(small_tables):
+    figure = plot_evaluation(small_tables)
+    assert figure.get_supxlabel() == "Not for clinical use"
+    assert "no person was scanned" in plot_evaluation(small_tables, synthetic=True).get_supxlabel()
+    dice, volume = figure.axes[2:4]
     assert [ax.get_title("left") for ax in (dice, volume)] == ["mean Dice", "volume, mL"]
     np.testing.assert_array_equal(points(dice), [[[30, 0.61], [50, 0.41]], [[30, 0.51], [50, 0.31]]])
     np.testing.assert_array_equal(points(volume), [[[30, 8], [50, 10]], [[30, 9], [50, 16]]])
