@@ -1,5 +1,6 @@
 """Fits of many scans by one command."""
 
+import html
 import json
 import os
 import re
@@ -342,6 +343,17 @@ def test_one_scan_and_many_show_the_same_sentences_everywhere(output_of, tmp_pat
     assert len(advice) > 1
     for sentence in advice:
         assert all(sentence in shown for shown in (single, many, table["notes"][0], *texts)), sentence
+    for line in re.findall("^(?:fit|noise|SNR|residuals): (.*)$", single, re.MULTILINE):
+        assert all(line in text for text in texts), line
+    assert table["noise_sigma"][0] == pytest.approx(sidecar["Noise"]["Sigma"], rel=0.01)
+    # A median of few voxels says so, and all scans show the parameter that is least in doubt in all.
+    record = read_sealed(tmp_path / "many" / ".fits" / "a.json")
+    record |= {"in_doubt": {"D": 0.89, "K": 0.5}}
+    (tmp_path / "many" / ".fits" / "a.json").write_text(json.dumps(sealed(record)))
+    output_of("fit", *scans, *options, "--out", tmp_path / "many")
+    page = pages[0].read_text(encoding="utf-8")
+    assert re.search(r'<p class="note">[\d.]+ in 11 % of voxels</p>', page)
+    assert re.findall(r'alt="A slice of (\w+)', page) == ["D", "D"]
 
 
 def test_the_scan_that_differs_comes_first_and_a_heading_sorts(output_of, tmp_path, tab):
@@ -397,7 +409,8 @@ def test_medians_leave_out_air_but_nothing_of_a_mask(output_of, tmp_path, mask, 
     assert ends[0] <= median <= ends[1]
 
 
-def test_the_line_of_advice_runs_and_is_not_repeated(output_of, tmp_path):
+def test_the_line_of_advice_runs_and_is_not_repeated(output_of, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     capped_scan(tmp_path, "a")
     inside = np.zeros((12, 6, 4), np.uint8)
     inside[:5] = 1
@@ -416,6 +429,10 @@ def test_the_line_of_advice_runs_and_is_not_repeated(output_of, tmp_path):
     assert refit["Settings"]["BMax"] == float(words[words.index("--b-max") + 1])
     assert max(refit["Protocol"]["b"]) <= refit["Settings"]["BMax"]
     assert refit["Parameters"]["K"]["ShareAtBounds"]["Upper"] < 0.05
+    command = refit["Settings"]["Command"]
+    assert command == line.replace(f"{tmp_path}/", "") + " --overwrite"
+    assert html.escape(command) in next((tmp_path / "maps_refit").glob("*.html")).read_text(encoding="utf-8")
+    output_of(*shlex.split(command)[1:])
     truth = nib.load(tmp_path / "maps_refit" / refit["Parameters"]["K"]["File"]).get_fdata()[:5]
     assert np.median(truth) == pytest.approx(0.9, rel=0.1)
 
