@@ -20,7 +20,7 @@ from dmrifit.cli.options import given, is_pattern, named_images, refuse_files
 from dmrifit.cli.options import say as tell
 from dmrifit.cli.workers import run_tasks
 from dmrifit.io.atomic_files import FileSet, check_room, finish_interrupted, write_text
-from dmrifit.io.tables import TABLE, csv_text, read_texts, table_text
+from dmrifit.io.tables import TABLE, csv_text, read_texts, save_table, table_text
 from dmrifit.report import page as pages
 
 if TYPE_CHECKING:
@@ -292,7 +292,8 @@ class CaseRun:
             columns = ["name", "patient", *record["lesion_columns"]]
             # Records have null where numbers are missing, as those of a prior scan may be.
             lesions = pd.DataFrame(lesion_rows, columns=columns).fillna(float("nan"))
-            write_text(out / self.lesions, self._lesion_text(lesions))
+            make_text = csv_text if self.lesions.endswith(".csv") else table_text
+            write_text(out / self.lesions, make_text(lesions, 7))
         rows = pd.DataFrame([self.row(name, record) for name, record in records.items()])
         write_text(out / self.table, table_text(rows, self.digits))
         if not (figure and can_draw()):
@@ -346,7 +347,7 @@ class CaseRun:
         with FileSet(folder, [*self.files, name], overwrite=True) as files:
             for file, image in images.items():
                 save_image(image, files.path(file))
-            files.path(self.lesions).write_text(self._lesion_text(lesions), encoding="utf-8")
+            save_table(lesions, files.path(self.lesions), 7)
             if drawing is not None:
                 drawing.savefig(files.path(picture), dpi=110)
                 text = page(picture=files.path(picture).read_bytes())
@@ -372,10 +373,6 @@ class CaseRun:
         text = json.dumps(sealed(record), indent=2) + "\n"
         write_text(out / self.record.format(name=name), text)
         return record
-
-    def _lesion_text(self, lesions: pd.DataFrame) -> str:
-        is_csv = self.lesions.endswith(".csv")
-        return csv_text(lesions, 7) if is_csv else table_text(lesions, 7)
 
     def _remove_case(self, out: Path, name: str) -> None:
         """Remove the files of a case; without its record it is tried again in a resumed run."""

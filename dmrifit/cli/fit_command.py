@@ -115,6 +115,7 @@ def fit(
     from dmrifit.cli.fit_runs import fit_many, fit_scan, print_fit
     from dmrifit.engine.fit_settings import MEASURED
     from dmrifit.engine.models import resolve_model
+    from dmrifit.io.digests import command_line
 
     options: dict[str, Any] = vars(fitting) | {"te": files.te, "fixed": {}, "overwrite": overwrite}
     for name, value in pairs("--fix", options.pop("fix") or []).items():
@@ -128,6 +129,8 @@ def fit(
     options["n_starts"] = int(starts) if starts.isdecimal() else starts
     options["n_threads"] = options.pop("threads")
     options["quicklook"] = quicklook and can_draw("quick-look page")
+    # It is to run where the maps are, too.
+    options["command"] = command_line() + ("" if overwrite else " --overwrite")
     if len(images) == 1 and not is_pattern(images[0]) and not images[0].is_dir():
         if cluster:
             raise ValueError(f"--cluster spreads many scans; leave it out for {images[0]} alone")

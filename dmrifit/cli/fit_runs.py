@@ -42,7 +42,7 @@ from dmrifit.io.series import Series
 from dmrifit.report import verdict
 from dmrifit.report.numerals import significant
 from dmrifit.report.page import Fold, Link, Note, Picture, Table, Texts
-from dmrifit.report.quicklook import thumbnail, value_lines
+from dmrifit.report.quicklook import thumbnails, value_lines
 from dmrifit.report.voxel_records import short_unit
 
 if TYPE_CHECKING:
@@ -50,12 +50,14 @@ if TYPE_CHECKING:
     from dmrifit.engine.protocol import Protocol
 
 _TABLE, _COLUMNS = "fits.tsv", "fits.json"
-_VERSION = 2  # of what a record holds; scans of another one are fitted again
+_VERSION = 3  # of what a record holds; scans of another one are fitted again
 _PAGE = "index.html"
 _FEWEST_COMPARED = 5  # scans, below which none is told to differ from the others
 _TEXTS = Texts(__file__)
-_SENTENCES = ("differs from the others", "refit with")  # columns of the overview
+_SENTENCES = ("differs from the others", "noise", "refit with")  # columns of the overview
 _THUMBNAIL = 110  # pixels
+#: What the table of fits tells of the noise, and of the choice by it.
+_NOISE = ("Sigma", "Method", "SNR", "Misfit", "Choice")
 _UNUSUAL = 3.5  # robust SDs (Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993)
 _LEAST_SPREAD = 0.02  # of shares, and of medians relative to their size
 #: What a validator of BIDS shall not read: tables, pages, and maps, whose names (model-, param-,
@@ -80,10 +82,11 @@ def named_scans(images: Sequence[Path]) -> tuple[list[DiffusionScan], Path]:
 
 
 def fit_many(
-    context: typer.Context, images: Sequence[Path], run: RunOptions, options: Mapping[str, Any]
+    context: typer.Context, images: Sequence[Path], run: RunOptions, options: dict[str, Any]
 ) -> None:
     """Fit every scan that was not finished before; write the table, the page and the summary."""
-    out = run.out
+    # The command names jobs and folders, which are no settings of the run.
+    out, command = run.out, options.pop("command")
     scans, root = named_scans(images)
     te = options["te"]
     if te and len(te) > 1:
@@ -114,7 +117,7 @@ def fit_many(
     if threads is None:
         # One also where --jobs -1 takes every core for a scan.
         threads = 1 if run.cluster else max(1, default_threads() // run.jobs)
-    fit_options = {**options, "n_threads": threads, "overwrite": True}
+    fit_options = {**options, "n_threads": threads, "overwrite": True, "command": command}
     cases = []
     for scan in scans:
         # Read before the run begins, which removes records of other options.
@@ -183,7 +186,6 @@ def fit_one(
     free = {name: entry for name, entry in entries if "Fixed" not in entry}
     medians = {name: entry.get("BelievedMedian") for name, entry in free.items()}
     shares = description["Doubt"]["Share"].items()
-    slice_name, png = thumbnail(path) if options["quicklook"] else ("", b"")
     record = {
         "version": _VERSION,
         "name": scan.name,
@@ -198,7 +200,8 @@ def fit_one(
         "units": {name: short_unit(entry["Units"]) for name, entry in free.items()},
         "medians": {name: median for name, median in medians.items() if median is not None},
         "air": description["Air"]["Share"],
-        "thumbnail": (slice_name, base64.b64encode(png).decode()),
+        "noise": {"Choice": description["Settings"].get("Choice"), **description.get("Noise", {})},
+        "thumbnails": thumbnails(path) if options["quicklook"] else {},
         "notes": list(dict.fromkeys(notes)),
         "remedies": verdict.remedies(description),
         "inputs": {
@@ -258,8 +261,9 @@ def print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
     unfitted = f"; {n_unfitted} not fitted" if n_unfitted else ""
     typer.echo(f"{counted(n_voxels, 'voxel')}, {share} fitted: {codes}{unfitted}")
     typer.echo(f"region: {description['Settings']['Region']}")
-    if choice := description["Settings"].get("Choice"):
-        typer.echo(f"fit: {choice} (choose by --method, --sigma)")
+    noise = description["Settings"] | description.get("Noise", {})
+    for name, text in verdict.noise_lines(noise):
+        typer.echo(f"{name}: {text}")
     for line in value_lines(description):
         typer.echo(line)
     if sentence := verdict.precision_sentence(description):
@@ -268,11 +272,8 @@ def print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
     for sentence in verdict.fit_sentences(description):
         if sentence not in description.get("Warnings", []):
             typer.echo(sentence)
-    sigma = description["Settings"]["Sigma"]
     if line := refit_line(context, verdict.remedies(description), out):
         typer.echo(f"to refit: {line}")
-    if "estimated" in str(sigma):
-        typer.echo(f"noise: median sigma {sigma}")
     for line in file_lines(description, out):
         typer.echo(line)
 
@@ -337,6 +338,7 @@ def _row(_folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         **{key: record[key] for key in ("model", "voxels", "fitted")},
         "seconds": round(record["seconds"], 1),
         "air": record["air"],
+        **{f"noise_{key}".lower(): record["noise"].get(key) for key in _NOISE},
         **{f"believed_median_{name}": record["medians"].get(name) for name in record["in_doubt"]},
         **{f"in_doubt_{name}": share for name, share in record["in_doubt"].items()},
         "notes": " ".join(record["notes"]),
@@ -347,12 +349,15 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
     """Make the page of all scans: medians of believed voxels and shares in doubt by scan."""
     units = {name: unit for record in records.values() for name, unit in record["units"].items()}
     lines = []
+    doubts = [record["in_doubt"] for record in records.values()]
+    names = sorted(units, key=lambda name: sum(doubt.get(name, 1.0) for doubt in doubts))
     unusual = _unusual([_figures(record) for record in records.values()])
     for record, (distance, measure) in zip(records.values(), unusual, strict=True):
         page = record["sidecar"].replace("dwimap.json", "quicklook.html")
         cells: dict[str, Any] = {"": "", "scan": record["name"]}
         if (out / page).is_file():
-            name, png = record["thumbnail"]
+            # The same parameter of all scans where their models have it.
+            name, png = next(filter(None, map(record["thumbnails"].get, names)))
             picture = Picture(base64.b64decode(png), f"A slice of {name}", name, width=_THUMBNAIL)
             cells = {"": picture, "scan": Link(page, record["name"])}
         words = ""
@@ -362,11 +367,20 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
         cells["voxels"] = record["voxels"]
         cells["fitted"] = percent(record["fitted"] / max(record["voxels"], 1))
         cells["air"] = percent(record["air"])
+        cells["noise"] = record["noise"].get("Description", "unknown")
+        cells["SNR"] = significant(record["noise"].get("SNR", np.nan))
         for name, unit in units.items():
-            median, doubt = record["medians"].get(name, np.nan), record["in_doubt"].get(name)
-            cells[f"{name}, {unit}" if unit else name] = significant(median)
-            cells[f"{name} in doubt"] = "–" if doubt is None else percent(doubt)
-        notes = Fold(counted(len(record["notes"]), "note"), *record["notes"])
+            heading = f"{name}, {unit}" if unit else name
+            cells[heading] = cells[f"{name} in doubt"] = ""
+            # Not a parameter of each model.
+            if name in record["in_doubt"]:
+                doubt = record["in_doubt"][name]
+                cells[heading] = significant(record["medians"].get(name, np.nan))
+                if doubt > verdict.MOST_DOUBTED and name in record["medians"]:
+                    cells[heading] = Note(f"{cells[heading]} in {percent(1 - doubt)} of voxels")
+                cells[f"{name} in doubt"] = percent(doubt)
+        texts = [f"{name}: {text}" for name, text in verdict.noise_lines(record["noise"])]
+        notes = Fold(counted(len(record["notes"]), "note"), *texts, *record["notes"])
         options = record["remedies"].items()
         refit: Any = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in options)
         folder = (out / page).parent

@@ -34,6 +34,7 @@ def info(image: Path, /, files: ProtocolFiles, mask: str | None = None) -> None:
     Example: dmrifit info sub-01_dwi.nii.gz
     """
     from dmrifit.imaging.scan_info import scan_info
+    from dmrifit.report.verdict import noise_lines
 
     problem = ""
     images, protocol = [image], None
@@ -44,12 +45,13 @@ def info(image: Path, /, files: ProtocolFiles, mask: str | None = None) -> None:
     described = scan_info(images, protocol, mask=mask)
     edges = " × ".join(f"{edge:.4g}" for edge in described.voxel)
     volumes = counted(described.n_volumes, "volume")
+    snr = described.snr if described.snr > 0 else None
     rows = [
         ("grid", f"{size_text(described.grid)} voxels of {edges} mm, {volumes}"),
         ("axes", f"{described.axes} (position: {described.position})"),
         *[("protocol", line) for line in described.contrasts],
-        ("noise", described.noise),
-        ("SNR", f"{described.snr:.3g} (median signal at the lowest b over the noise)"),
+        *noise_lines({"Description": described.noise, "SNR": snr}),
+        ("other estimates", described.other_noise),
         *[("model", line) for line in described.models],
     ]
     if protocol is not None and len(protocol) != described.n_volumes:
@@ -60,7 +62,7 @@ def info(image: Path, /, files: ProtocolFiles, mask: str | None = None) -> None:
     doubts = [problem, *described.doubts] if problem else described.doubts
     rows += [("looks wrong", doubt) for doubt in doubts or ["nothing that this command looks for"]]
     for title, text in rows:
-        if text and not text.startswith("nan"):
+        if text:
             typer.echo(f"{title}: {text}")
 
 
@@ -433,8 +435,7 @@ def dicom_seg(
     if note is None:
         # What a run that wrote the labels says of a scan without findings; often nothing.
         record = read_object(labels.parent / "segmentation.json") or {}
-        statement = record.get("statement")
-        note = statement if isinstance(statement, str) else ""
+        note = str(record.get("statement") or "")
     options = vars(regions) | {"names": read_label_names(names) if names else None, "note": note}
     segments = write_dicom_seg(
         labeled, label_image.affine, out, source=source, overwrite=overwrite, **options

@@ -60,17 +60,20 @@ class NoiseLevel:
     sigma: float | NDArray[np.float32]
     method: str  # how it was estimated, such as "piesno", "repeats" or "residuals"
 
+    def __str__(self) -> str:
+        return f"{np.median(self.sigma):.4g} ({self.method})"
+
 
 def describe_choice(
     threshold: float | None, snr: float, noise: NoiseLevel | None, n_floored: int
 ) -> str:
-    """Say what was chosen by the noise, and how that was measured; `noise` is None if not."""
+    """Say what was chosen by the noise; `noise` is None if it was not measured."""
     key = "one_step" if threshold is None else "segmented"
     if noise is None:
         key = "unknown"
     elif not np.isfinite(snr):
         key = "without_signal"
-    text = _SENTENCES[key].format(threshold=threshold, snr=snr, noise=noise)
+    text = _SENTENCES[key].format(threshold=threshold, snr=snr)
     if n_floored:
         text += _SENTENCES["floored"].format(n=counted(n_floored, "voxel"))
     return text

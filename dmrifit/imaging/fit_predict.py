@@ -148,6 +148,7 @@ def fit_image(
     overwrite: bool = False,
     progress: bool = False,
     n_threads: int | None = None,
+    command: str | None = None,
 ) -> ImageMaps:
     """
     Fit a signal model to every voxel of an image.
@@ -226,6 +227,8 @@ def fit_image(
         Whether to show a progress bar on the standard error stream.
     n_threads : int, optional
         Threads of the fit; by default one for each core. The maps do not depend on it.
+    command : str, optional
+        The command by which this fit can be repeated, for sidecar and page.
 
     Returns
     -------
@@ -335,10 +338,12 @@ def fit_image(
                 file_set.check_room(bytes_of_maps(len(map_names(model)), series.grid, region))
             maps = empty_maps(model, series.grid)
             doubt_codes = np.zeros((*series.grid, len(model.names)), np.uint8)
-            sigma_text = _noise_text(noise)
+            sigma_text, given_by = _noise_text(noise), "median of sigma in tissue"
             if is_estimated:
                 readable.check_magnitudes()
-                noise, sigma_text = _estimated_noise(readable, region, settings, notes)
+                if estimate := _estimated_noise(readable, region, settings, notes):
+                    noise, given_by = estimate.sigma, estimate.method
+                    sigma_text = f"{np.median(noise):.6g} (estimated by {given_by})"
             _check_noise(readable, region, settings, noise)
             if noise is None:
                 del maps["chi2"], files["chi2"]
@@ -401,7 +406,8 @@ def fit_image(
         )
         for doubt in doubts_of_signals:
             notes.warn(doubt)
-        misfit = tally.misfit() if noise is not None and likelihood == "gaussian" else np.nan
+        residuals = tally.misfit() if likelihood == "gaussian" else np.nan
+        misfit = np.nan if noise is None else residuals
         # Signals of several directions differ by more than the noise.
         is_wrong = not is_estimated and not directions_vary(contrasts) and misfit > MOST_MISFIT
         if is_wrong:
@@ -442,10 +448,11 @@ def fit_image(
             "Region": region_text,
             "BMax": b_max,
             "LeaveOutB": list(leave_out_b) or None,
+            "Command": command,
         }
         snr = tally.snr()
         if noise is not None:
-            level = NoiseLevel(tally.noise_level(), "median of sigma in tissue")
+            level = NoiseLevel(tally.noise_level(), given_by)
         if is_automatic:
             options["Choice"] = describe_choice(settings.threshold, snr, level, n_floored)
         elif settings.threshold is not None:
@@ -453,6 +460,9 @@ def fit_image(
         sidecar = describe_fit(tally, settings, box, protocol, contrasts, options, files)
         if level is not None and np.isfinite(snr):
             sidecar["Noise"] = {"Sigma": level.sigma, "Method": level.method, "SNR": snr}
+            sidecar["Noise"]["Description"] = str(level)
+            if np.isfinite(residuals):
+                sidecar["Noise"]["Misfit"] = residuals
         if misfit > _NOTED_MISFIT and not is_wrong and tally.n_fitted >= _FEWEST_JUDGED:
             sidecar["Misfit"] = {"Ratio": misfit}
         summarize_tissue(sidecar, maps, tissue, tally.n_fitted)
@@ -792,17 +802,17 @@ def _learn_prior(
 
 def _estimated_noise(
     series: Series, region: NDArray[np.bool_] | None, settings: FitSettings, notes: _Notes
-) -> tuple[float | NDArray | None, str | None]:
-    """Estimate the noise and say how; where that fails, warn of a fit without it if one can be."""
+) -> NoiseLevel | None:
+    """Estimate the noise; where that fails, warn of a fit without it if one can be."""
     try:
         level = estimate_sigma(series, mask=region)
     except ValueError as error:
         if settings.likelihood != "gaussian":
             raise
         notes.warn(f"{error}; {_WITHOUT_NOISE}")
-        return None, None
+        return None
     notes.warn(describe_noise_levels([level, *noise_levels(series, mask=region)])[1])
-    return level.sigma, f"{np.median(level.sigma):.6g} (estimated by {level.method})"
+    return level
 
 
 def _noise_of_neighbors(series: Series, region: NDArray[np.bool_] | None) -> NoiseLevel | None:
@@ -918,9 +928,8 @@ def _read_noise(
             raise ValueError(_NO_NOISE)
         return float(sigma)
     noise = series.read_map(sigma, "the noise map").astype(np.float64)
-    levels, where = noise, ""
-    if region is not None:
-        levels, where = noise[region], " of the mask"
+    levels = noise if region is None else noise[region]
+    where = "" if region is None else " of the mask"
     n_bad = int(np.count_nonzero(~(np.isfinite(levels) & (levels >= 0))))
     if n_bad:
         raise ValueError(
@@ -1000,7 +1009,7 @@ def _image_maps(
         {name: series.map(values, f"dmrifit {what} {name}") for name, values in maps.items()},
         {**sidecar, **series.describe()},
         files,
-        title=series.stem or "image",
+        title=series.stem or sidecar.get("Protocol", {}).get("name") or "image",
         sources=dict(zip(("Image", "Mask", "Sigma"), inputs, strict=True)),
         **more,
     )

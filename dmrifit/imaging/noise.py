@@ -214,14 +214,15 @@ def noise_of_voxels(
 
 def describe_noise_levels(levels: list[NoiseLevel]) -> tuple[str, str]:
     """List estimates of the noise; say in a second sentence that they disagree, if they do."""
-    medians: dict[str, float] = {}
+    first_of: dict[str, NoiseLevel] = {}
     for level in levels:
-        medians.setdefault(level.method, float(np.median(level.sigma)))
-    medians = {method: sigma for method, sigma in medians.items() if sigma > 0}
-    if not medians:
+        if np.median(level.sigma) > 0:
+            first_of.setdefault(level.method, level)
+    if not first_of:
         return "no method can estimate it", ""
-    text = ", ".join(f"{sigma:.4g} ({method})" for method, sigma in medians.items())
-    ratio = max(medians.values()) / min(medians.values())
+    text = ", ".join(map(str, first_of.values()))
+    medians = [float(np.median(level.sigma)) for level in first_of.values()]
+    ratio = max(medians) / min(medians)
     if ratio <= _LARGEST_RATIO:
         return text, ""
     return text, SENTENCES["noise_differs"].format(ratio=ratio, text=text)

@@ -74,7 +74,8 @@ class ScanInfo:
     n_volumes: int  # measurements
     protocol: Protocol | None = None  # None if it is unknown
     contrasts: list[str] = field(default_factory=list)  # a line for each echo time
-    noise: str = ""  # what estimates of the noise say
+    noise: str = ""  # as a fit measures it
+    other_noise: str = ""  # what other estimates say
     snr: float = np.nan  # median signal of tissue at the lowest b over the noise; NaN if unknown
     models: list[str] = field(default_factory=list)  # whether the protocol carries each
     doubts: list[str] = field(default_factory=list)  # what looks wrong, with a remedy
@@ -277,12 +278,12 @@ def _describe_noise(
     except (ImportError, ValueError) as error:
         info.noise = f"not estimated ({error})"
         return np.nan
-    info.noise, doubt = describe_noise_levels(levels)
-    methods = dict.fromkeys(level.method.split()[0] for level in levels)
-    if len(methods) > 1:
+    text, doubt = describe_noise_levels(levels)
+    info.noise, _, info.other_noise = text.partition(", ")
+    if info.other_noise:
+        methods = dict.fromkeys(level.method.split()[0] for level in levels)
         sources = [read_table("sentences")["noise_sources"][method] for method in methods]
-        info.noise += "; without --sigma, fit uses the first" if of_fit else ""
-        info.noise += f" ({'; '.join(sources)})"
+        info.other_noise += f"; without --sigma, fit uses that above ({'; '.join(sources)})"
     if doubt and not info.is_denoised:
         info.doubts.append(doubt)
     return float(np.median(levels[0].sigma)) if levels else np.nan

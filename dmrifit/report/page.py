@@ -295,8 +295,7 @@ def report_files(
 ) -> Iterator[Callable[[Mapping[str, pd.DataFrame], Page], None]]:
     """Claim a folder, and give what writes named tables and pictures and the page, all at once."""
     # A missing library, or a file of this name, is reported before the long work.
-    for library in ("matplotlib", "jinja2"):
-        import_optional(library)
+    import_optional("matplotlib", "jinja2")
     with FileSet(folder, [*names, PAGE], overwrite=overwrite) as files:
 
         def write(tables: Mapping[str, pd.DataFrame], page: Page) -> None:

@@ -166,8 +166,7 @@ def _draw_inset(
     zoomed.show()
     for outline in outlines.values():
         outline.draw(zoomed, 1.8)
-    ax.set(xlim=(x + _ZOOM, x - _ZOOM), ylim=(y - _ZOOM, y + _ZOOM))
-    ax.set(xticks=[], yticks=[])
+    ax.set(xlim=(x + _ZOOM, x - _ZOOM), ylim=(y - _ZOOM, y + _ZOOM), xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set(color="white", linewidth=1.5)
     ax.text(0.04, 0.04, f"{2 * _ZOOM:g} mm", color="white", fontsize=8, transform=ax.transAxes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
@@ -171,8 +172,8 @@ class ShownMaps:
         settings = []
         for key, value in self.sidecar["Settings"].items():
             option = re.sub("(?=[A-Z])", "-", key).lower()
-            name = option[1:] if key in ("Region", "Choice", "Scale") else f"-{option}"
-            if value is not None:
+            name = option[1:] if key in ("Region", "Scale", "Command") else f"-{option}"
+            if value is not None and key != "Choice":
                 settings.append([name, value])
         names = self.sidecar["Versions"].items()
         versions = ["versions", ", ".join(f"{name} {number}" for name, number in names)]
@@ -227,9 +228,10 @@ def write_quicklook(
     picture = page.png_bytes(figure, dpi=150)
     png.write_bytes(picture)
     labels = ", ".join(panel.label for panel in shown.free_panels)
-    measured = [["measurements", _contrasts(sidecar["Protocol"])]]
+    measured: list[Any] = [["measurements", _contrasts(sidecar["Protocol"])]]
     if sidecar["FittedProtocol"] != sidecar["Protocol"]:
         measured.append(["fitted after averaging", _contrasts(sidecar["FittedProtocol"])])
+    measured += verdict.noise_lines(sidecar["Settings"] | sidecar.get("Noise", {}))
     sections = [
         page.Section("", *shown.first_screen(background=background, signals=signals)),
         page.Section("Parameters", *_summary(shown)),
@@ -385,24 +387,26 @@ def single_map_figure(
     return figure
 
 
-def thumbnail(sidecar: Path) -> tuple[str, bytes]:
-    """Draw a slice of the map least in doubt of a fit on disk; give its caption and the PNG."""
+def thumbnails(sidecar: Path) -> dict[str, tuple[str, str]]:
+    """Draw a slice of each map of a fit but amplitudes; give captions and PNGs in base64."""
     described = json.loads(sidecar.read_text(encoding="utf-8"))
     entries = described["Parameters"]
     free = [name for name, entry in entries.items() if not {"BoundsUnits", "Fixed"} & entry.keys()]
-    name = verdict.least_doubted(free or list(entries), described)
-    image = load_image(sidecar.with_name(entries[name]["File"]))
-    values = np.asarray(image.dataobj)
-    inside = values != 0
-    slices = Slices(inside if inside.any() else ~inside, image.affine, n_slices=1)
-    low, high = slice_figures.robust_limits(values[slices.mask])
-    buffer = io.BytesIO()
-    picture = slices.pictures(np.where(slices.mask, values, np.nan))[0]
-    options = {"vmin": low, "vmax": high, "cmap": style.COLORMAP, "origin": "lower"}
-    import_optional("matplotlib.image").imsave(buffer, picture, format="png", **options)
-    unit = short_unit(entries[name]["Units"])
-    caption = f"{name}, {significant(low)} to {significant(high)} {unit}".rstrip()
-    return caption, buffer.getvalue()
+    status = load_image(sidecar.with_name(described["Status"]["File"]))
+    region = np.asarray(status.dataobj) != OUTSIDE
+    slices = Slices(region, status.affine, n_slices=1)
+    pictures = {}
+    for name in free or entries:
+        values = np.asarray(load_image(sidecar.with_name(entries[name]["File"])).dataobj)
+        low, high = slice_figures.robust_limits(values[region])
+        buffer = io.BytesIO()
+        picture = slices.pictures(np.where(region, values, np.nan))[0]
+        options = {"vmin": low, "vmax": high, "cmap": style.COLORMAP, "origin": "lower"}
+        import_optional("matplotlib.image").imsave(buffer, picture, format="png", **options)
+        unit = short_unit(entries[name]["Units"])
+        caption = f"{name}, {significant(low)} to {significant(high)} {unit}".rstrip()
+        pictures[name] = caption, base64.b64encode(buffer.getvalue()).decode()
+    return pictures
 
 
 def map_viewer(

@@ -149,12 +149,8 @@ def formula_tokens(expression: str | None) -> list[float | str] | None:
     return _tokens(ast.parse(expression.strip(), mode="eval").body)
 
 
-def _sign(operation: ast.AST) -> str:
-    """Name an operation as no parameter can be called."""
-    return f"={type(operation).__name__}"
-
-
 def _tokens(node: ast.AST) -> list[float | str]:
+    # An operation has the name of its class after a sign with which no name of a parameter begins.
     operands = [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)]
     match node:
         case ast.Constant(value=value):
@@ -162,17 +158,17 @@ def _tokens(node: ast.AST) -> list[float | str]:
         case ast.Name(id=name):
             return [name]
         case ast.BinOp(op=operator) | ast.UnaryOp(op=operator):
-            sign = _sign(operator)
+            sign = f"={type(operator).__name__}"
         case ast.Call(func=ast.Name(id=sign), args=[_]):
             operands = operands[1:]
         case ast.IfExp():
-            sign = _sign(node)
+            sign = "=IfExp"
         case ast.BoolOp(op=operator):
-            return _joined([_tokens(value) for value in operands], _sign(operator))
+            return _joined([_tokens(value) for value in operands], f"={type(operator).__name__}")
         case ast.Compare(ops=operators):
             pairs = zip(operands[:-1], operands[1:], operators, strict=True)
-            signs = [[*_tokens(a), *_tokens(b), _sign(op)] for a, b, op in pairs]
-            return _joined(signs, _sign(ast.And()))
+            signs = [[*_tokens(a), *_tokens(b), f"={type(op).__name__}"] for a, b, op in pairs]
+            return _joined(signs, "=And")
         case _:
             raise ValueError(f"the formula of a model cannot hold {ast.dump(node)}")
     return [*chain.from_iterable(map(_tokens, operands)), sign]

@@ -73,6 +73,8 @@ def test_seven_b_values_at_three_echo_times_are_fitted_without_an_option(run, tm
     assert err.count("using protocol: b = ") == 3
     assert "100 % fitted" in printed
     check(tmp_path / "maps", truth, {"f": 0.3, "Dt": 0.1, "T2t": 0.1})
+    (page,) = (tmp_path / "maps").glob("*.html")
+    assert f"<h1>{source.stem.removesuffix('.nii')}, model t2-ivim-kurtosis</h1>" in page.read_text(encoding="utf-8")
 
 
 def test_ivim_by_echo_time_needs_no_model_of_t2(run, output_of, tmp_path, write_scan):

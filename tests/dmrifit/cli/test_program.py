@@ -129,7 +129,7 @@ def test_the_lines_printed_name_what_was_written(scan, output_of, tmp_path):
         shutil.copy(scan.with_name(f"sub-01_dwi{ending}"), scan.with_name(f"sub-01_desc-preproc_dwi{ending}"))
     image = scan.with_name("sub-01_desc-preproc_dwi.nii.gz")
     out = output_of("fit", image, "--model", "adc", "--sigma", "estimate", "--out", tmp_path / "out")
-    assert re.search(r"^noise: median sigma [\d.]+ \(estimated by mppca\)$", out, re.MULTILINE)
+    assert re.search(r"^noise: [\d.]+ \(mppca\)\nSNR: [\d.]+ \(median signal", out, re.MULTILINE)
     pattern = re.search(r"^maps: (.+)$", out, re.MULTILINE)[1]
     maps = list(Path(pattern).parent.glob(Path(pattern).name))
     assert len(maps) == 13

@@ -479,10 +479,10 @@ def test_what_the_noise_chose_is_in_the_sidecar_and_the_same_in_slabs(tmp_path, 
     signals = clean[0] + np.random.default_rng(4832).normal(scale=10.0, size=(12, 12, 6, 12))
     image = nib.Nifti1Image(signals, AFFINE)
     whole = fit_image(image, protocol, "ivim", out=tmp_path / "out")
-    settings = json.loads((tmp_path / "out" / "model-ivim_dwimap.json").read_text())["Settings"]
-    assert (settings["Method"], settings["Threshold"]) == ("segmented", 100)
-    snr, noise = (float(x) for x in re.search(r"SNR of ([\d.]+); noise ([\d.]+) \(residuals", settings["Choice"]).groups())
-    assert (snr, noise) == pytest.approx((30, 10), rel=0.05)
+    sidecar = json.loads((tmp_path / "out" / "model-ivim_dwimap.json").read_text())
+    settings, noise = sidecar["Settings"], sidecar["Noise"]
+    assert (settings["Method"], settings["Threshold"], noise["Method"]) == ("segmented", 100, "residuals of the fit")
+    assert (noise["SNR"], noise["Sigma"], noise["Misfit"]) == pytest.approx((30, 10, 1), rel=0.06)
     monkeypatch.setattr(series, "SLAB_VALUES", 1)
     same(fit_image(image, protocol, "ivim"), whole)
     given = fit_image(image, protocol, "ivim", threshold=150.0).sidecar["Settings"]["Choice"]

@@ -71,7 +71,7 @@ def test_air_around_the_body_changes_neither_snr_nor_doubts_and_tissue_beside_fl
     assert info.snr == pytest.approx(50, rel=0.15)
     # The fit knows the same noise and SNR.
     fitted = fit_image(nib.Nifti1Image(bright.astype(np.float32), np.eye(4)), SHELLS, "kurtosis").sidecar["Noise"]
-    assert info.noise.split(", ")[0].endswith(f"({fitted['Method']})")
+    assert info.noise == fitted["Description"]
     assert (fitted["Sigma"], fitted["SNR"]) == (pytest.approx(20, rel=0.03), pytest.approx(info.snr))
 
 
@@ -88,7 +88,7 @@ def test_an_image_without_a_position_and_estimates_of_the_noise_that_disagree_ar
     structure = 1 + 0.4 * np.random.default_rng(1).normal(size=values.shape[:3])
     info = scan_info(nib.Nifti1Image((values * structure[..., None]).astype(np.float32), np.eye(4)), SHELLS)
     assert any("estimates of the noise differ" in doubt for doubt in info.doubts), info.noise
-    assert "fit uses the first (repeats compare volumes of one contrast, motion included; local" in info.noise
+    assert "fit uses that above (repeats compare volumes of one contrast, motion included; local" in info.other_noise
     # Of a denoised image info says what a fit says, and not that it may be one.
     nib.save(nib.Nifti1Image((values * structure[..., None]).astype(np.float32), np.eye(4)), tmp_path / "dwi.nii")
     (tmp_path / "dwi.json").write_text('{"Steps": ["denoise"]}')
