@@ -16,7 +16,8 @@ from dmrifit.report.page import Lights, Texts, sentence
 from dmrifit.report.slice_figures import MapPanel
 
 _TEXTS = Texts(__file__)
-_MOST_DOUBTED = 0.5  # share of voxels in doubt above which a parameter is not determined
+#: Share of voxels in doubt above which a parameter is not determined.
+MOST_DOUBTED = 0.5
 _SOME_AIR, _MOST_AIR = 0.01, 0.1  # shares of voxels that are mentioned, and that call for a mask
 _SIGNS = {"fixed": "■", "undetermined": "✕", "doubted": "▲", "determined": "●", "": ""}
 _SOME_DOUBTED = 0.1  # share up to which a parameter counts as determined
@@ -39,7 +40,7 @@ def map_verdict(sidecar: Mapping[str, Any], *, doubts: bool = True) -> str:
     share = percent(n_fitted / n_voxels)
     text = _TEXTS("fitted", n_fitted=n_fitted, n_voxels=n_voxels, share=share)
     shares = sidecar["Doubt"]["Share"].items()
-    names = [f"{name} ({percent(share)})" for name, share in shares if share > _MOST_DOUBTED]
+    names = [f"{name} ({percent(share)})" for name, share in shares if share > MOST_DOUBTED]
     if doubts and names:
         text += f"; in doubt in most of them: {', '.join(names)}"
     elif doubts:
@@ -78,7 +79,7 @@ def parameter_lights(
             share = doubt["Share"][panel.name]
             words = percent(share)
             if share > _SOME_DOUBTED:
-                kind = "undetermined" if share > _MOST_DOUBTED else "doubted"
+                kind = "undetermined" if share > MOST_DOUBTED else "doubted"
                 why = read_table("sentences")["doubts"][doubt["MainReason"][panel.name]][0]
                 remedy = option_words(doubt["Remedy"][panel.name], sidecar["Model"]["Name"])
             interval = str(entry.get("Interval", ""))
