@@ -190,7 +190,9 @@ def preprocess(
     if motion := described.get("Motion"):
         shift = max(motion["Shifts"])
         angle = max(motion["Rotations"])
-        typer.echo(f"motion: up to {shift:.2g} mm and {angle:.2g} degrees")
+        n_outside = counted(motion["VoxelsOutside"], "voxel")
+        outside = f"{n_outside} moved out of the image in a volume or more, without a value there"
+        typer.echo(f"motion: up to {shift:.2g} mm and {angle:.2g} degrees; {outside}")
     typer.echo(f"image: {cleaned}")
     # Where estimates disagree, as was warned of, none is recommended.
     noise = "NUMBER" if "Doubt" in sigma else str(out / sigma["File"])
