@@ -192,7 +192,9 @@ def preprocess(
     if motion := described.get("Motion"):
         shift = max(motion["Shifts"])
         angle = max(motion["Rotations"])
-        typer.echo(f"motion: up to {shift:.2g} mm and {angle:.2g} degrees")
+        n_outside = counted(motion["VoxelsOutside"], "voxel")
+        outside = f"{n_outside} moved out of the image in a volume or more, without a value there"
+        typer.echo(f"motion: up to {shift:.2g} mm and {angle:.2g} degrees; {outside}")
     typer.echo(f"image: {cleaned}")
     # Where estimates disagree, as was warned of, none is recommended.
     noise = "NUMBER" if "Doubt" in sigma else str(out / sigma["File"])
@@ -214,23 +216,25 @@ def roi(
     """
     Summarize the maps of fits in the regions of label images: one table for many scans.
 
-    One row per scan, label and map: n, median with its 95 % interval (too narrow where the noise
-    of neighbors is alike, as in resampled maps), interquartile range and quartiles, mean, and the
-    share of voxels at each bound. Where a table names two visits of a subject, a second table
-    gives the repeatability of the medians: within-subject standard deviation and coefficient of
-    variation, and the repeatability coefficient with its 95 % interval. Takes a second for a scan.
+    One row per scan, label and map: n, median with its 95 % interval (none where most voxels are
+    in doubt, too narrow where the noise of neighbors is alike, as in resampled maps),
+    interquartile range and quartiles, mean, and the share of voxels at each bound. Where a table
+    names two visits of a subject, a second table gives the repeatability of the medians: within-
+    subject standard deviation and coefficient of variation, and the repeatability coefficient with
+    its 95 % interval. Takes a second for a scan.
 
     Options:
     out: Table to write (.csv).
     scans FOLDER|TABLE…: Folders from dmrifit fit; or one table (.tsv) with the column maps, such
         as fits.tsv, and optionally labels, subject and visit, with paths relative to it; or, for
         maps of other programs, with the columns map (its name), file and unit.
-    labels: Label image: one for all scans, or one per scan, in order; by default those
-        named in the table's column labels.
+    labels: Label image for all scans, or repeat --labels for each scan, in order; by default
+        those named in the table's column labels.
 
     Example: dmrifit roi maps --labels labels.nii.gz --out roi.csv
     """
     from dmrifit.imaging.regions import (
+        doubt_lines,
         read_label_names,
         repeatability,
         repeatability_text,
@@ -251,10 +255,10 @@ def roi(
     with FileSet(out.parent, outputs, overwrite=overwrite, keep=inputs) as files:
         regions = summarize_fits(scans, labels, names=label_names, maps=maps, units=unit or {})
         save_table(regions, files.path(out.name), 7)
-        lines = []
+        lines = doubt_lines(regions)
         if "visit" in regions and len(set(regions["visit"])) > 1:
             repeats = repeatability(regions)
-            lines = [repeatability_text(repeats)]
+            lines.append(repeatability_text(repeats))
             if (repeats["n_subjects"] > 0).any():
                 save_table(repeats, files.path(repeatability_name), 7)
                 lines.append(f"repeatability: {out.parent / repeatability_name}")

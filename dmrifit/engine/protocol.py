@@ -150,10 +150,10 @@ class Protocol:
         return html_summary(title, ("TE, ms", "b, s/mm²", "measurements"), rows, note=note)
 
     def __repr__(self) -> str:
-        distinct = np.unique(self.b)
-        b = ", ".join(f"{value:g}" for value in distinct)
-        if len(distinct) > 12:
-            b = f"{distinct[0]:g} … {distinct[-1]:g} ({len(distinct)} values)"
+        shells = split_shells(np.unique(self.b))
+        b = ", ".join(map(span_text, shells))
+        if len(shells) > 12:
+            b = f"{span_text(self.b)} ({len(shells)} values)"
         text = f"{self.name!r}, " if self.name else ""
         text += f"{counted(len(self), 'measurement')}, b = {b} s/mm²"
         if self.te is not None:

@@ -25,7 +25,7 @@ BLOCK_VALUES = 2**25
 
 _SMALLEST_RADIUS = 2
 _SAMPLES_PER_VOLUME = 1.5  # voxels of a patch for each volume that the spectrum of its noise needs
-_COVERED = 0.999
+_COVERED = 0.5  # share of the weights of measured values: half a voxel from the edge
 
 
 def denoise(
@@ -175,7 +175,8 @@ def correct_motion(
                     level_iters=[1000, 500, 100],
                     optimizer_options={"gtol": 1e-4},
                 )
-            # Registration fills with 0 what comes from outside, which a fit would take for signal.
+            # Registration fills with 0 what comes from outside, which a fit would take for signal;
+            # up to half a voxel from the edge the measured values stand for it.
             inverse = imaffine.AffineMap(
                 transforms[i],
                 domain_grid_shape=fixed.shape,
@@ -183,8 +184,9 @@ def correct_motion(
                 codomain_grid_shape=volume.shape,
                 codomain_grid2world=affine,
             )
-            covered = inverse.transform(finite.astype(np.float64)) > _COVERED
-            signals[..., i] = np.where(covered, resampled, np.nan)
+            covered = inverse.transform(finite.astype(np.float64))
+            covered[covered < _COVERED] = np.nan
+            signals[..., i] = resampled / covered
         progress()
     return transforms
 

@@ -86,11 +86,12 @@ from dmrifit.io.bids_derivatives import (
     describe_fit,
     describe_prediction,
     find_tissue,
+    stem,
     summarize_bounds,
     summarize_tissue,
 )
 from dmrifit.io.chunked_arrays import is_array, placed
-from dmrifit.io.nifti import Image, Images, bytes_of_maps, image_name, output_files
+from dmrifit.io.nifti import Image, Images, bytes_of_maps, file_paths, image_name, output_files
 from dmrifit.io.series import Series
 
 if TYPE_CHECKING:
@@ -264,7 +265,8 @@ def fit_image(
     Warns
     -----
     UserWarning
-        If `sigma` cannot be estimated, so that the fit measures the noise itself or has no floor;
+        If a file of echo times (.te) is beside the image but not in the protocol; `sigma` cannot
+        be estimated, so that the fit measures the noise itself or has no floor;
         the protocol does not determine the model, such as relaxation times at one echo time, more
         than a fifth of the voxels could not be fitted, more than a fifth of the fitted values are
         negative, a parameter is beyond 3e38 and so NaN in its map, the mask ``"auto"`` leaves out
@@ -297,6 +299,10 @@ def fit_image(
     check_likelihood(image, likelihood, average)
     series.check_count(measured)
     notes = _Notes(series.name)
+    for path in file_paths([image]):
+        te_file = path.with_name(f"{stem(path)}.te")
+        if protocol.te is None and te_file.is_file():
+            notes.warn(f"{te_file.name} is beside the image and is not used; give it to Protocol")
     _check_protocol(notes, protocol, model, fixed or {})
     endings = {"png": "quicklook.png", "html": "quicklook.html", "sidecar": "dwimap.json"}
     files = _files(series, map_names(model), endings, model=model.name)
@@ -966,16 +972,20 @@ def _check_tally(tally: FitTally, notes: _Notes) -> None:
         raise ValueError(
             f"{notes.name}: there is nothing to fit, all voxels are 0 or NaN in every measurement"
         )
-    reasons = ", ".join(f"{n} {reason}" for reason, n in tally.screening.reasons.items())
     if not tally.n_fitted:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in tally.screening.reasons.items())
         raise ValueError(
             f"{notes.name}: none of {counted(n_voxels, 'voxel')} could be fitted ({reasons}); "
             "check that image, b-values and mask belong together"
         )
+    # The sidecar says why.
     if tally.screening.n_lost > MOST_LOST * n_voxels:
+        remedy = "leave them out by a mask (--mask)"
+        if tally.is_masked:
+            remedy = "make the mask smaller"
         notes.warn(
-            f"{tally.screening.n_lost} of {counted(n_voxels, 'voxel')} could not be fitted: "
-            f"{reasons}; check the image, or leave these voxels out by a mask (--mask)"
+            f"{tally.screening.n_lost} of {counted(n_voxels, 'voxel')} could not be fitted; check "
+            f"the image, or {remedy}"
         )
 
 

@@ -27,6 +27,7 @@ from dmrifit.io.masks import whole_labels
 from dmrifit.io.nifti import check_real, image_name, load_image, values_of
 from dmrifit.io.tables import named_file, read_rows
 from dmrifit.report.numerals import significant
+from dmrifit.report.verdict import MOST_DOUBTED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,9 +116,10 @@ def roi_table(
             f"maps must be a dict by name, such as maps of fit_image, not {type(maps).__name__}; "
             "labels come second"
         )
-    values = {name: _read(volume, name) for name, volume in maps.items()}
+    # Residuals and errors of as many measurements as parameters have the size of rounding.
+    values = {name: _read(volume, name, is_map=True) for name, volume in maps.items()}
     if status is not None:
-        values["status"] = _read(status, "status")
+        values["status"] = _read(status, "status", is_map=True)
     label_image = _read(labels, "labels")
     for name, volume in values.items():
         # Plain arrays have no affine, and are compared by shape.
@@ -159,11 +161,16 @@ def roi_table(
             fits = values[name].array[inside]
             finite = np.isfinite(fits)
             numbers_of_map = fits[finite].astype(np.float64)
+            shares = dict.fromkeys(("at_low", "at_high", "doubtful"), np.nan)
+            if finite.any() and name in parameters:
+                column = parameters.index(name)
+                shares |= {key: flag[finite, column].mean() for key, flag in flags.items()}
             low, median, high, mean, *ends = np.full(6, np.nan)
             if numbers_of_map.size:
                 low, median, high = np.percentile(numbers_of_map, (25, 50, 75))
                 mean = numbers_of_map.mean()
-                ends = quantile_test(numbers_of_map, p=0.5).confidence_interval(0.95)
+                if not any(share > MOST_DOUBTED for share in shares.values()):
+                    ends = quantile_test(numbers_of_map, p=0.5).confidence_interval(0.95)
             row = {
                 "label": label,
                 "name": (names or {}).get(label, str(label)),
@@ -179,12 +186,20 @@ def roi_table(
                 "median_low": ends[0],
                 "median_high": ends[1],
             }
-            shares = dict.fromkeys(("at_low", "at_high", "doubtful"), np.nan)
-            if finite.any() and name in parameters:
-                column = parameters.index(name)
-                shares |= {key: flag[finite, column].mean() for key, flag in flags.items()}
             rows.append(row | shares)
     return pd.DataFrame(rows)
+
+
+def doubt_lines(table: pd.DataFrame) -> list[str]:
+    """Say of which parameters medians have no interval, because most voxels are in doubt."""
+    shares = table[["at_low", "at_high", "doubtful"]]
+    is_doubted = (shares > MOST_DOUBTED).any(axis=1)
+    n_medians = table["map"].value_counts()
+    return [
+        f"{name}: {n} of {counted(n_medians[name], 'median')} without an interval, because most "
+        "voxels are in doubt or at a bound"
+        for name, n in table["map"][is_doubted].value_counts(sort=False).items()
+    ]
 
 
 def repeatability(table: pd.DataFrame) -> pd.DataFrame:
@@ -597,7 +612,7 @@ class _Volume:
     affine: NDArray | None
 
 
-def _read(volume: Volume, name: str) -> _Volume:
+def _read(volume: Volume, name: str, *, is_map: bool = False) -> _Volume:
     """Read a volume from a file, an image or an array."""
     if isinstance(volume, np.ndarray):
         title = f"the array {name}"
@@ -608,4 +623,5 @@ def _read(volume: Volume, name: str) -> _Volume:
     # An image in memory has no name of its own.
     title = image_name(volume, f"the image of {name}")
     loaded = load_image(volume, title)
-    return _Volume(title, three_axes(values_of(loaded, title), title), loaded.affine)
+    values = values_of(loaded, title, is_map=is_map)
+    return _Volume(title, three_axes(values, title), loaded.affine)

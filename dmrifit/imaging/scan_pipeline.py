@@ -67,8 +67,8 @@ class Preprocessed:
     ----------
     image : Nifti1Image
         Magnitudes, shape (x, y, z, n_measurements), float32, on the grid of the scan; NaN where
-        motion correction would take a voxel from outside the image. If it was written, that of
-        the file, whose values are read when they are asked for.
+        motion correction would take a voxel from more than half a voxel outside the image. If it
+        was written, that of the file, whose values are read when they are asked for.
     sigma : Nifti1Image
         Standard deviation of the noise before denoising, for the noise floor of a fit.
     protocol : Protocol
@@ -209,9 +209,11 @@ def preprocess_image(
                     protocol.b, protocol.te, directions=directions, name=protocol.name
                 )
             _warn_of_large_motion(transforms, series)
+        is_outside = np.zeros(series.grid, bool)
         # The steps spill a little into what was not measured.
         for volume in np.moveaxis(signals, -1, 0):
             volume[~usable] = 0
+            is_outside |= np.isnan(volume)
         # Always a map, so that fits take one kind of file.
         sigma_map = np.broadcast_to(np.float32(noise.sigma), series.grid).copy()
         result = Preprocessed(
@@ -225,6 +227,8 @@ def preprocess_image(
             # Scanners filter the noise of air.
             is_tissue = above_air(signals[..., reference][inside])
             description["Sigma"]["Median"] = float(np.median(sigma_map[inside][is_tissue]))
+            if transforms is not None:
+                description["Motion"]["VoxelsOutside"] = int(is_outside.sum())
             description |= series.describe() | {"Region": region_text}
             description["Sigma"] |= {"Doubt": doubt} if doubt else {}
             description["Sources"] = describe_sources(Image=image, Mask=mask)
@@ -346,6 +350,7 @@ def _describe(
             "Shifts": np.round(shifts, 4).tolist(),
             "Rotations": np.round(turns, 4).tolist(),
             "Transforms": transforms.tolist(),
-            "NoValue": "NaN where a voxel would come from outside the image",
+            "NoValue": "NaN where a voxel would come from more than half a voxel outside the "
+            "image; VoxelsOutside counts those of any volume",
         }
     return description

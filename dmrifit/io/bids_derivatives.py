@@ -227,12 +227,14 @@ class FitTally:
     def noise_level(self) -> float:
         """Give the noise of the typical voxel: sigma, or of the residuals; NaN if unknown."""
         snr, signals, noise, _ = self._finite_rows()
-        if len(noise) and np.isfinite(noise).all():
-            return float(np.median(noise))
-        is_bright = above_air(signals) & (signals > 0)
+        # Of tissue alone: scanners filter the noise of air.
+        is_bright = above_air(signals) & (signals != 0)
         if not is_bright.any():
             return np.nan
-        return float(np.median(signals[is_bright] / snr[is_bright]))
+        levels = noise[is_bright]
+        if not np.isfinite(levels).all():
+            levels = signals[is_bright] / snr[is_bright]
+        return float(np.median(levels))
 
     def misfit(self) -> float:
         """Give the residuals of the typical voxel of tissue over the noise; NaN if unknown."""

@@ -276,8 +276,8 @@ def describe_sources(**inputs: Any) -> dict[str, dict[str, str]]:
     return sources
 
 
-def values_of(loaded: nib.Nifti1Pair, name: str) -> NDArray:
-    """Read the values of an image whose header is loaded."""
+def values_of(loaded: nib.Nifti1Pair, name: str, *, is_map: bool = False) -> NDArray:
+    """Read the values of an image whose header is loaded; those of maps may have any size."""
     check_real(loaded.get_data_dtype(), name)
     stored: Any = loaded.dataobj
     path = file_of(loaded)
@@ -291,7 +291,8 @@ def values_of(loaded: nib.Nifti1Pair, name: str) -> NDArray:
             values = np.asarray(filled(stored))
             # The unpacked file need not lie in memory any longer.
             del stored
-            check_magnitudes(values, name)
+            if not is_map:
+                check_magnitudes(values, name)
             return values
     except MemoryError:
         raise ValueError(

@@ -85,11 +85,11 @@ def suggest_model(protocol: Protocol) -> tuple[str, str]:
     for name in _RICHEST_FIRST:
         missing = missing_for(protocol, MODELS[name])
         if not missing:
-            contrasts = nominal_contrasts(protocol)
-            n_b = len({b for b, _ in contrasts})
+            # As they are listed, those below 10 s/mm² as well.
+            n_b = len(split_shells(np.unique(protocol.b)))
             text = counted(n_b, "b-value")
             if protocol.te is not None:
-                n_te = len({te for _, te in contrasts})
+                n_te = len({te for _, te in nominal_contrasts(protocol)})
                 text += " at one echo time" if n_te == 1 else f" at {n_te} echo times"
             verb = "supports" if n_b == 1 else "support"
             lacking = lacks.get(_RICHER.get(name, ""), lacking)
@@ -116,7 +116,8 @@ def missing_for(protocol: Protocol, model: SignalModel, fixed: Collection[str] =
             f"{n_te}"
         )
     if model == MODELS["t2"] and len(b) > 1:
-        return f"one b-value (the lowest alone: --b-max), and the protocol has {len(b)}"
+        n_b = len(split_shells(np.unique(protocol.b)))
+        return f"one b-value (the lowest alone: --b-max), and the protocol has {n_b}"
     # Two points make a line and three a parabola: usual protocols of ADC and kurtosis.
     n_needed = len(free) if len(free) <= 3 else len(free) + 1
     if len(contrasts) < n_needed:

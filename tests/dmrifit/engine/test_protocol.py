@@ -15,6 +15,7 @@ from dmrifit.engine.resynthesis import missing_contrasts
 
 def test_protocols_are_frozen_and_equal_by_value():
     one = Protocol([0, 500], te=[80, 80], name="a")
+    assert repr(Protocol([0, 497, 503])) == "<Protocol 3 measurements, b = 0, 497 to 503 s/mm²>"
     two = Protocol(np.array([0.0, 500.0]), te=80, name="b")
     assert one == two
     assert hash(one) == hash(two)

@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy.ndimage import affine_transform
+from scipy.ndimage import shift as shift_voxels
 from scipy.spatial.transform import Rotation
 
 from dmrifit.engine.models import MODELS
@@ -110,8 +111,9 @@ def test_a_real_head_that_was_moved_returns(data_dir):
     loaded = nib.load(data_dir / "dipy_small_dwi" / "aniso_vox.nii.gz")
     head, affine = loaded.get_fdata(), loaded.affine
     turned, truth = moved(head, affine, (2, -1, 3), (3, -2, 2.5))
-    # Another contrast, as another b-value has.
-    signals = np.stack([head, np.sqrt(np.maximum(turned, 0)) * 20, head], axis=-1)
+    # Another contrast, as another b-value has; and a shift by less than half a slice, which loses none.
+    shifted = shift_voxels(head, (0, 0, 0.4), order=1, mode="nearest")
+    signals = np.stack([head, np.sqrt(np.maximum(turned, 0)) * 20, shifted], axis=-1)
     corrected = signals.astype(np.float32)
     transforms = correct_motion(corrected, affine, 0, None, lambda: None)
     places = np.column_stack([np.argwhere(head > 200), np.ones(np.count_nonzero(head > 200))]) @ affine.T
@@ -124,6 +126,7 @@ def test_a_real_head_that_was_moved_returns(data_dir):
     np.testing.assert_array_equal(corrected[..., 0], head.astype(np.float32))
     np.testing.assert_array_equal(transforms[0], np.eye(4))
     np.testing.assert_allclose(transforms[1][:3, :3] @ transforms[1][:3, :3].T, np.eye(3), atol=1e-9)
+    np.testing.assert_allclose(corrected[..., 2].mean((0, 1)), head.mean((0, 1)), rtol=0.1)
     outside = np.isnan(corrected[..., 1])
     assert 0 < outside.mean() < 0.2
     target = np.sqrt(head) * 20

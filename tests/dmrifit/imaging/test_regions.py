@@ -12,6 +12,7 @@ from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.fit_predict import fit_image
 from dmrifit.imaging.regions import (
+    doubt_lines,
     find_fits,
     read_label_names,
     repeatability,
@@ -48,6 +49,18 @@ def test_intervals_of_medians_hold_the_median_that_was_drawn_from():
     holds = table["median_low"].le(np.exp(0.5)) & table["median_high"].ge(np.exp(0.5))
     assert 0.92 < holds.mean() < 0.99
     assert (table["median_low"] < table["median"]).all()
+
+
+def test_medians_of_two_b_values_have_an_interval_unless_most_voxels_are_in_doubt(labels):
+    # Two measurements of two parameters leave residuals of the size of rounding.
+    two_b = Protocol([0, 800])
+    sigma = np.where(labels == 3, 5.0, 200.0)
+    signals = MODELS["adc"].signal([[1000, 1.0]], two_b) + np.random.default_rng(4).normal(0, 5, (*GRID, 2))
+    image, noise = nib.Nifti1Image(signals, AFFINE), nib.Nifti1Image(sigma, AFFINE)
+    table = roi_table(fit_image(image, two_b, "adc", sigma=noise), labels)
+    assert 0.99 < row(table, 3, "ADC")["median_low"] < 1 < row(table, 3, "ADC")["median_high"] < 1.01
+    assert np.isnan([row(table, 7, "ADC")[column] for column in ("median_low", "median_high")]).all()
+    assert doubt_lines(table)[-1].startswith("ADC: 1 of 2 medians without an interval")
 
 
 def test_statistics_are_those_of_pandas_over_solutions_only(values, labels):
