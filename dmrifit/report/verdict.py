@@ -117,11 +117,6 @@ def fit_sentences(sidecar: Mapping[str, Any]) -> list[str]:
     for key, text in _TEXTS["sections"].items():
         if key in sidecar:
             sentences.append(wording(text, sidecar[key]))
-    for advice in sidecar.get("ExpectedPrecision", {}).get("Advice", []):
-        # What the fit itself shows takes the place of what holds in typical tissue.
-        names = tuple(text.partition(" ")[0] + " " for text in sidecar["Doubt"]["Advice"])
-        if "--b-max" not in advice and not advice.startswith(names):
-            sentences.append(f"protocol: {advice}")
     return list(dict.fromkeys(sentences))
 
 

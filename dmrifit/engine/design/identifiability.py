@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
 from dmrifit.engine.design.precision import planned_advice, protocol_precision
-from dmrifit.engine.models import MODELS, TYPICAL_TISSUE, SignalModel, read_table
+from dmrifit.engine.kernels.layout import is_share
+from dmrifit.engine.models import MODELS, TYPICAL_TISSUE, SignalModel, option_words, read_table
 from dmrifit.engine.protocol import (
     TE_MATCH,
     ZERO_B,
@@ -139,6 +140,30 @@ def missing_for(protocol: Protocol, model: SignalModel, fixed: Collection[str] =
     if len(undetermined):
         return f"measurements that distinguish {' from '.join(undetermined)}"
     return ""
+
+
+def separating_remedy(protocol: Protocol, model: SignalModel, fixed: Collection[str] = ()) -> str:
+    """Say what helps where a protocol does not determine the free parameters of a model."""
+    free = [parameter for parameter in model.parameters if parameter.name not in fixed]
+    times = [parameter.name for parameter in free if parameter.unit == "ms"]
+    if times and protocol.te is not None and np.ptp(protocol.te) == 0:
+        values = _fixed_at_typical(times, model)
+        return f"fix what is not known ({values}), or choose a model without relaxation"
+    # Amplitude and fractions are what is measured; diffusivities come after them.
+    for parameter in reversed(free):
+        if parameter.is_amplitude or is_share(parameter):
+            continue
+        if not missing_for(protocol, model, {*fixed, parameter.name}):
+            value = _fixed_at_typical([parameter.name], model)
+            return f"fix a parameter ({value}), or choose a simpler model"
+    return "choose a simpler model"
+
+
+def _fixed_at_typical(names: Sequence[str], model: SignalModel) -> str:
+    """Write the options that fix parameters at their values in typical tissue."""
+    tissue = dict(zip(model.names, typical_tissue(model), strict=True))
+    options = " ".join(f"--fix {name}={tissue[name]:g}" for name in names)
+    return option_words(options, model.name)
 
 
 def expected_precision(
