@@ -156,6 +156,12 @@ def test_the_kurtosis_of_free_water_is_not_believed_and_of_few_contrasts_not_det
     assert np.median(result["D"]) == pytest.approx(3.0, rel=0.05)
 
 
+def test_a_kurtosis_that_doubts_leave_at_zero_has_no_median():
+    for highest, expected in ((800, None), (2400, pytest.approx(0.4, rel=0.05))):
+        protocol = Protocol(np.repeat(np.linspace(0, highest, 7), 3))
+        assert kurtosis_fit([1000.0, 1.0, 0.4], protocol, 60)._summary_row(2)[2] == expected
+
+
 @pytest.mark.parametrize("snr", [30, 50])
 @pytest.mark.parametrize("truth", [[1000.0, 0.7, 1.1], [1000.0, 0.9, 0.75]], ids=["white", "gray"])
 def test_the_kurtosis_of_brain_tissue_is_believed(truth, snr):
