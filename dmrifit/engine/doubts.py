@@ -215,6 +215,8 @@ class DoubtTally:
         codes[result.starts_disagree] += _DISAGREE
         self._count(codes, fitted)
         self.free = ~result.is_known
+        if result.method in ("ols", "wls"):
+            self.noise_remedy = _SENTENCES["log_linear"]
         if result.inputs is not None and result.inputs.sigma is not None:
             self.noise_remedy = ""
             is_below = least_weighted_signals(result) < result.inputs.sigma
@@ -365,7 +367,9 @@ class DoubtTally:
             # The low end of a fraction may miss 0 by rounding errors.
             low_end = low_end if abs(low_end) > _NEGLIGIBLE * high_end else 0.0
             low, high = f"{rounded(low_end, 3)}", f"{rounded(high_end, 3)}"
-            if is_undetermined[:, j].mean() >= _MOST:
+            if self.reasons[j, DoubtReason.NO_RESIDUALS] >= _MOST * self.n_counted:
+                text = "not known"
+            elif is_undetermined[:, j].mean() >= _MOST:
                 text = f"not determined ({self._searched(int(j))} searched)"
             elif is_none[:, j].mean() >= _MOST:
                 # A diffusivity is not found: it is a value that is 0 or nearly so.

@@ -440,6 +440,7 @@ def _describe_expected_precision(tally: FitTally, n_averaged: float) -> dict[str
             "SNRContrast": contrast,
             "SNROver": over,
             "CoefficientOfVariation": variations,
+            "Inseparable": table.loc[np.isinf(table["sd"]), "parameter"].tolist(),
             "Advice": [sentence for sentence in table["advice"] if sentence],
         }
     }

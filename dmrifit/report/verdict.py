@@ -125,13 +125,15 @@ def precision_sentence(sidecar: Mapping[str, Any]) -> str:
     expected = sidecar.get("ExpectedPrecision")
     if not expected:
         return ""
-    errors = []
-    for name, cv in expected["CoefficientOfVariation"].items():
-        if cv is None:
-            errors.append(f"{name} not determined by this protocol")
-        else:
-            errors.append(f"{name} ±{percent(cv)}")
-    return _TEXTS("precision", errors=", ".join(errors), **expected)
+    variations = expected["CoefficientOfVariation"].items()
+    errors = ", ".join(f"{name} ±{percent(cv)}" for name, cv in variations if cv is not None)
+    inseparable = expected.get("Inseparable", [])
+    uncertain = [name for name, cv in variations if cv is None and name not in inseparable]
+    parts = [errors]
+    for cause, names in (("at this SNR", uncertain), ("by this protocol", inseparable)):
+        parts += [f"not determined {cause}: {', '.join(names)}"] if names else []
+    text = _TEXTS("precision", errors="; ".join(filter(None, parts)), **expected)
+    return text + (_TEXTS["deviations"] if errors else "")
 
 
 def prose(sentences: Iterable[str], sidecar: Mapping[str, Any]) -> list[str]:

@@ -245,7 +245,7 @@ def test_without_a_model_the_richest_that_the_protocol_determines_is_fitted(scan
     assert code == 0, err
     assert "using model adc: 4 b-values support adc; kurtosis needs a b-value above 1500 s/mm²" in err
     assert "precision to expect in typical tissue at the SNR of this scan" in out
-    assert re.search(r"\(signal at b = 0 s/mm² over the noise\): S0 ±.* intervals .* about four times as wide", out)
+    assert re.search(r"\(signal at b = 0 s/mm² over the noise\): S0 ±.*, ADC ±.* intervals of the fit are wider", out)
     described = json.loads((tmp_path / "out" / "sub-01_model-adc_dwimap.json").read_text(encoding="utf-8"))
     precision = described["ExpectedPrecision"]
     assert set(precision["CoefficientOfVariation"]) == {"S0", "ADC"}

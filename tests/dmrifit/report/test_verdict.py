@@ -17,6 +17,7 @@ from dmrifit.report.verdict import (
     least_doubted,
     map_verdict,
     parameter_lights,
+    precision_sentence,
     prose,
     remedies,
 )
@@ -106,5 +107,9 @@ def test_a_limit_of_the_data_takes_the_place_of_that_of_typical_tissue_and_of_th
     assert remedies(sidecar) == {"sigma": "estimate"}
     sidecar["Doubt"]["BMax"] = 1900.0
     assert remedies(sidecar) == {"b_max": 1900.0}
+    for deviations, ending in (({"S0": None, "D": 0.2, "K": None}, ": D ±20 %; not determined at this SNR: K; "), ({}, ": ")):
+        expected = {"SNR": 6.0, "SNRContrast": "b = 0", "SNROver": "noise", "Inseparable": ["S0"]}
+        text = precision_sentence({"ExpectedPrecision": expected | {"CoefficientOfVariation": deviations}})
+        assert (f"the noise){ending}not determined by this protocol: S0" in text, "These are" in text) == (True, bool(deviations))
     sentences = fit_sentences(sidecar)
     assert not any("3750" in sentence or "D is" in sentence for sentence in sentences)
