@@ -48,7 +48,7 @@ def test_each_row_says_in_a_sign_and_in_words_what_its_color_says_why_and_what_t
     markup = render(parameter_lights(panels, region, SIDECAR))
     items = re.findall(r'<tr class="(\w+)">(.*?)</tr>', markup, re.DOTALL)
     words = [" ".join(html.unescape(re.sub("<[^>]+>", " ", text)).split()) for _, text in items]
-    few = "– (under 10 % of voxels left, or most of these at a bound)"
+    few = "– (under 10 % left, or most at a bound)"
     lights = dict(zip(medians, zip((kind for kind, _ in items), words, strict=True), strict=True))
     assert lights["S0"] == ("determined", "● S0 1170 u 2 %")
     assert lights["D"] == ("doubted", f"▲ D 0.800 u 30 % {DOUBTS['UNCERTAIN'][0]} average over a region")
