@@ -880,16 +880,17 @@ def _check_protocol(
         )
     for doubt in scan_info.protocol_doubts(protocol, model):
         notes.warn(doubt)
-    remedy = separating_remedy(protocol, model, fixed)
     relaxation_times = [parameter.name for parameter in free if parameter.unit == "ms"]
     if model.needs_te and relaxation_times and te is not None and np.ptp(te) == 0:
         notes.warn(
             f"the scan has one echo time ({te[0]:g} ms), which cannot separate "
-            f"{', '.join(relaxation_times)} from the amplitude; {remedy}"
+            f"{', '.join(relaxation_times)} from the amplitude; "
+            f"{separating_remedy(protocol, model, fixed)}"
         )
     elif missing := missing_for(protocol, model, fixed):
         notes.warn(
-            f"the protocol does not determine {model.name}, which needs {missing}; {remedy}"
+            f"the protocol does not determine {model.name}, which needs {missing}; "
+            f"{separating_remedy(protocol, model, fixed)}"
         )
 
 

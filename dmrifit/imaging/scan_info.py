@@ -304,10 +304,5 @@ def _model_line(name: str, protocol: Protocol, snr: float) -> str:
     if undetermined:
         but = f", except {', '.join(undetermined)} of single voxels at this SNR"
     line = f"{name}: yes{but}; SD of a voxel at least {', '.join(texts)}"
-    for text in table["advice"]:
-        # Which b-values are too high for this scan, only its fit shows.
-        if "--b-max" in text:
-            line += (
-                f"; in typical tissue {text.partition(';')[0]}: fit names the --b-max of this scan"
-            )
-    return line
+    too_high_b = [f"in typical tissue {text}" for text in table["advice"] if "b·D" in text]
+    return "; ".join([line, *too_high_b])

@@ -441,7 +441,6 @@ def _describe_expected_precision(tally: FitTally, n_averaged: float) -> dict[str
             "SNROver": over,
             "CoefficientOfVariation": variations,
             "Inseparable": table.loc[np.isinf(table["sd"]), "parameter"].tolist(),
-            "Advice": [sentence for sentence in table["advice"] if sentence],
         }
     }
 

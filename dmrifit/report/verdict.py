@@ -126,14 +126,16 @@ def precision_sentence(sidecar: Mapping[str, Any]) -> str:
     if not expected:
         return ""
     variations = expected["CoefficientOfVariation"].items()
-    errors = ", ".join(f"{name} ±{percent(cv)}" for name, cv in variations if cv is not None)
     inseparable = expected.get("Inseparable", [])
-    uncertain = [name for name, cv in variations if cv is None and name not in inseparable]
-    parts = [errors]
-    for cause, names in (("at this SNR", uncertain), ("by this protocol", inseparable)):
-        parts += [f"not determined {cause}: {', '.join(names)}"] if names else []
-    text = _TEXTS("precision", errors="; ".join(filter(None, parts)), **expected)
-    return text + (_TEXTS["deviations"] if errors else "")
+    open_names = [name for name, cv in variations if cv is None and name not in inseparable]
+    groups = {
+        "": [f"{name} ±{percent(cv)}" for name, cv in variations if cv is not None],
+        "not determined at this SNR: ": open_names,
+        "not determined by this protocol: ": inseparable,
+    }
+    errors = "; ".join(f"{key}{', '.join(names)}" for key, names in groups.items() if names)
+    text = _TEXTS("precision", errors=errors, **expected)
+    return text + (_TEXTS["deviations"] if groups[""] else "")
 
 
 def prose(sentences: Iterable[str], sidecar: Mapping[str, Any]) -> list[str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
-from dmrifit.engine.design.precision import planned_advice, protocol_precision
+from dmrifit.engine.design.precision import protocol_precision
 from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.models import MODELS, TYPICAL_TISSUE, SignalModel, option_words, read_table
 from dmrifit.engine.protocol import (
@@ -145,25 +145,17 @@ def missing_for(protocol: Protocol, model: SignalModel, fixed: Collection[str] =
 def separating_remedy(protocol: Protocol, model: SignalModel, fixed: Collection[str] = ()) -> str:
     """Say what helps where a protocol does not determine the free parameters of a model."""
     free = [parameter for parameter in model.parameters if parameter.name not in fixed]
-    times = [parameter.name for parameter in free if parameter.unit == "ms"]
-    if times and protocol.te is not None and np.ptp(protocol.te) == 0:
-        values = _fixed_at_typical(times, model)
-        return f"fix what is not known ({values}), or choose a model without relaxation"
-    # Amplitude and fractions are what is measured; diffusivities come after them.
-    for parameter in reversed(free):
-        if parameter.is_amplitude or is_share(parameter):
-            continue
-        if not missing_for(protocol, model, {*fixed, parameter.name}):
-            value = _fixed_at_typical([parameter.name], model)
-            return f"fix a parameter ({value}), or choose a simpler model"
-    return "choose a simpler model"
-
-
-def _fixed_at_typical(names: Sequence[str], model: SignalModel) -> str:
-    """Write the options that fix parameters at their values in typical tissue."""
+    names = [parameter.name for parameter in free if parameter.unit == "ms"]
+    simpler = "a model without relaxation"
+    if not names or protocol.te is None or np.ptp(protocol.te) > 0:
+        simpler = "a simpler model"
+        # Amplitude and fractions are what is measured; diffusivities come after them.
+        others = [p.name for p in reversed(free) if not (p.is_amplitude or is_share(p))]
+        names = [n for n in others if not missing_for(protocol, model, {*fixed, n})][:1]
     tissue = dict(zip(model.names, typical_tissue(model), strict=True))
     options = " ".join(f"--fix {name}={tissue[name]:g}" for name in names)
-    return option_words(options, model.name)
+    values = f"fix what is not known ({options}), or " if names else ""
+    return option_words(f"{values}choose {simpler}", model.name)
 
 
 def expected_precision(
@@ -175,10 +167,7 @@ def expected_precision(
     `snr` is that of the signal without weighting by diffusion or relaxation.
     """
     tissue = typical_tissue(model)
-    table = protocol_precision(protocol, model, tissue, 1 / snr, fixed=tuple(fixed))
-    # With the options of the command, for its lines and for sidecars.
-    advice = planned_advice(model, tissue, table["sd"].to_numpy(), protocol)
-    return table.assign(advice=advice)
+    return protocol_precision(protocol, model, tissue, 1 / snr, fixed=tuple(fixed))
 
 
 def snr_of_amplitude(snr: float, protocol: Protocol, model: SignalModel) -> float:

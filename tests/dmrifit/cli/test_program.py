@@ -250,19 +250,7 @@ def test_without_a_model_the_richest_that_the_protocol_determines_is_fitted(scan
     precision = described["ExpectedPrecision"]
     assert set(precision["CoefficientOfVariation"]) == {"S0", "ADC"}
     assert precision["SNR"] > 0
-    assert precision["Advice"] == []
-
-
-def test_the_command_says_what_the_protocol_will_not_tell(scan, output_of, tmp_path):
-    clean = np.asarray(nib.load(scan).dataobj)
-    noise = np.random.default_rng(1).normal(0, 10, clean.shape)
-    nib.save(nib.Nifti1Image(np.abs(clean + noise), np.diag([2, 2, 4, 1])), scan)
-    out = output_of("fit", scan, "--model", "kurtosis", "--out", tmp_path / "out", "--no-quicklook")
-    described = json.loads((tmp_path / "out" / "sub-01_model-kurtosis_dwimap.json").read_text(encoding="utf-8"))
-    advice = described["ExpectedPrecision"]["Advice"]
-    assert any(sentence.startswith("K is ") for sentence in advice)
-    # One verdict: what the fit shows takes the place of what holds in typical tissue.
-    assert ("K is in doubt in" in out, any(line in out for line in advice)) == (True, False)
+    assert precision["Inseparable"] == []
 
 
 def test_models_are_cited_with_their_publications_all_without_a_name_and_unknown_ones_not(run, error_of):

@@ -54,7 +54,7 @@ def test_parameters_that_change_the_signal_alike_are_in_doubt_at_any_noise(sd):
     result = fit_voxels(signals, LOW_B, model)
     np.testing.assert_array_equal(result.doubt.mean(axis=0), [0, 1, 1])
     assert result.advice()[0].startswith("No voxel determines D1, D2, because they change the signals")
-    assert result.advice()[0].endswith('; fix a parameter (fixed={"D2": 1.5}), or choose a simpler model.')
+    assert result.advice()[0].endswith('; fix what is not known (fixed={"D2": 1.5}), or choose a simpler model.')
 
 
 def test_parameters_of_equal_boxes_and_of_weak_typical_signals_are_determined():
