@@ -307,8 +307,7 @@ class DoubtTally:
                 return reason.name
         reason = DoubtReason(int(counts.argmax()))
         undetermined = counts[list(_UNDETERMINED)]
-        is_amplitude = self.model.parameters[j].is_amplitude
-        if not is_amplitude and undetermined.sum() >= counts.sum() / 2:
+        if undetermined.sum() >= counts.sum() / 2:
             reason = _UNDETERMINED[undetermined.argmax()]
         if reason in (DoubtReason.NOT_DETERMINED, DoubtReason.AT_BOUND) and self._is_beyond(j):
             return "ONE_BOUND"
@@ -324,22 +323,19 @@ class DoubtTally:
         # Values that are not determined end at both bounds, and any inseparable ones at either.
         excess = self.at_low[j] + self.at_cap[j] - self.at_high[j]
         is_most = 2 * abs(excess) > self.reasons[j, DoubtReason.NONE + 1 :].sum()
-        is_whole = high == 1 and is_share(self.model.parameters[j])
-        is_natural = low == 0 if excess > 0 else is_whole
+        is_natural = low == 0 if excess > 0 else high == 1 and is_share(self.model.parameters[j])
         return bool(is_most) and not (is_natural or self._separation)
 
     def _remedy(self, name: str, reason: str) -> str:
         """Say what helps against a reason of doubt; the name of the parameter is filled in."""
         # One remedy for one cause.
-        if reason == DoubtReason.NOT_DETERMINED.name and self._separation:
+        if self._separation and reason in ("NOT_DETERMINED", "INSEPARABLE"):
             return self._separation
         remedies = [self.lower_b] if reason in ("AT_CAP", "DECAYED") else []
         if reason == "AT_CAP":
             remedies.append(self.noise_remedy)
         remedy = ", or ".join(filter(None, remedies))
-        return remedy or _DOUBTS[reason][1].format(
-            name=name, noise_remedy=self.noise_remedy, separation=self._separation
-        )
+        return remedy or _DOUBTS[reason][1].format(name=name, noise_remedy=self.noise_remedy)
 
     def readings(
         self, is_tissue: Callable[[NDArray], NDArray[np.bool_]] | None = None
@@ -433,13 +429,10 @@ class DoubtTally:
             "upper bound 3/(b_max·D)": self.at_cap[j],
             f"upper bound {self._bound(j, high)}": self.at_high[j] - self.at_cap[j],
         }
-        shares = {end: n / self.n_counted for end, n in ends.items()}
         # Fewer would be written as 0 %.
-        return ", ".join(
-            f"at its {end} in {percent(share)}"
-            for end, share in shares.items()
-            if share >= _WRITTEN
-        )
+        least = _WRITTEN * self.n_counted
+        named = {end: percent(n / self.n_counted) for end, n in ends.items() if n >= least}
+        return ", ".join(f"at its {end} in {share}" for end, share in named.items())
 
     def _sentence(self, j: int) -> str:
         """Say in how many voxels a parameter is in doubt, why, and what helps; empty if in few."""

@@ -507,9 +507,8 @@ def median_without(
     is_believed = is_finite & ~is_doubted
     believed = values[is_believed]
     # Few voxels are no sample of the region, nor are those that the doubts leave at a bound.
-    if len(believed) <= FEWEST_BELIEVED * np.count_nonzero(is_finite):
-        return None
-    if at_bound[is_believed].mean() > _MOST_AT_BOUND:
+    is_few = len(believed) <= FEWEST_BELIEVED * np.count_nonzero(is_finite)
+    if is_few or at_bound[is_believed].mean() > _MOST_AT_BOUND:
         return None
     # In place: copies of large images would set the peak of the memory.
     return float(np.median(believed, overwrite_input=True))

@@ -882,16 +882,13 @@ def _check_protocol(
         notes.warn(doubt)
     relaxation_times = [parameter.name for parameter in free if parameter.unit == "ms"]
     if model.needs_te and relaxation_times and te is not None and np.ptp(te) == 0:
-        notes.warn(
-            f"the scan has one echo time ({te[0]:g} ms), which cannot separate "
-            f"{', '.join(relaxation_times)} from the amplitude; "
-            f"{separating_remedy(protocol, model, fixed)}"
-        )
+        text = f"the scan has one echo time ({te[0]:g} ms), which cannot separate "
+        text += f"{', '.join(relaxation_times)} from the amplitude"
     elif missing := missing_for(protocol, model, fixed):
-        notes.warn(
-            f"the protocol does not determine {model.name}, which needs {missing}; "
-            f"{separating_remedy(protocol, model, fixed)}"
-        )
+        text = f"the protocol does not determine {model.name}, which needs {missing}"
+    else:
+        return
+    notes.warn(f"{text}; {separating_remedy(protocol, model, fixed)}")
 
 
 def _read_noise(
