@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dmrifit._utils.counts import percent
 from dmrifit._utils.spread_sample import SpreadSample
 from dmrifit.engine.design import precision
-from dmrifit.engine.design.identifiability import typical_tissue
+from dmrifit.engine.design.identifiability import separating_remedy, typical_tissue
 from dmrifit.engine.design.precision import DECAYED, largest_error, rounded
 from dmrifit.engine.free_water import TISSUE_T2, is_raised_by_water
 from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE, is_share
@@ -29,9 +29,8 @@ _AT_LOW, _AT_HIGH, _AT_CAP, _DISAGREE = np.array([16, 32, 64, 128], np.uint8)
 # A compartment smaller than this shows nothing of its own parameters.
 _SMALLEST_SHARE = 0.05
 
-#: Shares of voxels from which on a sentence of advice is worth reading.
-_MENTIONED = 0.2
-_MENTIONED_FEW = 0.1
+#: Share of voxels from which on a sentence of advice is worth reading, and a bound is named.
+_MENTIONED = 0.1
 _WRITTEN = 0.005
 _MOST = 0.5
 
@@ -47,8 +46,8 @@ class DoubtReason(IntEnum):
     """
     Why a parameter of a voxel is in doubt.
 
-    Of several reasons `NO_RESIDUALS` counts, or else the first from the top, but `NEAR_NOISE`
-    before `DECAYED`.
+    Of several reasons `NO_RESIDUALS` counts, then `INSEPARABLE`, or else the first from the top,
+    but `NEAR_NOISE` before `DECAYED`.
     """
 
     NONE = 0
@@ -61,10 +60,16 @@ class DoubtReason(IntEnum):
     NO_RESIDUALS = 7
     FREE_WATER = 8
     MAY_BE_ABSENT = 9
+    INSEPARABLE = 10
 
 
 # Of these reasons the data set no limits to a parameter.
-_UNDETERMINED = (DoubtReason.NO_INFLUENCE, DoubtReason.NOT_DETERMINED, DoubtReason.MAY_BE_ABSENT)
+_UNDETERMINED = (
+    DoubtReason.NO_INFLUENCE,
+    DoubtReason.NOT_DETERMINED,
+    DoubtReason.MAY_BE_ABSENT,
+    DoubtReason.INSEPARABLE,
+)
 
 
 def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -108,7 +113,7 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
         largest = np.abs(slopes).max(axis=1, keepdims=True)
         scaled_slopes = (slopes / np.where(largest > 0, largest, 1))[..., free]
         sd = precision.standard_deviations(scaled_slopes, np.zeros((len(slopes), len(free))))
-        reasons[:, free[np.isinf(sd).all(axis=0)]] = DoubtReason.NOT_DETERMINED
+        reasons[:, free[np.isinf(sd).all(axis=0)]] = DoubtReason.INSEPARABLE
     # At the ends of a share, the parameters of the compartment that is gone have no influence.
     is_measured = (slopes != 0).any(axis=(0, 1))
     for j, parameter in enumerate(model.parameters):
@@ -175,7 +180,7 @@ class DoubtTally:
     # What helps where b-values are too high for the model, and where the noise is not known.
     lower_b: str = "leave out the highest b-values"
     noise_remedy: str = "give the noise (sigma)"
-    mentioned_high_b: float = _MENTIONED_FEW  # share of the voxels from which it is told
+    mentioned_high_b: float = _MENTIONED  # share of the voxels from which it is told
 
     def __post_init__(self) -> None:
         n_parameters = len(self.model.names)
@@ -192,6 +197,7 @@ class DoubtTally:
         self._ends = SpreadSample(_FEWEST_KEPT)
         self._flags = SpreadSample(_FEWEST_KEPT)
         self.free = np.ones(n_parameters, bool)
+        self._separation = ""  # what helps where the protocol does not tell parameters apart
 
     def add(self, result: Any) -> NDArray[np.uint8]:
         """
@@ -209,11 +215,16 @@ class DoubtTally:
         codes[result.starts_disagree] += _DISAGREE
         self._count(codes, fitted)
         self.free = ~result.is_known
+        if result.method in ("ols", "wls"):
+            self.noise_remedy = _SENTENCES["log_linear"]
         if result.inputs is not None and result.inputs.sigma is not None:
             self.noise_remedy = ""
             is_below = least_weighted_signals(result) < result.inputs.sigma
             self.below_noise += int(np.count_nonzero(is_below & fitted))
         reasons = result.doubt_reasons[fitted]
+        if not self._separation and (reasons == DoubtReason.INSEPARABLE).any():
+            known = np.array(self.model.names)[result.is_known].tolist()
+            self._separation = separating_remedy(result.protocol, self.model, known)
         # Which parameters are a well-measured zero.
         is_none = reasons == DoubtReason.NONE
         for j, parameter in enumerate(self.model.parameters):
@@ -292,28 +303,34 @@ class DoubtTally:
         if too_high := self._too_high(j):
             return too_high
         for reason in (DoubtReason.NEAR_NOISE, DoubtReason.FREE_WATER):
-            if counts[reason] >= _MENTIONED_FEW * self.n_counted:
+            if counts[reason] >= _MENTIONED * self.n_counted:
                 return reason.name
-        if not self.model.parameters[j].is_amplitude:
-            undetermined = counts[list(_UNDETERMINED)]
-            if undetermined.sum() >= counts.sum() / 2:
-                return _UNDETERMINED[undetermined.argmax()].name
         reason = DoubtReason(int(counts.argmax()))
+        undetermined = counts[list(_UNDETERMINED)]
+        if undetermined.sum() >= counts.sum() / 2:
+            reason = _UNDETERMINED[undetermined.argmax()]
+        if reason in (DoubtReason.NOT_DETERMINED, DoubtReason.AT_BOUND) and self._is_beyond(j):
+            return "ONE_BOUND"
         if reason != DoubtReason.AT_BOUND:
             return reason.name
         if 2 * self.at_cap[j] > counts.max():
             return "AT_CAP"
-        if not self._at_bounds(j):
-            return DoubtReason.UNCERTAIN.name
-        parameter, (low, high) = self.model.parameters[j], self.bounds[j]
-        at_high = self.at_high[j] - self.at_cap[j]
-        # Beyond a bound that is narrower than the model's own, the scan may determine the value.
-        is_given = self.at_low[j] > self.at_high[j] and low > parameter.low
-        is_given |= at_high > self.at_low[j] + self.at_cap[j] and high < parameter.high
-        return "GIVEN_BOUNDS" if is_given else reason.name
+        return reason.name if self._at_bounds(j) else DoubtReason.UNCERTAIN.name
+
+    def _is_beyond(self, j: int) -> bool:
+        """Tell whether most doubts are due to one bound, which may be wrong and is not natural."""
+        low, high = self.bounds[j]
+        # Values that are not determined end at both bounds, and any inseparable ones at either.
+        excess = self.at_low[j] + self.at_cap[j] - self.at_high[j]
+        is_most = 2 * abs(excess) > self.reasons[j, DoubtReason.NONE + 1 :].sum()
+        is_natural = low == 0 if excess > 0 else high == 1 and is_share(self.model.parameters[j])
+        return bool(is_most) and not (is_natural or self._separation)
 
     def _remedy(self, name: str, reason: str) -> str:
         """Say what helps against a reason of doubt; the name of the parameter is filled in."""
+        # One remedy for one cause.
+        if self._separation and reason in ("NOT_DETERMINED", "INSEPARABLE"):
+            return self._separation
         remedies = [self.lower_b] if reason in ("AT_CAP", "DECAYED") else []
         if reason == "AT_CAP":
             remedies.append(self.noise_remedy)
@@ -346,7 +363,9 @@ class DoubtTally:
             # The low end of a fraction may miss 0 by rounding errors.
             low_end = low_end if abs(low_end) > _NEGLIGIBLE * high_end else 0.0
             low, high = f"{rounded(low_end, 3)}", f"{rounded(high_end, 3)}"
-            if is_undetermined[:, j].mean() >= _MOST:
+            if self.reasons[j, DoubtReason.NO_RESIDUALS] >= _MOST * self.n_counted:
+                text = "not known"
+            elif is_undetermined[:, j].mean() >= _MOST:
                 text = f"not determined ({self._searched(int(j))} searched)"
             elif is_none[:, j].mean() >= _MOST:
                 # A diffusivity is not found: it is a value that is 0 or nearly so.
@@ -372,11 +391,15 @@ class DoubtTally:
         without = self.reasons[:, DoubtReason.NO_RESIDUALS].max() / self.n_counted
         if without >= _MENTIONED:
             remedy = _DOUBTS["NO_RESIDUALS"][1]
-            text = _SENTENCES["NO_RESIDUALS"].format(share=percent(without), remedy=remedy)
+            text = _SENTENCES["no_residuals"].format(share=percent(without), remedy=remedy)
             return [*sentences, text]
+        reasons = self.main_reasons.items()
+        if names := [name for name, reason in reasons if reason == DoubtReason.INSEPARABLE.name]:
+            text = _SENTENCES["inseparable"]
+            sentences.append(text.format(names=", ".join(names), remedy=self._separation))
         sentences += filter(None, (self._sentence(int(j)) for j in np.flatnonzero(self.free)))
         disagree = self.starts_disagree / self.n_counted
-        if disagree >= _MENTIONED_FEW:
+        if disagree >= _MENTIONED:
             sentences.append(_SENTENCES["starts_disagree"].format(share=percent(disagree)))
         return sentences
 
@@ -387,45 +410,39 @@ class DoubtTally:
         if parameter.name in self.monotonic:
             smaller_of = f"the smaller of {high:g} and " if np.isfinite(high) else ""
             return f"{low:g} to {smaller_of}3/(b_max·D)"
-        return f"{low:g}–{high:g}{self._bound_unit(j)}" if np.isfinite(high) else f"from {low:g}"
+        if np.isfinite(high):
+            return f"{low:g}–{self._bound(j, high)}"
+        return f"from {self._bound(j, low)}"
 
-    def _bound_unit(self, j: int) -> str:
-        """Write what follows a bound of a parameter."""
+    def _bound(self, j: int, bound: float) -> str:
+        """Write a bound of a parameter."""
         parameter = self.model.parameters[j]
         if parameter.is_amplitude:
-            return " × max"
-        return f" {parameter.unit}" if parameter.unit else ""
+            return f"{bound:g} times the largest signal of the voxel" if bound else "0"
+        return f"{bound:g} {parameter.unit}".rstrip()
 
-    def _at_bounds(self, j: int) -> list[str]:
-        """Say at which bounds of a parameter, other than natural ones, how many voxels are."""
-        parameter, unit = self.model.parameters[j], self._bound_unit(j)
+    def _at_bounds(self, j: int) -> str:
+        """Say at which bounds of a parameter how many voxels are."""
         low, high = self.bounds[j]
-        at_low, at_cap = self.at_low[j] / self.n_counted, self.at_cap[j] / self.n_counted
-        at_high = self.at_high[j] / self.n_counted - at_cap
-        at_bounds = []
+        ends = {
+            f"lower bound {self._bound(j, low)}": self.at_low[j],
+            "upper bound 3/(b_max·D)": self.at_cap[j],
+            f"upper bound {self._bound(j, high)}": self.at_high[j] - self.at_cap[j],
+        }
         # Fewer would be written as 0 %.
-        if low != 0 and at_low >= _WRITTEN:
-            at_bounds.append(f"at its lower bound {low:g}{unit} in {percent(at_low)}")
-        if at_cap >= _WRITTEN:
-            at_bounds.append(f"at its upper bound 3/(b_max·D) in {percent(at_cap)}")
-        is_natural = parameter.is_amplitude or (high == 1 and is_share(parameter))
-        if at_high >= _WRITTEN and not is_natural:
-            at_bounds.append(f"at its upper bound {high:g}{unit} in {percent(at_high)}")
-        return at_bounds
+        least = _WRITTEN * self.n_counted
+        named = {end: percent(n / self.n_counted) for end, n in ends.items() if n >= least}
+        return ", ".join(f"at its {end} in {share}" for end, share in named.items())
 
     def _sentence(self, j: int) -> str:
         """Say in how many voxels a parameter is in doubt, why, and what helps; empty if in few."""
-        counts = self.reasons[j] / self.n_counted
-        of_fluid = counts[[DoubtReason.NEAR_NOISE, DoubtReason.FREE_WATER]].max()
-        is_mentioned = self.share[j] >= _MENTIONED or of_fluid >= _MENTIONED_FEW
-        if not (is_mentioned or self._too_high(j)):
-            return ""
         name, reason = self.model.names[j], self._reason(j)
+        is_mentioned = self.share[j] >= _MENTIONED or self._too_high(j)
+        if reason == DoubtReason.INSEPARABLE.name or not is_mentioned:
+            return ""
+        counts = self.reasons[j] / self.n_counted
         undetermined = counts[list(_UNDETERMINED)].sum()
-        at_bounds, searched = self._at_bounds(j), f"{self._searched(j)} searched"
-        if at_bounds:
-            searched += f"; {', '.join(at_bounds)}"
-        share, note = self.share[j], ""
+        at_bounds, share, note = self._at_bounds(j), self.share[j], ""
         if reason == "AT_CAP":
             share = self.at_cap[j] / self.n_counted
             if undetermined >= _MENTIONED:
@@ -435,15 +452,18 @@ class DoubtTally:
             for cause in (DoubtReason.NO_INFLUENCE, DoubtReason.MAY_BE_ABSENT):
                 if counts[cause] >= _MENTIONED:
                     note += f", in {percent(counts[cause])} because {_DOUBTS[cause.name][0]}"
-        elif reason in ("DECAYED", "NEAR_NOISE", "FREE_WATER", "NO_RESIDUALS"):
+        elif reason != "ONE_BOUND":
             share = counts[DoubtReason[reason]]
-        return _SENTENCES[reason].format(
+        total = percent(self.share[j])
+        part = "" if percent(share) == total else f" in {percent(share)}"
+        cause_text = _SENTENCES[reason].format(
             name=name,
-            share=percent(share),
-            total=percent(self.share[j]),
+            part=part,
             limit=DECAYED,
-            searched=searched,
-            at_bounds=" and ".join(at_bounds),
+            searched="; ".join(filter(None, [f"{self._searched(j)} searched", at_bounds])),
+            at_bounds=at_bounds,
             note=note,
-            remedy=self.remedies[name],
+        )
+        return _SENTENCES["doubt"].format(
+            name=name, total=total, cause=cause_text, remedy=self.remedies[name]
         )

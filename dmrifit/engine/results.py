@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["FitResult", "FitStatus"]
 
 
-#: Share of the voxels with values, below which those that are not in doubt have no median.
-FEWEST_BELIEVED = 0.1
+#: Share of the voxels with values, below which those that are not in doubt have no median, and
+#: share of these at a bound, above which the doubts have chosen them.
+FEWEST_BELIEVED, _MOST_AT_BOUND = 0.1, 0.5
 
 
 class FitStatus(IntEnum):
@@ -491,16 +492,23 @@ class FitResult:
             share = percent(at_bound.mean())
             if self.inputs is not None and not self.is_known[column]:
                 is_doubted = self.doubt[fitted, column]
-                believed, doubt = median_without(values, is_doubted), percent(is_doubted.mean())
+                believed = median_without(values, is_doubted, at_bound)
+                doubt = percent(is_doubted.mean())
         return label, parameter.shown_unit, believed, median, quartiles, error, share, doubt
 
 
-def median_without(values: NDArray, is_doubted: NDArray[np.bool_] | bool = False) -> float | None:
-    """Compute the median of finite values that are not in doubt; None where they are too few."""
+def median_without(
+    values: NDArray,
+    is_doubted: NDArray[np.bool_] | bool = False,
+    at_bound: NDArray[np.bool_] | bool = False,
+) -> float | None:
+    """Compute the median of finite values without doubt; None where few are left off bounds."""
     is_finite = np.isfinite(values)
-    believed = values[is_finite & np.logical_not(is_doubted)]
-    # Few voxels are no sample of the region.
-    if len(believed) <= FEWEST_BELIEVED * np.count_nonzero(is_finite):
+    is_believed = is_finite & np.logical_not(is_doubted)
+    believed = values[is_believed]
+    # Few voxels are no sample of the region, nor are those that the doubts leave at a bound.
+    is_few = len(believed) <= FEWEST_BELIEVED * np.count_nonzero(is_finite)
+    if is_few or np.mean((at_bound & is_finite)[is_believed]) > _MOST_AT_BOUND:
         return None
     # In place: copies of large images would set the peak of the memory.
     return float(np.median(believed, overwrite_input=True))

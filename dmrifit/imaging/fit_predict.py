@@ -23,22 +23,15 @@ from dmrifit.engine.design.identifiability import (
     ISOTROPIC,
     missing_for,
     nominal_contrasts,
-    typical_tissue,
+    separating_remedy,
 )
 from dmrifit.engine.doubts import DoubtTally
 from dmrifit.engine.fit_maps import OUTSIDE, empty_maps, fill_maps, map_names
 from dmrifit.engine.fit_settings import MEASURED, FitSettings
 from dmrifit.engine.fitting import by_snr, fit_with, learn_prior, measured_noise
 from dmrifit.engine.gain_steps import GAIN_VOXELS
-from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.methods.prior import PRIOR_VOXELS, Prior
-from dmrifit.engine.models import (
-    MODELS,
-    SignalModel,
-    check_echo_times,
-    option_words,
-    resolve_model,
-)
+from dmrifit.engine.models import MODELS, SignalModel, check_echo_times, resolve_model
 from dmrifit.engine.noise_choice import (
     NOISE_VOXELS,
     NoiseLevel,
@@ -899,28 +892,13 @@ def _check_protocol(
         notes.warn(doubt)
     relaxation_times = [parameter.name for parameter in free if parameter.unit == "ms"]
     if model.needs_te and relaxation_times and te is not None and np.ptp(te) == 0:
-        notes.warn(
-            f"the scan has one echo time ({te[0]:g} ms), which cannot separate "
-            f"{', '.join(relaxation_times)} from the amplitude; fix what is not known "
-            f"({_fixed_at_typical(relaxation_times, model)}), or choose a model without relaxation"
-        )
+        text = f"the scan has one echo time ({te[0]:g} ms), which cannot separate "
+        text += f"{', '.join(relaxation_times)} from the amplitude"
     elif missing := missing_for(protocol, model, fixed):
-        text = f"the protocol does not determine {model.name}, which needs {missing}; "
-        # Amplitude and fractions are what is measured; diffusivities come after them.
-        for parameter in reversed(free):
-            if parameter.is_amplitude or is_share(parameter):
-                continue
-            if not missing_for(protocol, model, {*fixed, parameter.name}):
-                text += f"fix a parameter ({_fixed_at_typical([parameter.name], model)}), or "
-                break
-        notes.warn(f"{text}choose a simpler model")
-
-
-def _fixed_at_typical(names: Sequence[str], model: SignalModel) -> str:
-    """Write the options that fix parameters at their values in typical tissue."""
-    tissue = dict(zip(model.names, typical_tissue(model), strict=True))
-    options = " ".join(f"--fix {name}={tissue[name]:g}" for name in names)
-    return option_words(options, model.name)
+        text = f"the protocol does not determine {model.name}, which needs {missing}"
+    else:
+        return
+    notes.warn(f"{text}; {separating_remedy(protocol, model, fixed)}")
 
 
 def _read_noise(

@@ -363,8 +363,9 @@ def summarize_tissue(
     for j, (name, entry) in enumerate(sidecar.get("Parameters", {}).items()):
         values = maps[name][tissue]
         if doubts is not None:
-            # One bit for each parameter.
-            entry["BelievedMedian"] = median_without(values, (doubts >> j) % 2 == 1)
+            # One bit for each parameter, and two of the map of bounds.
+            at_bound = (maps["at_bound"][tissue] >> 2 * j) % 4 > 0
+            entry["BelievedMedian"] = median_without(values, (doubts >> j) % 2 == 1, at_bound)
         values = values[np.isfinite(values)]
         if len(values):
             entry["Quartiles"] = np.percentile(values, (25, 50, 75)).tolist()
@@ -437,7 +438,7 @@ def _describe_expected_precision(tally: FitTally, n_averaged: float) -> dict[str
             "SNRContrast": contrast,
             "SNROver": over,
             "CoefficientOfVariation": variations,
-            "Advice": [sentence for sentence in table["advice"] if sentence],
+            "Inseparable": table.loc[np.isinf(table["sd"]), "parameter"].tolist(),
         }
     }
 

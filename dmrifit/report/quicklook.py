@@ -276,8 +276,11 @@ def bound_cells(entry: Mapping[str, Any]) -> list[str]:
         return [f"fixed: {value}" if isinstance(value, str) else f"fixed at {value:g}", ""]
     if "Bounds" not in entry:
         return ["–", "–"]
-    unit = "× max" if "BoundsUnits" in entry else short_unit(entry["Units"])
-    bounds = ["" if bound is None else f"{bound:g} {unit}".rstrip() for bound in entry["Bounds"]]
+    unit = "× the largest signal" if "BoundsUnits" in entry else short_unit(entry["Units"])
+    bounds = [
+        "" if bound is None else f"{bound:g} {unit if bound else ''}".rstrip()
+        for bound in entry["Bounds"]
+    ]
     if "UpperBoundRule" in entry:
         smaller_of = f"the smaller of {bounds[1]} and " if bounds[1] else ""
         bounds[1] = smaller_of + MONOTONIC

@@ -117,11 +117,6 @@ def fit_sentences(sidecar: Mapping[str, Any]) -> list[str]:
     for key, text in _TEXTS["sections"].items():
         if key in sidecar:
             sentences.append(wording(text, sidecar[key]))
-    for advice in sidecar.get("ExpectedPrecision", {}).get("Advice", []):
-        # What the fit itself shows takes the place of what holds in typical tissue.
-        names = tuple(text.partition(" ")[0] + " " for text in sidecar["Doubt"]["Advice"])
-        if "--b-max" not in advice and not advice.startswith(names):
-            sentences.append(f"protocol: {advice}")
     return list(dict.fromkeys(sentences))
 
 
@@ -130,13 +125,17 @@ def precision_sentence(sidecar: Mapping[str, Any]) -> str:
     expected = sidecar.get("ExpectedPrecision")
     if not expected:
         return ""
-    errors = []
-    for name, cv in expected["CoefficientOfVariation"].items():
-        if cv is None:
-            errors.append(f"{name} not determined by this protocol")
-        else:
-            errors.append(f"{name} ±{percent(cv)}")
-    return _TEXTS("precision", errors=", ".join(errors), **expected)
+    variations = expected["CoefficientOfVariation"].items()
+    inseparable = expected.get("Inseparable", [])
+    open_names = [name for name, cv in variations if cv is None and name not in inseparable]
+    groups = {
+        "": [f"{name} ±{percent(cv)}" for name, cv in variations if cv is not None],
+        "not determined at this SNR: ": open_names,
+        "not determined by this protocol: ": inseparable,
+    }
+    errors = "; ".join(f"{key}{', '.join(names)}" for key, names in groups.items() if names)
+    text = _TEXTS("precision", errors=errors, **expected)
+    return text + (_TEXTS["deviations"] if groups[""] else "")
 
 
 def noise_lines(noise: Mapping[str, Any]) -> list[tuple[str, str]]:

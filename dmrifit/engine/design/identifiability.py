@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
-from dmrifit.engine.design.precision import planned_advice, protocol_precision
-from dmrifit.engine.models import MODELS, TYPICAL_TISSUE, SignalModel, read_table
+from dmrifit.engine.design.precision import protocol_precision
+from dmrifit.engine.kernels.layout import is_share
+from dmrifit.engine.models import MODELS, TYPICAL_TISSUE, SignalModel, option_words, read_table
 from dmrifit.engine.protocol import (
     TE_MATCH,
     ZERO_B,
@@ -142,6 +143,22 @@ def missing_for(protocol: Protocol, model: SignalModel, fixed: Collection[str] =
     return ""
 
 
+def separating_remedy(protocol: Protocol, model: SignalModel, fixed: Collection[str] = ()) -> str:
+    """Say what helps where a protocol does not determine the free parameters of a model."""
+    free = [parameter for parameter in model.parameters if parameter.name not in fixed]
+    names = [parameter.name for parameter in free if parameter.unit == "ms"]
+    simpler = "a model without relaxation"
+    if not names or protocol.te is None or np.ptp(protocol.te) > 0:
+        simpler = "a simpler model"
+        # Amplitude and fractions are what is measured; diffusivities come after them.
+        others = [p.name for p in reversed(free) if not (p.is_amplitude or is_share(p))]
+        names = [n for n in others if not missing_for(protocol, model, {*fixed, n})][:1]
+    tissue = dict(zip(model.names, typical_tissue(model), strict=True))
+    options = " ".join(f"--fix {name}={tissue[name]:g}" for name in names)
+    values = f"fix what is not known ({options}), or " if names else ""
+    return option_words(f"{values}choose {simpler}", model.name)
+
+
 def expected_precision(
     protocol: Protocol, model: SignalModel, fixed: Collection[str] = (), snr: float = 1.0
 ) -> pd.DataFrame:
@@ -151,10 +168,7 @@ def expected_precision(
     `snr` is that of the signal without weighting by diffusion or relaxation.
     """
     tissue = typical_tissue(model)
-    table = protocol_precision(protocol, model, tissue, 1 / snr, fixed=tuple(fixed))
-    # With the options of the command, for its lines and for sidecars.
-    advice = planned_advice(model, tissue, table["sd"].to_numpy(), protocol)
-    return table.assign(advice=advice)
+    return protocol_precision(protocol, model, tissue, 1 / snr, fixed=tuple(fixed))
 
 
 def snr_of_amplitude(snr: float, protocol: Protocol, model: SignalModel) -> float:

@@ -36,7 +36,7 @@ def test_without_perfusion_its_diffusivity_and_in_blood_the_tissue_are_in_doubt(
     assert (result.doubt_reasons[:, dv] == DoubtReason.NO_INFLUENCE).mean() > 0.95
     # None was found, and that is well measured.
     assert result.doubt[:, f].mean() < 0.05
-    assert any("Dv is not determined" in sentence for sentence in result.advice())
+    assert any(sentence.startswith("Dv is in doubt in ") and "not determined" in sentence for sentence in result.advice())
     assert any("compartment is too small" in sentence for sentence in result.advice())
     # At a low SNR an f that may be 0 makes Dv a doubt, too.
     result = fit_voxels(noisy(IVIM, [100.0, 0.0, 20.0, 1.0], LOW_B, 20, 2), LOW_B, IVIM)
@@ -51,7 +51,10 @@ def test_parameters_that_change_the_signal_alike_are_in_doubt_at_any_noise(sd):
     parameters = [Parameter("S0", "signal", 0, np.inf), Parameter("D1", "µm²/ms", 0, 3), Parameter("D2", "µm²/ms", 0, 3)]
     model = SignalModel.from_expression("S0*exp(-b*(D1+D2))", parameters, name="sum")
     signals = model.signal([[1000.0, 0.5, 0.5]] * 20, LOW_B) + sd * np.random.default_rng(6).normal(size=(20, len(LOW_B)))
-    np.testing.assert_array_equal(fit_voxels(signals, LOW_B, model).doubt.mean(axis=0), [0, 1, 1])
+    result = fit_voxels(signals, LOW_B, model)
+    np.testing.assert_array_equal(result.doubt.mean(axis=0), [0, 1, 1])
+    assert result.advice()[0].startswith("No voxel determines D1, D2, because they change the signals")
+    assert result.advice()[0].endswith('; fix what is not known (fixed={"D2": 1.5}), or choose a simpler model.')
 
 
 def test_parameters_of_equal_boxes_and_of_weak_typical_signals_are_determined():
@@ -68,9 +71,9 @@ def test_an_artificial_bound_is_a_doubt_and_zero_is_none():
     result = fit_voxels(signals, Protocol([0, 400, 800]), "adc", bounds={"ADC": (0.5, 2.0)})
     assert (result.doubt_reasons[:, 1] == DoubtReason.AT_BOUND).mean() > 0.9
     assert result.doubt[:, 1].all()
-    assert "of the voxels with signal, where a value outside the bounds may fit better: widen the bounds" in result.advice()[0]
+    assert 'may lie beyond, and the bound then shifts other parameters, too; widen the bounds (bounds={"ADC": (LOW, HIGH)})' in result.advice()[0]
     share = fit_voxels(noisy(IVIM, [100.0, 0.3, 20.0, 1.0], LOW_B, 900, 3), LOW_B, IVIM, bounds={"f": (0, 0.2)})
-    assert any(sentence.startswith("f is at its upper bound 0.2 in ") for sentence in share.advice())
+    assert any(sentence.startswith("f is in doubt in ") and "at its upper bound 0.2 in " in sentence for sentence in share.advice())
     still = noisy(MODELS["adc"], [100.0, 0.0], Protocol([0, 400, 800]), 300, 5)
     still = fit_voxels(still, Protocol([0, 400, 800]), "adc")
     assert still.at_low[:, 1].mean() > 0.2
@@ -153,6 +156,12 @@ def test_the_kurtosis_of_free_water_is_not_believed_and_of_few_contrasts_not_det
     assert np.median(result["D"]) == pytest.approx(3.0, rel=0.05)
 
 
+def test_a_kurtosis_that_doubts_leave_at_zero_has_no_median():
+    for highest, expected in ((800, None), (2400, pytest.approx(0.4, rel=0.05))):
+        protocol = Protocol(np.repeat(np.linspace(0, highest, 7), 3))
+        assert kurtosis_fit([1000.0, 1.0, 0.4], protocol, 60)._summary_row(2)[2] == expected
+
+
 @pytest.mark.parametrize("snr", [30, 50])
 @pytest.mark.parametrize("truth", [[1000.0, 0.7, 1.1], [1000.0, 0.9, 0.75]], ids=["white", "gray"])
 def test_the_kurtosis_of_brain_tissue_is_believed(truth, snr):
@@ -188,7 +197,7 @@ def test_fluid_of_a_real_brain_and_oil_and_blood_of_a_leg_are_doubted_and_tissue
     assert 1.3 < np.median(result["Dt"]) < 1.7
     assert result.doubt[:, result.names.index("Dv")].mean() > 0.9
     assert result.doubt[:, result.names.index("Dt")].mean() < 0.05
-    assert any("Dv is not determined" in sentence for sentence in result.advice())
+    assert result._tally().main_reasons["Dv"] == "NOT_DETERMINED"
 
 
 def test_advice_names_the_reason_of_most_voxels():
@@ -197,9 +206,10 @@ def test_advice_names_the_reason_of_most_voxels():
     tally.reasons[:, DoubtReason.NONE] = 1000
     tally.at_high[2] = 40
     tally.reasons[2, [DoubtReason.NONE, DoubtReason.AT_BOUND, DoubtReason.UNCERTAIN]] = 255, 40, 705
-    assert tally.advice()[0].startswith("K is uncertain in 74 % of the voxels with signal")
+    doubted = "K is in doubt in 74 % of the voxels with signal: "
+    assert tally.advice()[0].startswith(f"{doubted}its standard error is too large in 70 %; measure")
     tally.reasons[2, [DoubtReason.AT_BOUND, DoubtReason.UNCERTAIN]] = 705, 40
-    assert tally.advice()[0].startswith("K is at its upper bound 5 in 4 % of the voxels with signal")
+    assert tally.advice()[0].startswith(f"{doubted}it is at its upper bound 5 in 4 %, where this scan")
     # A page shows the same remedy.
     assert tally.advice()[0].endswith(f"; {tally.remedies['K']}.")
     # Not "in 0 %".
@@ -251,6 +261,11 @@ def test_the_relaxation_time_of_blood_and_the_kurtosis_of_oil_or_water_read_none
     readings = fit_voxels(signals, protocol, model).readings()
     assert readings["T2v"] == "not determined (150–250 ms searched)"
     assert "determined" not in readings["Dt"]
+    for truth, reason in ((110, "ONE_BOUND"), (200, "NOT_DETERMINED"), (400, "ONE_BOUND")):
+        signals = noisy(model, [1000.0, 0.2, 20, truth, 1.0, 0.8, 70], protocol, 100, 1)
+        assert fit_voxels(signals, protocol, model)._tally().main_reasons["T2v"] == reason
+        wider = fit_voxels(signals, protocol, model, bounds={"T2v": (20, 900)})
+        assert np.median(wider["T2v"]) == pytest.approx(truth, rel=0.2)
     protocol = Protocol(np.repeat([0, 500, 1000, 1500], 6))
     signals = noisy(MODELS["kurtosis"], [100.0, 1.8, 0.0], protocol, 100, 11)
     result = fit_voxels(signals, protocol, "kurtosis")

@@ -64,7 +64,7 @@ def test_text_of_maps_is_three_lines_with_parameters_apart_and_verdict_and_advic
     image = nib.Nifti1Image(np.tile(steady, (3, 3, 3, 1)), np.eye(4))
     assert fit_image(image, PROTOCOL, "adc").advice() == []
     at_bound = fit_image(image, PROTOCOL, "adc", bounds={"ADC": (0, 0.7)})
-    assert 'widen the bounds that were given (bounds), or fix it (fixed={"ADC": VALUE}).' in at_bound.advice()[0]
+    assert 'widen the bounds (bounds={"ADC": (LOW, HIGH)}), or fix it (fixed={"ADC": VALUE}).' in at_bound.advice()[0]
     assert "(--fix ADC=VALUE)" in at_bound.sidecar["Doubt"]["Advice"][0]
     assert "--coverage" in " ".join(predicted(scan).advice())
 

@@ -157,6 +157,10 @@ def test_medians_that_depend_on_the_voxels_in_doubt_are_told():
     # Low fractions are in doubt, and every second ADC.
     maps = {"f": np.arange(20.0).reshape(4, 5, 1), "ADC": np.full((4, 5, 1), 0.8)}
     maps["doubt"] = (maps["f"] < 10).astype(int) + 2 * (maps["f"].astype(int) % 2)
+    maps["at_bound"] = np.zeros((4, 5, 1), int)
     sidecar = {"Parameters": {"f": {}, "ADC": {}}}
     summarize_tissue(sidecar, maps, np.ones((4, 5, 1), bool), 20)
     assert sidecar["MedianShift"]["Description"].endswith("changes medians: f 14.5 without them, 9.5 with them")
+    maps["at_bound"][maps["f"] > 13] = 2
+    summarize_tissue(sidecar, maps, np.ones((4, 5, 1), bool), 20)
+    assert [entry["BelievedMedian"] for entry in sidecar["Parameters"].values()] == [None, 0.8]

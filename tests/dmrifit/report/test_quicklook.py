@@ -103,7 +103,7 @@ def test_doubts_are_told_and_shown(image, tmp_path):
     assert disagree == pytest.approx(np.count_nonzero(doubt & 16) / 99)
     assert shares["Dv"] > 0.9
     assert f"In {percent(disagree)} of the voxels with signal another starting point" in page
-    assert "Dv is not determined in" in page
+    assert "Dv is in doubt in" in page
     assert "f is the T2-weighted signal fraction at the echo time of the scan" in page
     assert 'alt="Number of parameters in doubt"' in page
 

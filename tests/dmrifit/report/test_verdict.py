@@ -17,6 +17,7 @@ from dmrifit.report.verdict import (
     least_doubted,
     map_verdict,
     parameter_lights,
+    precision_sentence,
     prose,
     remedies,
 )
@@ -47,7 +48,7 @@ def test_each_row_says_in_a_sign_and_in_words_what_its_color_says_why_and_what_t
     markup = render(parameter_lights(panels, region, SIDECAR))
     items = re.findall(r'<tr class="(\w+)">(.*?)</tr>', markup, re.DOTALL)
     words = [" ".join(html.unescape(re.sub("<[^>]+>", " ", text)).split()) for _, text in items]
-    few = "– (under 10 % of voxels left)"
+    few = "– (under 10 % left, or most at a bound)"
     lights = dict(zip(medians, zip((kind for kind, _ in items), words, strict=True), strict=True))
     assert lights["S0"] == ("determined", "● S0 1170 u 2 %")
     assert lights["D"] == ("doubted", f"▲ D 0.800 u 30 % {DOUBTS['UNCERTAIN'][0]} average over a region")
@@ -59,7 +60,7 @@ def test_each_row_says_in_a_sign_and_in_words_what_its_color_says_why_and_what_t
     assert "rerun with b_max=1900" in markup
     assert "--" not in option_words(str(DOUBTS).replace("{name}", "D"), "stretched")
     assert option_words("--fix", "adc-by-te") == "--fix"
-    assert DOUBTS.keys() == {reason.name for reason in DoubtReason} - {"NONE"} | {"AT_CAP", "GIVEN_BOUNDS"}
+    assert DOUBTS.keys() == {reason.name for reason in DoubtReason} - {"NONE"} | {"AT_CAP", "ONE_BOUND"}
 
 
 @pytest.mark.parametrize(
@@ -97,15 +98,15 @@ def test_sentences_of_a_fit_name_warnings_doubts_air_and_lost_voxels_once():
     assert remedies(masked) == {"b_max": 2000.0}
 
 
-def test_a_limit_of_the_data_takes_the_place_of_that_of_typical_tissue_and_of_the_noise():
+def test_a_limit_of_b_takes_the_place_of_the_noise_and_precision_tells_the_snr_from_the_protocol():
     sidecar = SIDECAR | {
         "Doubt": {"Share": SHARES, "Advice": ["K is at its cap; give the noise (--sigma estimate)."]},
-        "ExpectedPrecision": {"Advice": ["K will be at its cap (--b-max 3750).", "D is uncertain."]},
         "Settings": {"Region": "the mask above 0.5"},
     }
     assert remedies(sidecar) == {"sigma": "estimate"}
     sidecar["Doubt"]["BMax"] = 1900.0
     assert remedies(sidecar) == {"b_max": 1900.0}
-    sentences = fit_sentences(sidecar)
-    assert "protocol: D is uncertain." in sentences
-    assert not any("3750" in sentence for sentence in sentences)
+    for deviations, ending in (({"S0": None, "D": 0.2, "K": None}, ": D ±20 %; not determined at this SNR: K; "), ({}, ": ")):
+        expected = {"SNR": 6.0, "SNRContrast": "b = 0", "SNROver": "noise", "Inseparable": ["S0"]}
+        text = precision_sentence({"ExpectedPrecision": expected | {"CoefficientOfVariation": deviations}})
+        assert (f"the noise){ending}not determined by this protocol: S0" in text, "These are" in text) == (True, bool(deviations))
