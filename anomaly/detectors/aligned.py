@@ -244,11 +244,7 @@ class AlignedMahalanobis(AlignedDetector):
     ImplantDetector : Learns lesions from the same alignment.
     """
 
-    _array_names: ClassVar[tuple[str, ...]] = (
-        *AlignedDetector._array_names,
-        "covariance_",
-        "levels_",
-    )
+    _array_names = (*AlignedDetector._array_names, "covariance_", "levels_")
     _later_arrays: ClassVar[Mapping[str, NDArray]] = {"levels_": np.zeros(2)}
 
     _: KW_ONLY

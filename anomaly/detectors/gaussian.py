@@ -187,14 +187,9 @@ class VoxelwiseGaussian(AnomalyDetector):
     True
     """
 
-    _array_names: ClassVar[tuple[str, ...]] = (
-        "coefficients_",
-        "variance_",
-        "counts_",
-        "correlation_",
-    )
-    _fact_names: ClassVar[tuple[str, ...]] = ("design_",)
-    _uses_covariates: ClassVar[bool] = True
+    _array_names = ("coefficients_", "variance_", "counts_", "correlation_")
+    _fact_names = ("design_",)
+    _uses_covariates = True
 
     features: str | tuple[str, ...] = "mean"
     _: KW_ONLY

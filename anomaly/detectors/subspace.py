@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,12 +62,7 @@ class PCADetector(AnomalyDetector):
         Of the healthy scans along each component.
     """
 
-    _array_names: ClassVar[tuple[str, ...]] = (
-        "known_",
-        "mean_",
-        "components_",
-        "explained_variance_",
-    )
+    _array_names = ("known_", "mean_", "components_", "explained_variance_")
 
     n_components: Count = 20
     _: KW_ONLY

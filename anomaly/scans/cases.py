@@ -269,8 +269,10 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
     """
 
     def write_series(case: Case, path_of: Callable[[str], Path]) -> None:
-        case_tables.save_values(_series(case), case.affine, path_of("image"))
         # A case holds quotients, so that the series gets a volume at b = 0 to divide by again.
+        base = (case.brain if case.b0 is None else case.b0 * case.brain)[..., None]
+        series = np.concatenate([base, case.signal * base], axis=-1, dtype=np.float32)
+        case_tables.save_values(series, case.affine, path_of("image"))
         b = [0.0, *([case.b] * case.signal.shape[3])]
         text = " ".join(f"{value:g}" for value in b) + "\n"
         path_of("bval").write_text(text, encoding="utf-8")
@@ -343,12 +345,6 @@ def patient_data(row: Mapping[str, str]) -> dict[str, Any]:
     if "synthetic" in entries:
         entries["synthetic"] = row["synthetic"] == "true"
     return entries
-
-
-def _series(case: Case) -> NDArray[np.float32]:
-    """Compute magnitudes whose quotients with those at b = 0 are the signals."""
-    base = case.brain.astype(np.float32) if case.b0 is None else case.b0 * case.brain
-    return np.concatenate([base[..., None], case.signal * base[..., None]], axis=-1)
 
 
 def _row(case: Case, stem: str) -> dict[str, str]:

@@ -233,9 +233,9 @@ class TrainingScans:
         names = {field.name for field in fields(cls)}
         refuse_keys(content, names, "part of training scans", complete=True)
         refuse_keys(content["steps"], set(_STEPS), "step of a preparation", complete=True)
-        steps = {step: _texts(ways) for step, ways in content["steps"].items()}
-        images, patients = _texts(content["images"]), _texts(content["patients"])
-        return cls(images, patients, steps, _texts(content["remarks"]), str(content["salt"]))
+        steps = {step: tuple(map(str, ways)) for step, ways in content["steps"].items()}
+        lists = {key: tuple(map(str, content[key])) for key in ("images", "patients", "remarks")}
+        return cls(steps=steps, salt=str(content["salt"]), **lists)
 
 
 def scan_figures(
@@ -456,10 +456,6 @@ def mean_over_scans(values: ArrayLike) -> tuple[float, float, float]:
     numbers = np.asarray(values, dtype=float)
     means = patient_draws(len(numbers), _N_RESAMPLES, 0)[1:] @ numbers / len(numbers)
     return float(numbers.mean()), *percentile_interval(means)
-
-
-def _texts(values: Sequence[Any]) -> tuple[str, ...]:
-    return tuple(str(value) for value in values)
 
 
 def _digest(patient: str, salt: str) -> str:

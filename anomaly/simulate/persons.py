@@ -398,19 +398,13 @@ def draw_brain(
     shifted: bool = False,
 ) -> Brain:
     """Draw a person's brain, registered to the standard brain."""
-    head_stream, registration_stream = rng.spawn(2)
+    head_rng, registration_stream = rng.spawn(2)
     shift, scale = np.zeros(3), 1.0
     if shifted:
         shift = registration_stream.uniform(-_SHIFT, _SHIFT, 3) * spacing
         scale = 1 + registration_stream.uniform(-_SCALE, _SCALE)
     head = Head.draw(
-        shape,
-        spacing,
-        head_stream,
-        standard=standard.head,
-        growth=growth,
-        scale=scale,
-        shift=shift,
+        shape, spacing, head_rng, standard=standard.head, growth=growth, scale=scale, shift=shift
     )
     places = head.local[head.brain]
     crossing, order, *vectors = standard.head.sampled(standard.fibers, places)

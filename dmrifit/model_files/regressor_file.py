@@ -201,12 +201,8 @@ def _described(leaf: Any) -> tuple[dict[str, Any], bytes | None]:
     for key, value in leaf.get_params().items():
         if value is not None:
             parameters[key] = encoded(value, key)
-    description: dict[str, Any] = {
-        "class": _class_of(leaf),
-        "parameters": parameters,
-        "fitted": {},
-        "weights": None,
-    }
+    description: dict[str, Any] = {"class": _class_of(leaf), "parameters": parameters}
+    description |= {"fitted": {}, "weights": None}
     if description["class"] == _XGBOOST:
         # xgboost accepts any keyword and hands it to its booster.
         unknown = parameters.keys() - type(leaf)().get_params().keys()

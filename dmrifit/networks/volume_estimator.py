@@ -446,10 +446,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         return self
 
     def _new_net(
-        self,
-        device: torch.device,
-        seed: int,
-        first_weights: Mapping[str, torch.Tensor] | None = None,
+        self, device: torch.device, seed: int, weights: Mapping[str, torch.Tensor] | None = None
     ) -> skorch.NeuralNet:
         """Make the net with the first weights that are given, or those of a seed."""
         from dmrifit._utils import torch_state
@@ -460,9 +457,9 @@ class VolumeEstimator(BaseEstimator, ABC):
         optimizer, options = self._optimizer()
         with torch_state.forked_generator(Seed(seed).derived("weights"), device):
             module = self._module()
-            if first_weights:
+            if weights:
                 try:
-                    checkpoints.load_weights(module, first_weights)
+                    checkpoints.load_weights(module, weights)
                 except ValueError as error:
                     source = self.get_params(deep=False)["warm_start_from"]
                     raise ValueError(

@@ -304,11 +304,7 @@ class UNet(nn.Module):
     """The residual 3-D U-Net of MONAI, whose output is as large as its input."""
 
     def __init__(
-        self,
-        n_channels: int = 1,
-        widths: Sequence[int] = (16, 32, 64, 128),
-        *,
-        dropout: float = 0.0,
+        self, n_channels: int, widths: Sequence[int] = (16, 32, 64, 128), *, dropout: float = 0.0
     ) -> None:
         super().__init__()
         networks = import_optional("monai.networks.nets")

@@ -178,13 +178,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
     """
 
     _predicts_volumes = True
-    _fitted_names: ClassVar[tuple[str, ...]] = (
-        "n_channels_",
-        "edge_",
-        "prior_",
-        "threshold_",
-        "false_positives_",
-    )
+    _fitted_names = ("n_channels_", "edge_", "prior_", "threshold_", "false_positives_")
 
     default_training: ClassVar[Training] = Training(batch_size=10)
 

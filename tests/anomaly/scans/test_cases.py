@@ -46,15 +46,6 @@ def test_cases_come_back_from_files(tmp_path):
     assert back[0].spacing == (2.0, 2.0, 3.0)
 
 
-def test_files_are_replaced_only_when_told(tmp_path):
-    write_cases([made()], tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(FileExistsError, match="overwrite=True"):
-        write_cases([made()], tmp_path)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    assert read_cases(write_cases([made(synthetic=True)], tmp_path, overwrite=True))[0].synthetic
-
-
 def test_signals_are_divided_by_the_mean_at_b_0_in_their_range_and_inside_the_brain():
     brain = np.zeros((2, 2, 2), bool)
     brain[0] = True

@@ -122,15 +122,9 @@ def test_a_ring_that_does_not_close_is_flagged_and_its_scan_is_not_called_unlike
         assert written[list(FIGURES)].to_dict("records") == [pytest.approx({name: sizes[name] for name in FIGURES})]
 
 
-def test_a_run_goes_on_where_it_stopped_and_sees_changed_scans(brightness, cases, tmp_path):
+def test_a_run_sees_changed_scans(brightness, cases, tmp_path):
     run(brightness(3), cases, tmp_path)
-    first = (tmp_path / "segmentations.tsv").read_text()
-    (tmp_path / cases[1].name / "segmentation.json").unlink()
     written = [tmp_path / case.name / "label.nii.gz" for case in cases]
-    before = [path.stat().st_mtime_ns for path in written]
-    run(brightness(3), cases, tmp_path)
-    assert [path.stat().st_mtime_ns == time for path, time in zip(written, before, strict=True)] == [True, False, True]
-    assert (tmp_path / "segmentations.tsv").read_text() == first
     before = [path.stat().st_mtime_ns for path in written]
     changed = [replace(cases[0], image=cases[0].image + np.float32(1)), *cases[1:]]
     run(brightness(3), changed, tmp_path)

@@ -45,9 +45,7 @@ def ball(shape, affine, center, radius):
 
 def vessel(shape, affine, sigma=0.8):
     """Sample a line of a Gaussian profile, sigma in mm, along z."""
-    x, y, _ = np.moveaxis(
-        np.stack(np.indices(shape), axis=-1) @ affine[:3, :3].T + affine[:3, 3], -1, 0
-    )
+    x, y, _ = np.moveaxis(np.stack(np.indices(shape), axis=-1) @ affine[:3, :3].T + affine[:3, 3], -1, 0)
     return np.exp(-((x - 10.5) ** 2 + (y - 0.5) ** 2) / (2 * sigma**2)).astype(np.float32)
 
 
@@ -77,9 +75,7 @@ def test_what_lies_at_a_place_is_seen_and_answered_there(axes, shape):
 def test_a_fine_vessel_stays_as_bright_and_splines_leave_nothing_outside_of_a_stripped_brain():
     affine = around(np.diag([0.94, 0.94, 1.0]), (40, 40, 20))
     image = nib.Nifti1Image(vessel((40, 40, 20), affine), affine)
-    seen, _, inside = on_network_grid(
-        (image, None, nib.Nifti1Image(np.ones(image.shape, np.uint8), affine)), 1.0
-    )
+    seen, _, inside = on_network_grid((image, None, nib.Nifti1Image(np.ones(image.shape, np.uint8), affine)), 1.0)
     truth = vessel(seen.shape, network_grid(image, 1.0).affine)
     # Linear interpolation is wrong by .29.
     assert np.abs(seen - truth)[inside].max() < 0.1
@@ -125,18 +121,14 @@ def test_the_brain_is_what_a_mask_has_above_a_half(spacing):
     assert mask.dtype == bool
     assert np.array_equal(mask, np.nan_to_num(share) > 0.5)
     with pytest.raises(ValueError, match="no voxel is inside the mask"):
-        on_network_grid(
-            (image, None, nib.Nifti1Image(0.3 * np.ones((9, 9, 9)), np.eye(4))), spacing
-        )
+        on_network_grid((image, None, nib.Nifti1Image(0.3 * np.ones((9, 9, 9)), np.eye(4))), spacing)
 
 
 def test_without_a_mask_the_brain_is_what_is_not_zero_in_any_channel():
     volume = np.zeros((2, 2, 3))
     volume[0, 1, 2] = -4
     assert np.array_equal(brain_of((volume, None, None)), volume != 0)
-    assert np.array_equal(
-        brain_of((np.stack([0 * volume, volume], axis=-1), None, None)), volume != 0
-    )
+    assert np.array_equal(brain_of((np.stack([0 * volume, volume], axis=-1), None, None)), volume != 0)
     mask = nib.Nifti1Image((volume == 0).astype(np.float32), np.eye(4))
     assert np.array_equal(brain_of((nib.Nifti1Image(volume, np.eye(4)), None, mask)), volume == 0)
 
@@ -180,9 +172,7 @@ def test_any_storage_of_a_scan_is_seen_alike_and_answered_on_its_own_grid(spacin
             case = on_network_grid(case, spacing)
             for values, expected in zip(case, (seen, prior, mask), strict=True):
                 np.testing.assert_allclose(values, expected, atol=1e-5)
-            np.testing.assert_array_equal(
-                label_on_network_grid(stored_label, stored, spacing), learned
-            )
+            np.testing.assert_array_equal(label_on_network_grid(stored_label, stored, spacing), learned)
             stored_answer = on_scan_grid(case[0], stored, spacing)
             expected = nib.Nifti1Image(answer, affine).as_reoriented(order)
             np.testing.assert_allclose(stored_answer, np.asarray(expected.dataobj), atol=1e-5)

@@ -112,9 +112,7 @@ def test_half_of_the_large_ones_are_rings_and_three_fifths_of_those_above_5_mm_h
     ]
     assert np.mean(np.array(edema) > 0) == pytest.approx(0.6, abs=3 * np.sqrt(0.24 / 200))
     assert all(1.5 <= reach <= 2.3 for reach in edema if reach)
-    assert not any(
-        draw_nodule(np.zeros(3), 5.0, np.random.default_rng(seed)).edema for seed in range(20)
-    )
+    assert not any(draw_nodule(np.zeros(3), 5.0, np.random.default_rng(seed)).edema for seed in range(20))
 
 
 def test_the_size_changes_no_other_number_that_is_drawn():

@@ -163,9 +163,7 @@ def test_no_figure_depends_on_how_a_scan_is_stored(edges):
 
     rng = np.random.default_rng(1)
     angle = 0.2
-    tilt = np.array(
-        [[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]]
-    )
+    tilt = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
     affine = np.eye(4)
     affine[:3, :3] = tilt @ np.diag(edges)
     places = world((44, 36, 20), affine)
