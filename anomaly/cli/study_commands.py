@@ -270,7 +270,7 @@ def evaluate(
     tables = report.write_evaluation([scan.case for scan in scans], maps, out, **options)
     rule = report.rule_in_use(tables)
     typer.echo(format_summary(tables, rule=rule or None).to_string())
-    typer.echo(page.Texts(report.__file__)["masks"])
+    typer.echo(f"mean ± SD over patients; {page.Texts(report.__file__)['masks']}")
     if rule:
         typer.echo(f"thresholds by the rule {rule}; by all rules: {out / 'summary.csv'}")
     if any(scan.case.synthetic for scan in scans):
