@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from anomaly.scans.detection import Detection, mean_over_scans
 from anomaly.scans.series import SeriesDetector, SeriesFiles
+from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.checks import errors_about
 from dmrifit._utils.counts import counted
 from dmrifit._utils.progress import progress
@@ -84,7 +85,9 @@ def detect_scan(
     }
     images = {_FILES[key]: image for key, image in detection.images().items()}
     drawing = _panels(detection) if figure else None
-    sentences = [count_sentence([record]), *detection.notes, model]
+    above = {"mL": detection.found.sum() * voxel_volume(case.affine) / MM3_PER_ML, **record}
+    share = wording("{share_above:.1%} % of the voxels above the threshold ({mL:.2f} mL)", above)
+    sentences = [count_sentence([record]), share, *detection.notes, model]
     view = partial(_view, detection, sentences=sentences)
     return RUN.write_case(folder, record, table, images, drawing, view)
 
@@ -120,11 +123,12 @@ def count_sentence(contents: Sequence[Mapping[str, Any]]) -> str:
         scans = counted(values["n_scans"], "healthy scan")
         reference = f"{{anomalies_per_scan:.2s}} per scan in {scans} {_ORIGINS[values['origin']]}"
     n_free = counts.count(0)
-    free = f"{counted(n_free, 'scan') if n_free else 'no scan'} {'are' if n_free > 1 else 'is'}"
+    none = "nothing is marked, which does not mean that nothing is there"
+    free = f"; in {counted(n_free, 'scan')} {none}" if n_free else ""
     n_small = len(contents) - len(judged)
     text = (
         f"{counted(sum(counts), 'anomaly', 'anomalies')} in {counted(len(judged), 'scan')} "
-        f"({{mean:.2s}} per scan; {reference}); {free} free of them"
+        f"({{mean:.2s}} per scan; {reference}){free}"
         f"{f'; {n_small} too small to be judged' if n_small else ''}"
     )
     return wording(text, values)

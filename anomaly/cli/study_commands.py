@@ -149,7 +149,7 @@ def train(
     powder: Learn from the mean over the directions of each shell, or of that of --b.
     covariates age,sex,site: Covariates of the expected signal (gaussian).
     smallest_lesion ML: Volume of the smallest compact lesion that the opening must leave; by
-        default it removes what is smaller than a cube of 3 voxels.
+        default the opening removes all parts into which no cube of 3 voxels fits.
 
     Example: dmrifit-anomaly train cases/healthy.tsv --detector gaussian --set side=low --out
         model.dmrifit
@@ -270,7 +270,7 @@ def evaluate(
     tables = report.write_evaluation([scan.case for scan in scans], maps, out, **options)
     rule = report.rule_in_use(tables)
     typer.echo(format_summary(tables, rule=rule or None).to_string())
-    typer.echo(page.Texts(report.__file__)["masks"])
+    typer.echo(f"mean ± SD over patients; {page.Texts(report.__file__)['masks']}")
     if rule:
         typer.echo(f"thresholds by the rule {rule}; by all rules: {out / 'summary.csv'}")
     if any(scan.case.synthetic for scan in scans):
@@ -301,7 +301,7 @@ def _healthy_sentence(healthy: HealthyScans, largest_division: float) -> str:
         text += f"{verdicts.count(True)} differ from the others as a whole"
     if healthy.spread is not None:
         low, high = healthy.spread
-        text += f"; threshold {low:.5g} to {high:.5g} over draws of these scans"
+        text += f"; threshold of other healthy scans of this kind {low:.3g} to {high:.3g} (95 %)"
     return text
 
 

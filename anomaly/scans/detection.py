@@ -226,6 +226,10 @@ class TrainingScans:
                 sentences.append(f"{noun}: {way} (calibration scans: {usual})")
         return sentences
 
+    def excludes_fluid_unlike(self, notes: Mapping[str, Any]) -> bool:
+        """Tell whether fluid was left out of all these scans, and counts in a scan with notes."""
+        return notes["tissue"] == "none" and "none" not in self.steps["tissue"]
+
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> TrainingScans:
         """Read plain values of a model file."""
@@ -358,6 +362,8 @@ class Detection:
     no_guarantee : str, default=""
         Why the guarantee of the model's threshold does not hold here; "" where it holds, or the
         model has none.
+    counts_fluid : bool, default=False
+        Whether fluid counts here, though it did not in the healthy scans of the model.
     """
 
     scan: PreparedScan
@@ -372,6 +378,7 @@ class Detection:
     healthy: HealthyScans | None = None
     healthy_per_scan: float | None = None
     no_guarantee: str = ""
+    counts_fluid: bool = False
 
     @property
     def too_small(self) -> str:
@@ -404,6 +411,11 @@ class Detection:
         edge = max(self.opening, 2)
         note = f"{begin} a cube of {edge} voxels can remove compact anomalies below {{mL:.2s}} mL"
         notes.append(wording(note, {"mL": smallest_ball(edge, self.scan.case.spacing)}))
+        if self.counts_fluid:
+            notes.append(
+                "fluid counts here, unlike in the healthy scans of the model: give a tissue map "
+                "(--tissue), or estimate it (--estimate-tissue)"
+            )
         n_healthy = len(self.healthy.scans) if self.healthy else 0
         if self.differs is None and np.isfinite(self.figures.bulk).all():
             reason = "the healthy scans of the model have too few voxels in a hemisphere"

@@ -451,6 +451,9 @@ class SeriesDetector(BaseEstimator):
             figures = replace(figures, bulk=usual_figures.bulk, noise=usual_figures.noise)
         division = getattr(detector, "largest_division_", 1.0)
         healthy = self.healthy_
+        counts_fluid = self.training_ is not None and self.training_.excludes_fluid_unlike(
+            scan.notes
+        )
         # Why the guarantee of the threshold, if it has one, does not hold.
         reasons = []
         guaranteed = detector.threshold_
@@ -464,6 +467,9 @@ class SeriesDetector(BaseEstimator):
                 reasons.append(f"opening {opening}, it holds from {guaranteed.opening} on")
             if self.training_ is not None:
                 reasons += self.training_.differences(scan.notes)
+        per_scan = None
+        if healthy and is_usual and not counts_fluid:
+            per_scan = healthy.anomalies_per_scan
         return Detection(
             scan,
             scores,
@@ -475,8 +481,9 @@ class SeriesDetector(BaseEstimator):
             healthy.differs(figures, division) if healthy else None,
             opening,
             healthy=healthy,
-            healthy_per_scan=healthy.anomalies_per_scan if healthy and is_usual else None,
+            healthy_per_scan=per_scan,
             no_guarantee="; ".join(reasons),
+            counts_fluid=counts_fluid,
         )
 
     def calibrate(self, series: Sequence[SeriesFiles], **options: Any) -> SeriesDetector:

@@ -31,7 +31,7 @@ _SHOWN_RULE = "healthy rate"
 #: End of the names of masks at the threshold that is stored with a model.
 STORED = ", stored"
 _OPENING = 3  # voxels along the edge of the cube
-_OPENED = f"after removing what is smaller than {_OPENING}³ voxels"
+_OPENED = f"after opening by a cube of {_OPENING}³ voxels"
 
 
 def write_evaluation(

@@ -110,7 +110,7 @@ def slice_note(name: str, edges: Sequence[float]) -> str:
         return ""
     return (
         f"{name} has slices of {thickness:g} mm: metastases of a few mm fill a part of one, "
-        "and many will be missed"
+        "many will be missed, and more findings are wrong"
     )
 
 
@@ -295,7 +295,7 @@ def noted_case(
     if finds_brain and case.brain is None:
         case = replace(case, brain=find_brain(image)[0])
     check_stripped(case)
-    notes = [slice_note(str(image), edges_of_scan)]
+    notes = [slice_note(image.name, edges_of_scan)]
     record = read_object(image.with_name(f"{stem(image)}{RECORD}")) or {}
     # What prepare saw in the scan as it came, which the prepared one does not show.
     prepared_notes = record.get("Notes")

@@ -23,7 +23,8 @@ from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.study import plotting
 from metastasis.study.controls import CONTROLS
 from metastasis.study.evaluation import OF_BOTH, SMALL_ML, evaluate_segmentations, option_by_method
-from metastasis.study.lesion_sizes import CLOSED_GAP_MM
+from metastasis.study.followup import GROWN, MIN_CHANGE_ML, SHRUNK
+from metastasis.study.lesion_sizes import CLOSED_GAP_MM, FIGURES
 
 __all__ = ["write_evaluation"]
 
@@ -194,13 +195,17 @@ def _lesion_lines(lesions: pd.DataFrame, remarks: Sequence[str] = ()) -> Iterato
         if name in lesions:
             columns += column
     yield page.Table([_lesion_words(row) for row in lesions.to_dict("records")], columns)
-    yield page.Note(_TEXTS("cores", closed_gap_mm=CLOSED_GAP_MM))
+    limits = {"grown": GROWN, "shrunk": SHRUNK, "min_change": MIN_CHANGE_ML}
+    changes = _TEXTS("changes", **limits) if "change" in lesions else ""
+    yield page.Note(_TEXTS("cores", closed_gap_mm=CLOSED_GAP_MM, changes=changes))
 
 
 def _lesion_words(lesion: dict[str, Any]) -> dict[str, Any]:
     """Add the words of a lesion to its row: number, open ring, change since the prior scan."""
     # As in lesions.tsv and DICOM; vanished lesions have numbers of the prior scan.
-    number = "–" if lesion.get("finding") == "prior only" else str(lesion["number"])
+    number = str(lesion["number"])
+    if lesion.get("finding") == "prior only":
+        number, lesion = "–", lesion | dict.fromkeys(FIGURES, np.nan)
     change = lesion.get("change")
     changes = [change] if isinstance(change, str) and change else []
     if np.isfinite(lesion.get("prior_volume_with_core_mL", np.nan)):
@@ -208,7 +213,12 @@ def _lesion_words(lesion: dict[str, Any]) -> dict[str, Any]:
         if lesion["prior_open_ring"]:
             changes.append(wording("open ring, {prior_hull_mL:.3f} mL within its outline", lesion))
     ring = ", open ring" if lesion["open_ring"] else ""
-    return {**lesion, "shown_number": number, "ring": ring, "since": ", ".join(changes) or "–"}
+    return {
+        **lesion,
+        "shown_number": number,
+        "ring": ring,
+        "since": ", ".join(changes) or "no prior scan",
+    }
 
 
 # Sections of a comparison ------------------------------------------------------------------------
@@ -242,10 +252,12 @@ def _answer(cases: Sequence[Case], tables: _Tables) -> Iterator[Any]:
     # The interval of the best method: one row, or none where there are few patients.
     intervals = tables["intervals"].query("part == 'all' and method == @best")
     intervals = intervals[intervals["measure"] == "strict_sensitivity"].dropna(subset="low")
+    ties = [str(name) for name in ranked.index[1:][ranked["strict_f1"][1:] == scores["strict_f1"]]]
+    equal = f" ({', '.join(ties)}: the same F1)" if ties else ""
     yield _TEXTS(
         "answer",
         **scores,
-        leading=f"Best of {len(ranked)}: " if len(ranked) > 1 else "",
+        leading=f"Best of {len(ranked)}{equal}: " if len(ranked) > 1 else "",
         best=best,
         interval="".join(wording(_TEXTS["interval"], row) for row in intervals.to_dict("records")),
         n_wrong=scores["n_false_positives"] + scores["n_flagged"],
