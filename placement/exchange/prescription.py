@@ -35,7 +35,7 @@ from placement.search.optimizer import (
     share_words,
 )
 from placement.search.scene import Scene
-from placement.search.tissue_labels import LIMITS, MERGED, OUTSIDE_BRAIN
+from placement.search.tissue_labels import LIMITS, MERGED, OUTSIDE_BRAIN, milliliters
 
 __all__ = ["write_prescription"]
 
@@ -464,12 +464,8 @@ def target_verdict(placement: Placement, optimizer: VoxelOptimizer) -> tuple[str
     largest = largest_box(placement.scene)
     if largest is None:
         return f"{reason}; no box of ≥ 75 % target was found", None
-    sides = " × ".join(f"{side:.0f}" for side in largest.size) + " mm"
-    shortest = np.min(optimizer.size_range)
-    if largest.size.min() < shortest:
-        option = "place --sides {:g},{:g}".format(*LOOSE_SIDES)
-        sides += f"; for sides below {shortest:g} mm give {option}"
-    reason += f"; the largest box found with ≥ 75 % target has {largest.volume:.1f} mL ({sides})"
+    volume = milliliters(largest.volume)
+    reason += f"; the largest box found with ≥ 75 % target has {volume} ({_command_of(largest)})"
     return reason, largest
 
 
@@ -481,14 +477,15 @@ def _why_not(purest: Placement, placement: Placement) -> str:
         return (
             f"but breaks what this box keeps ({constraints}): loosen it, or ask a spectroscopist"
         )
-    box = purest.voxel
-    numbers = []
-    for values in (box.center, box.size, box.angles):
-        numbers.append(", ".join(f"{value:z.1f}" for value in values))
-    return (
-        "and breaks no other constraint: take that one (center {} mm RAS+, sides {} mm, angles {} "
-        "degrees)".format(*numbers)
-    )
+    return f"and breaks no other constraint: take that one ({_command_of(purest.voxel)})"
+
+
+def _command_of(box: Voxel) -> str:
+    """Give the command that writes a box which was found but not placed."""
+    options = []
+    for name, values in (("center", box.center), ("size", box.size), ("angles", box.angles)):
+        options.append(f"--{name}={','.join(f'{value:z.1f}' for value in values)}")
+    return f"prescribe {' '.join(options)}"
 
 
 def largest_box(scene: Scene) -> Voxel | None:
@@ -501,9 +498,9 @@ def largest_box(scene: Scene) -> Voxel | None:
         sd_fraction=0.01,
         one_sided=True,
     )
-    search = VoxelOptimizer(
-        objective, size_range=LOOSE_SIDES, min_volume=0, thorough=True, tie_break=0, random_state=0
-    )
+    search = VoxelOptimizer(objective, size_range=LOOSE_SIDES, min_volume=0, thorough=True)
+    # Rounded as messages write it.
+    search.set_params(tie_break=0, rounding=(0.1, 0.1, 0.1), random_state=0)
     boxes = [box for box, _ in search.candidates(scene.unlimited, 5)]
     boxes = [box for box in boxes if tumor_fraction(box, scene) >= MOSTLY]
     return max(boxes, key=lambda box: box.volume, default=None)

@@ -84,10 +84,10 @@ class Placement:
         Returns
         -------
         list of str
-            Flags, without those of the share of target and of sides at a limit, which is kept.
+            Flags, without those of shares of tissues and of sides at a limit, which is kept.
         """
         flags = [flag for flag in self.flags if flag not in other.flags]
-        return [flag for flag in flags if not flag.endswith((" % target", "at its limit"))]
+        return [flag for flag in flags if " % " not in flag and not flag.endswith("at its limit")]
 
 
 @dataclass(repr=False, eq=False)
@@ -279,14 +279,17 @@ class VoxelOptimizer(BaseEstimator):
         Returns
         -------
         Placement
-            The voxel, its scores, and flags where constraints could not be kept. Where less than
-            half of it would be target, `purest` is taken if at least half of that is, and it
-            breaks no other constraint.
+            The voxel, its scores, and flags where constraints could not be kept. Limits of labeled
+            tissues yield where they leave less than half of the voxel to the target. Where less
+            than 75 % would be target, `purest` is taken if it is better, or at least half target
+            at last, and breaks no other constraint.
         """
         placement = self._placed(scene)
-        if placement.tumor_fraction < LEAST_TARGET:
+        if placement.tumor_fraction < MOSTLY:
             purest = self.assess(self.purest(scene), scene)
-            if purest.tumor_fraction >= LEAST_TARGET and not purest.breaks_beyond(placement):
+            is_useful = placement.tumor_fraction < LEAST_TARGET <= purest.tumor_fraction
+            is_better = is_useful or purest.objective > placement.best_objective
+            if is_better and not purest.breaks_beyond(placement):
                 return purest
         return placement
 
@@ -299,9 +302,14 @@ class VoxelOptimizer(BaseEstimator):
             quick = Search(wishes, scene.unlimited)
             voxel, best = self._best(quick)
             if not search.touched(voxel):
-                return _assessed(voxel, scene, search, best)
-        voxel, best = self._best(search)
-        return _assessed(voxel, scene, search, best)
+                return _assessed(voxel, best, scene, search)
+        placement = _assessed(*self._best(search), scene, search)
+        if placement.tumor_fraction < LEAST_TARGET and scene.margins != scene.strict.margins:
+            # Limits of tissues are worth no box that is useless.
+            lenient = _assessed(*self._best(Search(wishes, scene.strict)), scene, search)
+            more = lenient.tumor_fraction > placement.tumor_fraction
+            return lenient if more and not lenient.breaks_beyond(placement) else placement
+        return placement
 
     def candidates(self, scene: Scene, n: int) -> list[tuple[Voxel, float]]:
         """
@@ -415,7 +423,7 @@ class VoxelOptimizer(BaseEstimator):
             searched, its ``best_objective`` is the voxel's own.
         """
         search = Search(self._wishes(scene), scene)
-        return _assessed(voxel.canonical(), scene, search, None)
+        return _assessed(voxel.canonical(), 0.0, scene, search)
 
     def objective_in(self, scene: Scene) -> PlacementObjective:
         """
@@ -483,9 +491,7 @@ class VoxelOptimizer(BaseEstimator):
         return Wishes(**{wish.name: parameters[wish.name] for wish in fields(Wishes)})
 
 
-def _assessed(
-    voxel: Voxel, scene: Scene, search: Search, best_objective: float | None
-) -> Placement:
+def _assessed(voxel: Voxel, best_objective: float, scene: Scene, search: Search) -> Placement:
     """Score a canonical voxel and list the constraints that it breaks."""
     fraction = tumor_fraction(voxel, scene)
     tumor_volume = fraction * voxel.volume
@@ -511,7 +517,7 @@ def _assessed(
         objective=objective,
         tumor_fraction=fraction,
         tumor_volume=tumor_volume,
-        best_objective=max(objective, best_objective or 0.0),
+        best_objective=max(objective, best_objective),
         flags=flags,
         scene=scene,
     )

@@ -519,10 +519,18 @@ class Scene:
     @property
     def unlimited(self) -> Scene:
         """The same scene without limits of labeled tissues and without the mask of the brain."""
-        names = self.excluded
+        return self._restricted(self.excluded)
+
+    @property
+    def strict(self) -> Scene:
+        """The same scene without limits of labeled tissues."""
+        return self._restricted([*self.excluded, *({tissue_labels.OUTSIDE_BRAIN} & self.inverted)])
+
+    def _restricted(self, names: Sequence[str]) -> Scene:
+        """Copy the scene with some of its excluded regions."""
         return self._changed(
             _forbidden={name: self._forbidden[name] for name in names},
-            inverted=set(),
+            inverted=self.inverted.intersection(names),
             margins={name: self.margins[name] for name in names},
             tolerances={name: self.tolerances[name] for name in names},
         )

@@ -428,3 +428,10 @@ def test_limits_of_labeled_tissues_are_kept_where_a_box_can():
     assert placement.flags in ((), ("less than 75 % target",))
     study = VoxelOptimizer(PlacementObjective(), random_state=0).placement(Scene(values > 0, np.eye(4)))
     assert voxel_content(study.voxel, placement.scene)["necrosis"] > 0.2
+    # Where no box of half target keeps them, none beside the target is placed for them.
+    values = np.select([radius < 6, (index[..., 0] < 28) & (radius < 34), radius < 30], [4, 2, 1], 0)
+    scenes = [Scene(values, np.eye(4), **options) for options in ({"labels": labels}, {"include": 4})]
+    for least, share in ((6, 0.15), (1, 0.8)):
+        optimizer = VoxelOptimizer(min_volume=least, size_range=(5, 60), random_state=0)
+        fractions = [optimizer.placement(scene).tumor_fraction for scene in scenes]
+        assert fractions == pytest.approx([share, share], abs=0.01)
