@@ -22,8 +22,15 @@ from dmrifit.engine.protocol import Protocol
 if TYPE_CHECKING:
     from dmrifit.cohort.cohort import Cohort
     from dmrifit.study.comparison import Evaluation
+    from dmrifit.study.report.reporting import Report
 
 _FIELDS = {"cohort1": 1.5, "cohort2": 3.0}  # T
+
+_COLUMNS = (
+    "BI is the median and DI the interquartile range of (prediction − reference) / reference, r "
+    "the correlation; the controls copy, truth and repeat are the nearest measured image or "
+    "clinical map, the simulation without noise, and a second measurement of it"
+)
 
 
 @dataclass(frozen=True)
@@ -311,6 +318,9 @@ def benchmark(
         raise
     except RuntimeError as error:
         raise ValueError(f"{error}; finished work is kept in {out}") from error
+    for name, cohort in evaluation.study["cohorts"].items():
+        for patient, reason in cohort["skipped"].items():
+            say(f"{name}: {patient} is left out: {reason}")
     _finish_report([evaluation], write_report(evaluation, out))
 
 
@@ -457,14 +467,14 @@ def _training_cohorts(
     return ["same", "other"]
 
 
-def _finish_report(evaluations: list[Evaluation], page: Path) -> None:
-    """Print the summary of the first comparison, and where the page is."""
+def _finish_report(evaluations: list[Evaluation], page: Report) -> None:
+    """Print the summary and the conclusion of the first comparison, and where the page is."""
     from dmrifit.study.summaries import headline, headline_notes
 
     table = headline(evaluations[0].summary())
     typer.echo(table.to_string(index=False))
-    for note in headline_notes(evaluations[0].study, table):
-        typer.echo(note)
+    for line in [*page.sentences[1:], _COLUMNS, *headline_notes(evaluations[0].study, table)]:
+        typer.echo(line)
     if any(evaluation.synthetic for evaluation in evaluations):
         typer.echo("synthetic data: no clinical result")
     typer.echo(f"report: {page}")

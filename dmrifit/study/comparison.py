@@ -81,13 +81,19 @@ class Evaluation:
         ``skill``, 1 − Σ error / Σ error of the constant with the least error on the training
         patients, from ``relative_error`` and ``constant_error`` (means of abs(E));
         ``absolute_skill`` from ``absolute_error`` and ``constant_absolute_error``, over all
-        ``n_absolute`` voxels, including those whose reference is zero.
+        ``n_absolute`` voxels, including those whose reference is zero. Rows of the control
+        constant describe two predictors: the skills, 0 by definition, and ``relative_error`` and
+        ``absolute_error`` are of those constants with the least error; all else is of the median
+        of the training targets (of s2s, of the fit to the median signals).
     signals : DataFrame
         One row for each held-out patient, estimator and unseen contrast: the same keys, then
         ``contrast``, ``b`` (s/mm²), ``te`` (ms), ``relative_error`` (mean of abs(E)),
         ``median_relative_error`` (median of abs(E)), ``signed_relative_error`` (mean of E),
         ``n_voxels``, ``n_undefined``, ``pearson``, ``constant_error``, ``skill``. The row whose
-        contrast is ``"all unseen"`` pools them. The reference is the measured signal.
+        contrast is ``"all unseen"`` pools them. The reference is the measured signal. A predictor
+        that learned nothing can have a positive skill, as the constant is that of the training
+        region, and lesions differ from it: compare with the control shuffled. Of the control
+        constant the skill alone is of the constant with the least error.
     study : dict, optional
         How the scores were made: settings, cohorts, estimators, versions, seed, command.
     predictions : mapping of (str, str) to PatientPredictions, optional
@@ -218,7 +224,7 @@ class Evaluation:
 
     def headline(self, level: float = 0.95) -> pd.DataFrame:
         """
-        Write the head of the summary, as the command line and the page print it.
+        Give the main columns of the summary as text, as the command line and the page print them.
 
         Parameters
         ----------
@@ -289,9 +295,9 @@ def compare(
     Parameters
     ----------
     estimators : mapping of str to estimator
-        `SignalToSignal`, `MapsToMaps` or any scikit-learn estimator with ``fit(X, Y)``,
-        ``predict(X)`` and ``predict_maps(X)``. Their ``source`` and ``target`` are set from the
-        cohort where they are None.
+        `SignalToSignal`, `MapsToMaps` (wrap regressors of scikit-learn in these) or an estimator
+        of your own with ``fit(X, Y)``, ``predict(X)`` and ``predict_maps(X)``. Their ``source``
+        and ``target`` are set from the cohort where they are None.
     cohorts : mapping of str to Cohort, or sequence of Cohort
         At least one. No patient may be in two. The order of cohorts, patients and contrasts does
         not matter: all are sorted first.

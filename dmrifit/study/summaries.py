@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dmrifit._utils.checks import check_number
-from dmrifit.predict.controls import is_control
+from dmrifit.predict.controls import SHUFFLED, is_control
 from dmrifit.stats import patient_summary
 from dmrifit.stats.metrics import AT_BOUND, METRICS, NO_TISSUE, MapMetric
 from dmrifit.stats.patient_summary import in_parts
@@ -32,7 +32,11 @@ _SHARED_NOISE = (
     "inputs, and (independent) against a fit with independent noise; the difference is "
     "called shared noise. Unseen images share no noise with the inputs"
 )
-_UNDEFINED = "* some correlations are undefined (constant predictions) and count as 0"
+_UNDEFINED = (
+    "* some correlations are undefined (a constant prediction or reference) and count as 0"
+)
+#: What has to be said of the skill of signals beside the control shuffled.
+NO_ZERO = "a predictor that learned nothing can have a signal skill above 0: compare with shuffled"
 # Their reference is often 0, where there is no relative error.
 _ALONE = ("f", "K", AT_BOUND, *NO_TISSUE)
 _N_DRAWS = 2000
@@ -116,6 +120,8 @@ def headline_notes(study: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
     correlations = [table[name] for name in ("r", "r, independent") if name in table]
     if any(column.astype(str).str.endswith("*").any() for column in correlations):
         notes.append(_UNDEFINED)
+    if (table["algorithm"] == SHUFFLED).any():
+        notes.append(NO_ZERO)
     if "shared noise" in table:
         notes.append(_SHARED_NOISE)
     single = [

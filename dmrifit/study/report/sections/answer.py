@@ -10,7 +10,7 @@ import pandas as pd
 
 from dmrifit._utils.counts import counted
 from dmrifit.io.digests import rerun_command
-from dmrifit.predict.controls import TO_BEAT, is_control
+from dmrifit.predict.controls import SHUFFLED, TO_BEAT, is_control
 from dmrifit.report import page, style
 from dmrifit.report.dot_plot import Panel, plot_dots
 from dmrifit.report.numerals import wording
@@ -18,7 +18,7 @@ from dmrifit.stats.metrics import AT_BOUND, METRICS, RANKING_METRIC, MapMetric
 from dmrifit.study.report.figures import plot_lesion, plot_sizes, series_looks
 from dmrifit.study.report.sections import patients, scores
 from dmrifit.study.report.sections.scores import SKILL_ENDS, training_words
-from dmrifit.study.summaries import Board, averaged, matching, size_summary, unique
+from dmrifit.study.summaries import NO_ZERO, Board, averaged, matching, size_summary, unique
 
 #: A further gain of skill that is not worth more patients.
 SMALL_GAIN = 0.02
@@ -63,7 +63,7 @@ def verdict(board: Board) -> list[str]:
     numbers = [wording(text, row) for row in means.to_dict("records")]
     reference = f", {_INDEPENDENT}" if measure == "skill_independent" else ""
     skill = f"skill of its maps over the best constant{reference}: {'; '.join(numbers)}"
-    words = _parameters_in_words(board, rows)
+    words = _parameters_in_words(board, rows, name)
     sentences = [f"Best predictor: {name}.", f"{page.capital(skill)}.", words]
     if board.undecided:
         reason = f"{page.capital(board.undecided)} cannot show whether algorithms differ."
@@ -72,8 +72,23 @@ def verdict(board: Board) -> list[str]:
     controls, best = board.skills(TO_BEAT), board.skills([board.best[1]])[board.best]
     if controls.max() > best:
         names = predictor_words(*controls.idxmax())
-        sentences.insert(0, _TEXTS("beaten", control=names, mean=controls.max(), best=best))
+        no = "In the mean over cohorts, no" if len(board.cohorts) > 1 else "No"
+        means = {"no": no, "control": names, "mean": controls.max(), "best": best}
+        sentences.insert(0, _TEXTS("beaten", **means) + "".join(_exceptions(board)))
     return sentences
+
+
+def _exceptions(board: Board) -> Iterator[str]:
+    """Name the cohorts in which an algorithm is better than every control."""
+    rows = matching(board.summary, train_on=board.regimes[0])
+    for cohort, of_cohort in rows.groupby("cohort", sort=False):
+        skills = of_cohort.set_index(["strategy", "algorithm"])[board.skill_column]
+        algorithms = skills.index.get_level_values("algorithm")
+        learned = skills[algorithms.isin(board.learners)]
+        control = skills[algorithms.isin(TO_BEAT)].max()
+        if learned.max() > control:
+            name = predictor_words(*learned.idxmax())
+            yield _TEXTS("but_in", cohort=cohort, name=name, skill=learned.max(), control=control)
 
 
 def predictor_words(strategy: str, algorithm: str) -> str:
@@ -86,7 +101,7 @@ def _best_rows(board: Board) -> pd.DataFrame:
     return patients.of_best(board, matching(board.skill, train_on=board.regimes[0]))
 
 
-def _parameters_in_words(board: Board, rows: pd.DataFrame) -> str:
+def _parameters_in_words(board: Board, rows: pd.DataFrame, name: str) -> str:
     """Sort the parameters by whether their intervals lie above the constant in every cohort."""
     measure = board.skill_column
     texts: dict[str, list[str]] = {
@@ -101,7 +116,7 @@ def _parameters_in_words(board: Board, rows: pd.DataFrame) -> str:
             verdict = "worse in"
         texts[verdict].append(parameter)
     listed = [f"{verdict} {', '.join(names)}" for verdict, names in texts.items() if names]
-    return f"{page.capital('; '.join(listed))}." if listed else ""
+    return f"{name}: {'; '.join(listed)}." if listed else ""
 
 
 def skill_bars(board: Board) -> pd.DataFrame:
@@ -138,6 +153,8 @@ def _skill(board: Board) -> Iterator[Any]:
     name = predictor_words(*(board.best or ("", "")))
     yield _TEXTS.picture("answer_skill", figure, name=name)
     note = "0 is the best constant, 1 perfect; lines are 95 % intervals over patients."
+    if SHUFFLED in board.algorithms:
+        note += f" {page.capital(NO_ZERO)}."
     ends = table.loc[table["cohort"].isin(shown), ["skill_low", "skill_high"]]
     if (ends["skill_low"] < SKILL_ENDS[0]).any() or (ends["skill_high"] > SKILL_ENDS[1]).any():
         note += " Hollow dots mark values, and arrows mark intervals, that extend beyond the axis."
@@ -213,7 +230,7 @@ def _sizes(board: Board) -> Iterator[Any]:
     yield page.Heading("How many patients are enough?")
     table = patients.of_best(board, sizes_of(board))
     if not len(table) or table["n_train"].nunique() < 2:
-        yield f"{board.size(board.scores)}. One number was compared."
+        yield f"Only one number of training patients was tried ({board.size(board.scores)})."
         largest = board.scores.groupby("cohort")["n_train"].max().min()
         if largest > 1:
             sizes = ",".join(f"{size:g}" for size in (1, 2, 3, 5) if size < largest)

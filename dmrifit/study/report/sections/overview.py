@@ -211,6 +211,8 @@ def _short(description: Any) -> str:
         inside = description.get("parameters", {})
         shown = [f"{key}={_short(value)}" for key, value in inside.items() if value is not None]
         return f"{description['class'].rpartition('.')[2]}({', '.join(shown)})"
+    if isinstance(description, list) and description and description[0] in CONTROLS:
+        return f"control {description[0]}, of {_short(description[1])}"
     if isinstance(description, dict) and "protocol" in description:
         return f"<{len(description['protocol']['b'])} contrasts>"
     return str(description)

@@ -53,11 +53,12 @@ def test_the_best_predictor_is_named_with_skill_interval_and_parameters(make_eva
     # The mean of Dt, K and f, without T2v and S0.
     assert skill.startswith("Skill of its maps over the best constant: 0.07 (")
     assert skill.endswith("in A.")
-    assert parameters == "Better than the best constant in Dt; not shown to be better in f; worse in K, T2v."
+    assert parameters == (
+        "LR, signals to signals: better than the best constant in Dt; not shown to be better in f; worse in K, T2v.")
     # Noise of its own decides where it is known.
     _, skill, parameters = verdict(study_of(make_evaluation, independent=0.1))
     assert "against a reference with independent noise: −0.03 (" in skill
-    assert parameters.startswith("Better than the best constant in Dt; not shown to be better in f")
+    assert "better than the best constant in Dt; not shown to be better in f" in parameters
     # A control that is better is told first; a reference such as the truth is no predictor to beat.
     assert verdict(study_of(make_evaluation, control=("truth", 0.5)))[0] == name
     assert verdict(study_of(make_evaluation, control=("copy", 0.5)))[:2] == [
@@ -120,7 +121,7 @@ def test_what_was_not_compared_is_said_in_the_place_of_its_picture(make_evaluati
     assert "One cohort was compared" in html
     assert "No predictions of single voxels were kept" in html
     command = "dmrifit benchmark &#39;my data/p.tsv&#39; --seed 1 --sizes 1,2,3 --out study-sizes<"
-    assert "N = 3. One number was compared." in html
+    assert "Only one number of training patients was tried (N = 3)." in html
     assert f"To see more: {command}" in html
     two = read(answer(study_of(make_evaluation, cohorts=("A", "B"), sizes=(1,))))
     assert "dmrifit benchmark TABLE --train-on same,other --out study-cohorts --resynthesize" in two
