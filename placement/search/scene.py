@@ -248,9 +248,16 @@ class Scene:
         exclude: Any = None,
         image: Image | None = None,
         *,
+        include: Labels | None = None,
+        exclude_margin: float | Mapping[str, float] = 0.0,
+        exclude_tolerance: float | Mapping[str, float] = 0.0,
+        labels: str | Mapping[str, Any] | None = None,
+        flair_target: bool = False,
+        min_volume: float = 6.0,
         brain: Image | None = None,
+        brain_margin: float = 2.0,
         name: str | None = None,
-        **options: Any,
+        synthetic: bool = False,
     ) -> Scene:
         """
         Read a scene from NIfTI files.
@@ -263,12 +270,27 @@ class Scene:
             As for the constructor, with files or Nifti1Image in place of arrays.
         image : path or Nifti1Image, default=None
             The image that the tumor was drawn on.
+        include : int or sequence of int, default=None
+            As for the constructor.
+        exclude_margin : float or mapping of str to float, default=0.0
+            In mm, as for the constructor.
+        exclude_tolerance : float or mapping of str to float, default=0.0
+            Parts of the voxel, as for the constructor.
+        labels : str, or mapping of str to int or sequence of int, default=None
+            A scheme, a table, or values of the file of the tumor by names of tissues, as for the
+            constructor.
+        flair_target : bool, default=False
+            As for the constructor.
+        min_volume : float, default=6.0
+            In mL, as for the constructor.
         brain : path, Nifti1Image or array, default=None
             Mask of the brain.
+        brain_margin : float, default=2.0
+            In mm, as for the constructor.
         name : str, default=None
             What messages call the case; by default, the name of the file of the tumor.
-        **options : object
-            As for the constructor.
+        synthetic : bool, default=False
+            Whether the case was simulated.
 
         Returns
         -------
@@ -318,11 +340,18 @@ class Scene:
             scene = cls(
                 occupied,
                 loaded.affine,
+                include=include,
                 exclude=regions or None,
+                exclude_margin=exclude_margin,
+                exclude_tolerance=exclude_tolerance,
                 image=picture,
+                labels=labels,
+                flair_target=flair_target,
+                min_volume=min_volume,
                 brain=brain_mask,
+                brain_margin=brain_margin,
                 name=title if name is None else name,
-                **options,
+                synthetic=synthetic,
             )
         except ValueError as error:
             # The message names cases and regions; users also need the files of these.
