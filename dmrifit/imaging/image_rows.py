@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dmrifit._utils.counts import counted
 from dmrifit.cohort.patches import neighborhoods, with_signal
 from dmrifit.cohort.scaling import PatientScale, reference_columns
+from dmrifit.engine.means import mean_of_finite
 from dmrifit.engine.protocol import Protocol, average_directions
 from dmrifit.imaging.scan_info import merged_sentence
 from dmrifit.io.nifti import check_magnitudes
@@ -229,7 +230,7 @@ class SignalSlices:
         scatter = np.zeros(len(values))
         if self.is_averaged:
             means, _ = average_directions(values, self._measured, mean="arithmetic")
-            scatter = _rms(values - means[:, self._contrast])
+            scatter = np.sqrt(mean_of_finite((values - means[:, self._contrast]) ** 2))
             values = means
         level = np.broadcast_to(np.nan if sigma is None else sigma, len(signals))[is_kept]
         # What is beyond the range of float32 becomes infinite, and is not shown.
@@ -272,11 +273,3 @@ class SignalSlices:
 
     def _is_kept(self, z: NDArray[np.intp]) -> NDArray[np.bool_]:
         return (z - self._grid[2] // 2) % self._step == 0
-
-
-def _rms(differences: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give the root mean square of what is finite in each row, NaN where nothing is."""
-    is_finite = np.isfinite(differences)
-    squares = np.square(differences, where=is_finite, out=np.zeros_like(differences))
-    with np.errstate(invalid="ignore"):
-        return np.sqrt(squares.sum(axis=1) / is_finite.sum(axis=1))
