@@ -190,11 +190,11 @@ def preprocess(
     cleaned = str(out / described["File"])
     typer.echo(f"noise: median sigma {sigma['Median']:.4g} ({sigma['Method']})")
     if motion := described.get("Motion"):
-        shift = max(motion["Shifts"])
-        angle = max(motion["Rotations"])
-        n_outside = counted(motion["VoxelsOutside"], "voxel")
-        outside = f"{n_outside} moved out of the image in a volume or more, without a value there"
-        typer.echo(f"motion: up to {shift:.2g} mm and {angle:.2g} degrees; {outside}")
+        shift, angle = max(motion["Shifts"]), max(motion["Rotations"])
+        lost = counted(motion["VoxelsOutside"], "voxel")
+        typer.echo(
+            f"motion: up to {shift:.2g} mm and {angle:.2g} degrees; {lost} lost at the edges"
+        )
     typer.echo(f"image: {cleaned}")
     # Where estimates disagree, as was warned of, none is recommended.
     noise = "NUMBER" if "Doubt" in sigma else str(out / sigma["File"])

@@ -958,9 +958,7 @@ def _check_tally(tally: FitTally, notes: _Notes) -> None:
         )
     # The sidecar says why.
     if tally.screening.n_lost > MOST_LOST * n_voxels:
-        remedy = "leave them out by a mask (--mask)"
-        if tally.is_masked:
-            remedy = "make the mask smaller"
+        remedy = "make the mask smaller" if tally.is_masked else "name a mask (--mask)"
         notes.warn(
             f"{tally.screening.n_lost} of {counted(n_voxels, 'voxel')} could not be fitted; check "
             f"the image, or {remedy}"

@@ -192,12 +192,10 @@ def roi_table(
 
 def doubt_lines(table: pd.DataFrame) -> list[str]:
     """Say of which parameters medians have no interval, because most voxels are in doubt."""
-    shares = table[["at_low", "at_high", "doubtful"]]
-    is_doubted = (shares > MOST_DOUBTED).any(axis=1)
-    n_medians = table["map"].value_counts()
+    is_doubted = (table[["at_low", "at_high", "doubtful"]] > MOST_DOUBTED).any(axis=1)
+    totals = table["map"].value_counts()
     return [
-        f"{name}: {n} of {counted(n_medians[name], 'median')} without an interval, because most "
-        "voxels are in doubt or at a bound"
+        f"{name}: {n} of {counted(totals[name], 'median')} without interval: most voxels in doubt"
         for name, n in table["map"][is_doubted].value_counts(sort=False).items()
     ]
 

@@ -54,7 +54,6 @@ STEPS = ("denoise", "gibbs", "motion")
 
 _LARGE_SHIFT = 10.0  # mm
 _LARGE_TURN = 10.0  # degrees
-_MOST_LISTED = 8
 _THICK = 1.2  # slices are thicker than pixels from this ratio on
 
 
@@ -295,11 +294,10 @@ def _size_of_motion(
 def _warn_of_large_motion(transforms: NDArray[np.float64], series: Series) -> None:
     """Warn of volumes that were moved so far that their registration may have failed."""
     shifts, turns = _size_of_motion(transforms, series)
-    large = np.flatnonzero((shifts > _LARGE_SHIFT) | (turns > _LARGE_TURN))
-    if len(large):
-        listed = first_few([str(volume) for volume in large], _MOST_LISTED)
+    large = list(map(str, np.flatnonzero((shifts > _LARGE_SHIFT) | (turns > _LARGE_TURN))))
+    if large:
         warnings.warn(
-            f"{series.name}: volumes {listed} (counted from 0) were moved by up to "
+            f"{series.name}: volumes {first_few(large)} (counted from 0) were moved by up to "
             f"{shifts.max():.2g} mm and {turns.max():.2g} degrees; if the patient lay still, the "
             "image is too small or too dark for motion correction: look at the result, or leave "
             "this step out",

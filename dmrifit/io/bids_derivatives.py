@@ -226,15 +226,11 @@ class FitTally:
 
     def noise_level(self) -> float:
         """Give the noise of the typical voxel: sigma, or of the residuals; NaN if unknown."""
-        snr, signals, noise, _ = self._finite_rows()
+        rows = self._finite_rows()
+        snr, signals, noise, _ = rows[:, rows[1] != 0]
         # Of tissue alone: scanners filter the noise of air.
-        is_bright = above_air(signals) & (signals != 0)
-        if not is_bright.any():
-            return np.nan
-        levels = noise[is_bright]
-        if not np.isfinite(levels).all():
-            levels = signals[is_bright] / snr[is_bright]
-        return float(np.median(levels))
+        levels = np.where(np.isfinite(noise), noise, signals / snr)[above_air(signals)]
+        return float(np.median(levels)) if len(levels) else np.nan
 
     def misfit(self) -> float:
         """Give the residuals of the typical voxel of tissue over the noise; NaN if unknown."""

@@ -117,8 +117,7 @@ def missing_for(protocol: Protocol, model: SignalModel, fixed: Collection[str] =
             f"{n_te}"
         )
     if model == MODELS["t2"] and len(b) > 1:
-        n_b = len(split_shells(np.unique(protocol.b)))
-        return f"one b-value (the lowest alone: --b-max), and the protocol has {n_b}"
+        return "one b-value (the lowest alone: --b-max), and the protocol has several"
     # Two points make a line and three a parabola: usual protocols of ADC and kurtosis.
     n_needed = len(free) if len(free) <= 3 else len(free) + 1
     if len(contrasts) < n_needed:
