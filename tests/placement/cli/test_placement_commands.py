@@ -63,7 +63,7 @@ def test_the_table_has_a_row_for_each_case_in_their_order_and_its_boxes_are_read
     table = placements(tmp_path)
     scores = ["volume_mL", "objective", "tumor_fraction", "tumor_volume_inside_mL"]
     to_set = ["angles_to_set_philips", "angles_to_set_siemens"]
-    assert list(table) == ["name", *BOX, *to_set, *scores, "rotated_angles", "target", "outside", "outside_brain", "flags"]
+    assert list(table) == ["name", *BOX, *to_set, *scores, "rotated_axes", "rotated_angles", "target", "outside", "outside_brain", "flags"]
     assert table["name"].tolist() == ["second", "first"]
     np.testing.assert_allclose(table["volume_mL"], [9.24, 1.716])
     np.testing.assert_allclose(table[["tumor_fraction", "target"]], 1, atol=1e-6)
