@@ -281,7 +281,7 @@ def describe_placement(
             share = displaced["union_outside_brain"] = displaced_share(voxel, scene, **shift)
             content["lipid"] = (
                 "the boxes at {:+.1f} to {:+.1f} ppm from the frequency of the pulses stay inside "
-                "the brain (margin of this box: {:.1f} mm)"
+                "the brain, for which {:.1f} mm of margin are kept"
             ).format(*ppm_range, brain["margin_mm"])
             if share > 0:
                 flags.append("displaced box leaves the brain")
@@ -291,6 +291,7 @@ def describe_placement(
             f"; the box at {displaced['ppm']:+.1f} ppm, {distance:.1f} mm away, holds "
             f"{share_words(target)} target"
         )
+        content["lipid"] = content["lipid"].replace(" -", " −")
     smaller, elsewhere = "make the box smaller", "; move the box if another place holds less"
     if optimizer is not None:
         least = np.prod(np.broadcast_to(judge.size_range, (3, 2))[:, 0]) / MM3_PER_ML
@@ -396,7 +397,7 @@ def describe_side(voxel: Voxel, span: tuple[float, float] = (-np.inf, np.inf)) -
         words += "; without a head in an image this does not tell the side of the head"
     elif not low < 0 < high:
         return (
-            f"its center lies at x = {x:.1f} mm; x = 0 is not in this head ({low:.0f} to "
+            f"its center lies at x = {x:.1f} mm; x = 0 is not in this head (x from {low:.0f} to "
             f"{high:.0f} mm), so that the sign does not tell the side: look at the picture"
         )
     return words

@@ -112,7 +112,7 @@ def test_the_side_of_a_box_is_said_in_words(x, words):
     assert words in describe_side(Voxel((x, 0, 0), (20, 20, 20)))
 
 
-@pytest.mark.parametrize(("x", "reach"), [(-120, ""), (-10, "(46 to 174 mm)"), (-230, "(-174 to -46 mm)")])
+@pytest.mark.parametrize(("x", "reach"), [(-120, ""), (-10, "(x from 46 to 174 mm)"), (-230, "(x from -174 to -46 mm)")])
 @pytest.mark.parametrize("source", ["image", "brain"])
 def test_no_side_is_claimed_where_the_middle_of_the_scanner_is_outside_the_head(source, x, reach):
     grid = np.indices((60, 40, 40)) - np.array([30, 20, 20])[:, None, None, None]
