@@ -99,7 +99,6 @@ def test_lines_say_size_place_and_content_and_what_the_check_of_lipid_lacks(scen
     )
     shift = {"ppm_range": (-1.0, 1.0), "percent_per_ppm": 3.0}
     line = case_line("block", describe_placement(VOXEL, scene, **shift))
-    # Of 24 mm, 0.7 mm to the side of the necrosis, and 0.5 mm along the other sides.
     words = "no mask of the brain; the box at -1.0 ppm, 1.0 mm away, holds 51 % target"
     assert f"; lipid displacement not checked: {words}" in line
     assert [share_words(x) for x in (0.7479, 0.75, 0.4999, 0.333)] == ["74.8 %", "75 %", "49.9 %", "33 %"]
