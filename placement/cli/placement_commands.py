@@ -83,8 +83,6 @@ def case_line(name: str, content: Mapping[str, Any]) -> str:
     from placement.exchange.pages import summary_line
 
     words = [f"{name}: {summary_line(content)}", *content["advice"], *content["notes"]]
-    if "displacement" in content and content["brain"] is None:
-        words.append(content["lipid"])
     if content["console"]["withheld"]:
         words.append(f"no numbers for consoles: {content['console']['withheld']}")
     return "; ".join(words)
@@ -118,7 +116,7 @@ def _row(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
         **record_columns(content),
         "volume_mL": content["volume_mL"],
         **content["scores"],
-        "rotated_angles": content["rotated_angles"],
+        **{key: content[key] for key in ("rotated_axes", "rotated_angles")},
         **content["content"],
         "flags": "; ".join(content["flags"]),
     }
@@ -234,8 +232,8 @@ def place(
             # The optimizer rounds within its constraints; boxes of models are rounded afterwards.
             if rounding:
                 voxel = optimizer.rounded(voxel, scene)
-        notes = tables.case_notes(row, scene)
-        return write_prescription(voxel, scene, folder, notes=notes, overwrite=True, **options)
+        remarks = tables.case_remarks(row, scene)
+        return write_prescription(voxel, scene, folder, overwrite=True, **remarks, **options)
 
     RUN.run(
         list(table.itertuples()),
@@ -287,7 +285,7 @@ def prescribe(
     from dmrifit._utils.text_files import read_numbers
     from placement.box.voxel import Voxel
     from placement.exchange.prescription import center_is_inside, check_reason, write_prescription
-    from placement.exchange.tables import case_notes, read_cases, read_scene
+    from placement.exchange.tables import case_remarks, read_cases, read_scene
     from placement.exchange.voxel_files import check_angles
 
     # Before the scans are read, and a brain is searched.
@@ -307,7 +305,7 @@ def prescribe(
     check_angles(voxel.angles, "the angles")
     options = displacement.of_prescription()
     options |= {"force": force, "figure": figure, "overwrite": overwrite}
-    content = write_prescription(voxel, scene, out, notes=case_notes(row, scene), **options)
+    content = write_prescription(voxel, scene, out, **case_remarks(row, scene), **options)
     typer.echo(case_line(scene.name, content))
     scores, goal = content["scores"], content["objective"]
     typer.echo(
@@ -413,7 +411,7 @@ def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[tuple[float, 
     values = three_axes(values_of(loaded, str(image)), image)
     if not np.isfinite(values).any():
         raise ValueError(f"{image} holds no finite value")
-    figure = plot_box(voxel, values, loaded.affine)
+    figure = plot_box(voxel, values, loaded.affine, "", {})
     with FileSet(out.parent, [out.name], overwrite=True) as files:
         figure.savefig(files.path(out.name), dpi=110, format="png")
     return head_span(values, loaded.affine), head_share(voxel, values, loaded.affine)

@@ -14,7 +14,7 @@ from placement.search.tissue_labels import named_labels
 
 _FILES = ("old", "box", "new")
 #: Columns of the table of all cases that are fields of a record.
-_FIGURES = ("agreement", "changed_share", "disagreement_mm", "content")
+_FIGURES = ("agreement", "changed_share", "disagreement_mm", "target", "content")
 #: Columns of the table on the page.
 _OVERVIEW = (
     "case {name} | answer {answer} | agreement {agreement:.2f} | orientation {angles} | "
@@ -60,8 +60,8 @@ def repeat(
     """
     from dmrifit.io.nifti import describe_sources
     from placement.exchange import repeat_files
+    from placement.exchange.prescription import describe_placement
     from placement.exchange.repeats import repeat_voxel
-    from placement.search.objective import describe_content, voxel_content
     from placement.search.scene import Scene
 
     failed: list[dict[str, str]] = []
@@ -81,13 +81,12 @@ def repeat(
             # Refused on another grid than the new scan's, where labels would be misplaced.
             scene = Scene.read(case.files["tumor"], image=new_scan, labels=tissues)
         outcome = repeat_voxel(voxel, old_scan, new_scan)
-        content = repeat_files.UNKNOWN_CONTENT
+        placement = None
         if scene is not None and outcome.reliable:
-            content = describe_content(voxel_content(outcome.voxel, scene))
-        record = repeat_files.describe_repeat(
-            outcome, old_scan, new_scan, **inputs(case), content=content
-        )
-        repeat_files.write_repeat(outcome, old_scan, new_scan, folder, record, figure=run.draws)
+            placement = describe_placement(outcome.voxel, scene)
+        scans = old_scan, new_scan
+        record = repeat_files.describe_repeat(outcome, *scans, placement, **inputs(case))
+        repeat_files.write_repeat(outcome, *scans, folder, record, scene, figure=run.draws)
         return record
 
     _CASE_RUN.run(
@@ -101,8 +100,8 @@ def repeat(
             f"{counted(len(records), 'case')}: {run.out}",
         ],
         failed=failed,
-        # An earlier version named it otherwise.
-        is_whole=lambda _, record: "volume_mL" in record,
+        # Earlier versions did not write it.
+        is_whole=lambda _, record: "target" in record,
     )
 
 

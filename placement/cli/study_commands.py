@@ -288,5 +288,6 @@ def evaluate(
             drawing = plot_evaluation(tables, synthetic=bool(table["synthetic"].any()))
             drawing.savefig(file_set.path("evaluation.png"), dpi=120)
     typer.echo(format_summary(tables).rename(columns=MEASURES).to_string())
+    typer.echo("mean ± SD over cases")
     if table["synthetic"].any():
         typer.echo("synthetic cases: no clinical result")

@@ -13,6 +13,7 @@ from dmrifit.report import style
 from dmrifit.report.plane_figures import Outline, plot_planes
 from placement.box.voxel import Voxel
 from placement.search.scene import Scene
+from placement.search.tissue_labels import outline_title
 
 _MOST_BOXES = 5
 _AROUND = 20.0  # mm
@@ -54,7 +55,8 @@ def plot_overlay(voxels: Voxel | Mapping[str, Voxel], scene: Scene) -> style.Fig
     tumor, regions = scene.tumor, scene.outlined
     outlines = {scene.target_name: Outline(style.OUTLINES[0], tumor, width=1.1)}
     for name, color in regions.items():
-        outlines[name] = Outline(style.OUTLINES[color], scene.region(name), width=0.9)
+        outline = Outline(style.OUTLINES[color], scene.region(name), width=0.9)
+        outlines[outline_title(name)] = outline
     others = [c for i, c in enumerate(style.OUTLINES) if i and i not in regions.values()]
     colors = itertools.cycle(others)
     for name, voxel in boxes.items():
@@ -72,10 +74,11 @@ def plot_overlay(voxels: Voxel | Mapping[str, Voxel], scene: Scene) -> style.Fig
 
 
 def plot_box(
-    voxel: Voxel, image: NDArray[np.float64], affine: NDArray[np.float64], title: str = ""
+    voxel: Voxel, image: NDArray, affine: NDArray, title: str, masks: Mapping[str, NDArray]
 ) -> style.Figure:
-    """Draw a box in three planes through its center; `image` (x, y, z)."""
-    outlines = {"voxel": _box(voxel, voxel.center, style.OUTLINES[1])}
+    """Draw a box and masks in three planes through its center; `image`, masks (x, y, z)."""
+    outlines = {name: Outline(style.OUTLINES[0], mask) for name, mask in masks.items()}
+    outlines["voxel"] = _box(voxel, voxel.center, style.OUTLINES[1])
     shown: dict[str, Any] = {"margin": _AROUND_BOX, "around": [voxel.corners]}
     return plot_planes(image, affine, voxel.center, outlines, title, **shown)
 

@@ -13,7 +13,7 @@ from placement.exchange.vendor_texts import NOTICE, UNVERIFIED_PLANES
 from placement.search.objective import describe_content
 from placement.search.optimizer import share_words
 from placement.search.scene import Scene
-from placement.search.tissue_labels import NORMAL, OUTSIDE_BRAIN
+from placement.search.tissue_labels import NORMAL, OUTSIDE_BRAIN, outline_title
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -31,7 +31,8 @@ def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: 
     """Make the page of a voxel: what it holds, planes to move through, and its numbers."""
     layers = scene_layers(scene, scene.target_name)
     for name, color in scene.outlined.items():
-        layers.append(Layer(name, scene.region(name), "mask", colors=(style.OUTLINES[color],)))
+        region, colors = scene.region(name), (style.OUTLINES[color],)
+        layers.append(Layer(outline_title(name), region, "mask", colors=colors))
     planes = html_viewer(
         layers,
         scene.affine,
@@ -80,7 +81,7 @@ def case_summary(content: Mapping[str, Any]) -> Markup:
         line=_size_line(content),
         words=describe_content(content["content"]),
         parts=parts,
-        distance=_distance_words(content),
+        checks=page.sentence("; ".join([*_checks(content), *content["notes"]])),
     )
 
 
@@ -88,7 +89,7 @@ def summary_line(content: Mapping[str, Any]) -> str:
     """Say in one line how large a box is, where it lies, and what it holds."""
     # A box that is all target holds nothing else to list.
     holding = describe_content(content["content"])
-    parts = filter(None, [_size_line(content), content["side"], holding])
+    parts = filter(None, [_size_line(content), content["side"], holding, *_checks(content)])
     # Numbers of a terminal are copied into commands, where a minus is a hyphen.
     return "; ".join(parts).replace("−", "-")
 
@@ -137,18 +138,16 @@ def _outside_brain_words(content: Mapping[str, float | None]) -> str:
     return f"{OUTSIDE_BRAIN} {100 * outside_brain:.0f} %{of_it}"
 
 
-def _distance_words(content: Mapping[str, Any]) -> str:
+def _checks(content: Mapping[str, Any]) -> list[str]:
     """Say how far the box is from excluded tissue, and what was not checked."""
     words = []
     for name, region in content["regions"].items():
         distance = region["distance_mm"]
         if distance is not None:
-            place = "the border of the brain" if name == OUTSIDE_BRAIN else name
-            words.append(f"{distance:.1f} mm from {place}")
+            words.append(f"{distance:.1f} mm from {outline_title(name)}")
     if content["brain"] is None:
         words.append("the brain is unknown: skull and scalp not checked")
-    words += [*content["notes"], content["lipid"]]
-    return f"{'; '.join(words)}. {content['shim']}."
+    return [*words, content["lipid"], content["shim"]]
 
 
 def _three(numbers: Sequence[float]) -> str:

@@ -49,8 +49,10 @@ BOX_FILES = ("_mask.nii.gz", "_geometry.nii.gz", *(f"_{vendor}.txt" for vendor i
 LARGEST_TUMOR_ML = 500.0
 
 #: What no box is checked for.
-SHIM = "Shim is not assessed"
+SHIM = "shim not assessed"
 
+#: The flag where a brain was searched in an image, and not found.
+UNCHECKED_BRAIN = "brain unknown, skull and scalp not checked"
 
 # By the start of a flag; the first that fits is taken.
 _REMEDIES = {
@@ -71,7 +73,9 @@ _REMEDIES = {
     "check the mask (--brain)",
     "touches": "move the box, or tolerate some of it (--tolerance)",
     "longest side": "a thin box loses signal to the edges of pulses; change sides, or accept it",
-    "more than": "look at the content; move the box if another place holds less",
+    "more than": "look at the content",
+    UNCHECKED_BRAIN: "no brain that holds the tumor was found in the image: give its mask "
+    "(--brain FILE, in tables the column brain)",
     "displaced box leaves the brain": "use pulses of larger bandwidth, move the box, or saturate "
     "the scalp",
     f"tumor above {LARGEST_TUMOR_ML:g} mL": "it may be the mask of the brain; look at the picture",
@@ -89,6 +93,7 @@ def write_prescription(
     percent_per_ppm: float | Sequence[float] | None = None,
     force: str = "",
     notes: Sequence[str] = (),
+    flags: Sequence[str] = (),
     figure: bool = True,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -117,6 +122,8 @@ def write_prescription(
         brain; without a reason they are withheld.
     notes : sequence of str, default=()
         Sentences on how the scene came about, which pages show.
+    flags : sequence of str, default=()
+        Further flags, of what could not be checked.
     figure : bool, default=True
         Whether to draw the overlay, for which matplotlib is needed, and the page, for which Jinja2
         is needed too.
@@ -161,6 +168,7 @@ def write_prescription(
         percent_per_ppm=percent_per_ppm,
         force=force,
         notes=notes,
+        flags=flags,
     )
     drawing = figure and find_spec("matplotlib") is not None
     ends = (*BOX_FILES, "_partial.nii.gz", "_overlay.png", "_view.html", ".json")
@@ -193,6 +201,7 @@ def describe_placement(
     percent_per_ppm: float | Sequence[float] | None = None,
     force: str = "",
     notes: Sequence[str] = (),
+    flags: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Describe a voxel, its scores and the constraints that it breaks by plain values."""
     if (ppm_range is None) != (percent_per_ppm is None):
@@ -201,8 +210,8 @@ def describe_placement(
     judge = VoxelOptimizer() if optimizer is None else optimizer
     placement = judge.assess(voxel, scene)
     objective = judge.objective_in(scene)
-    reason, largest = target_verdict(placement, judge)
-    flags = list(placement.flags)
+    reason = target_verdict(placement, judge)
+    flags = [*placement.flags, *flags]
     # The sides of a box placed by hand are those that were asked for.
     if optimizer is None and "side at its limit" in flags:
         flags.remove("side at its limit")
@@ -215,13 +224,13 @@ def describe_placement(
     # The search does not avoid a target, but necrosis may be in one of this name.
     if MERGED in scene.targets and (shares[MERGED] or 0) > LIMITS[MERGED]:
         flags.append(f"more than {100 * LIMITS[MERGED]:.0f} % {MERGED}")
-    cut_off_note = "" if scene.is_cut_off else scene.cut_off_text
+    notes = [*notes, *scene.notes]
     brain = None
     if OUTSIDE_BRAIN in scene.margins:
         margin = scene.margins[OUTSIDE_BRAIN]
         brain = {"margin_mm": margin, "tumor_cut_off_mL": scene.cut_off_volume}
-        if scene.is_cut_off:
-            flags.append(scene.cut_off_text)
+        if scene.cut_off_text:
+            (flags if scene.is_cut_off else notes).append(scene.cut_off_text)
     source = scene.sources.get("Image") or scene.sources.get("Tumor") or {}
     valid = validity(source.get("Name", "the image that it was placed in"), scene.placed_in)
     lacking = [] if ppm_range is not None else ["no bandwidths of pulses"]
@@ -258,7 +267,7 @@ def describe_placement(
         "brain": brain,
         "lipid": f"lipid displacement not checked: {' and '.join(lacking)}",
         "shim": SHIM,
-        "notes": [*notes, *scene.notes, *filter(None, [cut_off_note])],
+        "notes": notes,
         "console": console_record(
             voxel,
             valid,
@@ -270,35 +279,31 @@ def describe_placement(
         "tumor": {"volume_mL": scene.tumor_volume, "sha256": _digest(scene)},
         "sources": scene.sources,
     }
-    if largest is not None:
-        content["largest_box"] = {
-            "center_mm": largest.center.tolist(),
-            "size_mm": largest.size.tolist(),
-            "angles_deg": largest.angles.tolist(),
-            "volume_mL": largest.volume,
-            "target": tumor_fraction(largest, scene),
-        }
     if ppm_range is not None and percent_per_ppm is not None:
         shift: dict[str, Any] = {"ppm_range": ppm_range, "percent_per_ppm": percent_per_ppm}
-        content["displacement"] = displacement(voxel, scene, **shift)
-        if OUTSIDE_BRAIN in scene.margins:
-            share = displaced_share(voxel, scene, **shift)
-            content["displacement"]["union_outside_brain"] = share
-            low, high = ppm_range
+        displaced = content["displacement"] = displacement(voxel, scene, **shift)
+        if brain is not None:
+            share = displaced["union_outside_brain"] = displaced_share(voxel, scene, **shift)
             content["lipid"] = (
-                f"boxes displaced by {low:+.2f} to {high:+.2f} ppm from the pulses stay inside "
-                "the brain"
-            )
+                "the boxes at {:+.1f} to {:+.1f} ppm from the frequency of the pulses stay inside "
+                "the brain, for which {:.1f} mm of margin are kept"
+            ).format(*ppm_range, brain["margin_mm"])
             if share > 0:
                 flags.append("displaced box leaves the brain")
                 content["lipid"] = f"{100 * share:.1f} % of the displaced boxes are no brain"
-    smaller = "make the box smaller"
+        distance, target = np.linalg.norm(displaced["shift_mm"]), displaced["worst_tumor_fraction"]
+        content["lipid"] += (
+            f"; the box at {displaced['ppm']:+.1f} ppm, {distance:.1f} mm away, holds "
+            f"{share_words(target)} target"
+        )
+        content["lipid"] = content["lipid"].replace(" -", " −")
+    smaller, elsewhere = "make the box smaller", "; move the box if another place holds less"
     if optimizer is not None:
         least = np.prod(np.broadcast_to(judge.size_range, (3, 2))[:, 0]) / MM3_PER_ML
         option = "--sides" if least >= judge.min_volume else "--min-volume"
-        smaller = f"allow a smaller box ({option})"
-    content |= {"feasible": not flags, "flags": flags, "advice": advice(flags, smaller)}
-    return content
+        smaller, elsewhere = f"allow a smaller box ({option})", ""
+    remedies = advice(flags, smaller, elsewhere)
+    return content | {"feasible": not flags, "flags": flags, "advice": remedies}
 
 
 def write_box(
@@ -396,9 +401,9 @@ def describe_side(voxel: Voxel, span: tuple[float, float] = (-np.inf, np.inf)) -
     if low == -np.inf:
         words += "; without a head in an image this does not tell the side of the head"
     elif not low < 0 < high:
-        words += (
-            f", but the head reaches from x = {low:.0f} to {high:.0f} mm: this does not tell the "
-            "side of the head, look at the picture"
+        return (
+            f"its center lies at x = {x:.1f} mm; x = 0 is not in this head (x from {low:.0f} to "
+            f"{high:.0f} mm), so that the sign does not tell the side: look at the picture"
         )
     return words
 
@@ -443,14 +448,10 @@ def _digest(scene: Scene) -> str:
     return digest.hexdigest()
 
 
-def target_verdict(placement: Placement, optimizer: VoxelOptimizer) -> tuple[str, Voxel | None]:
-    """
-    Say why the numbers of a box of less than half target are withheld; "" for any other box.
-
-    With it, gives the largest box of 75 % target or more that was found then; else None.
-    """
+def target_verdict(placement: Placement, optimizer: VoxelOptimizer) -> str:
+    """Say why the numbers of a box of less than half target are withheld; "" for other boxes."""
     if placement.tumor_fraction >= LEAST_TARGET:
-        return "", None
+        return ""
     least = optimizer.min_volume
     purest = optimizer.assess(optimizer.purest(placement.scene), placement.scene)
     if purest.tumor_fraction < LEAST_TARGET:
@@ -459,25 +460,18 @@ def target_verdict(placement: Placement, optimizer: VoxelOptimizer) -> tuple[str
         reason = (
             f"{share_words(placement.tumor_fraction)} of the box are target; one of "
             f"≥ {least:g} mL with {100 * purest.tumor_fraction:.0f} % was found, "
-            f"{_why_not(purest, placement)}"
         )
+        if broken := "; ".join(advice(purest.breaks_beyond(placement))):
+            reason += f"but breaks what this box keeps ({broken}): loosen it, or ask a "
+            reason += "spectroscopist"
+        else:
+            command = _command_of(purest.voxel)
+            reason += f"and breaks no other constraint: take that one ({command})"
     largest = largest_box(placement.scene)
     if largest is None:
-        return f"{reason}; no box of ≥ 75 % target was found", None
-    volume = milliliters(largest.volume)
-    reason += f"; the largest box found with ≥ 75 % target has {volume} ({_command_of(largest)})"
-    return reason, largest
-
-
-def _why_not(purest: Placement, placement: Placement) -> str:
-    """Say what a box of more target breaks that this one keeps, or that it is to be taken."""
-    broken = purest.breaks_beyond(placement)
-    if broken:
-        constraints = "; ".join(advice(broken))
-        return (
-            f"but breaks what this box keeps ({constraints}): loosen it, or ask a spectroscopist"
-        )
-    return f"and breaks no other constraint: take that one ({_command_of(purest.voxel)})"
+        return f"{reason}; no box of ≥ 75 % target was found"
+    volume, command = milliliters(largest.volume), _command_of(largest)
+    return f"{reason}; the largest box found with ≥ 75 % target has {volume} ({command})"
 
 
 def _command_of(box: Voxel) -> str:
@@ -506,14 +500,16 @@ def largest_box(scene: Scene) -> Voxel | None:
     return max(boxes, key=lambda box: box.volume, default=None)
 
 
-def advice(flags: list[str], smaller: str = "") -> list[str]:
-    """Explain flags: each with what to do about it; `smaller` says how a box gets smaller."""
+def advice(flags: list[str], smaller: str = "", elsewhere: str = "") -> list[str]:
+    """Explain flags, with what to do about each: how to make a box `smaller`, or move it."""
     sentences = []
     for flag in flags:
         remedies = (text for start, text in _REMEDIES.items() if flag.startswith(start))
         remedy = next(remedies, "")
         if flag == "less than 75 % target":
             remedy += smaller
+        elif flag.startswith("more than"):
+            remedy += elsewhere
         elif "lies outside the" in flag:
             remedy = "look at the mask, or give another one (--brain FILE, column brain of tables)"
         sentences.append(f"{flag}: {remedy}" if remedy else flag)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import NDArray
 
 import dmrifit
 from dmrifit._utils.counts import percent
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import Volume
+from dmrifit.io.masks import MASK_THRESHOLD
+from dmrifit.report import page, style
+from dmrifit.report.viewer import Layer, html_viewer
 from placement.box.voxel import CONVENTION, Voxel
 from placement.exchange.pages import box_assets, box_line, console_numbers, pose_rows
 from placement.exchange.prescription import (
@@ -22,6 +27,9 @@ from placement.exchange.prescription import (
 )
 from placement.exchange.repeats import Repeat, validity
 from placement.exchange.vendor_texts import NOTICE, console_record
+from placement.search.objective import describe_content
+from placement.search.optimizer import share_words
+from placement.search.scene import Scene
 
 #: What a box holds that no labels of the new scan tell of.
 UNKNOWN_CONTENT = "content unknown: tumor may have grown, shrunk or been removed"
@@ -37,15 +45,26 @@ def describe_repeat(
     repeat: Repeat,
     image: Path,
     new_image: Path,
+    placement: Mapping[str, Any] | None = None,
     *,
     sources: Mapping[str, Any],
-    content: str = UNKNOWN_CONTENT,
 ) -> dict[str, Any]:
-    """Describe a repeated box by plain values, as a prescription that `read_voxel` reads."""
+    """
+    Describe a repeated box by plain values, as a prescription that `read_voxel` reads.
+
+    `placement` is what `describe_placement` says of the box in the tumor of the new scan, where
+    that is known: the rules and flags of any box that is prescribed.
+    """
     voxel = repeat.voxel
     valid = validity(new_image.name, new_image)
     new_scan = Volume.read(new_image)
     withheld = "" if repeat.reliable else f"{repeat.answer}, or its position is uncertain"
+    target, content, flags = None, UNKNOWN_CONTENT, list(repeat.flags)
+    if placement is not None:
+        withheld, shares = placement["console"]["withheld"], placement["content"]
+        target, flags = shares["target"], [*flags, *placement["advice"]]
+        content = f"{share_words(target)} of it are target ({', '.join(placement['targets'])}); "
+        content += f"{describe_content(shares)}; skull and scalp not checked"
     return {
         "format": "placement prescription",
         "notice": NOTICE,
@@ -58,6 +77,7 @@ def describe_repeat(
         "convention": CONVENTION,
         "side": describe_side(voxel, head_span(new_scan.values, new_scan.affine)),
         "valid": valid,
+        "target": target,
         "content": content,
         "console": console_record(voxel, valid, withheld=withheld),
         "agreement": repeat.agreement,
@@ -65,7 +85,7 @@ def describe_repeat(
         "shown_share": repeat.shown_share,
         "disagreement_mm": repeat.disagreement,
         "matrix": repeat.matrix.tolist(),
-        "flags": list(repeat.flags),
+        "flags": flags,
         "notes": list(repeat.notes),
         "old_image": image.name,
         "new_image": new_image.name,
@@ -79,8 +99,11 @@ def summary_line(name: str, record: Mapping[str, Any]) -> str:
     parts = [f"{name}: {record['answer']}"]
     if record["reliable"]:
         parts += [box_line(record, "pose"), record["side"], record["content"]]
+    parts += [*record["flags"], *record["notes"]]
+    if record["reliable"] and record["console"]["withheld"]:
+        parts.append(f"no numbers for consoles: {record['console']['withheld']}")
     # Numbers of a terminal are copied into commands, where a minus is a hyphen.
-    return "; ".join([*parts, *record["flags"], *record["notes"]]).replace("−", "-")
+    return "; ".join(parts).replace("−", "-")
 
 
 def write_repeat(
@@ -89,13 +112,15 @@ def write_repeat(
     new_image: Path,
     folder: Path,
     record: Mapping[str, Any],
+    scene: Scene | None = None,
     *,
     figure: bool,
 ) -> None:
     """
     Write the files of a repeated box; numbers for scanners only where it is reliable.
 
-    The files of an earlier run are replaced.
+    The files of an earlier run are replaced. Pictures outline the tumor of `scene`, if there is
+    one, in the new scan.
     """
     new_scan = Volume.read(new_image)
     with FileSet(folder, _FILES, overwrite=True) as files:
@@ -107,55 +132,43 @@ def write_repeat(
             shown = box_of_console(files, _NAME, repeat.voxel, record["console"])
             old_scan = Volume.read(image)
             # The old scan is drawn where the head lies now, so that both planes are the same.
-            old_affine = repeat.matrix @ old_scan.affine
-            pictures = []
-            for end, scan, affine, title in (
-                (_PICTURES[0], old_scan, old_affine, f"old scan, moved: {image.name}"),
-                (_PICTURES[1], new_scan, new_scan.affine, f"new scan: {new_image.name}"),
-            ):
+            scans = [Volume.of(old_scan.values, repeat.matrix @ old_scan.affine), new_scan]
+            tumors: list[dict[str, NDArray]] = [{}, {}]
+            if scene is not None and scene.image is not None:
+                # Its arrays may be stored in another order of axes.
+                scans[1] = Volume.of(scene.image, scene.affine)
+                tumors[1] = {scene.target_name: scene.tumor}
+            titles = f"Old scan, moved: {image.name}", f"New scan: {new_image.name}"
+            pictures, viewers = [], []
+            for end, scan, masks, title in zip(_PICTURES, scans, tumors, titles, strict=True):
                 path = files.path(_NAME + end)
-                plot_box(shown, scan.values, affine, title=title).savefig(path, dpi=110)
-                pictures.append(path.read_bytes())
-            page = _page(shown, old_scan, old_affine, new_scan, pictures, record)
-            files.path(f"{_NAME}_view.html").write_text(page, encoding="utf-8")
+                drawn = plot_box(shown, scan.values, scan.affine, title, masks)
+                drawn.savefig(path, dpi=110)
+                pictures.append(page.Picture(path.read_bytes(), title, title, width=1000))
+                viewers.append(_viewer(shown, scan, masks, title))
+            text = _page(pictures, viewers, record)
+            files.path(f"{_NAME}_view.html").write_text(text, encoding="utf-8")
         files.write_record("repeat.json", record)
 
 
-def _page(
-    voxel: Voxel,
-    old_scan: Any,
-    old_affine: Any,
-    new_scan: Any,
-    pictures: list[bytes],
-    record: Mapping[str, Any],
-) -> str:
-    """Make the page of a repeated box: the answer, both scans, its numbers."""
-    from dmrifit.report import page as pages
-    from dmrifit.report.viewer import Layer, html_viewer
+def _viewer(voxel: Voxel, scan: Any, masks: Mapping[str, NDArray], title: str) -> Any:
+    """Show a box over a scan in planes to move through."""
+    # Two scans of full size would make a page of many megabytes.
+    small = scan.resampled(_VIEWER_MM)
+    layers = [Layer(title, small.values)]
+    for name, mask in masks.items():
+        inside = Volume.of(mask, scan.affine).resampled(_VIEWER_MM).values > MASK_THRESHOLD
+        layers.append(Layer(name, inside, "mask", colors=style.OUTLINES[:1]))
+    boxes = {"voxel": voxel.affine}
+    planes = html_viewer(layers, small.affine, boxes=boxes, start=voxel.center, label=title)
+    return page.Section(title, planes)
 
-    figures = []
-    viewers = []
-    old_title = f"Old scan, moved to the new position: {record['old_image']}"
-    new_title = f"New scan: {record['new_image']}"
-    for picture, scan, affine, title in (
-        (pictures[0], old_scan, old_affine, old_title),
-        (pictures[1], new_scan, new_scan.affine, new_title),
-    ):
-        figures.append(pages.Picture(picture, title, title, width=1000))
-        moved = Volume.of(scan.values, affine)
-        # Two scans of full size would make a page of many megabytes.
-        small = moved.resampled(_VIEWER_MM)
-        planes = html_viewer(
-            [Layer(title, small.values)],
-            small.affine,
-            boxes={"voxel": voxel.affine},
-            start=voxel.center,
-            label=title,
-        )
-        viewers.append(pages.Section(title, planes))
+
+def _page(pictures: Sequence[Any], viewers: Sequence[Any], record: Mapping[str, Any]) -> str:
+    """Make the page of a repeated box: the answer, both scans, its numbers."""
     numbers = [
         ["agreement of the heads (median local correlation)", f"{record['agreement']:.2f}"],
-        ["changed in the box and 10 mm around it", percent(record["changed_share"])],
+        ["changed tissue in the box and 10 mm around it", percent(record["changed_share"])],
         ["of these shown by the new scan", percent(record["shown_share"])],
         ["two registrations differ at the box by, mm", f"{record['disagreement_mm']:.2f}"],
         ["content", record["content"]],
@@ -164,15 +177,13 @@ def _page(
         numbers += pose_rows(record)
     remarks = [*record["flags"], *record["notes"]]
     sections = [
-        pages.Section(
-            record["answer"].capitalize(), *map(pages.sentence, remarks or ["no flags"])
-        ),
-        pages.Section("Both scans", pages.Grid(*figures)),
-        pages.Section("The box", pages.Table(numbers)),
-        pages.Section("Numbers for consoles", console_numbers(record)),
+        page.Section(record["answer"].capitalize(), *map(page.sentence, remarks or ["no flags"])),
+        page.Section("Both scans", *pictures),
+        page.Section("The box", page.Table(numbers)),
+        page.Section("Numbers for consoles", console_numbers(record)),
         *viewers,
     ]
     title = f"Voxel of {stem(record['old_image'])} on {stem(record['new_image'])}"
-    return pages.Page(
-        title, sections, pages.notice_lead([False], "case", f"{NOTICE}."), **box_assets()
+    return page.Page(
+        title, sections, page.notice_lead([False], "case", f"{NOTICE}."), **box_assets()
     ).html()

@@ -138,8 +138,9 @@ def repeat_voxel(voxel: Voxel, image: Image, new_image: Image) -> Repeat:
         )
     if is_changed and not is_other:
         flags.append(
-            f"tissue changed in {percent(changed_share)} of the box and {_MARGIN:g} mm around it: "
-            "look at both scans, and place the box anew if the tumor moved, grew or was removed"
+            f"{percent(changed_share)} of the tissue in the box and {_MARGIN:g} mm around it "
+            "changed: look at both scans, and place the box anew if the tumor moved, grew or was "
+            "removed"
         )
     if shown_share < _LEAST_SHOWN:
         flags.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import turn_to_grid
 from dmrifit.io.nifti import describe_sources, load_image, values_of
 from dmrifit.io.tables import read_rows
-from placement.exchange.prescription import FORMAT_VERSION
+from placement.exchange.prescription import FORMAT_VERSION, UNCHECKED_BRAIN
 from placement.search.scene import Scene
 from placement.search.tissue_labels import OUTSIDE_BRAIN
 
@@ -133,6 +134,9 @@ def read_scene(
     The mask of the brain is the file in the column brain, or found in the image (auto).
     """
     excluded = _excluded(row)
+    if (margin or tolerance) and not excluded:
+        message = "margin and tolerance have no effect, because nothing is excluded (--exclude)"
+        warnings.warn(f"{row.name}: {message}", UserWarning, stacklevel=2)
     return Scene.read(
         row.tumor,
         excluded or None,
@@ -163,15 +167,14 @@ def source_digests(row: Any) -> dict[str, dict[str, str]]:
     )
 
 
-def case_notes(row: Any, scene: Scene) -> list[str]:
-    """Say that the tumor is counted by parts, and that no brain was found in the image."""
-    notes = []
+def case_remarks(row: Any, scene: Scene) -> dict[str, Any]:
+    """Note that the tumor is counted by parts, and flag that no brain was found in the image."""
+    notes, flags = [], []
     if ((scene.occupancy > 0) & (scene.occupancy < 1)).any():
         notes.append("the tumor file holds probabilities, which count as parts of voxels")
-    if row.brain != "auto" or not row.image or OUTSIDE_BRAIN in scene.margins:
-        return notes
-    missing = "no brain was found in the image that holds the tumor: give its mask (--brain FILE, "
-    return [*notes, missing + "in tables the column brain)"]
+    if row.brain == "auto" and row.image and OUTSIDE_BRAIN not in scene.margins:
+        flags.append(UNCHECKED_BRAIN)
+    return {"notes": notes, "flags": flags}
 
 
 def check_channels(placer: Any, table: pd.DataFrame) -> None:

@@ -214,13 +214,12 @@ def voxel_content(voxel: Voxel, scene: Scene) -> dict[str, float | None]:
 def describe_content(content: dict[str, float | None]) -> str:
     """Say in one line what a box holds; what is no share of its tissues stands apart."""
     parts, remarks = [], []
-    for name, share in content.items():
+    for name, value in content.items():
+        share = value or 0.0
         # These follow from the other shares.
         if name in ("target", "solid") or (name == "outside" and NORMAL in content):
             continue
-        if name == "outside_brain" and share is None:
-            remarks.append(f"{OUTSIDE_BRAIN} unknown")
-        elif share is None:
+        if value is None and name != "outside_brain":
             remarks.append(f"{name} cannot be told apart in these labels")
         elif share >= _SMALLEST_SHARE and name == "outside_brain":
             remarks.append(f"{100 * share:.0f} % of the box lies {OUTSIDE_BRAIN}")

@@ -281,15 +281,13 @@ class VoxelOptimizer(BaseEstimator):
         Placement
             The voxel, its scores, and flags where constraints could not be kept. Limits of labeled
             tissues yield where they leave less than half of the voxel to the target. Where less
-            than 75 % would be target, `purest` is taken if it is better, or at least half target
-            at last, and breaks no other constraint.
+            than half would still be target, `purest` is taken if at least half of that is, and it
+            breaks no other constraint.
         """
         placement = self._placed(scene)
-        if placement.tumor_fraction < MOSTLY:
+        if placement.tumor_fraction < LEAST_TARGET:
             purest = self.assess(self.purest(scene), scene)
-            is_useful = placement.tumor_fraction < LEAST_TARGET <= purest.tumor_fraction
-            is_better = is_useful or purest.objective > placement.best_objective
-            if is_better and not purest.breaks_beyond(placement):
+            if purest.tumor_fraction >= LEAST_TARGET and not purest.breaks_beyond(placement):
                 return purest
         return placement
 

@@ -455,7 +455,10 @@ class Scene:
         for source, words in (("Image", "brain found in"), ("Brain", "brain mask")):
             if source in self.sources:
                 brain = f"{words} {self.sources[source]['Name']}"
-        return f"{volume} ({percent(self.cut_off_share)}) of {what} lies outside the {brain}"
+        share = percent(self.cut_off_share)
+        if self.cut_off_share < 0.1:
+            share = f"{100 * self.cut_off_share:.2g} %"
+        return f"{volume} ({share}) of {what} lies outside the {brain}"
 
     @property
     def canonical(self) -> Scene:

@@ -84,6 +84,11 @@ def color_numbers(names: Sequence[str]) -> dict[str, int]:
     return {name: 1 + (number - 1) % _MOST_COLORS for name, number in numbers.items()}
 
 
+def outline_title(name: str) -> str:
+    """Say what the outline of a region shows: what lies outside the brain is not inside it."""
+    return "the border of the brain" if name == OUTSIDE_BRAIN else name
+
+
 def describe_schemes() -> str:
     """Say how the schemes read the values of a label image."""
     readings = []
@@ -126,6 +131,8 @@ def target_tissues(
     `is_mask`, the file has no other value than 1, as masks of whole tumors have.
     """
     present = [name for name, volume in volumes.items() if volume]
+    if not present:
+        raise ValueError(f"{title}: no voxel is labeled; check the file")
     solid = _total(volumes, SOLID)
     is_small = solid < min_volume
     targets: tuple[str, ...] = SOLID
@@ -144,7 +151,7 @@ def target_tissues(
             )
         raise ValueError(
             f"{title}: nothing is labeled {' or '.join(map(repr, known))}, only "
-            f"{', '.join(map(repr, sorted(present))) or 'nothing'}; --flair-target takes "
+            f"{', '.join(map(repr, sorted(present)))}; --flair-target takes "
             "FLAIR-bright tissue for the target of a tumor without enhancement"
         )
     solid_names = [name for name in SOLID if name in volumes] or SOLID

@@ -218,11 +218,9 @@ def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> 
     summary = tables["summary"]
     check_word("part", part, summary["part"].unique())
     rows = summary[summary["part"] == part]
-    # Rounding errors of a mean or SD of zero are shown as zero, which has no sign.
-    shown = rows[["mean", "sd"]].round(12) + 0.0
     cells = []
-    for mean, sd, n in zip(shown["mean"], shown["sd"], rows["n"], strict=True):
-        cells.append(f"{mean:.3g} ± {sd:.2g}" if n else "–")
+    for mean, sd, n in zip(rows["mean"], rows["sd"], rows["n"], strict=True):
+        cells.append(f"{mean:z.2f} ± {sd:.2f}" if n else "–")
     text = rows.assign(text=cells)
     wide = text.pivot_table(
         index="method", columns="measure", values="text", aggfunc="first", sort=False

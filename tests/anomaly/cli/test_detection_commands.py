@@ -245,7 +245,8 @@ def test_a_scan_of_few_voxels_is_written_and_not_judged_as_a_whole(output_of, ca
     rows = pd.read_csv(tmp_path / "found" / "detections.tsv", sep="\t")
     assert rows[["differs", "n_lesions", "volume_mL"]].isna().all(axis=1).tolist() == [True, False]
     assert [rows["flags"][0], rows["notes"][1][:29]] == [f"{marked}; {small}", "the opening by a cube of 3 vo"]
-    assert rows["notes"].str.contains("fluid counts here").all() and rows["n_lesions_healthy"].isna().all()
+    assert rows["notes"].str.contains("fluid counts here").all()
+    assert rows["n_lesions_healthy"].isna().all()
     view = (tmp_path / "found" / "synthetic-glioma-001" / "view.html").read_text(encoding="utf-8")
     for text in (small[1:], "arked by the model model.dmrifit (aligned, trained on 8 synthetic scans) at scores above"):
         assert text in view

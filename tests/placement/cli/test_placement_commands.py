@@ -63,7 +63,7 @@ def test_the_table_has_a_row_for_each_case_in_their_order_and_its_boxes_are_read
     table = placements(tmp_path)
     scores = ["volume_mL", "objective", "tumor_fraction", "tumor_volume_inside_mL"]
     to_set = ["angles_to_set_philips", "angles_to_set_siemens"]
-    assert list(table) == ["name", *BOX, *to_set, *scores, "rotated_angles", "target", "outside", "outside_brain", "flags"]
+    assert list(table) == ["name", *BOX, *to_set, *scores, "rotated_axes", "rotated_angles", "target", "outside", "outside_brain", "flags"]
     assert table["name"].tolist() == ["second", "first"]
     np.testing.assert_allclose(table["volume_mL"], [9.24, 1.716])
     np.testing.assert_allclose(table[["tumor_fraction", "target"]], 1, atol=1e-6)
@@ -296,6 +296,11 @@ def test_angles_in_radians_are_doubted_and_beyond_a_full_turn_refused(run, error
     assert code == 0
     assert "may be radians" in error
     assert "more than a full turn" in error_of(*words, "--angles", "0,400,0", "--out", tmp_path / "turns")
+    image = save(tmp_path / "image.nii.gz", np.zeros((40, 40, 40)))
+    _, text, error = run(*words[:-3], "--image", image, "--margin", 2, "--no-figure", "--out", tmp_path / "image")
+    assert "margin and tolerance have no effect, because nothing is excluded" in error
+    assert "brain unknown, skull and scalp not checked: no brain that holds the tumor was found in the image" in text
+    assert text.endswith("flagged: 1 of 1\n")
 
 
 def test_a_scanners_box_is_read_and_drawn_on_its_image(run, error_of, tmp_path, data_dir):

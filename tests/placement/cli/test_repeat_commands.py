@@ -87,6 +87,13 @@ def test_labels_of_the_new_scan_tell_what_the_box_holds(output_of, expected):
     text = output_of("repeat", *FILES, "--tumor", "tumor.nii.gz", "--labels", "brats2013", "--no-figure", "--out", "out")
     assert int(text.partition(" % enhancing")[0].rpartition(" ")[2]) >= 90
     assert "content unknown" not in text
+    # A box of little target gets no numbers, as where it is prescribed, and both scans show why.
+    save(Voxel(expected.center, 0.6 * expected.size, expected.angles).mask(SHAPE, AFFINE).astype(np.uint8), "tumor.nii.gz")
+    text = output_of("repeat", *FILES, "--tumor", "tumor.nii.gz", "--out", "out", "--overwrite")
+    for words in ("less than 50 % target: ask a spect", "no numbers for consoles: no box of ≥ 6 mL reaches 50 % target"):
+        assert f"; {words}" in text
+    assert read_table("repeats.tsv")["target"].tolist() == pytest.approx([0.6**3], abs=0.03)
+    assert not list(Path("out/new").glob("voxel_[ps]*.txt"))
 
 
 def test_one_bad_visit_of_a_table_does_not_keep_others_from_being_repeated(run):

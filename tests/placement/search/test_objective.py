@@ -151,7 +151,6 @@ def test_necrosis_is_unknown_where_a_scheme_merges_it_and_all_but_the_target_wit
     words = describe_content(content)
     assert "necrosis cannot be told apart in these labels" in words
     assert "20 % enhancing" in words
-    assert "outside the brain unknown" in words
     scene = Scene(layered() > 0, np.eye(4))
     content = voxel_content(Voxel((10.5, 14.5, 14.5), (10, 10, 10)), scene)
     assert content == {"target": pytest.approx(0.6), "outside": pytest.approx(0.4), "outside_brain": None}

@@ -43,6 +43,8 @@ def test_the_target_is_solid_tumor_and_flair_bright_tissue_only_where_asked_for(
         target_tissues({"edema": 2, ENHANCING: 0}, flair_target=False, **rules)
     with pytest.raises(ValueError, match=r"case: nothing is labeled .* its only value is 1, .* leave out --labels"):
         target_tissues({NECROSIS: 2}, flair_target=False, is_mask=True, **rules)
+    with pytest.raises(ValueError, match="case: no voxel is labeled; check the file"):
+        target_tissues({"edema": 0, ENHANCING: 0}, flair_target=True, **rules)
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,6 @@ def test_groups_that_are_alike_in_every_case_have_no_test_within_cases(study):
 def test_what_rounding_leaves_of_a_spread_is_not_printed(study):
     scenes, experts = study
     text = format_summary(evaluate_placements(scenes, experts, {"a": experts[:, 0]}))
-    shown = text.loc["centroid box", "volume"][-3:], text.loc["single experts", "difference"]
-    assert shown == ("± 0", "–")
+    shown = text.loc["centroid box", "volume"][-6:], text.loc["single experts", "difference"]
+    assert shown == ("± 0.00", "–")
     assert not text.stack().str.contains("e-").any()
