@@ -58,7 +58,7 @@ class StudyFolder:
         """Read study.json; empty without a study."""
         path = self.path / _STUDY
         if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path} is a file; name the folder of a comparison")
+            raise ValueError(f"{self.path} is a file; name a folder of a comparison")
         if not path.is_file():
             return {}
         try:
