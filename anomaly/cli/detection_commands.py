@@ -80,7 +80,7 @@ def detect(
         raise ValueError("give either --threshold or --calibrate, not both")
     if opening is not None and smallest_lesion is not None:
         raise ValueError("give either --opening or --smallest-lesion, not both")
-    remedy = "does not know how series are prepared; dmrifit-anomaly train makes models that do"
+    remedy = "is no anomaly model; dmrifit-anomaly train makes one"
     detector = trained_model(model, SeriesDetector, remedy, device)
     if smallest_lesion is not None:
         opening = opening_of(smallest_lesion, detector.edges_)

@@ -190,7 +190,8 @@ _ARGUMENT = re.compile(
 )
 #: Options of commands that are arguments of another name in Python.
 _OTHER_NAMES = {
-    "mean": "average_directions", "n_train": "sizes", "size_range": "sides", "random_state": "seed"
+    "mean": "average_directions", "n_train": "sizes", "size_range": "sides",
+    "random_state": "seed", "algorithm": "algorithms", "strategy": "strategies",
 }  # fmt: skip
 
 
@@ -209,7 +210,7 @@ def with_flags(text: str, options: Collection[str], words: Iterable[tuple[str, s
         # Other words, such as a mask or a mean, may be meant as such.
         if not (value is not None or is_subject or "_" in name):
             return match[0]
-        name = _OTHER_NAMES.get(name, name)
+        name = name if name in options else _OTHER_NAMES.get(name, name)
         flag = f"--{name.replace('_', '-')}"
         if flags and (value is not None or flags.startswith(flag)):
             return flags + (verb or "")

@@ -13,7 +13,7 @@ import numpy as np
 import typer
 
 from dmrifit._optional import import_optional
-from dmrifit._utils.checks import check_word, errors_about
+from dmrifit._utils.checks import check_word, check_words, errors_about
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.options import NewFile, given, numbers, pairs, say
 from dmrifit.cli.workers import scheduler
@@ -25,12 +25,6 @@ if TYPE_CHECKING:
     from dmrifit.study.report.reporting import Report
 
 _FIELDS = {"cohort1": 1.5, "cohort2": 3.0}  # T
-
-_COLUMNS = (
-    "BI is the median and DI the interquartile range of (prediction − reference) / reference, r "
-    "the correlation; the controls copy, truth and repeat are the nearest measured image or "
-    "clinical map, the simulation without noise, and a second measurement of it"
-)
 
 
 @dataclass(frozen=True)
@@ -119,7 +113,7 @@ def train(
     patch_shape: tuple[int, int, int] | None = None,
     model: str = "t2-ivim-kurtosis",
     cohorts: tuple[str, ...] | None = None,
-    n_b: int = 5,
+    n_b: int | None = None,
     source_b: tuple[float, ...] | None = None,
     train_mask: str = "body",
     max_voxels: int = 250,
@@ -136,13 +130,14 @@ def train(
 
     Options:
     out: Model file to write, usually named *.dmrifit.
-    algorithm: LR, RFR, ETR, GBR, slNN, mlNN, CNN or ViT.
+    algorithm: LR, RFR, ETR, GBR, slNN, mlNN, CNN, ViT or constant.
     strategy s2s|m2m: Signals to signals, or maps to maps.
     loss mean|median: Statistic of a parameter that m2m predicts.
     target_scale linear|log: Learn parameters or their logarithms (m2m).
     patch_shape X,Y,Z: Neighborhood as input; by default 3,3,1 for CNN, else single voxels.
     cohorts NAME,…: Train on these cohorts only.
-    n_b 2..: Number of b-values of the clinical protocol: the lowest, at the shortest TE.
+    n_b 2..: Number of b-values of the clinical protocol: the lowest, at the shortest TE; 5
+        without --source-b, which replaces it.
     coverage 0..0.999: Share of voxels whose value the intervals should contain, calibrated by
         training on subsets of the patients; 0 for no intervals, in a sixth of the time.
 
@@ -159,13 +154,14 @@ def train(
     # All that can be wrong with the options is found before scans are read.
     if strategy == "s2s" and (loss or target_scale):
         raise ValueError("--loss and --target-scale are for --strategy m2m, which learns maps")
+    if n_b is not None and source_b is not None:
+        raise ValueError("--n-b and --source-b both choose the inputs; give one of them")
     options = given(patch_shape=patch_shape, loss=loss, target_scale=target_scale)
     remedy = "choose another --algorithm"
     (estimator,) = _predictors([algorithm], [strategy], remedy, model=model, **options).values()
     cohorts_of_table = Cohort.read(table)
     names = tuple(cohorts_of_table) if cohorts is None else cohorts
-    for name in names or ("",):
-        check_word("--cohorts", name, cohorts_of_table)
+    check_words("--cohorts", names, cohorts_of_table, least=1)
     # The order of rows in the table must not change the model.
     training = [in_order(cohorts_of_table[name]) for name in sorted(set(names))]
     scans = [scan for cohort in training for scan in cohort.scans]
@@ -176,7 +172,7 @@ def train(
             raise ValueError(f"{missing}; train on one of them: --cohorts {training[0].name}")
     _check_echo_times(model, protocol, table)
     if source_b is None:
-        source = protocol.take(protocol.clinical(n_b))
+        source = protocol.take(protocol.clinical(**given(n_b=n_b)))
     else:
         source = _source(protocol, source_b)
     check_unseen(source, protocol)
@@ -203,7 +199,8 @@ def train(
     is_synthetic = any(cohort.synthetic for cohort in training)
     strategy_of(estimator).synthetic_ = is_synthetic
     save_model(estimator, out)
-    typer.echo(f"trained on {counted(len(X), 'voxel')} of {counted(n_patients, 'patient')}: {out}")
+    noun = "voxel" if training[0].regions is None else "region"
+    typer.echo(f"trained on {counted(len(X), noun)} of {counted(n_patients, 'patient')}: {out}")
     typer.echo(f"it predicts {task_in_words(strategy_of(estimator))}")
     if coverage:
         held = estimator.calibration_.groupby("parameter", sort=False)["coverage"].mean()
@@ -257,7 +254,8 @@ def benchmark(
 
     Options:
     out: Folder for tables and report; an interrupted run resumes there.
-    algorithms NAME,…: From LR, RFR, ETR, GBR, slNN, mlNN, CNN, ViT; by default all but ViT.
+    algorithms NAME,…: From LR, RFR, ETR, GBR, slNN, mlNN, CNN, ViT, constant; by default all but
+        the last two.
     without NAME,…: Algorithms to leave out, such as CNN, which needs torch.
     strategies s2s,m2m: Signals to signals, maps to maps; by default both, or s2s alone where the
         inputs lack the b-values of clinical maps.
@@ -283,10 +281,9 @@ def benchmark(
 
     import_optional("matplotlib", "jinja2")
     strategy_names = ("s2s", "m2m") if strategies is None else strategies
-    unknown = [name for name in without if name not in REGRESSORS]
-    # An unknown name is refused below.
+    check_words("--without", without, REGRESSORS)
     named = ALGORITHMS if algorithms is None else algorithms
-    names = [name for name in named if name not in without] + unknown
+    names = [name for name in named if name not in without]
     if not names:
         raise ValueError("no algorithm is left; name one by --algorithms, or fewer by --without")
     remedy = "or leave it out: --without {name}"
@@ -441,10 +438,15 @@ def _check_study(out: Path, algorithms: Sequence[str], strategies: Sequence[str]
 
 def _source(protocol: Protocol, source_b: Sequence[float]) -> Protocol:
     """Find the contrasts with these b-values at the shortest echo time."""
+    from dmrifit.engine.resynthesis import missing_contrasts
+
     te = None if protocol.te is None else protocol.te.min()
     source = Protocol([*source_b, *protocol.b], te).take(np.arange(len(source_b)))
     text = ",".join(f"{b:g}" for b in source_b)
     with errors_about(f"--source-b {text}"):
+        if missing_contrasts(source, protocol):
+            b = np.unique(protocol.b if te is None else protocol.b[protocol.te == te])
+            raise ValueError(f"choose from {', '.join(f'{value:g}' for value in b)}")
         return protocol.take(source.indices_in(protocol))
 
 
@@ -469,11 +471,12 @@ def _training_cohorts(
 
 def _finish_report(evaluations: list[Evaluation], page: Report) -> None:
     """Print the summary and the conclusion of the first comparison, and where the page is."""
-    from dmrifit.study.summaries import headline, headline_notes
+    from dmrifit.study.summaries import TEXTS, headline, headline_notes
 
     table = headline(evaluations[0].summary())
     typer.echo(table.to_string(index=False))
-    for line in [*page.sentences[1:], _COLUMNS, *headline_notes(evaluations[0].study, table)]:
+    notes = headline_notes(evaluations[0].study, table)
+    for line in [*page.sentences[1:], TEXTS["columns"], *notes]:
         typer.echo(line)
     if any(evaluation.synthetic for evaluation in evaluations):
         typer.echo("synthetic data: no clinical result")

@@ -309,7 +309,8 @@ def predict(
     average_directions geometric|arithmetic: Average volumes of equal b and TE first.
     mask FILE|auto|none: Mask of the body: voxels to predict, which also set the signal scale; by
         default (none) all nonzero voxels; auto finds the body or head.
-    sigma NUMBER|FILE: Standard deviation of the noise, a number or an image.
+    sigma NUMBER|FILE: Standard deviation of the noise, a number or an image; for models of s2s
+        trained without intervals (--coverage 0).
     signals: Also write the predicted images.
     quicklook: Write a quick-look page (HTML).
 
@@ -338,6 +339,8 @@ def predict(
         mask = None if prediction.mask in (None, "none") else Path(prediction.mask)
         options: dict[str, Any] = {"units": unit or {}, "mask": mask, "overwrite": overwrite}
         predicted = predict_from_maps(estimator, map_, out, **options)
+        if quicklook:
+            say("no page is written, because it needs an image")
     elif image is None:
         raise ValueError("no image is named; give one, or maps of a clinical fit (--map)")
     else:
@@ -430,11 +433,12 @@ def dicom_seg(
     """
     from dmrifit.imaging.regions import read_label_names
     from dmrifit.io.dicom_seg import write_dicom_seg
+    from dmrifit.io.masks import whole_labels
     from dmrifit.io.nifti import load_image, read_volume
 
     check_output(out, overwrite, (".dcm",), [labels])
     label_image = load_image(labels)
-    labeled = read_volume(labels)
+    labeled = whole_labels(read_volume(labels), str(labels))
     names, note = regions.names, regions.note
     if note is None:
         # What a run that wrote the labels says of a scan without findings; often nothing.

@@ -235,10 +235,8 @@ class Cohort:
         rule = PatientScale() if isinstance(scale, str) and scale == "patient" else scale
         if rule is not None and not isinstance(rule, PatientScale):
             raise ValueError(f"scale must be 'patient', None or a PatientScale, not {scale!r}")
-        seed = Seed(0)
         # Without a draw no random state is used up.
-        if max_voxels is not None:
-            seed = Seed(random_state)
+        seed = Seed(0 if max_voxels is None else random_state)
         columns: dict[str, list[NDArray]] = defaultdict(list)
         for position, scan in enumerate(self.scans):
             region = scan.region(mask)
@@ -411,8 +409,8 @@ class Cohort:
         Raises
         ------
         ValueError
-            If shapes do not fit each other, a signal is negative or infinite, or two rows are the
-            same region.
+            If shapes do not fit each other, a signal is negative, infinite or NaN, or two rows are
+            the same region.
 
         Examples
         --------
@@ -434,11 +432,11 @@ class Cohort:
                 f"noise-free signals of shape {clean.shape} must have the shape of the "
                 f"signals, {curves.shape}"
             )
-        bad = ((curves < 0) | np.isinf(curves)).any(axis=1)
+        bad = ~(np.isfinite(curves) & (curves >= 0)).all(axis=1)
         if bad.any():
             raise ValueError(
                 f"signals must be finite and not negative; row {bad.argmax()} is "
-                f"{curves[bad.argmax()].tolist()}"
+                f"{curves[bad.argmax()].tolist()}; correct it, or leave it out"
             )
         if regions is not None and len(regions) != len(curves):
             raise ValueError(

@@ -328,7 +328,7 @@ def simulations_of(table: Path) -> dict[str, dict[str, Any]]:
 def is_regions_table(table: Path) -> bool:
     """Whether a table lists signals of regions instead of images."""
     _, row = read_table(table, required=())[0]
-    return {"region", "signal"} <= row.keys()
+    return "image" not in row and not {"region", "signal"}.isdisjoint(map(str.lower, row))
 
 
 def read_regions(table: Path) -> dict[str, dict[str, Any]]:
@@ -345,8 +345,8 @@ def read_regions(table: Path) -> dict[str, dict[str, Any]]:
         row = regions[regions["line"] == second].iloc[0]
         raise ValueError(
             f"{table}, rows {first} and {second}: two signals of patient {row['patient']}, region "
-            f"{row['region']} at {_contrast_text(row['te'], row['b'])}; average them, or name two "
-            "regions differently"
+            f"{row['region']} at {_contrast_text(row['te'], row['b'])}; give their echo times "
+            "(column te) if these differ, else average them, or name two regions differently"
         )
     _refuse_copies(regions, table)
     return {

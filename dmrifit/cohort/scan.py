@@ -328,10 +328,13 @@ class Scan:
             # Some programs store a map with a fourth axis of length one.
             if map_shape[3:] == n_volumes.get(label):
                 map_shape = map_shape[:3]
+            title = self._title(volume, label)
+            if len(map_shape) != 3:
+                raise ValueError(f"{title}: a {label} has axes x, y, z, not {len(map_shape)} axes")
             self._turns[label] = turn_to_grid(
                 (map_shape, affine if map_affine is None else map_affine),
                 (shape[:3], affine),
-                name=self._title(volume, label),
+                name=title,
                 reference_name=image,
             )
 

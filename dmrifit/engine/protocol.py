@@ -261,10 +261,7 @@ class Protocol:
         Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
         """
         if name not in _PRESETS:
-            raise ValueError(
-                f"no protocol preset {name!r}; choose one of {', '.join(_PRESETS)} or read one "
-                "from files"
-            )
+            raise ValueError(f"no protocol preset {name!r}; choose one of {', '.join(_PRESETS)}")
         b, te = _PRESETS[name]
         return cls(np.tile(b, len(te)), np.repeat(te, len(b)), name=name)
 
@@ -415,7 +412,7 @@ class Protocol:
         check_protocol(other)
         check_number("the tolerance of b-values", b_tolerance)
         if (self.te is None) != (other.te is None):
-            raise ValueError("only one of the two protocols has echo times; give both or none")
+            raise ValueError("only one of two protocols has echo times (te); give both or none")
         missing, repeated, indices = match_contrasts(self, other, b_tolerance)
         if missing.any():
             lacking = first_few(np.array(self.labels)[missing].tolist())
@@ -432,8 +429,8 @@ class Protocol:
         if repeated.any():
             labels = ", ".join(np.array(self.labels)[repeated])
             raise ValueError(
-                f"the protocol has more than one measurement of {labels}; use "
-                "average_directions first"
+                f"the protocol has more than one measurement of {labels}; give each its echo time "
+                "if these differ, else use average_directions first"
             )
         return indices
 

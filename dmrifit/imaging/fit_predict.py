@@ -1013,8 +1013,8 @@ def _checked_estimator(
     intervals = None if strategy is estimator else estimator
     if intervals is not None and sigma is not None:
         raise ValueError(
-            "the intervals were learned without sigma; leave it out, or predict without intervals "
-            "by strategy_of(estimator)"
+            "the intervals were learned without sigma; leave it out, or train without intervals "
+            "(--coverage 0; in Python, without ConformalIntervals)"
         )
     check_is_fitted(strategy)
     if strategy.source is None or strategy.target is None:

@@ -115,8 +115,8 @@ def predict_from_maps(
     estimator = strategy_of(estimator)
     if not isinstance(estimator, MapsToMaps) or estimator.source is None:
         raise ValueError(
-            f"a {type(estimator).__name__} predicts from signals; maps are the input of a model "
-            "of --strategy m2m"
+            "this model was trained with s2s, which predicts from an image; maps are the input of "
+            "a model of --strategy m2m"
         )
     if estimator.patch_shape_ is not None:
         raise ValueError(
@@ -126,9 +126,12 @@ def predict_from_maps(
     missing = [name for name in METRICS if name not in maps]
     unknown = sorted(set(maps) - {*METRICS, "S0"})
     if missing or unknown:
-        problem = f"no map of {missing[0]}" if missing else f"{unknown[0]} is no metric"
-        raise ValueError(f"{problem}; m2m predicts from {', '.join(METRICS)}, and S0 if there is")
-    named_maps(maps, units)
+        problems = [f"no map of {name}" for name in missing[:1]]
+        problems += [f"{name} is no input" for name in unknown[:1]]
+        inputs = f"m2m predicts from {', '.join(METRICS)} and, if given, S0"
+        raise ValueError(f"{', '.join(problems)}; {inputs}")
+    # Without a unit these count as µm²/ms, which is checked below.
+    named_maps(maps, {**dict.fromkeys(METRICS[:2], "um2/ms"), **units})
     files = dict(maps)
     if mask is not None:
         files["mask"] = mask
@@ -181,14 +184,10 @@ def _in_units(name: str, values: NDArray[np.float64], unit: str, file: str) -> N
         raise ValueError(f"{file}: no voxel has a value of {name}; check map and mask")
     median = float(np.median(converted))
     if name != "F" and not _PLAUSIBLE_ADC[0] <= median <= _PLAUSIBLE_ADC[1]:
-        remedy = f"name the unit of the map, such as --unit {name}=mm²/s"
-        if unit:
-            remedy = (
-                f"check the unit {unit}, and that the map is an ADC ({_ADC_OF[name]}), not a "
-                "diffusivity of IVIM such as D*"
-            )
         raise ValueError(
-            f"{file}: the median of {name} is {median:.3g} µm²/ms, which no tissue has; {remedy}"
+            f"{file}: the median of {name} is {median:.3g} µm²/ms, which no tissue has; check the "
+            f"unit {unit or '(--unit)'}, and that the map is an ADC ({_ADC_OF[name]}), not a "
+            "diffusivity of IVIM such as D*"
         )
     if name == "F" and not 0 <= median <= 1:
         raise ValueError(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import unicodedata
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -332,8 +334,11 @@ def named_maps(
         raise ValueError(
             f"a unit is given to {unknown[0]}, which is not a map; the maps are {', '.join(files)}"
         )
-    for name, unit in (units or {}).items():
-        if name in _DIFFUSIVITIES and plain_unit(unit) not in ("", *DIFFUSIVITY_FACTORS):
+    for name in _DIFFUSIVITIES.keys() & files.keys():
+        unit = (units or {}).get(name, "")
+        if not unit:
+            warnings.warn(f"no unit is given for {name} (--unit {name}=um2/ms)", stacklevel=3)
+        elif plain_unit(unit) not in DIFFUSIVITY_FACTORS:
             raise ValueError(
                 f"{name} has the unit {unit} (--unit, or the column unit), which is not a unit "
                 f"of diffusivity; choose from {', '.join(DIFFUSIVITY_FACTORS)}"
@@ -352,12 +357,20 @@ def plain_unit(unit: str) -> str:
 def _check_units(table: pd.DataFrame, fit: FittedMaps) -> None:
     """Refuse medians of diffusivities that are impossible in the unit that was given."""
     for name, unit in fit.units.items():
-        if unit and name in _DIFFUSIVITIES:
-            medians = table.loc[table["map"] == name, "median"].dropna().to_numpy()
-            factor = DIFFUSIVITY_FACTORS[plain_unit(unit)]
-            text = f"{fit.maps[name]}: the median of {name}, read in {unit} "
-            text += "(--unit, or the column unit),"
-            check_values(replace(_DIFFUSIVITIES[name], name=name), text, factor * medians)
+        if not unit or name not in _DIFFUSIVITIES:
+            continue
+        medians = table.loc[table["map"] == name, "median"].dropna().to_numpy()
+        possible = []
+        for other, factor in DIFFUSIVITY_FACTORS.items():
+            with suppress(ValueError):
+                check_values(_DIFFUSIVITIES[name], name, factor * medians)
+                possible.append(other)
+        if plain_unit(unit) not in possible:
+            raise ValueError(
+                f"{fit.maps[name]}: the median of {name} as given, {np.median(medians):.3g}, "
+                f"cannot be in {unit}; use --unit {name}={(possible or ['um2/ms'])[0]}, or the "
+                "column unit, if that is its unit"
+            )
 
 
 def find_fits(folder: str | Path) -> list[FittedMaps]:
@@ -378,11 +391,11 @@ def find_fits(folder: str | Path) -> list[FittedMaps]:
     fits = [fit for fit in map(_read_fit, sidecars) if fit is not None]
     if not fits:
         remedy = "name a folder that dmrifit fit wrote"
-        if (folder / "fits.tsv").is_file():
+        if sidecars:
+            remedy = "its maps are predicted: name each by --map NAME=FILE"
+        elif (folder / "fits.tsv").is_file():
             remedy = f"name the table of its scans, {folder / 'fits.tsv'}"
-        raise ValueError(
-            f"{folder} holds no maps of a fit (no file *_model-*_dwimap.json); {remedy}"
-        )
+        raise ValueError(f"{folder} holds no maps of a fit; {remedy}")
     return fits
 
 

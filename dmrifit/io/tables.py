@@ -52,6 +52,9 @@ def read_rows(
     body = re.sub(r"\A\s*\n", "", content)
     first = 2 + content.count("\n") - body.count("\n")
     text = io.StringIO(body, newline="")
+    titles = body.partition("\n")[0]
+    if ";" in titles and separator not in titles:
+        raise ValueError(f"{path}: columns are separated by semicolons; save with {separators}")
     try:
         # With a header, pandas renames columns that have the same name.
         titles, *lines = pd.read_csv(
@@ -74,6 +77,8 @@ def read_rows(
     if missing or unknown:
         problem = "no" if missing else "unknown"
         needed = ", ".join(required)
+        if {*missing} & {name.lower() for name in columns}:
+            needed += " (in small letters)"
         if optional:
             needed += f" and optionally {', '.join(optional)}"
         raise ValueError(

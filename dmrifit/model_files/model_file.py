@@ -100,7 +100,8 @@ def save_model(
         If there is no model file for this class, or a parameter cannot be stored: a signal model
         that is a function, for one, because no code from a file is ever run.
     ValueError
-        If the regressor holds a type that would be refused when the file is read.
+        If the regressor holds a type that would be refused when the file is read: not all
+        regressors of scikit-learn can be stored, for one KNeighborsRegressor.
     sklearn.exceptions.NotFittedError
         If the estimator is not fitted.
 

@@ -91,9 +91,9 @@ def dumped(
         raise ValueError(f"the regressor cannot be stored: {error}") from None
     if unknown:
         raise ValueError(
-            "the regressor cannot be stored, because a model file does not carry "
-            f"{', '.join(sorted(unknown))}; use an algorithm by name or a regressor of "
-            "scikit-learn"
+            "this regressor cannot be stored, because a model file does not carry "
+            f"{', '.join(sorted(unknown))}; an algorithm by name, Ridge and "
+            "HistGradientBoostingRegressor, for example, can be"
         )
     return data
 

@@ -202,8 +202,8 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         ----------
         transform : {"default", "pandas"}, optional
             What `predict` and `predict_maps` return: arrays, or data frames with the columns of
-            `get_feature_names_out` and the names of the model's parameters, and with the index of
-            X where that is a data frame. None leaves it as it is.
+            `get_feature_names_out` (numbers without protocols) and the names of the model's
+            parameters, and with the index of X where that is a data frame. None leaves it.
 
         Returns
         -------
@@ -254,7 +254,7 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         import pandas as pd
 
         index = X.index if isinstance(X, pd.DataFrame) else None
-        return pd.DataFrame(values, index=index, columns=list(names))
+        return pd.DataFrame(values, index=index, columns=list(names) or None)
 
     def fit_design(self, design: Design) -> Self:
         """
@@ -361,12 +361,9 @@ def _search(regressor: Any) -> BaseSearchCV | None:
 def _check_neighbors(X: _Array, n: int | None, patch_shape: tuple[int, int, int] | None) -> None:
     """Check that rows have the measurements of each neighbor, any number where it is not known."""
     k = 1 if patch_shape is None else math.prod(patch_shape)
-    if n is None and X.shape[1] % k:
-        raise ValueError(
-            f"X of shape {X.shape} does not hold the {k} neighbors of patch_shape={patch_shape}: "
-            f"the number of columns must be a multiple of {k}"
-        )
-    if n is not None and X.shape[1] != k * n:
+    if n is None:
+        n = max(X.shape[1] // k, 1)
+    if X.shape[1] != k * n:
         raise ValueError(
             f"X of shape {X.shape} does not have the {k * n} columns of "
             f"{counted(k, 'neighbor')} (patch_shape={patch_shape}) with "

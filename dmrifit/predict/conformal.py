@@ -300,8 +300,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             Lower and upper ends, within the bounds of the model; NaN where the prediction is
             missing.
         """
-        x = self._checked(X)
-        return self.intervals_of(x, self._outputs(self.estimator_, x))
+        return self.intervals_of(X, self._outputs(self.estimator_, self._checked(X)))
 
     def intervals_of(self, X: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
         """
@@ -370,9 +369,9 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         -------
         str
             The coverage to expect of new patients of the same kind, n/(n + 1) of what the n
-            exchangeable ones showed; before it, where it applies, that there is no guarantee with
-            so few patients, and how many it needs. Of rows in random groups, that patients were
-            not distinguished.
+            exchangeable ones showed; before it, where it applies, that `coverage` cannot be
+            promised with so few patients, and how many are needed. Of rows in random groups, that
+            patients were not distinguished.
         """
         check_is_fitted(self)
         n = self.calibration_["patient"].nunique()
@@ -383,16 +382,15 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
                 "of: nothing is known about new patients"
             )
         least = 100 * self.coverage * n / (n + 1)
-        expected = f"expect a mean coverage of at least {least:.3g} % in similar new patients"
+        expected = f"at least {least:.3g} % is expected in similar new patients, without a proof"
         # The margin absorbs the rounding of 0.95 / 0.05, which is 19.
         n_needed = ceil(self.coverage / (1 - self.coverage) - 1e-9)
         if n < n_needed:
             return (
-                f"no guarantee at this level with {counted(n, 'patient')}: {percent} needs at "
-                f"least {n_needed}; {expected} (not proven)"
+                f"{percent} cannot be promised with {counted(n, 'patient')} ({n_needed} are "
+                f"needed); {expected}"
             )
-        patients = counted(n, "patient")
-        return f"calibrated to {percent} of the voxels on {patients}; {expected} (not proven)"
+        return f"calibrated to {percent} of the voxels on {counted(n, 'patient')}; {expected}"
 
     def _model(self) -> SignalModel | None:
         """Return the model whose parameters get intervals; None for intervals of `predict`."""
@@ -416,10 +414,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
                 )
             return patients
         if getattr(self.estimator, "source", None) is not None:
-            raise ValueError(
-                "intervals hold for new patients, so they are learned patient by patient: "
-                "give groups"
-            )
+            raise ValueError("intervals are learned patient by patient: give groups")
         if n < FEWEST_PATIENTS:
             raise ValueError(
                 f"intervals need at least {FEWEST_PATIENTS} rows, and there are n_samples={n}"

@@ -66,7 +66,7 @@ def task_in_words(strategy: SignalToSignal | MapsToMaps) -> str:
     source, target = strategy._protocols()
     images = ", ".join(source.labels)
     if isinstance(strategy, SignalToSignal):
-        return f"{counted(len(target), 'image')} from {images}"
+        return f"{counted(len(target), 'signal')} from {images}"
     names = resolve_model(strategy.model).names
     maps = f"the maps of {len(names)} parameters ({', '.join(names)})"
     return f"{maps} from the maps {', '.join(_FEATURES)} of {images}"
@@ -88,7 +88,8 @@ class SignalToSignal(Strategy):
     source : Protocol, optional
         The measurements of a voxel of X, for example the clinical part of an advanced protocol.
     target : Protocol, optional
-        The measurements of Y. Without both protocols plain arrays are regressed.
+        The measurements of Y. Without both protocols plain arrays are regressed, and may hold no
+        NaN: voxels are left out only where protocols are given.
     model : str, SignalModel or None, default="t2-ivim-kurtosis"
         What `predict_maps` fits; None for signals alone.
     normalize : {None, "voxel"}, default=None
@@ -104,7 +105,8 @@ class SignalToSignal(Strategy):
     Attributes
     ----------
     regressor_ : estimator
-        The fitted regressor.
+        The fitted regressor. Targets are scaled around it: a search such as GridSearchCV is
+        ``regressor_.regressor_``, with its ``best_params_``.
     n_dropped_ : int
         Training voxels left out because a signal was NaN or infinite, or could not be normalized.
     patch_shape_ : tuple of 3 ints or None
@@ -120,8 +122,8 @@ class SignalToSignal(Strategy):
     mixed cohorts (both presets, seeds 7001 to 7003, four patients held out of each, trained on 250
     voxels of the body a patient, scored in tumors): the correlation of T2t with its reference
     falls from 0.71 to 0.34, its absolute bias rises from 0.12 to 0.27, and the median relative
-    error of S0 rises from 0.14 to 0.57. The other parameters but f (0.22 to 0.35) change by 0.04
-    or less.
+    error of S0 rises from 0.14 to 0.57. The median relative errors of the other parameters change
+    by 0.04 or less, but for f (0.22 to 0.35).
 
     References
     ----------
@@ -229,7 +231,7 @@ class SignalToSignal(Strategy):
         """
         x = self._checked_input(X)
         if self.source is None or self.target is None:
-            return self._answer(x)
+            return self._named(self._answer(x), X, ())
         scale = self._voxel_scale(x)
         usable = _finite_rows(x) & (scale > 0)
         scale = np.where(usable, scale, np.nan)[:, None]
@@ -333,7 +335,8 @@ class MapsToMaps(Strategy):
     source : Protocol, optional
         The measurements of X: one echo time and b = 0, 50, 100, 400, 900 s/mm².
     target : Protocol, optional
-        The measurements of Y. Without both protocols plain arrays are regressed.
+        The measurements of Y. Without both protocols plain arrays are regressed, and may hold no
+        NaN: voxels are left out only where protocols are given.
     model : str or SignalModel, default="t2-ivim-kurtosis"
         Whose parameters are learned.
     loss : {"mean", "median"}, default="mean"
@@ -353,7 +356,8 @@ class MapsToMaps(Strategy):
     Attributes
     ----------
     regressor_ : estimator
-        The fitted regressor.
+        The fitted regressor. Targets are scaled around it: a search such as GridSearchCV is
+        ``regressor_.regressor_``, with its ``best_params_``.
     n_dropped_ : int
         Training voxels left out because the reference fit or the clinical metrics were not usable.
     patch_shape_ : tuple of 3 ints or None
@@ -499,7 +503,7 @@ class MapsToMaps(Strategy):
             If the columns are not those of the source protocol.
         """
         if self.source is None or self.target is None:
-            return self._answer(self._checked_input(X))
+            return self._named(self._answer(self._checked_input(X)), X, ())
         signals = resolve_model(self.model).signal(self._predicted_maps(X), self.target)
         return self._named(signals, X, self.get_feature_names_out())
 

@@ -461,7 +461,7 @@ def write_prediction_page(
             median_widths[panel.name] = (widths[-1].summary(shown.region) or [0, np.nan])[1]
             layers += [panel, widths[-1]]
         wide = ", ".join(panel.name for panel in panels if panel.faint)
-        certainty = f"{coverage} intervals stand beside the maps"
+        certainty = f"Intervals beside the maps: {intervals['Guarantee']}"
         certainty += f"; not determined: {wide}." if wide else "."
         if "Verdict" in intervals["Typicality"]:
             # Missing values compare as false.
@@ -494,7 +494,9 @@ def write_prediction_page(
 
 def interval_advice(section: Mapping[str, Any]) -> list[str]:
     """Say in sentences what the intervals of a prediction promise, and where they may not hold."""
-    sentences = [f"Intervals: {section['Guarantee']}."]
+    shares = {name: x["WorstTrainingPatient"] for name, x in section["Parameters"].items()}
+    worst = min(shares, key=lambda name: shares[name])
+    sentences = [_TEXTS("promise", share=shares[worst], worst=worst, **section)]
     spans = [
         f"{name} ({100 * entry['MedianShareOfBounds']:.0f} %)"
         for name, entry in section["Parameters"].items()

@@ -31,7 +31,7 @@ from dmrifit.study import contestants
 from dmrifit.study.predictions import FolderPredictions, PatientPredictions
 from dmrifit.study.splits import Cell, check_settings, plan, software, views_by_cohort
 from dmrifit.study.study_folder import Settings, StudyFolder
-from dmrifit.study.summaries import headline, headline_notes, summary_of
+from dmrifit.study.summaries import TEXTS, headline, headline_notes, summary_of
 from dmrifit.study.training_runs import SIGNAL_COLUMNS, run_trial
 from dmrifit.study.voxel_bank import Bank
 
@@ -127,15 +127,11 @@ class Evaluation:
         table = headline(self.summary().sort_values("dispersion"))
         n = self.scores[["cohort", "patient"]].drop_duplicates().shape[0]
         title = f"Evaluation: {counted(n, 'patient')}, each left out once"
-        note = (
-            "means over patients [95 %] of signals and of tissue parameters, at the largest "
-            "number of training patients; skill is 1 − error / error of the best constant"
-        )
-        notes = [note, *headline_notes(self.study, table)]
+        notes = [TEXTS["means"], *headline_notes(self.study, table)]
         if self.synthetic:
             notes.append(f"{', '.join(self.synthetic)}: synthetic patients")
-        note = "; ".join(notes)
-        return html_summary(title, list(table), table.itertuples(index=False), note=note)
+        rows = table.itertuples(index=False)
+        return html_summary(title, list(table), rows, note="; ".join(notes))
 
     @classmethod
     def read(cls, folder: str | Path) -> Evaluation:

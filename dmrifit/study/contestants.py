@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,8 @@ STRATEGIES = {"s2s": SignalToSignal, "m2m": MapsToMaps}
 
 _REMEDY = (
     ". Training in one cohort and testing in another needs the protocol of {!r} in both: use "
-    "train_on='same', give the estimators a source and a target that both have, or "
-    "resynthesize=True to compute what is missing through the fitted model"
+    "train_on='same', or resynthesize=True to compute what is missing through the fitted model "
+    "(in Python also estimators with a source and a target that both have)"
 )
 
 
@@ -122,6 +123,8 @@ def named_cohorts(cohorts: Mapping[str, Cohort] | Sequence[Cohort] | Cohort) -> 
     """Name and sort the cohorts, and make sure that no patient is in two of them."""
     if isinstance(cohorts, Cohort):
         cohorts = [cohorts]
+    if isinstance(cohorts, str | Path):
+        raise ValueError(f"cohorts are given as {str(cohorts)!r}; read the table: Cohort.read")
     if not isinstance(cohorts, Mapping):
         names = [cohort.name or f"cohort {i}" for i, cohort in enumerate(cohorts, start=1)]
         check_own_names("cohorts without a dict of name to cohort", names)

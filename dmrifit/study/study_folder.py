@@ -58,7 +58,7 @@ class StudyFolder:
         """Read study.json; empty without a study."""
         path = self.path / _STUDY
         if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path} is a file; name a folder for the results")
+            raise ValueError(f"{self.path} is a file; name a folder of a comparison")
         if not path.is_file():
             return {}
         try:
@@ -117,10 +117,7 @@ class StudyFolder:
         path = self.path / _STUDY
         content = self._description()
         if not content:
-            raise FileNotFoundError(
-                f"{path} does not exist; name a folder that dmrifit benchmark or compare(..., "
-                "out=folder) has made"
-            )
+            raise FileNotFoundError(f"{path} does not exist; name the folder of a comparison")
         digests = content.pop(_FINISHED, None)
         if digests is None:
             raise FileNotFoundError(

@@ -10,6 +10,7 @@ import pandas as pd
 
 from dmrifit._utils.checks import check_number
 from dmrifit.predict.controls import SHUFFLED, is_control
+from dmrifit.report.page import Texts
 from dmrifit.stats import patient_summary
 from dmrifit.stats.metrics import AT_BOUND, METRICS, NO_TISSUE, MapMetric
 from dmrifit.stats.patient_summary import in_parts
@@ -27,16 +28,8 @@ MEASURES = ("skill", "absolute_skill", "abs_bias", "dispersion", "relative_error
 #: Those that are also given against a reference with independent noise.
 REPEATED = ("skill", "pearson")
 
-_SHARED_NOISE = (
-    "maps of synthetic patients are scored twice: against the fit to the images that include the "
-    "inputs, and (independent) against a fit with independent noise; the difference is "
-    "called shared noise. Unseen images share no noise with the inputs"
-)
-_UNDEFINED = (
-    "* some correlations are undefined (a constant prediction or reference) and count as 0"
-)
-#: What has to be said of the skill of signals beside the control shuffled.
-NO_ZERO = "a predictor that learned nothing can have a signal skill above 0: compare with shuffled"
+#: Sentences under the head of a summary, by name.
+TEXTS = Texts(__file__)
 # Their reference is often 0, where there is no relative error.
 _ALONE = ("f", "K", AT_BOUND, *NO_TISSUE)
 _N_DRAWS = 2000
@@ -119,23 +112,18 @@ def headline_notes(study: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
     notes = []
     correlations = [table[name] for name in ("r", "r, independent") if name in table]
     if any(column.astype(str).str.endswith("*").any() for column in correlations):
-        notes.append(_UNDEFINED)
+        notes.append(TEXTS["undefined"])
     if (table["algorithm"] == SHUFFLED).any():
-        notes.append(NO_ZERO)
+        notes.append(TEXTS["no_zero"])
     if "shared noise" in table:
-        notes.append(_SHARED_NOISE)
+        notes.append(TEXTS["shared_noise"])
     single = [
         name
         for name, cohort in study.get("cohorts", {}).items()
         if cohort.get("synthetic") and not cohort.get("repeated")
     ]
     if single:
-        notes.append(
-            f"the signals of {', '.join(single)} without noise, or the level of their noise, are "
-            "not known (as in averages of several measurements), so there is no second "
-            "realization of the noise: no rows truth and repeat, and skill may owe something to "
-            "noise that inputs and reference share"
-        )
+        notes.append(TEXTS("single", cohorts=", ".join(single)))
     return notes
 
 
@@ -266,10 +254,7 @@ class Board:
         if self.setting("n_repeats", 1) < FEWEST_DRAWS:
             reasons.append("one draw of training patients and seeds (increase it with --repeats)")
         if n_patients < FEWEST_PATIENTS:
-            reasons.append(
-                f"{n_patients} patients (with fewer than {FEWEST_PATIENTS}, no signed-rank test "
-                "can reach p < 0.05)"
-            )
+            reasons.append(TEXTS("few", n_patients=n_patients, fewest=FEWEST_PATIENTS))
         return " and ".join(reasons)
 
     def setting(self, name: str, otherwise: Any = None) -> Any:
@@ -302,9 +287,9 @@ class Board:
         skills = self.skills(self.learners)
         return skills.idxmax() if len(skills) else None
 
-    def skills(self, algorithms: Collection[str]) -> pd.Series:
+    def skills(self, algorithms: Collection[str], **where: Any) -> pd.Series:
         """Average the skill of maps over cohorts, by strategy and algorithm; first training."""
-        rows = matching(self.summary, train_on=self.regimes[0])
+        rows = matching(self.summary, train_on=self.regimes[0], **where)
         is_scored = rows["algorithm"].isin(algorithms) & np.isfinite(rows[self.skill_column])
         by_name = rows[is_scored].groupby(["strategy", "algorithm"], sort=False)
         # A predictor of one cohort alone would be compared with means over two.

@@ -315,7 +315,7 @@ def test_models_and_tables_of_another_kind_are_named(error_of, cases, model, tmp
     bare = tmp_path / "bare.dmrifit"
     save_model(OneMinusMean().fit(np.full((4, 6, 6, 6, 3), 0.5)), bare)
     error = error_of("detect", bare, cases / "gliomas.tsv", "--out", out)
-    assert "holds a OneMinusMean, which does not know how series are prepared" in error
+    assert "holds a OneMinusMean, which is no anomaly model" in error
     assert not out.exists()
 
 

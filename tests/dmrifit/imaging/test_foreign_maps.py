@@ -80,7 +80,7 @@ def test_a_predictor_with_intervals_predicts_from_maps_without_them(metrics, tmp
         ({}, {**UNITS, "ADC_fats": "mm²/s"}, "ADC_fats, which is not a map"),
         ({}, {**UNITS, "ADC_fast": "um2/ms"}, r"check the unit um2/ms.*b = 0 to 100 s/mm².*not a diffusivity of IVIM"),
         ({"F": None}, UNITS, "no map of F"),
-        ({"MD": "S0"}, UNITS, "MD is no metric"),
+        ({"MD": "S0"}, UNITS, "MD is no input"),
     ],
 )
 def test_maps_in_other_units_or_of_other_names_are_refused(trained, metrics, tmp_path, change, units, message):
@@ -123,7 +123,7 @@ def test_the_sidecar_says_that_maps_were_the_input(trained, metrics, tmp_path):
 
 
 def test_a_predictor_of_signals_is_refused(trained, metrics, tmp_path):
-    with pytest.raises(ValueError, match="predicts from signals"):
+    with pytest.raises(ValueError, match="predicts from an image"):
         predict_from_maps(trained[1], metrics, tmp_path / "out", units=UNITS)
 
 

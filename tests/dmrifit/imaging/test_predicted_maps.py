@@ -79,7 +79,7 @@ def test_a_saved_model_writes_intervals_and_says_what_they_are_worth(intervals, 
     assert (entry["Bounds"], entry["ShareAtBounds"]) == ([0, 5], pytest.approx(shares, abs=0.02))
     assert "Bounds" not in described["Parameters"]["S0"]
     assert section["Coverage"] == 0.9
-    assert section["Guarantee"].startswith("no guarantee at this level with 6 patients")
+    assert section["Guarantee"].startswith("90 % cannot be promised with 6 patients (9 are needed); ")
     for name in NAMES:
         low, high = (tmp_path / "out" / file for file in section["Parameters"][name]["Files"])
         np.testing.assert_array_equal(data(nib.load(low)), data(maps[f"{name}_low"]))

@@ -275,6 +275,6 @@ def test_maps_of_other_programs_are_summarized_from_a_table_or_by_their_names(tm
     with pytest.raises(ValueError, match="given to FA, which is not a map"):
         summarize_fits([], [foreign / "labels.nii.gz"], maps=maps, units={"FA": "1"})
     with pytest.raises(FileNotFoundError, match="no such file"):
-        summarize_fits([], [foreign / "labels.nii.gz"], maps={"MD": foreign / "none.nii"})
+        summarize_fits([], [foreign / "labels.nii.gz"], maps={"MD": foreign / "none.nii"}, units={"MD": "um2/ms"})
     with pytest.raises(ValueError, match="need one label image"):
         summarize_fits([foreign], [], maps=maps)

@@ -28,7 +28,7 @@ SIDECAR = {
 ENTRY = {"TrainingCoverage": 0.91, "WorstTrainingPatient": 0.7, "MedianShareOfBounds": 0.4, "Determined": True}
 INTERVALS = {
     "Coverage": 0.9,
-    "Guarantee": "no guarantee at this level with 6 patients: 90 % needs at least 9",
+    "Guarantee": "90 % cannot be promised with 6 patients (9 are needed)",
     "Parameters": {"S0": ENTRY, "ADC": ENTRY | {"Determined": False, "MedianShareOfBounds": 0.83}},
     "Typicality": {"UnlikeBelow": 0.05, "Verdict": "7 % of the voxels are unlike"},
 }
@@ -78,7 +78,7 @@ def test_a_prediction_without_intervals_shows_its_maps(maps, tmp_path):
 
 def test_the_answer_and_a_light_for_each_parameter_come_first(maps, tmp_path):
     text = page(maps, SIDECAR | {"Intervals": INTERVALS}, tmp_path, background=np.ones(GRID))
-    assert "90 % intervals stand beside the maps; not determined: ADC." in text
+    assert "Intervals beside the maps: 90 % cannot be promised with 6 patients (9 are needed); not determined: ADC." in text
     assert re.findall(r'<tr class="(\w*)"><td><button type="button" data-show="([^"]*)">', text) == [
         ("", "S0"),
         ("undetermined", "ADC (not determined)"),
@@ -146,7 +146,8 @@ def test_the_first_screen_shows_answer_lights_and_planes(maps, tmp_path, tab, wi
 def test_sentences_name_only_what_is_there():
     section = copy.deepcopy(INTERVALS)
     assert interval_advice(section) == [
-        "Intervals: no guarantee at this level with 6 patients: 90 % needs at least 9.",
+        "Intervals: 90 % cannot be promised with 6 patients (9 are needed). In the worst training patient they "
+        "hold 70 % of the values of S0.",
         "Not determined, because the interval spans most of the range that is searched: ADC (83 %).",
         "7 % of the voxels are unlike.",
     ]

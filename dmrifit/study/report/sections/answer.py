@@ -10,7 +10,7 @@ import pandas as pd
 
 from dmrifit._utils.counts import counted
 from dmrifit.io.digests import rerun_command
-from dmrifit.predict.controls import SHUFFLED, TO_BEAT, is_control
+from dmrifit.predict.controls import TO_BEAT, is_control
 from dmrifit.report import page, style
 from dmrifit.report.dot_plot import Panel, plot_dots
 from dmrifit.report.numerals import wording
@@ -18,7 +18,7 @@ from dmrifit.stats.metrics import AT_BOUND, METRICS, RANKING_METRIC, MapMetric
 from dmrifit.study.report.figures import plot_lesion, plot_sizes, series_looks
 from dmrifit.study.report.sections import patients, scores
 from dmrifit.study.report.sections.scores import SKILL_ENDS, training_words
-from dmrifit.study.summaries import NO_ZERO, Board, averaged, matching, size_summary, unique
+from dmrifit.study.summaries import Board, averaged, matching, size_summary, unique
 
 #: A further gain of skill that is not worth more patients.
 SMALL_GAIN = 0.02
@@ -27,9 +27,8 @@ _MOST_COHORTS = 3
 _SHARED = "against the fit to the same images"
 _INDEPENDENT = "against a reference with independent noise"
 _NAMES = {"s2s": "signals to signals", "m2m": "maps to maps"}
-_REGIME_LOOKS = {
-    **{"same": (style.LINK, "o"), "other": (style.WARN, "s"), "pooled": (style.FAINT, "^")}
-}
+# By way of training.
+_LOOKS = {"same": (style.LINK, "o"), "other": (style.WARN, "s"), "pooled": (style.FAINT, "^")}
 
 
 _TEXTS = page.Texts(__file__)
@@ -72,20 +71,16 @@ def verdict(board: Board) -> list[str]:
     controls, best = board.skills(TO_BEAT), board.skills([board.best[1]])[board.best]
     if controls.max() > best:
         names = predictor_words(*controls.idxmax())
-        no = "In the mean over cohorts, no" if len(board.cohorts) > 1 else "No"
-        means = {"no": no, "control": names, "mean": controls.max(), "best": best}
-        sentences.insert(0, _TEXTS("beaten", **means) + "".join(_exceptions(board)))
+        text = _TEXTS("beaten", control=names, mean=controls.max(), best=best)
+        sentences.insert(0, text + "".join(_exceptions(board)))
     return sentences
 
 
 def _exceptions(board: Board) -> Iterator[str]:
     """Name the cohorts in which an algorithm is better than every control."""
-    rows = matching(board.summary, train_on=board.regimes[0])
-    for cohort, of_cohort in rows.groupby("cohort", sort=False):
-        skills = of_cohort.set_index(["strategy", "algorithm"])[board.skill_column]
-        algorithms = skills.index.get_level_values("algorithm")
-        learned = skills[algorithms.isin(board.learners)]
-        control = skills[algorithms.isin(TO_BEAT)].max()
+    for cohort in board.cohorts:
+        learned = board.skills(board.learners, cohort=cohort)
+        control = board.skills(TO_BEAT, cohort=cohort).max()
         if learned.max() > control:
             name = predictor_words(*learned.idxmax())
             yield _TEXTS("but_in", cohort=cohort, name=name, skill=learned.max(), control=control)
@@ -152,9 +147,7 @@ def _skill(board: Board) -> Iterator[Any]:
     figure = plot_dots(matching(table, cohort=shown[0]), panels, styles, width=_WIDTH)
     name = predictor_words(*(board.best or ("", "")))
     yield _TEXTS.picture("answer_skill", figure, name=name)
-    note = "0 is the best constant, 1 perfect; lines are 95 % intervals over patients."
-    if SHUFFLED in board.algorithms:
-        note += f" {page.capital(NO_ZERO)}."
+    note = _TEXTS["axis"]
     ends = table.loc[table["cohort"].isin(shown), ["skill_low", "skill_high"]]
     if (ends["skill_low"] < SKILL_ENDS[0]).any() or (ends["skill_high"] > SKILL_ENDS[1]).any():
         note += " Hollow dots mark values, and arrows mark intervals, that extend beyond the axis."
@@ -216,7 +209,7 @@ def _plot_regimes(
     """Draw scores in a color for each way of training."""
     styles = {}
     for train_on in unique(table["train_on"]):
-        color, marker = _REGIME_LOOKS.get(train_on, (style.INK, "o"))
+        color, marker = _LOOKS.get(train_on, (style.INK, "o"))
         styles[_trained_on(train_on)] = {"color": color, "marker": marker}
     table = table.assign(series=table["train_on"].map(_trained_on))
     return plot_dots(table, panels, styles, title, width=width)
@@ -349,8 +342,7 @@ def _conclusions(
     conditions = board.conditions(matching(board.scores, train_on=first))
     yield page.Heading(f"Trained on {training_words(first, 'whom')}; {conditions}")
     overview = [row for metric in metrics for row in _overview(tests[metric.name], metric)]
-    unit = " (%)" if all(metric.unit == "%" for metric in metrics) else ""
-    yield page.Table(overview, f"{_TEXTS['overview']}{unit} {{margin:}}")
+    yield page.Table(overview, _TEXTS["overview"])
     reasons: dict[str, list[str]] = {}
     for row in overview:
         name = wording("{index} of {cohort} {strategy}", row)

@@ -175,10 +175,8 @@ def _decays(patient: PatientPredictions, names: dict[str, str], note: str) -> It
     typical = int(order[(len(errors) - 1) // 2])
     voxel = np.flatnonzero(usable)[typical]
     position = ", ".join(map(str, patient.index[voxel]))
-    subjects = {
-        "median": "median of the scored voxels",
-        "voxel": f"voxel ({position}), of typical error",
-    }
+    subjects = {"median": "median of the scored voxels"}
+    subjects["voxel"] = f"voxel ({position}), of typical error"
     for file, subject in subjects.items():
         rows = []
         for label, values in signals.items():

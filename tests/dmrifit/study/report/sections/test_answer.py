@@ -62,8 +62,8 @@ def test_the_best_predictor_is_named_with_skill_interval_and_parameters(make_eva
     # A control that is better is told first; a reference such as the truth is no predictor to beat.
     assert verdict(study_of(make_evaluation, control=("truth", 0.5)))[0] == name
     assert verdict(study_of(make_evaluation, control=("copy", 0.5)))[:2] == [
-        "No algorithm is better than the control copy, signals to signals: its mean skill is 0.50, that of the best "
-        "algorithm 0.07.", name]  # fmt: skip
+        "On average no algorithm is better than the control copy, signals to signals: its mean skill is 0.50, that of "
+        "the best algorithm 0.07.", name]  # fmt: skip
 
 
 @pytest.mark.parametrize(
