@@ -86,8 +86,8 @@ def detect_scan(
     images = {_FILES[key]: image for key, image in detection.images().items()}
     drawing = _panels(detection) if figure else None
     above = {"mL": detection.found.sum() * voxel_volume(case.affine) / MM3_PER_ML, **record}
-    share = wording("{share_above:.1%} % of the voxels above the threshold ({mL:.2f} mL)", above)
-    sentences = [count_sentence([record]), share, *detection.notes, model]
+    share = "{share_above:.1%} % of the voxels are above the threshold ({mL:.2f} mL)"
+    sentences = [count_sentence([record]), wording(share, above), *detection.notes, model]
     view = partial(_view, detection, sentences=sentences)
     return RUN.write_case(folder, record, table, images, drawing, view)
 

@@ -301,7 +301,7 @@ def _healthy_sentence(healthy: HealthyScans, largest_division: float) -> str:
         text += f"{verdicts.count(True)} differ from the others as a whole"
     if healthy.spread is not None:
         low, high = healthy.spread
-        text += f"; threshold of other healthy scans of this kind {low:.3g} to {high:.3g} (95 %)"
+        text += f"; by bootstrap over these scans the threshold is {low:.3g} to {high:.3g} (95 %)"
     return text
 
 

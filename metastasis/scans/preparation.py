@@ -180,11 +180,7 @@ def _prepared(
     image = Volume.of(_scaled(picture.values, inside), picture.affine)
     edges = np.linalg.norm(scan.affine[:3, :3], axis=0).tolist()
     case = Case(names[0], image.values, brain=inside, affine=image.affine)
-    # Above the neck, a scan that is cut ends in the brain on two sides or more.
-    sides = sum(bool(np.take(inside, k, axis).any()) for axis in range(3) for k in (0, -1))
-    cut_note = f"{names[0]} shows a part of the brain; models learned from whole brains"
     notes = [brain_note, slice_note(names[0], edges), contrast_note(case)]
-    notes += [cut_note] if sides > 1 else []
     prior, matrix, likeness = None, None, None
     if prior_scan is not None:
         alignment = HeadAlignment.of(scan, prior_scan)

@@ -205,7 +205,7 @@ def _lesion_words(lesion: dict[str, Any]) -> dict[str, Any]:
     # As in lesions.tsv and DICOM; vanished lesions have numbers of the prior scan.
     number = str(lesion["number"])
     if lesion.get("finding") == "prior only":
-        number, lesion = "–", lesion | dict.fromkeys(FIGURES, np.nan)
+        number, lesion = "–", lesion | dict.fromkeys(FIGURES, np.nan) | {"open_ring": False}
     change = lesion.get("change")
     changes = [change] if isinstance(change, str) and change else []
     if np.isfinite(lesion.get("prior_volume_with_core_mL", np.nan)):

@@ -147,7 +147,7 @@ def test_a_training_tells_of_its_healthy_scans_and_of_what_is_guaranteed(run, ou
     said = output_of(*words)
     assert "8 healthy scans" in said
     assert "differ from the others as a whole" in said
-    assert "threshold of other healthy scans of this kind" in said
+    assert "by bootstrap over these scans the threshold is" in said
     said = output_of(*words, "--guarantee", 0.8, "--calibration", 0.5)
     assert "no anomaly in a new healthy scan of this site and protocol" in said
     assert "with a probability of 80 % or more" in said
