@@ -117,7 +117,7 @@ class StudyFolder:
         path = self.path / _STUDY
         content = self._description()
         if not content:
-            raise FileNotFoundError(f"{path} does not exist; name the folder of a comparison")
+            raise FileNotFoundError(f"{path} does not exist; name a folder of dmrifit benchmark")
         digests = content.pop(_FINISHED, None)
         if digests is None:
             raise FileNotFoundError(
