@@ -101,8 +101,8 @@ def fit(
         ivim at low SNR segmented; the output says what was chosen and why.
     likelihood gaussian|rician|rician-mean: Noise of single magnitudes (rician) or of averages of
         them (rician-mean); both need --sigma.
-    threshold S/MM2: Lowest b-value from which --method segmented fits Dt; the default increases
-        with the SNR.
+    threshold S/MM2: Lowest b-value from which --method segmented fits Dt; by default 150, and
+        without --method chosen by the SNR.
     weights NUMBER,…: Weight of each measurement that is fitted, such as its number of averages.
     regularization WEIGHT: Weight of a penalty that pulls bounded parameters to their lower bound.
     starts auto|thorough|NUMBER: Starting points per voxel.

@@ -337,12 +337,13 @@ def fit_image(
                 file_set.check_room(bytes_of_maps(len(map_names(model)), series.grid, region))
             maps = empty_maps(model, series.grid)
             doubt_codes = np.zeros((*series.grid, len(model.names)), np.uint8)
-            sigma_text, given_by = _noise_text(noise), "median of sigma in tissue"
+            sigma_text = _noise_text(noise)
+            given_by = "median of sigma in tissue" if is_map else "given"
             if is_estimated:
                 readable.check_magnitudes()
                 if estimate := _estimated_noise(readable, region, settings, notes):
                     noise, given_by = estimate.sigma, estimate.method
-                    sigma_text = f"{np.median(noise):.6g} (estimated by {given_by})"
+                    sigma_text = "estimate"
             _check_noise(readable, region, settings, noise)
             if noise is None:
                 del maps["chi2"], files["chi2"]
@@ -355,6 +356,8 @@ def fit_image(
                     readable, region, measurements, model, settings, noise
                 )
             settings = replace(settings, method=settings.method_for(model, contrasts))
+            # Not automatic any more, it gets the threshold of a segmented fit.
+            settings = by_snr(settings, model, contrasts, None)
             if method == "map" and prior is None:
                 learned = _learn_prior(readable, region, measurements, model, settings, noise)
                 settings = replace(settings, prior=learned)
@@ -453,9 +456,12 @@ def fit_image(
         if noise is not None:
             level = NoiseLevel(tally.noise_level(), given_by)
         if is_automatic:
-            options["Choice"] = describe_choice(settings.threshold, snr, level, n_floored)
+            choice = describe_choice(settings.threshold, snr, level, n_floored)
+            options["Choice"] = f"{choice} (choose by --method, --sigma)"
         elif settings.threshold is not None:
-            options["Choice"] = f"two steps, Dt from b ≥ {settings.threshold:g} s/mm², as given"
+            options["Choice"] = f"two steps, Dt from b ≥ {settings.threshold:g} s/mm²"
+        else:
+            options["Choice"] = f"one step, method {settings.method}, likelihood {likelihood}"
         sidecar = describe_fit(tally, settings, box, protocol, contrasts, options, files)
         if level is not None and np.isfinite(snr):
             sidecar["Noise"] = {"Sigma": level.sigma, "Method": level.method, "SNR": snr}
@@ -851,7 +857,7 @@ def _chosen_by_noise(
         lowest = lowest_signals(rows, protocol)
         bright = above_air(lowest)
         if levels is not None:
-            level = NoiseLevel(float(np.median(levels[bright])), "median of sigma in tissue")
+            level = NoiseLevel(float(np.median(levels[bright])), "given")
         else:
             level = measured_noise(rows[bright], protocol, model, settings)
             level = level or _noise_of_neighbors(series, region)

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.html_repr import InlinePage
-from dmrifit.engine.fit_maps import OUTSIDE, unpack_bits, unpack_bounds
+from dmrifit.engine.fit_maps import unpack_bits, unpack_bounds
 from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE
 from dmrifit.engine.models import SignalModel, python_words
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitStatus
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import NO_INTERVALS
-from dmrifit.io.nifti import describe_sources, file_paths, output_files, read_volume, save_image
+from dmrifit.io.nifti import describe_sources, file_paths, output_files, save_image
 from dmrifit.predict.novelty import NOVEL
 
 if TYPE_CHECKING:
@@ -352,24 +352,19 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
 
     def _fit_windows(self, folder: Path) -> dict[str, tuple[float, float]]:
         """Read the ends of the color scales of a fit of the same scan and model in a folder."""
-        from dmrifit.report.slice_figures import robust_limits
+        from dmrifit.report.quicklook import color_window
 
-        windows: dict[str, tuple[float, float]] = {}
         sidecar = folder / _name_of_fit(self._files["sidecar"])
         # The sidecar completes a fit.
         if not sidecar.is_file():
-            return windows
-        described = json.loads(sidecar.read_text(encoding="utf-8")).get("Status", {})
-        status = folder / Path(described.get("File", "")).name
-        if not status.is_file():
-            return windows
-        is_inside = read_volume(status) != OUTSIDE
-        for name in self.sidecar["Parameters"]:
-            path = folder / _name_of_fit(self._files[name])
+            return {}
+        entries = json.loads(sidecar.read_text(encoding="utf-8")).get("Parameters", {})
+        windows = {
             # A parameter that is fixed at one value has a map, too, but no scale.
-            if path.is_file():
-                windows[name] = robust_limits(read_volume(path)[is_inside])
-        return windows
+            name: None if "Fixed" in entry else color_window(entry)
+            for name, entry in entries.items()
+        }
+        return {name: window for name, window in windows.items() if window is not None}
 
     @property
     def _heading(self) -> str:

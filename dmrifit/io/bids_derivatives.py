@@ -351,8 +351,8 @@ def summarize_tissue(
     sidecar["Air"] = {
         "Share": 1 - int(np.count_nonzero(tissue)) / n_voxels if n_voxels else 0.0,
         "Description": "share of the voxels with values that look like air at the lowest b-value, "
-        "0 in a mask; Quartiles, StandardError and Interval of parameters, and all shares, leave "
-        "them out",
+        "0 in a mask; Quartiles, Window (percentiles 2 and 98), StandardError and Interval of "
+        "parameters, and all shares, leave them out",
     }
     doubts = maps["doubt"][tissue] if "doubt" in maps else None
     shifts = []
@@ -364,7 +364,8 @@ def summarize_tissue(
             entry["BelievedMedian"] = median_without(values, (doubts >> j) % 2 == 1, at_bound)
         values = values[np.isfinite(values)]
         if len(values):
-            entry["Quartiles"] = np.percentile(values, (25, 50, 75)).tolist()
+            low, *entry["Quartiles"], high = np.percentile(values, (2, 25, 50, 75, 98)).tolist()
+            entry["Window"] = [low, high]
             believed_median, median = entry.get("BelievedMedian"), entry["Quartiles"][1]
             is_sampled = believed_median is not None
             if is_sampled and not np.isclose(believed_median, median, rtol=_LARGEST_SHIFT, atol=0):

@@ -206,9 +206,18 @@ def _panel(
         values,
         bounds,
         tuple(entry.get("ShareAtBounds", {"Lower": 0.0, "Upper": 0.0}).values()),
+        window=color_window(entry),
         doubted=doubted,
         quartiles=tuple(entry.get("Quartiles", ())),
     )
+
+
+def color_window(entry: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Give the ends of the colors of a map; None where no voxel with signal has a value."""
+    if "Window" not in entry:
+        return None
+    # A map of one value needs a range, too.
+    return slice_figures.robust_limits(np.array(entry["Window"], float), (0, 100))
 
 
 def write_quicklook(
@@ -237,7 +246,8 @@ def write_quicklook(
         page.Section("Parameters", *_summary(shown)),
         page.Section(
             "Maps",
-            page.Note(_TEXTS("maps", side=slices.sides[0]), _TEXTS["bars"]),
+            page.Note(_TEXTS("maps", side=slices.sides[0])),
+            page.Note(_TEXTS["bars"]),
             page.Picture(picture, f"Slices and histograms of {labels}"),
             _codes(shown, slices),
         ),
@@ -401,7 +411,7 @@ def thumbnails(sidecar: Path) -> dict[str, tuple[str, str]]:
     pictures = {}
     for name in free or entries:
         values = np.asarray(load_image(sidecar.with_name(entries[name]["File"])).dataobj)
-        low, high = slice_figures.robust_limits(values[region])
+        low, high = color_window(entries[name]) or slice_figures.robust_limits(values[region])
         buffer = io.BytesIO()
         picture = slices.pictures(np.where(region, values, np.nan))[0]
         options = {"vmin": low, "vmax": high, "cmap": style.COLORMAP, "origin": "lower"}
@@ -443,7 +453,10 @@ def write_prediction_page(
     # Slices of an empty mask could not be chosen.
     if not region.any():
         region = np.ones_like(region)
-    panels = [replace(panel, window=(windows or {}).get(panel.name)) for panel in shown.panels]
+    panels = [
+        replace(panel, window=(windows or {}).get(panel.name, panel.window))
+        for panel in shown.panels
+    ]
     layers, certainty = panels, NO_INTERVALS
     widths: list[MapPanel] = []
     median_widths: dict[str, float] = {}

@@ -277,8 +277,8 @@ def _draw_map(axes: style.Axes, slices: Slices, panel: MapPanel, n_columns: int)
 
 def _draw_histogram(axes: style.Axes, slices: Slices, panel: MapPanel) -> None:
     values = panel.finite(slices.mask)
-    # Percentiles 1 to 99, widened to bounds at which there are more voxels than a few.
-    low, high = robust_limits(values, (1, 99))
+    # Those of the colors, widened to bounds at which there are more voxels than a few.
+    low, high = panel.window or robust_limits(values, (1, 99))
     if len(values):
         margin = 0.08 * (high - low)
         low, high = low - margin, high + margin

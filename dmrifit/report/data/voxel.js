@@ -4,7 +4,7 @@
 const FLAGS = { doubt: 1, low: 2, high: 4 };
 const AT_BOUND = FLAGS.low | FLAGS.high;
 const CURVE_POINTS = 121;
-const PLOT = { left: 52, right: 70, top: 14, gap: 22, bottom: 34, residuals: 0.32 };
+const PLOT = { left: 52, right: 70, top: 20, gap: 22, bottom: 34, residuals: 0.32 };
 const OPERATIONS = new Map([
   ["=Add", (a, b) => a + b], ["=Sub", (a, b) => a - b], ["=Mult", (a, b) => a * b], ["=Div", (a, b) => a / b], ["=Pow", (a, b) => a ** b],
   ["=Lt", (a, b) => a < b], ["=LtE", (a, b) => a <= b], ["=Gt", (a, b) => a > b], ["=GtE", (a, b) => a >= b],
@@ -244,7 +244,7 @@ class VoxelPanel {
     }
     text({ x: right, y: bottom + 30, "text-anchor": "end" }, "b in s/mm\u00b2");
     text({ x: PLOT.left + 4, y: split + PLOT.gap - 5 }, "residuals: signal \u2212 curve");
-    text({ x: 0, y: PLOT.top - 2 }, "signal");
+    text({ x: 0, y: PLOT.top - 9 }, "signal");
   }
 
   // Echo times stand at the right ends of their curves, pushed apart where these meet.

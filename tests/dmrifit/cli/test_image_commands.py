@@ -141,7 +141,7 @@ def test_the_noise_is_estimated_in_a_fit_on_request(data_dir, output_of, tmp_pat
     options = ("--sigma", "estimate", "--average-directions", "geometric", "--no-quicklook", "--out", tmp_path)
     output_of("fit", scan, "--model", "adc", *options)
     described = json.loads((tmp_path / "small_64D_model-adc_dwimap.json").read_text(encoding="utf-8"))
-    assert described["Settings"]["Sigma"].endswith("(estimated by mppca)")
+    assert described["Settings"]["Sigma"] == "estimate"
 
 
 def test_a_model_is_trained_and_predicts_a_new_image(output_of, tmp_path):

@@ -474,8 +474,8 @@ def test_what_the_noise_chose_is_in_the_sidecar_and_the_same_in_slabs(tmp_path, 
     assert (noise["SNR"], noise["Sigma"], noise["Misfit"]) == pytest.approx((30, 10, 1), rel=0.06)
     monkeypatch.setattr(series, "SLAB_VALUES", 1)
     same(fit_image(image, protocol, "ivim"), whole)
-    given = fit_image(image, protocol, "ivim", threshold=150.0).sidecar["Settings"]["Choice"]
-    assert given == "two steps, Dt from b ≥ 150 s/mm², as given"
+    given = fit_image(image, protocol, "ivim", method="segmented").sidecar["Settings"]["Choice"]
+    assert given == "two steps, Dt from b ≥ 150 s/mm²"
 
 
 def test_images_without_any_signal_or_of_which_nothing_can_be_fitted_are_refused(signals, refused, tmp_path):

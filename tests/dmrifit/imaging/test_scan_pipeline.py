@@ -162,9 +162,8 @@ def test_the_floor_is_estimated_in_the_fit_where_no_map_is(tmp_path):
     mask = nib.Nifti1Image(scan.mask.astype(np.uint8), scan.affine)
     fit_image(image, scan.protocol, "t2-ivim-kurtosis", mask=mask, sigma="estimate", out=tmp_path)
     described = json.loads((tmp_path / "model-t2ivimkurtosis_dwimap.json").read_text(encoding="utf-8"))
-    number, _, method = described["Settings"]["Sigma"].partition(" ")
-    assert method == "(estimated by piesno)"
-    assert float(number) == pytest.approx(scan.sigma, rel=0.05)
+    assert (described["Settings"]["Sigma"], described["Noise"]["Method"]) == ("estimate", "piesno")
+    assert described["Noise"]["Sigma"] == pytest.approx(scan.sigma, rel=0.05)
 
 
 def test_the_axis_across_slices_is_written_or_that_of_the_longest_edge(small_64):
