@@ -202,7 +202,7 @@ class VoxelwiseGaussian(AnomalyDetector):
     def _check_parameters(self) -> None:
         if self.features != "channels":
             what = "features other than 'channels'"
-            check_words(what, self._features(0), FEATURES, least=1)
+            check_words(what, self._features(0) or (), FEATURES, least=1)
         if self.distance == "mahalanobis" and self.side != "both":
             raise ValueError(
                 "a Mahalanobis distance has no side; use side='both', or distance='z' with "

@@ -52,6 +52,11 @@ class RunOptions:
     figure: bool = True
     overwrite: bool = False
 
+    def __post_init__(self) -> None:
+        # Before models and tables are read.
+        if self.out.is_file():
+            raise ValueError(f"--out {self.out} is a file; name a folder")
+
     @property
     def draws(self) -> bool:
         """Whether figures are asked for, and the packages for them and for pages are installed."""

@@ -129,11 +129,11 @@ def fit(
     options["n_starts"] = int(starts) if starts.isdecimal() else starts
     options["n_threads"] = options.pop("threads")
     options["quicklook"] = quicklook and can_draw("quick-look page")
-    # It is to run where the maps are, too.
-    options["command"] = command_line() + ("" if overwrite else " --overwrite")
     if len(images) == 1 and not is_pattern(images[0]) and not images[0].is_dir():
         if cluster:
             raise ValueError(f"--cluster spreads many scans; leave it out for {images[0]} alone")
+        # It is to run where the maps are, too; that of many scans would name them all.
+        options["command"] = command_line() + ("" if overwrite else " --overwrite")
         start = time.perf_counter()
         # Without a model, echo times decide which is the richest.
         needs_te = fitting.by_te or fitting.model is None or resolve_model(fitting.model).needs_te

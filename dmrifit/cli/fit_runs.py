@@ -85,8 +85,7 @@ def fit_many(
     context: typer.Context, images: Sequence[Path], run: RunOptions, options: dict[str, Any]
 ) -> None:
     """Fit every scan that was not finished before; write the table, the page and the summary."""
-    # The command names jobs and folders, which are no settings of the run.
-    out, command = run.out, options.pop("command")
+    out = run.out
     scans, root = named_scans(images)
     te = options["te"]
     if te and len(te) > 1:
@@ -117,7 +116,7 @@ def fit_many(
     if threads is None:
         # One also where --jobs -1 takes every core for a scan.
         threads = 1 if run.cluster else max(1, default_threads() // run.jobs)
-    fit_options = {**options, "n_threads": threads, "overwrite": True, "command": command}
+    fit_options = {**options, "n_threads": threads, "overwrite": True}
     cases = []
     for scan in scans:
         # Read before the run begins, which removes records of other options.
@@ -355,7 +354,7 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
     for record, (distance, measure) in zip(records.values(), unusual, strict=True):
         page = record["sidecar"].replace("dwimap.json", "quicklook.html")
         cells: dict[str, Any] = {"": "", "scan": record["name"]}
-        if (out / page).is_file():
+        if record["thumbnails"] and (out / page).is_file():
             # The same parameter of all scans where their models have it.
             name, png = next(filter(None, map(record["thumbnails"].get, names)))
             picture = Picture(base64.b64decode(png), f"A slice of {name}", name, width=_THUMBNAIL)

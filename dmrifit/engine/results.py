@@ -507,8 +507,11 @@ def median_without(
     is_believed = is_finite & np.logical_not(is_doubted)
     believed = values[is_believed]
     # Few voxels are no sample of the region, nor are those that the doubts leave at a bound.
-    is_few = len(believed) <= FEWEST_BELIEVED * np.count_nonzero(is_finite)
-    if is_few or np.mean((at_bound & is_finite)[is_believed]) > _MOST_AT_BOUND:
+    few = FEWEST_BELIEVED * np.count_nonzero(is_finite)
+    if len(believed) <= few:
+        return None
+    is_selected = np.count_nonzero(is_finite) - len(believed) > few
+    if is_selected and np.mean((at_bound & is_finite)[is_believed]) > _MOST_AT_BOUND:
         return None
     # In place: copies of large images would set the peak of the memory.
     return float(np.median(believed, overwrite_input=True))

@@ -295,7 +295,7 @@ def fit_image(
     for path in file_paths([image]):
         te_file = path.with_name(f"{stem(path)}.te")
         if protocol.te is None and te_file.is_file():
-            notes.warn(f"{te_file.name} is beside the image and is not used; give it to Protocol")
+            notes.warn(f"{te_file.name} beside the image is not used (--te, in Python Protocol)")
     _check_protocol(notes, protocol, model, fixed or {})
     endings = {"png": "quicklook.png", "html": "quicklook.html", "sidecar": "dwimap.json"}
     files = _files(series, map_names(model), endings, model=model.name)
@@ -408,7 +408,9 @@ def fit_image(
         )
         for doubt in doubts_of_signals:
             notes.warn(doubt)
-        residuals = tally.misfit() if likelihood == "gaussian" else np.nan
+        # Averages have less noise than the volumes, of which sigma is.
+        residuals = tally.misfit() * settings.n_averaged**0.5
+        residuals = residuals if likelihood == "gaussian" else np.nan
         misfit = np.nan if noise is None else residuals
         # Signals of several directions differ by more than the noise.
         is_wrong = not is_estimated and not directions_vary(contrasts) and misfit > MOST_MISFIT
@@ -419,7 +421,7 @@ def fit_image(
             )
         is_plain = weights is None and method != "map" and not settings.is_denoised
         is_plain &= not is_estimated and tally.n_fitted >= _FEWEST_JUDGED
-        if is_plain and misfit * settings.n_averaged**0.5 < _LEAST_MISFIT:
+        if is_plain and misfit < _LEAST_MISFIT:
             notes.warn(
                 f"the residuals are {misfit:.2g} times sigma: if the image was denoised, standard "
                 "errors and intervals (computed from the residuals) are too narrow; otherwise "

@@ -283,7 +283,8 @@ def _describe_noise(
     if info.other_noise:
         methods = dict.fromkeys(level.method.split()[0] for level in levels)
         sources = [read_table("sentences")["noise_sources"][method] for method in methods]
-        info.other_noise += f"; without --sigma, fit uses that above ({'; '.join(sources)})"
+        used = "; without --sigma, fit uses that above" if of_fit else ""
+        info.other_noise += f"{used} ({'; '.join(sources)})"
     if doubt and not info.is_denoised:
         info.doubts.append(doubt)
     return float(np.median(levels[0].sigma)) if levels else np.nan

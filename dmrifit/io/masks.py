@@ -55,15 +55,13 @@ def binarize(
                 "these"
             )
     n_labels = np.unique(np.rint(above_one)).size
-    if n_labels > _FEWEST_OF_IMAGE:
-        # Labels fill regions, so that most neighbors are alike; those of an image differ.
-        changes = np.diff(values, axis=0)[is_above_one[1:] & is_above_one[:-1]]
-        if 2 * np.count_nonzero(np.rint(changes)) > changes.size:
-            raise ValueError(
-                f"{name} holds {n_labels} values up to {above_one.max():g}, which differ from "
-                "voxel to voxel as those of an image do; a mask is 1 inside and 0 outside: name "
-                "the mask of this image, or compare the image with a threshold first"
-            )
+    axes = range(values.ndim)
+    if n_labels > _FEWEST_OF_IMAGE and all(_differ(values, is_above_one, axis) for axis in axes):
+        raise ValueError(
+            f"{name} holds {n_labels} values up to {above_one.max():g}, which differ from "
+            "voxel to voxel as those of an image do; a mask is 1 inside and 0 outside: name "
+            "the mask of this image, or compare the image with a threshold first"
+        )
     finite = values[np.isfinite(values)]
     inside = values > MASK_THRESHOLD
     if not inside.any() and not (may_be_empty and finite.size):
@@ -73,6 +71,13 @@ def binarize(
             f"inside means above {MASK_THRESHOLD:g})"
         )
     return inside
+
+
+def _differ(values: NDArray, inside: NDArray[np.bool_], axis: int) -> bool:
+    """Tell whether neighbors along an axis differ: in an image 90 % do, and few among labels."""
+    inside, values = np.moveaxis(inside, axis, 0), np.moveaxis(values, axis, 0)
+    changes = np.diff(values, axis=0)[inside[1:] & inside[:-1]]
+    return bool(2 * np.count_nonzero(np.rint(changes)) >= changes.size)
 
 
 def zeros_and_ones(values: ArrayLike, name: str) -> NDArray[np.bool_]:

@@ -526,6 +526,15 @@ def test_means_of_directions_leave_out_zeros_outside_a_volume_and_values_without
     assert "Negative" not in described
 
 
+@pytest.mark.parametrize("average", [None, "arithmetic"])
+def test_the_misfit_of_a_right_model_and_noise_is_one_for_averages_too(average, tmp_path):
+    protocol = Protocol(np.repeat([0.0, 200, 400, 600, 800, 1000], 6))
+    noise = np.random.default_rng(5).normal(0, 4, (10, 10, 5, 36))
+    image = nib.Nifti1Image(500 * np.exp(-protocol.b * 1.2e-3) + noise, AFFINE)
+    maps = fit_image(image, protocol, "adc", sigma=4, average=average, out=tmp_path)
+    assert maps.sidecar["Noise"]["Misfit"] == pytest.approx(1, abs=0.1)
+
+
 def test_a_prior_is_learned_from_geometric_means_of_positive_values():
     protocol = Protocol(np.repeat([0.0, 300.0, 600.0, 1000.0], [1, 4, 4, 4]))
     rng = np.random.default_rng(5)
