@@ -21,11 +21,13 @@ from dmrifit.cli.case_runs import SimulationRun
 from dmrifit.cli.options import given
 from dmrifit.cli.training_files import TrainingFiles
 from dmrifit.io.tables import TABLE
+from dmrifit.report import page
 
 if TYPE_CHECKING:
     from anomaly.detectors.base import AnomalyDetector
     from anomaly.scans.detection import HealthyScans
 
+_TEXTS = page.Texts(__file__)
 _TABLES = {"healthy": "healthy.tsv", "glioma": "gliomas.tsv"}
 #: What the tables list, for the summary.
 _GROUPS = {"healthy": "healthy person", "glioma": "glioma patient"}
@@ -203,14 +205,10 @@ def train(
     channels = counted(len(model.protocol_), "powder average" if powder else "direction")
     aim = f"{100 * rate:g} % of healthy voxels"
     if guarantee is not None:
-        aim = (
-            "no anomaly in a new healthy scan of this site and protocol with a probability of "
-            f"{100 * guarantee:g} % or more"
-        )
-    typer.echo(
-        f"{detector} trained on {counted(model.n_scans_, 'scan')} of {size} voxels and "
-        f"{channels}; threshold {threshold:.5g} for {aim}: {files.out}"
-    )
+        aim = _TEXTS("guaranteed", percent=100 * guarantee)
+    words = {"detector": detector, "size": size, "channels": channels, "aim": aim}
+    values = {"n_scans": model.n_scans_, "threshold": threshold, "out": files.out}
+    typer.echo(_TEXTS("trained", **words, **values))
     if model.healthy_ is not None:
         division = getattr(model.detector_, "largest_division_", 1.0)
         typer.echo(_healthy_sentence(model.healthy_, division))
@@ -252,7 +250,6 @@ def evaluate(
     from anomaly.cli.case_runs import prepared_cases, read_detections
     from anomaly.study import report
     from anomaly.study.evaluation import format_summary
-    from dmrifit.report import page
 
     import_optional("matplotlib", "jinja2")
     healthy_tables = healthy_detections or {}

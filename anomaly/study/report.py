@@ -273,13 +273,11 @@ def _summaries(comparison: _Comparison) -> Iterator[Any]:
 def _densities(comparison: _Comparison) -> Iterator[page.Picture]:
     if not comparison.graded:
         return
-    figure = plotting.plot_densities(
-        comparison.cases,
-        comparison.maps,
-        healthy=comparison.healthy,
-        healthy_maps=comparison.healthy_maps if len(comparison.healthy) else None,
-        thresholds=comparison.thresholds,
-    )
+    healthy: dict[str, Any] = {}
+    if len(comparison.healthy):
+        healthy = {"healthy": comparison.healthy, "healthy_maps": comparison.healthy_maps}
+    scans = comparison.cases, comparison.maps
+    figure = plotting.plot_densities(*scans, **healthy, thresholds=comparison.thresholds)
     text = ""
     if comparison.rule:
         text = f"Each curve has the area 1. Dotted: the threshold by {comparison.rule}."
@@ -324,14 +322,9 @@ def _panels(comparison: _Comparison, figures: int) -> Iterator[Any]:
     if not methods or not order:
         yield "No threshold is shared by all scans, so no masks are shown."
         return
-    yield _TEXTS(
-        "panels",
-        n_shown=len(order),
-        n_cases=len(cases),
-        shown=comparison.shown,
-        healthy_words=", and a healthy one" if len(healthy) else "",
-        rule=comparison.rule or "its makers",
-    )
+    words = {"shown": comparison.shown, "rule": comparison.rule or "its makers"}
+    words["healthy_words"] = ", and a healthy one" if len(healthy) else ""
+    yield _TEXTS("panels", n_shown=len(order), n_cases=len(cases), **words)
     all_maps = {
         name: [*comparison.maps[name], *comparison.healthy_maps.get(name, ())] for name in methods
     }
@@ -392,11 +385,5 @@ def scan_planes(
     # The lesion of the table of scans, which the detector has not seen.
     if case.lesion is not None and case.lesion.any():
         layers.append(Layer("known lesion", case.lesion, "mask", colors=(style.REFERENCE,)))
-    return html_viewer(
-        layers,
-        case.affine,
-        points=points,
-        region=case.brain,
-        label=f"Maps of {case.name}",
-        instead=instead,
-    )
+    options: dict[str, Any] = {"points": points, "region": case.brain, "instead": instead}
+    return html_viewer(layers, case.affine, label=f"Maps of {case.name}", **options)

@@ -275,10 +275,9 @@ def _occupy_closed() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)
     # Python has none where they were closed when it started.
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
 
 
 class _LenientStream:

@@ -14,11 +14,13 @@ from dmrifit._utils.counts import counted, first_few, percent
 from dmrifit.cli.case_runs import SimulationRun
 from dmrifit.cli.options import given, say
 from dmrifit.cli.training_files import TrainingFiles
+from dmrifit.report import page
 
 if TYPE_CHECKING:
     from metastasis.scans.cases import Case
     from metastasis.simulate.implants import TrainingScan
 
+_TEXTS = page.Texts(__file__)
 _N_FEATURES = 6  # that a training names
 
 
@@ -206,10 +208,8 @@ def train(
         files.save(segmenter)
     labels = [case.label for case in training_cases if case.label is not None]
     n_lesions = sum(int(label_components(label).max()) for label in labels)
-    typer.echo(
-        f"trained on {counted(len(training_cases), 'scan')} with "
-        f"{counted(n_lesions, 'lesion')}: {files.out}"
-    )
+    counts = {"n_scans": len(training_cases), "n_lesions": n_lesions}
+    typer.echo(_TEXTS("trained", **counts, out=files.out))
     if training.validation_fraction:
         typer.echo(f"{percent(training.validation_fraction)} of patients served validation alone")
     if network.synthetic_:
@@ -221,10 +221,8 @@ def train(
         others = f"{len(features) - _N_FEATURES} others (weights)"
         typer.echo(f"candidates are judged by {listed} and {others}")
     if held_out:
-        typer.echo(
-            f"threshold {segmenter.threshold_:.4f} for {false_positives:g} false positives per "
-            f"scan, chosen on {counted(len(held_out), 'scan')} of other patients"
-        )
+        values = {"threshold": segmenter.threshold_, "false_positives": false_positives}
+        typer.echo(_TEXTS("chosen", **values, n_scans=len(held_out)))
 
 
 def evaluate(
@@ -249,7 +247,6 @@ def evaluate(
     Example: dmrifit-metastasis evaluate cases.tsv --segmentations
         model=segmented/segmentations.tsv --out compared
     """
-    from dmrifit.report import page
     from metastasis.cli.case_runs import read_segmentations
     from metastasis.study.evaluation import HEADLINES, format_summary
     from metastasis.study.report import MEASURES, write_evaluation
@@ -313,11 +310,8 @@ def train_small(
             groups=[scan.name for scan in training],
         )
         files.save(model)
-    typer.echo(
-        f"trained on implants in {counted(len(negatives), 'scan')} and on "
-        f"{counted(phantoms, 'synthetic patient')}: {files.out}\n"
-        "never tried on a labeled metastasis: its accuracy in people is unknown"
-    )
+    counts = {"n_scans": len(negatives), "n_phantoms": phantoms}
+    typer.echo(_TEXTS("trained_on_implants", **counts, out=files.out))
 
 
 def _labeled_cases(table: Path) -> list[Case]:

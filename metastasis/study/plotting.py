@@ -68,18 +68,10 @@ def plot_overlay(
     brain = case.image != 0 if case.brain is None else case.brain
     # Of an empty brain the whole image.
     brain = brain if brain.any() else ~brain
-    return plot_planes(
-        case.image,
-        case.affine,
-        middle,
-        outlines,
-        heading,
-        margin=3,
-        inside=brain,
-        notice=style.figure_notice(case.synthetic),
-        window=robust_limits(case.image[brain], _WINDOW),
-        zoom=is_small,
-    )
+    look: dict[str, Any] = {"margin": 3, "inside": brain, "zoom": is_small}
+    look["window"] = robust_limits(case.image[brain], _WINDOW)
+    look["notice"] = style.figure_notice(case.synthetic)
+    return plot_planes(case.image, case.affine, middle, outlines, heading, **look)
 
 
 def place_to_show(case: Case, labels: NDArray[Any]) -> tuple[NDArray[np.float64], str]:

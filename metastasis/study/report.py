@@ -213,12 +213,8 @@ def _lesion_words(lesion: dict[str, Any]) -> dict[str, Any]:
         if lesion["prior_open_ring"]:
             changes.append(wording("open ring, {prior_hull_mL:.3f} mL within its outline", lesion))
     ring = ", open ring" if lesion["open_ring"] else ""
-    return {
-        **lesion,
-        "shown_number": number,
-        "ring": ring,
-        "since": ", ".join(changes) or "no prior scan",
-    }
+    since = ", ".join(changes) or "no prior scan"
+    return lesion | {"shown_number": number, "ring": ring, "since": since}
 
 
 # Sections of a comparison ------------------------------------------------------------------------
@@ -254,31 +250,23 @@ def _answer(cases: Sequence[Case], tables: _Tables) -> Iterator[Any]:
     intervals = intervals[intervals["measure"] == "strict_sensitivity"].dropna(subset="low")
     ties = [str(name) for name in ranked.index[1:][ranked["strict_f1"][1:] == scores["strict_f1"]]]
     equal = f" ({', '.join(ties)}: the same F1)" if ties else ""
-    yield _TEXTS(
-        "answer",
-        **scores,
-        leading=f"Best of {len(ranked)}{equal}: " if len(ranked) > 1 else "",
-        best=best,
-        interval="".join(wording(_TEXTS["interval"], row) for row in intervals.to_dict("records")),
-        n_wrong=scores["n_false_positives"] + scores["n_flagged"],
-        n_cases=len(cases),
-        small_ml=SMALL_ML,
-        # Without small lesions there is no share of them.
-        n_found_small=round(np.nan_to_num(scores["sensitivity_small"] * scores["n_small"])),
-    )
+    counts = {"n_cases": len(cases), "n_wrong": scores["n_false_positives"] + scores["n_flagged"]}
+    # Without small lesions there is no share of them.
+    n_found_small = round(np.nan_to_num(scores["sensitivity_small"] * scores["n_small"]))
+    counts |= {"n_found_small": n_found_small}
+    leading = f"Best of {len(ranked)}{equal}: " if len(ranked) > 1 else ""
+    interval = "".join(wording(_TEXTS["interval"], row) for row in intervals.to_dict("records"))
+    words = {"best": best, "leading": leading, "interval": interval}
+    yield _TEXTS("answer", **scores, **counts, **words, small_ml=SMALL_ML)
     shown = [str(name) for name in ranked.index[:_STRIPS]]
     order = _scans_by_errors(tables["scans"], best)["name"]
     figure = plotting.plot_strip(tables["lesions"], list(order), shown, small_ml=SMALL_ML)
     yield _TEXTS.picture("strip", figure, methods=", ".join(shown))
     n_patients = len({case.patient for case in cases})
-    yield _TEXTS(
-        "introduction",
-        prefix="synthetic " if all(case.synthetic for case in cases) else "",
-        n_cases=len(cases),
-        n_patients=n_patients,
-        n_lesions=scores["n_lesions"],
-        n_priors=sum(case.prior is not None for case in cases) or "none",
-    )
+    counts = {"n_cases": len(cases), "n_patients": n_patients, "n_lesions": scores["n_lesions"]}
+    prefix = "synthetic " if all(case.synthetic for case in cases) else ""
+    n_priors = sum(case.prior is not None for case in cases) or "none"
+    yield _TEXTS("introduction", **counts, prefix=prefix, n_priors=n_priors)
     yield page.few_note(n_patients)
 
 

@@ -15,12 +15,10 @@ from dmrifit._utils.checks import errors_about
 from dmrifit._utils.counts import counted, percent
 from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage
 from dmrifit.cli.options import given, trained_model
+from dmrifit.report import page
 from placement.search.tissue_labels import named_labels
 
-_OVERVIEW = (
-    "case {name} | volume, mL {volume_mL:.3f} | part that is target {target:.3f} | "
-    "orientation {rotation} | flags {flags}"
-)
+_TEXTS = page.Texts(__file__)
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,6 @@ def case_line(name: str, content: Mapping[str, Any]) -> str:
 
 def _page(out: Path, contents: Mapping[str, Mapping[str, Any]], _lesions: Any) -> RunPage:
     """Make the page of all cases, with their overlays."""
-    from dmrifit.report import page
     from placement.exchange.pages import box_assets, case_summary, console_numbers, rotation_words
     from placement.exchange.vendor_texts import NOTICE
 
@@ -102,8 +99,8 @@ def _page(out: Path, contents: Mapping[str, Mapping[str, Any]], _lesions: Any) -
         alt = f"Voxel of {name} in three planes"
         parts = RUN.shown(out / name, {"voxel_overlay.png": alt})
         pictures.append((name, [case_summary(content), *parts, console_numbers(content)]))
-    note = "In the pictures, the patient's right is on the left."
-    table = page.Table(lines, _OVERVIEW)
+    note = _TEXTS["sides"]
+    table = page.Table(lines, _TEXTS["overview"])
     return RunPage("Voxels", [table], pictures, note, f"{NOTICE}.", **box_assets())
 
 
@@ -307,16 +304,9 @@ def prescribe(
     options |= {"force": force, "figure": figure, "overwrite": overwrite}
     content = write_prescription(voxel, scene, out, **case_remarks(row, scene), **options)
     typer.echo(case_line(scene.name, content))
-    scores, goal = content["scores"], content["objective"]
-    typer.echo(
-        f"tumor fraction {scores['tumor_fraction']:.3f}: the part of the box that is "
-        f"{' or '.join(content['targets'])}, best {goal['mean_fraction']:g}"
-        f"{' or more' if goal['one_sided'] else ''}"
-    )
-    volume = scores["tumor_volume_inside_mL"]
-    typer.echo(f"volume of it {volume:.2f} mL, best {goal['mean_volume']:g} mL (experts' mean)")
-    typer.echo(f"objective {scores['objective']:.3g}: how near both are to their best, 0 to 1")
-    typer.echo(f"written: {out}")
+    words = {"targets": " or ".join(content["targets"]), "out": out}
+    words["more"] = " or more" if content["objective"]["one_sided"] else ""
+    typer.echo(_TEXTS("scores", **(content["objective"] | content["scores"] | words)))
     RUN.say_flagged([content], fail=fail_on_flag)
 
 

@@ -10,16 +10,13 @@ from dmrifit._utils.counts import counted
 from dmrifit._utils.text_files import check_file
 from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage
 from dmrifit.io.bids_derivatives import file_record, stem
+from dmrifit.report import page
 from placement.search.tissue_labels import named_labels
 
 _FILES = ("old", "box", "new")
 #: Columns of the table of all cases that are fields of a record.
 _FIGURES = ("agreement", "changed_share", "disagreement_mm", "target", "content")
-#: Columns of the table on the page.
-_OVERVIEW = (
-    "case {name} | answer {answer} | agreement {agreement:.2f} | orientation {angles} | "
-    "flags {flags}"
-)
+_TEXTS = page.Texts(__file__)
 
 
 class _Case(NamedTuple):
@@ -157,7 +154,6 @@ def _read_box(files: Mapping[str, Path]) -> Any:
 
 def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> RunPage:
     """Make the page of all cases, with their pictures."""
-    from dmrifit.report import page
     from placement.exchange.pages import box_assets, console_numbers, pose_rows, rotation_words
     from placement.exchange.vendor_texts import NOTICE
 
@@ -172,8 +168,8 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
         alts = {f"voxel_{scan}.png": f"Voxel of {name}, {scan} scan" for scan in ("old", "new")}
         shown = _CASE_RUN.shown(out / name, alts)
         pictures.append((name, [*remarks, pose, *shown, console_numbers(record)]))
-    note = "In the pictures, the patient's right is on the left."
-    table = page.Table(lines, _OVERVIEW)
+    note = _TEXTS["sides"]
+    table = page.Table(lines, _TEXTS["overview"])
     return RunPage("Repeated voxels", [table], pictures, note, f"{NOTICE}.", **box_assets())
 
 

@@ -227,13 +227,10 @@ def train(
             optimizer = _public.VoxelOptimizer(**constraints, random_state=seed)
             placer = _public.VoxelRanker(optimizer, verbose=True, n_jobs=jobs, random_state=seed)
         boxes = tables.read_experts(experts, list(table["name"]))
-        image = "image" in getattr(placer, "channels", ())
-        scenes = [
-            tables.read_scene(
-                row, include=include, margin=margin, tolerance=tolerance, image=image
-            )
-            for row in progress(table.itertuples(), len(table), "read")
-        ]
+        scene_options: dict[str, Any] = {"margin": margin, "tolerance": tolerance}
+        scene_options |= {"include": include, "image": "image" in getattr(placer, "channels", ())}
+        rows = progress(table.itertuples(), len(table), "read")
+        scenes = [tables.read_scene(row, **scene_options) for row in rows]
         fit_options = {} if groups is None else {"groups": list(table[groups])}
         with called(list(table["name"]), cases):
             placer.fit(scenes, boxes, **fit_options)

@@ -180,9 +180,8 @@ class Report(_Path):  # type: ignore[misc, valid-type]
         table = self.frames["headline"]
         lines = [f"# {self.title}", "", *(f"{sentence}\n" for sentence in self.sentences)]
         for cells in (list(table), ["---"] * len(table.columns), *table.itertuples(index=False)):
-            lines.append(
-                f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |"
-            )
+            texts = (str(cell).replace("|", r"\|") for cell in cells)
+            lines.append(f"| {' | '.join(texts)} |")
         return "\n".join([*lines, "", f"[{self.name}]({self.name})", ""])
 
     def _repr_html_(self) -> str:

@@ -80,7 +80,7 @@ def test_a_fit_of_a_region_prints_in_one_line():
         "medians without doubts S0 200 a.u., ADC 2 µm²/ms>"
     )
     assert repr(fit_voxels(np.zeros((1, 4)), protocol, "adc")) == (
-        "<FitResult of adc: 1 voxel: 1 not fitted; medians S0 – a.u., ADC – µm²/ms>"
+        "<FitResult of adc: 1 voxel: 1 not fitted; medians without doubts S0 – a.u., ADC – µm²/ms>"
     )
 
 

@@ -14,6 +14,7 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.model_files.model_file import load_model
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 from dmrifit.simulate.body_phantoms import simulate_cohort
+from dmrifit.study.report.reporting import Report
 
 
 @pytest.fixture(scope="module")
@@ -179,10 +180,14 @@ def comparisons(monkeypatch, make_evaluation):
 
     def record(estimators, cohorts, **options):
         calls.append((estimators, cohorts, options))
-        return make_evaluation([{}, {"algorithm": "RFR", "dispersion": 0.4}])
+        study = {"cohorts": {"A": {"synthetic": False, "skipped": {"p9": "no lesion voxel"}}}}
+        return make_evaluation([{}, {"algorithm": "RFR", "dispersion": 0.4}], study=study)
+
+    def page(studies, folder):
+        return Report.of(folder / "report.html", "", ["", "Best predictor: LR."], {})
 
     monkeypatch.setattr("dmrifit.study.comparison.compare", record)
-    monkeypatch.setattr("dmrifit.study.report.reporting.write_report", lambda studies, folder: folder / "report.html")
+    monkeypatch.setattr("dmrifit.study.report.reporting.write_report", page)
     return calls
 
 
@@ -231,6 +236,7 @@ def test_cohorts_whose_protocols_differ_do_so_on_request(comparisons, run, tmp_p
     code, _, err = run("benchmark", "x.tsv", "--out", tmp_path, "--algorithms", "LR", *option)
     assert code == 0, err
     assert comparisons[0][2]["train_on"] == ways
+    assert "A: p9 is left out: no lesion voxel" in err
     assert ("protocols differ (cohort1 lacks 15 of the 21 contrasts of cohort2" in err) == (ways == ["same"])
 
 
@@ -242,7 +248,7 @@ def test_the_inputs_of_a_comparison_are_chosen_by_their_b_values(table, comparis
     protocol = next(iter(cohorts.values())).scans[0].protocol
     assert estimator.source.b.tolist() == [100, 0]
     assert set(estimator.source.te) == {protocol.te.min()}
-    assert "--source-b 1,7: the protocol lacks S_b7" in error_of("benchmark", table, *options, "1,7")
+    assert "--source-b 1,7: choose from 0, 50, 100" in error_of("benchmark", table, *options, "1,7")
 
 
 def regions_of(folder, b):
@@ -281,7 +287,7 @@ def test_strategies_are_those_that_the_inputs_suffice_for(comparisons, run, tmp_
     assert "the scans have them: --source-b 0,50,100,400,900" in err
     code, _, err = run("benchmark", table, *options, "--source-b", "0,50,100,400,900")
     assert code == 0, err
-    assert "left out" not in err
+    assert "(m2m) is left out" not in err
     code, _, err = run("benchmark", regions_of(tmp_path, (0, 10, 30, 100, 200, 800)), *options)
     assert code == 0, err
     assert "--source-b" not in err
@@ -302,7 +308,8 @@ def test_the_summary_is_printed_in_percent(table, comparisons, output_of, tmp_pa
     assert lines[0] == header.split()
     assert lines[1] == ["same", "3", "A", "s2s", "LR", "–", "–", "10.0", "20.0", "0.50"]
     assert lines[2] == ["same", "3", "A", "s2s", "RFR", "–", "–", "10.0", "40.0", "0.50"]
-    assert lines[3] == ["report:", str(tmp_path / "report.html")]
+    assert lines[3] == ["Best", "predictor:", "LR."]
+    assert lines[-1] == ["report:", str(tmp_path / "report.html")]
 
 
 def test_a_failure_says_where_finished_work_is(table, error_of, tmp_path, monkeypatch):

@@ -50,7 +50,11 @@ def study(table, tmp_path_factory):
 @pytest.fixture
 def no_page(monkeypatch):
     """Leave the page out where a test is about something else."""
-    monkeypatch.setattr(reporting, "write_report", lambda evaluation, folder: folder / "report.html")
+    monkeypatch.setattr(reporting, "write_report", lambda _, folder: page_in(folder))
+
+
+def page_in(folder):
+    return reporting.Report.of(folder / "report.html", "", ["", "Best predictor: LR."], {})
 
 
 def test_a_simulated_table_is_compared_within_cohorts_and_across(study):
@@ -78,7 +82,7 @@ def test_the_report_is_written_again_from_the_folder(study, tmp_path, monkeypatc
 
     def note(found, out):
         called.append((found, out))
-        return out / "report.html"
+        return page_in(out)
 
     monkeypatch.setattr(reporting, "write_report", note)
     assert invoke("report", folder).exit_code == 0

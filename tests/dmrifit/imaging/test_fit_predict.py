@@ -213,7 +213,7 @@ def test_all_kinds_of_files_give_the_same_maps(image, tmp_path, name):
     path = tmp_path / name
     nib.save(kind(data(image), AFFINE), path)
     (tmp_path / "a.te").write_text("80")
-    with pytest.warns(UserWarning, match=r"a\.te is beside the image and is not used"):
+    with pytest.warns(UserWarning, match=r"a\.te beside the image is not used"):
         maps = fit_image(path, PROTOCOL, "adc")
     same(maps, fit_image(image, PROTOCOL, "adc"))
     assert type(maps["ADC"]) is nib.Nifti1Image

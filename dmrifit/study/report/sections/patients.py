@@ -59,8 +59,7 @@ def example_patients(board: Board) -> Iterator[Any]:
         if rows and has_picture(patient):
             title = f"{algorithm}; {conditions}"
             figure = plot_lesion(patient, rows, title, width=12.4, n_columns=2)
-            values = {"patient": patient.patient, "cohort": patient.cohort}
-            yield _TEXTS.picture("maps", figure, **values)
+            yield _TEXTS.picture("maps", figure, patient=patient.patient, cohort=patient.cohort)
             if patient is shown[0]:
                 yield _planes(patient, rows)
         yield Grid(*_decays(patient, names, f"{algorithm}; {conditions}"))
@@ -147,8 +146,7 @@ def joint_histograms(board: Board) -> Iterator[Any]:
             continue
         title = name or "Unseen signals"
         figure = plot_joint_histograms(rows, f"{title}\n{note}", unit=units[name], log=not name)
-        values = {"title": title, "name": name or "signals"}
-        grid.append(_TEXTS.picture("histogram", figure, **values))
+        grid.append(_TEXTS.picture("histogram", figure, title=title, name=name or "signals"))
     yield Grid(*grid)
 
 
@@ -217,15 +215,11 @@ def _planes(patient: PatientPredictions, rows: Sequence[MapRow]) -> Any:
         for label, values in row.maps.items():
             volume = patient.volume(values)
             layers.append(Layer(f"{row.name}, {label}", volume, "map", row.unit, window))
-    return html_viewer(
-        layers,
-        patient.affine,
-        image=_ANATOMY if patient.anatomy is not None else None,
-        overlay=f"{rows[0].name}, reference",
-        label=f"Maps of {patient.patient}",
-        start=(patient.affine @ [*np.median(patient.index, axis=0), 1])[:3],
-        instead=Note("The picture above shows a slice of the same maps."),
-    )
+    start = (patient.affine @ [*np.median(patient.index, axis=0), 1])[:3]
+    options: dict[str, Any] = {"overlay": f"{rows[0].name}, reference", "start": start}
+    options["image"] = _ANATOMY if patient.anatomy is not None else None
+    options["instead"] = Note("The picture above shows a slice of the same maps.")
+    return html_viewer(layers, patient.affine, label=f"Maps of {patient.patient}", **options)
 
 
 def lesion_ranking(evaluation: Evaluation) -> pd.DataFrame:

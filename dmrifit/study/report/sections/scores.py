@@ -50,10 +50,8 @@ def metric_text(metric: MapMetric, value: float) -> str:
 def independent(rows: pd.DataFrame) -> pd.DataFrame:
     """Take skill and correlation with independent noise, and no other score."""
     rows = rows[rows["skill_independent"].notna()]
-    scores = {
-        name: rows[name.replace("skill", "skill_independent")]
-        for name in ("skill", "skill_low", "skill_high")
-    }
+    names = ("skill", "skill_low", "skill_high")
+    scores = {name: rows[name.replace("skill", "skill_independent")] for name in names}
     scores["pearson"] = rows["pearson_independent"]
     others = dict.fromkeys(("signal_skill", "abs_bias", "dispersion"), np.nan)
     return rows.assign(**scores, **others)
@@ -139,15 +137,13 @@ def truth_scores(board: Board) -> Iterator[Any]:
     summary = matching(board.summary, train_on=board.regimes[0])
     names = summary["cohort"] + ": " + summary["algorithm"] + " " + summary["strategy"]
     parts = []
-    for series, suffix in (("against the reference", ""), ("against the truth", "_truth")):
+    reference, truth = "against the reference", "against the truth"
+    for series, suffix in ((reference, ""), (truth, "_truth")):
         values = {m.column: summary[f"{m.column}{suffix}"] for m in metrics}
         parts.append(summary[["algorithm"]].assign(row=names, series=series, **values))
     table = pd.concat(parts).assign(control=lambda rows: rows["algorithm"].map(is_control))
     panels = list(map(_metric_panel, metrics))
-    styles = {
-        "against the reference": {"color": FAINT},
-        "against the truth": {"color": GOOD, "marker": "D"},
-    }
+    styles = {reference: {"color": FAINT}, truth: {"color": GOOD, "marker": "D"}}
     figure = plot_dots(table, panels, styles, "Synthetic patients: truth and reference")
     yield _TEXTS["truth_explained"]
     yield _TEXTS.picture("truth", figure)
