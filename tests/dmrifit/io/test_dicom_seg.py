@@ -329,7 +329,7 @@ def test_the_command_writes_a_file_and_tells_nothing_of_the_patient(series, run,
     assert_array_equal(places_by_hand(tmp_path / "seg.dcm", 2).shape, world(random_labels(), affine, 2).shape)
     assert "--overwrite" in error_of(*words, "--out", tmp_path / "seg.dcm")
     err = error_of(*words, "--out", tmp_path / "other.dcm", "--kind", "spleen")
-    assert "choose one of lesion, metastasis, tumor, voxel" in err
+    assert "--kind must be one of lesion, metastasis, tumor, voxel" in err
 
 
 @pytest.mark.parametrize("name", ["seg.nii", "seg.nii.gz", "seg"])
