@@ -86,8 +86,8 @@ def detect_scan(
     images = {_FILES[key]: image for key, image in detection.images().items()}
     drawing = _panels(detection) if figure else None
     above = {"mL": detection.found.sum() * voxel_volume(case.affine) / MM3_PER_ML, **record}
-    share = "{share_above:.1%} % of the voxels are above the threshold ({mL:.2f} mL)"
-    sentences = [count_sentence([record]), wording(share, above), *detection.notes, model]
+    share = wording(_TEXTS["above"], above)
+    sentences = [count_sentence([record]), share, *detection.notes, model]
     view = partial(_view, detection, sentences=sentences)
     return RUN.write_case(folder, record, table, images, drawing, view)
 
@@ -123,7 +123,7 @@ def count_sentence(contents: Sequence[Mapping[str, Any]]) -> str:
         scans = counted(values["n_scans"], "healthy scan")
         reference = f"{{anomalies_per_scan:.2s}} per scan in {scans} {_ORIGINS[values['origin']]}"
     n_free = counts.count(0)
-    none = "nothing is marked, which does not mean that nothing is there"
+    none = "nothing is left after opening, which does not mean that nothing is there"
     free = f"; in {counted(n_free, 'scan')} {none}" if n_free else ""
     n_small = len(contents) - len(judged)
     text = (

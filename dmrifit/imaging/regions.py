@@ -528,9 +528,8 @@ def _named_scans(
     for (row, folder, image), default in zip(rows, defaults, strict=True):
         label_image = image or default
         if label_image is None or not label_image.is_file():
-            raise FileNotFoundError(
-                f"{label_image}: no such label image; check its name{in_table}"
-            )
+            where = in_table if image else ""
+            raise FileNotFoundError(f"{label_image}: no such label image; check its name{where}")
         located.append((row, folder, label_image))
     return [(row, fit, image) for row, folder, image in located for fit in find_fits(folder)]
 

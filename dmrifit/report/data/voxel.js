@@ -191,7 +191,7 @@ class VoxelPanel {
     if (!residuals.length || !(largest > 0)) return "";
     const [squares, n] = residuals.reduce(([sum, all], [rest, count]) => [sum + count * rest * rest, all + count], [0, 0]);
     const rms = Math.hypot(Math.sqrt(squares / n), this.record.scatter), averaged = this.records.counts.some((count) => count > 1);
-    return `Residuals (rms${averaged ? " of all volumes" : ""}): ${written((100 * rms) / largest, 2)} % of the largest signal.`;
+    return `Residuals (rms${averaged ? " of all volumes" : ""}): ${written((100 * rms) / largest, 2)} % of the largest mean signal.`;
   }
 
   draw() {

@@ -119,7 +119,7 @@ def test_one_series_is_given_by_options(output_of, cases, model, series, tmp_pat
     detection = load_model(model).detect(series_of([cases / "gliomas.tsv"])[0])
     np.testing.assert_array_equal(volume(tmp_path / "single" / "synthetic-glioma-001_dwi" / "map.nii.gz"), detection.map)
     said = output_of(*words, "--out", tmp_path / "none", "--threshold", 1e6, "--estimate-tissue")
-    assert [said[:33], said.split("); ")[1][:27]] == ["0 anomalies in 1 scan (0 per scan", "in 1 scan nothing is marked"]
+    assert [said[:33], said.split("); ")[1][:25]] == ["0 anomalies in 1 scan (0 per scan", "in 1 scan nothing is left"]
 
 
 def test_a_folder_of_series_is_as_good_as_a_table(run, error_of, cases, model, tmp_path):

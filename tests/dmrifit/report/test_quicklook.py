@@ -315,7 +315,7 @@ def test_a_clicked_voxel_shows_its_signals_the_curve_of_the_model_and_what_is_le
             assert (line[0] > 0) == (axis == 0)
     words = page.locator("[data-role=voxel-doubts]").text_content()
     assert words.startswith("The fit ")
-    assert "% of the largest signal" in words
+    assert "% of the largest mean signal" in words
 
 
 def test_voxels_outside_have_no_signals_and_lights_choose_the_overlay(fitted, tab):
@@ -344,7 +344,7 @@ def test_the_residuals_of_averaged_volumes_are_those_of_each_volume(tmp_path, ta
     rms = np.sqrt(np.mean((measured - MODELS["adc"].signal(fitted, protocol)[0]) ** 2))
     largest = max(measured[protocol.b == b].mean() for b in (0, 500, 1000))
     words = page.locator("[data-role=voxel-doubts]").text_content()
-    shown = float(re.search(r"Residuals \(rms of all volumes\): ([\d.]+) % of the largest signal", words)[1])
+    shown = float(re.search(r"Residuals \(rms of all volumes\): ([\d.]+) % of the largest mean signal", words)[1])
     assert shown == pytest.approx(100 * rms / largest, rel=0.05)  # two digits are shown
 
 
