@@ -153,7 +153,7 @@ def fitted(folder: Path) -> None:
     from dmrifit.imaging.fit_predict import fit_image
 
     scan(folder)
-    protocol = Protocol.read(folder / "dwi.bval")
+    protocol = Protocol.read(folder / "dwi.bval", folder / "dwi.te")
     fit_image(folder / "dwi.nii.gz", protocol, "adc", out=folder / "maps", n_threads=1)
     for path in (folder / "maps").iterdir():
         path.rename(path.with_name(path.name.removeprefix("dwi_model-adc_")))
