@@ -408,8 +408,6 @@ def fit_image(
         )
         for doubt in doubts_of_signals:
             notes.warn(doubt)
-        if noise is None and likelihood == "gaussian":
-            notes.warn(scan_info.floor_doubt(rows, protocol, tally.noise_level(), model))
         # Averages have less noise than the volumes, of which sigma is.
         residuals = tally.misfit() * settings.n_averaged**0.5
         residuals = residuals if likelihood == "gaussian" else np.nan

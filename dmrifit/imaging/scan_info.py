@@ -58,7 +58,6 @@ _MOST_MERGED = 6  # b-values that count as one, listed one by one
 _LOW_B = 50.0  # s/mm², from which on perfusion has decayed
 _LARGEST_B = 20_000.0  # s/mm²
 _LEAST_B_OF_TISSUE = 200.0  # s/mm²
-_LEAST_END = 2.0  # of the noise: below it its floor adds a fifth or more to signals
 _LEAST_RISE = 1.05  # of the median signal: less may be noise
 _LARGEST_ADC = 4.0  # µm²/ms: free water in the body has 3
 
@@ -173,20 +172,6 @@ def signal_doubts(
     order = decay_doubt(tissue, protocol) if gain_step is None else gain_step.description
     doubts = [order, clipping_doubt(rows, protocol), relative_doubt(tissue, protocol, model)]
     return list(filter(None, doubts)), gain_step
-
-
-def floor_doubt(rows: NDArray, protocol: Protocol, noise: float, model: SignalModel) -> str:
-    """
-    Say that signals end near a noise that a fit without sigma has no floor of; "" if not.
-
-    Shapes: `rows` (n_voxels, n_measurements), some voxels of the scan.
-    """
-    tissue = rows[above_air_or_noise(lowest_signals(rows, protocol), noise)]
-    # Models with a kurtosis take the floor of the measured noise where fluid is near it.
-    if not len(tissue) or "K" in model.names:
-        return ""
-    ratio = np.median(tissue[:, protocol.b == protocol.b.max()]) / noise
-    return SENTENCES["floor"].format(ratio=ratio) if ratio < _LEAST_END else ""
 
 
 def decay_doubt(rows: NDArray, protocol: Protocol) -> str:

@@ -170,7 +170,7 @@ def segment_case(
     if prior_labels is not None:
         counts = table["change"].value_counts()
         since = ", ".join(f"{counts[word]} {word}" for word in CHANGES if word in counts)
-        statement += f"; since the prior scan: {since or 'nothing marked in either scan'}"
+        statement += f"; since the prior scan: {since or 'no finding in either scan'}"
     content: dict[str, Any] = {
         **inputs(scan),
         "files": describe_sources(**(files or {}).get(case.name, {})),

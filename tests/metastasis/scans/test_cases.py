@@ -96,7 +96,7 @@ def test_masks_are_read_by_the_rule_that_all_masks_have(tmp_path):
         assert case.label.sum() == case.brain.sum() == 63
         assert not case.brain[0, 0, 0]
     for row in ("infinite.nii\tn/a\tn/a", "infinite.nii\tn/a\t1", "n/a\tinfinite.nii\tn/a"):
-        with pytest.raises(ValueError, match=r"row 2 \(patient a\): .*infinite\.nii holds 1 infinite value; .*set"):
+        with pytest.raises(ValueError, match=r"row 2 \(patient a\): .*infinite\.nii holds inf .*set"):
             read_cases(table(tmp_path, f"{head}a\ti.nii\t{row}\n"))
     with pytest.raises(ValueError, match=r"nothing\.nii: no voxel is inside the mask .it holds no finite value"):
         read_cases(table(tmp_path, f"{head}a\ti.nii\tnothing.nii\tn/a\tn/a\n"))
