@@ -31,8 +31,9 @@ def places_voxels(matrix: NDArray[Any]) -> bool:
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
         return False
     # The determinant is compared with the volume of a box of the same edges, whatever the unit.
-    box_volume = np.prod(np.linalg.norm(matrix[:3, :3], axis=0))
-    is_flat = voxel_volume(matrix) <= _FLATTEST * box_volume
+    with np.errstate(over="ignore"):
+        box_volume = np.prod(np.linalg.norm(matrix[:3, :3], axis=0))
+        is_flat = voxel_volume(matrix) <= _FLATTEST * box_volume
     return not is_flat and np.allclose(matrix[3], (0, 0, 0, 1))
 
 
