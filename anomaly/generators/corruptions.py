@@ -101,7 +101,11 @@ class Ellipsoids:
             )
 
     def put_into(
-        self, volume: NDArray, inside: NDArray, rng: np.random.Generator, moments: TissueMoments
+        self,
+        volume: NDArray[Any],
+        inside: NDArray[np.bool_],
+        rng: np.random.Generator,
+        moments: TissueMoments,
     ) -> NDArray[np.bool_]:
         """Put ellipsoids of noise into a volume (x, y, z, channels) in place; give their mask."""
         anomaly = np.zeros(inside.shape, dtype=bool)

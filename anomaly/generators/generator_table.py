@@ -105,7 +105,10 @@ class Generator:
 
 
 def put_noise_back(
-    volume: NDArray, factor: NDArray, noise: float, rng: np.random.Generator
+    volume: NDArray[np.float32],
+    factor: NDArray[np.float32],
+    noise: float,
+    rng: np.random.Generator,
 ) -> None:
     """Add noise, in place, where its SD was multiplied by a factor below 1, up to `noise`."""
     missing_sd = np.sqrt(np.clip(1 - factor**2, 0, 1)) * np.float32(noise)

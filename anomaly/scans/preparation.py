@@ -628,7 +628,11 @@ def _bright(b0: NDArray[np.float32], brain: NDArray[np.bool_], name: str) -> NDA
 
 
 def _offset(
-    shape: tuple[int, ...], size: tuple[int, int, int], brain: NDArray, center: str, name: str
+    shape: tuple[int, ...],
+    size: tuple[int, int, int],
+    brain: NDArray[np.bool_],
+    center: str,
+    name: str,
 ) -> tuple[int, int, int]:
     """Find the voxel of the working grid that becomes the first one of the cropped volume."""
     voxels = np.argwhere(brain)

@@ -428,7 +428,12 @@ def overlap_with_followup(
     )
 
 
-def _chance(region: NDArray, growth: NDArray, outside: NDArray, min_overlap: int) -> float:
+def _chance(
+    region: NDArray[np.bool_],
+    growth: NDArray[np.bool_],
+    outside: NDArray[np.bool_],
+    min_overlap: int,
+) -> float:
     """Give the share of centers at which a region would overlap the growth."""
     from scipy.signal import fftconvolve
 

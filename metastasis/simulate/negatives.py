@@ -147,7 +147,10 @@ def strip_loosely(
 
 
 def _distance_to_sinuses(
-    head: Head, height: NDArray[np.float32], swelling: NDArray, rng: np.random.Generator
+    head: Head,
+    height: NDArray[np.float32],
+    swelling: NDArray[np.floating],
+    rng: np.random.Generator,
 ) -> NDArray[np.float32]:
     """
     Give the mm to the wall of sinuses and of veins at the base of the skull, below 0 inside.

@@ -62,7 +62,10 @@ def reference_masks(cases: Sequence[Case]) -> list[NDArray[np.bool_]]:
 
 
 def _random_blobs(
-    blobs: Sequence[NDArray], number: int, brain: NDArray[np.bool_], rng: np.random.Generator
+    blobs: Sequence[NDArray[np.bool_]],
+    number: int,
+    brain: NDArray[np.bool_],
+    rng: np.random.Generator,
 ) -> NDArray[np.bool_]:
     """Place lesions around random voxels of a brain; what lies beyond the image is cut."""
     mask = np.zeros(brain.shape, bool)

@@ -213,7 +213,10 @@ def _lesions(
 
 
 def _groups(
-    lesions: NDArray, prior_lesions: NDArray, affine: NDArray, tolerance: float
+    lesions: NDArray[np.int32],
+    prior_lesions: NDArray[np.int32],
+    affine: NDArray[np.float64],
+    tolerance: float,
 ) -> NDArray[np.intp]:
     """Give the group of each lesion, then of each prior one; matching lesions share a group."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
