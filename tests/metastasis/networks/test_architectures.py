@@ -147,6 +147,18 @@ def test_change_is_zero_where_the_prior_has_as_much_within_two_voxels():
     assert change[0, 0, 6, 4, 4] == 1
 
 
+def test_change_and_its_gradient_are_those_of_max_pooling():
+    generator = torch.Generator().manual_seed(11)
+    wide = torch.relu(torch.randn(2, 3, 10, 11, 12, generator=generator, dtype=torch.float64)).requires_grad_()
+    features = torch.zeros(2, 3, 6, 7, 8, dtype=torch.float64)
+    pooled = torch.nn.functional.max_pool3d(wide, 5, stride=1)
+    change = change_features(features, wide)[1]
+    assert torch.equal(change, -pooled)
+    weights = torch.rand(pooled.shape, generator=generator, dtype=torch.float64)
+    expected, found = (torch.autograd.grad((weights * one).sum(), wide)[0] for one in (-pooled, change))
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_shared_path_has_the_weights_of_one_path_and_both_scans_teach_it(shared):
     assert set(shared.paths) == {"normal", "low_3"}
     assert set(shared.merges) == {"normal", "low_3", "prior", "change"}
