@@ -404,7 +404,7 @@ def fit_image(
             )
         rows = gain_sample.rows()
         doubts_of_signals, gain_step = scan_info.signal_doubts(
-            rows, protocol, tally.noise_level(), model
+            rows, protocol, tally.noise_level(), model, has_floor=noise is not None
         )
         for doubt in doubts_of_signals:
             notes.warn(doubt)

@@ -29,9 +29,10 @@ from dmrifit.engine.noise_choice import (
     above_air_or_noise,
     directions_vary,
     lowest_signals,
+    noise_of_repeats,
     typical_snr,
 )
-from dmrifit.engine.protocol import TE_MATCH, Protocol, shells_text, span_text
+from dmrifit.engine.protocol import TE_MATCH, ZERO_B, Protocol, shells_text, span_text
 from dmrifit.engine.screening import Screen
 from dmrifit.imaging.head_steps import read_region
 from dmrifit.imaging.noise import (
@@ -58,6 +59,8 @@ _MOST_MERGED = 6  # b-values that count as one, listed one by one
 _LOW_B = 50.0  # s/mm², from which on perfusion has decayed
 _LARGEST_B = 20_000.0  # s/mm²
 _LEAST_B_OF_TISSUE = 200.0  # s/mm²
+_HIGHEST_B = 0.98  # of the highest b-value: repeats of it
+_NEAR_FLOOR = 2.0  # times the noise: there the floor raises magnitudes by a fifth
 _LEAST_RISE = 1.05  # of the median signal: less may be noise
 _LARGEST_ADC = 4.0  # µm²/ms: free water in the body has 3
 
@@ -159,10 +162,17 @@ def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] |
 
 
 def signal_doubts(
-    rows: NDArray, protocol: Protocol, noise: float, model: SignalModel | None = None
+    rows: NDArray,
+    protocol: Protocol,
+    noise: float,
+    model: SignalModel | None = None,
+    *,
+    has_floor: bool = False,
 ) -> tuple[list[str], GainStep | None]:
     """
     Say what looks wrong with signals, for one model or for all; give their step of gain, if any.
+
+    `has_floor` tells whether a fit knows of the noise floor.
 
     Shapes: `rows` (n_voxels, n_measurements), some voxels of the scan.
     """
@@ -171,6 +181,9 @@ def signal_doubts(
     tissue = rows[above_air_or_noise(lowest_signals(rows, protocol), noise)]
     order = decay_doubt(tissue, protocol) if gain_step is None else gain_step.description
     doubts = [order, clipping_doubt(rows, protocol), relative_doubt(tissue, protocol, model)]
+    # Models with kurtosis have a floor where it matters.
+    if not has_floor and (model is None or model.cumulant is None):
+        doubts.append(floor_doubt(tissue, protocol))
     return list(filter(None, doubts)), gain_step
 
 
@@ -200,6 +213,22 @@ def decay_doubt(rows: NDArray, protocol: Protocol) -> str:
         if adc > _LARGEST_ADC:
             return SENTENCES["fast"].format(adc=adc)
     return ""
+
+
+def floor_doubt(rows: NDArray, protocol: Protocol) -> str:
+    """
+    Say that signals at the highest b-value are noise for the most part; an empty text if not.
+
+    Only repeats tell it: residuals of a model that does not fit are larger than the noise.
+
+    Shapes: `rows` (n_voxels, n_measurements), some voxels of the scan that are no air.
+    """
+    noise = noise_of_repeats(rows, protocol).sigma
+    highest = protocol.b >= _HIGHEST_B * protocol.b.max()
+    median = np.nanmedian(rows[:, highest]) if len(rows) else np.nan
+    if protocol.b.max() <= ZERO_B or not median < _NEAR_FLOOR * noise:
+        return ""
+    return SENTENCES["near_floor"].format(b=protocol.b.max(), ratio=median / noise)
 
 
 def clipping_doubt(rows: NDArray, protocol: Protocol | None) -> str:

@@ -1,5 +1,7 @@
 """What a scan is."""
 
+from contextlib import nullcontext
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -115,6 +117,24 @@ def test_a_fit_and_info_doubt_alike(b, largest, words):
     (sentence,) = [text for text in maps.sidecar["Warnings"] if words in text]
     # Without perfusion in the model, nothing is said of it.
     assert sentence == doubt.replace(", and f is not the signal fraction of perfusion, most of which has decayed", "")
+
+
+@pytest.mark.parametrize(("snr", "is_near"), [(4, True), (12, False)])
+def test_signals_that_end_in_the_noise_are_told_unless_a_fit_knows_its_floor(snr, is_near):
+    protocol = Protocol([0] * 4 + [20, 50, 100, 300, 500, 800, 800])
+    shape = (12, 12, 8, len(protocol))
+    signals = MODELS["ivim"].signal(np.tile([100.0, 0.1, 20.0, 1.3], (12 * 12 * 8, 1)), protocol).reshape(shape)
+    noise = np.random.default_rng(6).normal(0, 100 / snr, (2, *shape))
+    image = nib.Nifti1Image(np.hypot(signals + noise[0], noise[1]).astype(np.float32), np.eye(4))
+    expected = np.median(image.dataobj[..., -2:]) / (100 / snr)
+    told = " ".join(scan_info(image, protocol).doubts)
+    assert (f"is {expected:.2g} times the noise" in told) == is_near == (expected < 2)
+    floored = fit_image(image, protocol, "ivim", sigma=100 / snr)
+    with pytest.warns(UserWarning, match="noise floor makes") if is_near else nullcontext():
+        plain = fit_image(image, protocol, "ivim")
+    if is_near:
+        known, biased = (np.median(maps["Dt"].get_fdata()) for maps in (floored, plain))
+        assert abs(known - 1.3) < 0.2 < 1.3 - biased
 
 
 def test_signals_divided_by_their_own_b0_point_to_the_model_of_such_signals():
