@@ -144,12 +144,14 @@ def above_in_words(
 ) -> str:
     """Describe what lies above a threshold in scans: means, with intervals over the scans."""
     share, low, high = mean_over_scans(shares)
-    n_mean, fewest, most = mean_over_scans(n_components)
-    ends = {"share": share, "low": low, "high": high, "highest": max(shares)}
-    interval = wording("{low:.1%} to {high:.1%}; highest scan {highest:.1%}", ends)
-    return (
-        f"{wording('{share:.1%}', ends)} % of the voxels above {threshold} (95 % interval over "
-        f"scans {interval}), {n_mean:.1f} anomalies after opening ({fewest:.1f} to {most:.1f})"
+    shown = {"share": share, "low": low, "high": high, "highest": max(shares)}
+    shown |= zip(("n", "n_low", "n_high"), mean_over_scans(n_components), strict=True)
+    # Few scans have no interval.
+    interval = "95 % interval over scans {low:.1%} to {high:.1%}; " if np.isfinite(low) else ""
+    return wording(
+        f"{{share:.1%}} % of the voxels above {threshold} ({interval}highest scan "
+        "{highest:.1%}), {n:.1i} anomalies after opening",
+        shown,
     )
 
 

@@ -464,10 +464,10 @@ def plain_record(record: Any) -> dict[str, Any]:
 
 
 def mean_over_scans(values: ArrayLike) -> tuple[float, float, float]:
-    """Compute the mean over scans with its 95 % bootstrap interval, NaN for a single scan."""
+    """Compute the mean over scans with its 95 % bootstrap interval, NaN for fewer than five."""
     numbers = np.asarray(values, dtype=float)
     means = patient_draws(len(numbers), _N_RESAMPLES, 0)[1:] @ numbers / len(numbers)
-    return float(numbers.mean()), *percentile_interval(means)
+    return float(numbers.mean()), *percentile_interval(means, len(numbers))
 
 
 def _digest(patient: str, salt: str) -> str:

@@ -297,9 +297,8 @@ def _healthy(comparison: _Comparison) -> Iterator[Any]:
     for (method, _), rows in scans.groupby(["method", "rule"], sort=False):
         means: dict[str, float] = {}
         for name, column in (("share", "false_positive_rate"), ("n", "n_components_opened")):
-            means[name], low, high = mean_over_scans(rows[column])
-            if len(rows) > 1:
-                means |= {f"{name}_low": low, f"{name}_high": high}
+            ends = (name, f"{name}_low", f"{name}_high")
+            means |= zip(ends, mean_over_scans(rows[column]), strict=True)
         means_of_methods.append(f"{method}: {wording(_TEXTS['means'], means)}")
     table = page.Table(scans, _TEXTS["false_of_scan"])
     yield page.Fold("Over scans", _TEXTS["over_scans"], *means_of_methods, table)

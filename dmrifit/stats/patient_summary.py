@@ -13,39 +13,49 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import special
 
-#: Patients below which there is no interval: all samples of one patient are alike.
-FEWEST_PATIENTS = 2
-#: The same for shares of lesions: samples of two to four patients take a few values only.
-FEWEST_FOR_SHARES = 5
+#: Patients below which there is no interval: samples of two to four take a few values only.
+FEWEST_PATIENTS = 5
 
 
-def patient_draws(
-    n_patients: int, n_bootstrap: int, seed: Any, *, of_shares: bool = False
-) -> NDArray[np.int64]:
+def patient_draws(n_patients: int, n_bootstrap: int, seed: Any) -> NDArray[np.int64]:
     """
     Draw patients with replacement, and give how often each of them is in each sample.
 
-    The first row is all patients once. Shapes: returns (1 + n_bootstrap, n_patients), of fewer
-    than `FEWEST_PATIENTS`, or for shares `FEWEST_FOR_SHARES`, no sample.
+    The first row is all patients once. Shapes: returns (1 + n_bootstrap, n_patients), of one
+    patient no sample.
     """
-    fewest = FEWEST_FOR_SHARES if of_shares else FEWEST_PATIENTS
-    n_samples = n_bootstrap if n_patients >= fewest else 0
+    n_samples = n_bootstrap if n_patients > 1 else 0
     shares = np.full(n_patients, 1 / n_patients)
     samples = np.random.default_rng(seed).multinomial(n_patients, shares, n_samples)
     return np.vstack([np.ones((1, n_patients), dtype=np.int64), samples])
 
 
-def percentile_interval(samples: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
-    """Give the ends of the central `level` of samples (n,) without NaN; NaN where none is left."""
+def percentile_interval(
+    samples: NDArray[np.float64], n_patients: int, level: float = 0.95
+) -> tuple[float, float]:
+    """
+    Give the interval of a mean over patients from samples (n,) without NaN.
+
+    Plain percentiles are too narrow for few patients (of 6, 95 % intervals held 87 % of the means
+    of normal scores); these are those of Student's t in place of the normal distribution. NaN
+    below `FEWEST_PATIENTS`, or where no sample is left.
+
+    References: Hesterberg, Am Stat 69:371–386, 2015 (expanded percentiles).
+    """
     defined = samples[~np.isnan(samples)]
-    if not len(defined):
+    if not len(defined) or n_patients < FEWEST_PATIENTS:
         return np.nan, np.nan
-    low, high = np.percentile(defined, (50 * (1 - level), 50 * (1 + level)))
+    t = special.stdtrit(n_patients - 1, (1 - level) / 2)
+    tail = special.ndtr(t * np.sqrt(n_patients / (n_patients - 1)))
+    low, high = np.quantile(defined, (tail, 1 - tail))
     return float(low), float(high)
 
 
-def share_interval(samples: NDArray, n: float, level: float = 0.95) -> tuple[float, float]:
+def share_interval(
+    samples: NDArray, n: float, n_patients: int, level: float = 0.95
+) -> tuple[float, float]:
     """
     Give the interval of a share of `n`; its value is the first of `samples` (1 + n_bootstrap,).
 
@@ -53,10 +63,10 @@ def share_interval(samples: NDArray, n: float, level: float = 0.95) -> tuple[flo
     """
     from scipy.stats import binomtest
 
-    low, high = percentile_interval(samples[1:], level)
+    low, high = percentile_interval(samples[1:], n_patients, level)
     if low < high:
         return low, high
-    if samples[0] in (0, 1) and n and len(samples) > 1:
+    if samples[0] in (0, 1) and n and n_patients >= FEWEST_PATIENTS and len(samples) > 1:
         return binomtest(round(samples[0] * n), round(n)).proportion_ci(level, method="wilson")
     return np.nan, np.nan
 
@@ -96,9 +106,9 @@ def summarize(
     patients, ``…_sd_folds`` that of the means of folds. With `score`, columns are counts, and
     their sums over patients are given to it.
 
-    With `n_bootstrap`, ``…_low`` and ``…_high`` are percentiles over samples of patients. With
-    `trials`, which names for a share the counts whose sum is its denominator, they are a
-    `share_interval`, and need `FEWEST_FOR_SHARES` patients.
+    With `n_bootstrap`, ``…_low`` and ``…_high`` are the `percentile_interval` over samples of
+    patients; with `trials`, which names for a share the counts whose sum is its denominator, the
+    `share_interval`.
     """
     by, columns = list(by), list(columns)
     if not len(table):
@@ -118,20 +128,23 @@ def summarize(
         # The order of rows must move no sample.
         patients = group.sort_index(level=unit).to_numpy(np.float64)
         # Counts add up, so one product gives all sums.
-        draws = patient_draws(len(patients), n_bootstrap, seed, of_shares=bool(trials))
+        draws = patient_draws(len(patients), n_bootstrap, seed)
         sums = draws @ patients if score else _means(draws, patients)
         scores: Mapping[str, NDArray[Any]] = dict(zip(columns, sums.T, strict=True))
         if score:
             scores = score(scores)
         row = {**dict(zip(by, key, strict=True)), f"n_{unit}s": len(patients)}
         for name, samples in scores.items():
+            n_patients = len(patients)
+            if score is None:
+                n_patients -= int(np.isnan(patients[:, columns.index(name)]).sum())
             row[name] = samples[0].item()
             # A number of patients, scans or lesions is no estimate.
             if n_bootstrap and not name.startswith("n_"):
-                ends = percentile_interval(samples[1:], level)
+                ends = percentile_interval(samples[1:], n_patients, level)
                 if trials:
                     n = sum(scores[count][0] for count in trials.get(name, ()))
-                    ends = share_interval(samples, n, level)
+                    ends = share_interval(samples, n, n_patients, level)
                 row[f"{name}_low"], row[f"{name}_high"] = ends
         summary.append(row)
     return pd.DataFrame(summary).join(spread, on=by)
@@ -141,9 +154,6 @@ def _means(draws: NDArray[Any], values: NDArray[np.float64]) -> NDArray[np.float
     """
     Average over the patients of each sample.
 
-    The first row of `draws` is the patients themselves; of the others the means are NaN where
-    fewer patients than `FEWEST_PATIENTS` have a value.
-
     Shapes: `draws` (n_samples, n_patients), `values` (n_patients, n_columns); returns
     (n_samples, n_columns).
     """
@@ -151,5 +161,4 @@ def _means(draws: NDArray[Any], values: NDArray[np.float64]) -> NDArray[np.float
     n = draws @ is_defined
     means = np.full(n.shape, np.nan)
     np.divide(draws @ np.where(is_defined, values, 0), n, out=means, where=n > 0)
-    means[1:, is_defined.sum(axis=0) < FEWEST_PATIENTS] = np.nan
     return means

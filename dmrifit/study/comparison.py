@@ -191,7 +191,7 @@ class Evaluation:
         Parameters
         ----------
         level : float, default=0.95
-            Level of the intervals: a percentile bootstrap over patients, conditional on the
+            Level of the intervals: a bootstrap over five patients or more, conditional on the
             trained estimators.
 
         Returns

@@ -122,8 +122,8 @@ def evaluate_segmentations(
         ``segment_…``. Plain scores are as published, `HEADLINES` are those that a prediction of
         everything cannot win.
         ``"intervals"``: ``part``, ``method``, ``measure``, ``value``, ``low``, ``high``:
-        percentiles 2.5 and 97.5 of bootstrap samples of patients, NaN of fewer than
-        `FEWEST_FOR_SHARES`; of shares that are 0 or 1, of which all samples are alike, Wilson's
+        95 % intervals from bootstrap samples of patients, NaN of fewer than
+        `FEWEST_PATIENTS`; of shares that are 0 or 1, of which all samples are alike, Wilson's
         interval.
         ``"volumes"``: see `recall_by_volume`; a lesion counts as found when any finding touches
         it, and its volume is that of the reference.

@@ -81,7 +81,7 @@ def froc_table(
     `scans` are the curves of single scans, `patients` (n_scans,) whose they are.
     """
     names, numbers = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    draws = patient_draws(len(names), n_bootstrap, seed, of_shares=True)[:, numbers]
+    draws = patient_draws(len(names), n_bootstrap, seed)[:, numbers]
     counts = np.stack([scan[list(COUNTS)].to_numpy(np.float64) for scan in scans])
     # Thresholds are the last axis, after samples and rates.
     sums = np.moveaxis(np.tensordot(draws, counts, 1), -1, 0)
@@ -97,10 +97,12 @@ def froc_table(
     for name, n_hits in (("sensitivity", n_found), ("strict_sensitivity", n_distinct)):
         reading = np.take_along_axis(ratio(n_hits, n_lesions), best, axis=1) * is_reached
         table[name] = reading[0]
-        ends = np.array([share_interval(samples, n_lesions[0, 0]) for samples in reading.T])
+        ends = np.array(
+            [share_interval(samples, n_lesions[0, 0], len(names)) for samples in reading.T]
+        )
         table[f"{name}_low"], table[f"{name}_high"] = ends.T
     scores = reading.mean(axis=1)
-    low, high = share_interval(scores, n_lesions[0, 0])
+    low, high = share_interval(scores, n_lesions[0, 0], len(names))
     table.loc[~is_reached[0] | np.isnan(reading[0]), table.columns[1:]] = np.nan
     return table, {"froc": float(np.nan_to_num(scores[0])), "froc_low": low, "froc_high": high}
 

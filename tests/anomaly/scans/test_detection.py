@@ -218,10 +218,10 @@ def test_anomalies_are_counted_by_healthy_scan_and_intervals_are_over_scans():
     counts = [replace(scan, n_components=n) for scan, n in zip(healthy_scans(3).scans, (0, 2, 0), strict=True)]
     assert HealthyScans(tuple(counts)).anomalies_per_scan == pytest.approx(2 / 3)
     assert HealthyScans(()).anomalies_per_scan is None
-    mean, low, high = mean_over_scans([0.0, 0.02, 0.01, 0.01])
+    mean, low, high = mean_over_scans([0.0, 0.02, 0.01, 0.01, 0.01])
     assert mean == pytest.approx(0.01)
     assert 0 <= low < mean < high <= 0.02
-    assert np.isnan(mean_over_scans([0.3])[1:]).all()
+    assert np.isnan(mean_over_scans([0.3, 0.2, 0.1, 0.2])[1:]).all()
     # Scans that are alike have no interval, however few their voxels.
     assert mean_over_scans([0.1] * 5)[1:] == pytest.approx((0.1, 0.1))
 

@@ -229,7 +229,7 @@ def lesion_ranking(evaluation: Evaluation) -> pd.DataFrame:
     The lesion of a patient has the median over its voxels: of the prediction, of the ADC fitted to
     the inputs, and of the truth. Nobody has a true order but of synthetic patients, so cohorts
     without a truth are left out, and those of fewer than `FEWEST_LESIONS`. ADC is given the sign,
-    rising or falling, with which it follows the truth better. Intervals are percentile bootstraps
+    rising or falling, with which it follows the truth better. Intervals are bootstraps
     over patients, conditional on the trained estimators.
 
     Gives one row for each cohort, parameter and estimator: Spearman's correlation with the truth
@@ -294,7 +294,7 @@ def _compared(predicted: NDArray, adc: NDArray, truth: NDArray) -> dict[str, Any
     rho_predicted = _rho(predicted[lesions], truth[lesions])
     rho_adc = _rho(adc[lesions], truth[lesions])
     gains = rho_predicted - rho_adc
-    low, high = percentile_interval(gains[1:])
+    low, high = percentile_interval(gains[1:], len(truth))
     first, second = np.triu_indices(len(truth), k=1)
     is_risen = predicted[first] < predicted[second]
     is_reordered = is_risen != (adc[first] < adc[second])
