@@ -116,8 +116,7 @@ def test_a_capped_kurtosis_names_the_turning_point_and_a_fluid_that_has_died_out
     # Of perfusion, at b-values that are too low for a kurtosis.
     result = fit_voxels(noisy(IVIM, [100.0, 0.3, 20.0, 1.0], LOW_B, 200, 6), LOW_B, "kurtosis")
     assert result.at_high[:, 2].mean() > 0.5
-    assert result.advice()
-    assert not any("b-values" in sentence for sentence in result.advice())
+    assert "b-values" not in " ".join(result.advice())
     # A floor of 2 % bends the curve of a fluid, as pulsation and partial volume do.
     protocol = Protocol(np.arange(0, 2001, 100))
     decay = np.exp(-protocol.b_ms_per_um2 * 3.0)
