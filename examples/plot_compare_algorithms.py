@@ -46,7 +46,10 @@ new = "build/demo/new/sub-newp01/dwi/sub-newp01"
 image, mask = f"{new}_dwi.nii.gz", f"{new}_desc-body_mask.nii.gz"
 maps = dmrifit.predict_image(model, image, mask=mask, out="build/demo/maps", overwrite=True)
 
-# What came out, of one algorithm; the report has all of them. The maps of these synthetic patients
+# What came out: the first sentences of the report.
+print(*page.sentences[1:], sep="\n")
+
+# Of one algorithm; the report has all of them. The maps of these synthetic patients
 # are scored against two references, the second with independent noise.
 summary = evaluation.summary().set_index(
     ["parameters", "algorithm", "strategy", "train_on", "cohort"]

@@ -56,7 +56,7 @@ for axis, name in zip(axes[:3], shown, strict=True):
     unit = model.units[model.names.index(name)]
     axis.set_title(f"{name} ({unit})" if unit and name != "S0" else name, fontsize=10)
     axis.axis("off")
-    print(f"{name}: in doubt in {100 * shares[name]:.0f} % of the voxels")
+    print(f"{name}: in doubt in {100 * shares[name]:.0f} % of the slice")
 
 # The measurements of the voxel of median S0, and the curve that was fitted to them.
 brightness = np.where(inside, maps["S0"][:, :, row], np.inf)

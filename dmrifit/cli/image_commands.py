@@ -216,9 +216,11 @@ def roi(
     """
     Summarize the maps of fits in the regions of label images: one table for many scans.
 
-    One row per scan, label and map: n, median with its 95 % interval (none where most voxels are
-    in doubt, too narrow where the noise of neighbors is alike, as in resampled maps),
-    interquartile range and quartiles, mean, and the share of voxels at each bound. Where a table
+    One row per scan, label and map: n (without voxels that did not converge), median with its 95 %
+    interval (none where most voxels are in doubt, too narrow where the noise of neighbors is
+    alike, as in resampled maps), interquartile range and quartiles, mean, and the shares of voxels
+    at each bound and in doubt (doubtful). All of these include the voxels in doubt, which the
+    medians of index.html and fits.tsv leave out. Where a table
     names two visits of a subject, a second table gives the repeatability of the medians: within-
     subject standard deviation and coefficient of variation, and the repeatability coefficient with
     its 95 % interval. Takes a second for a scan.
@@ -256,6 +258,8 @@ def roi(
         regions = summarize_fits(scans, labels, names=label_names, maps=maps, units=unit or {})
         save_table(regions, files.path(out.name), 7)
         lines = doubt_lines(regions)
+        if (regions["doubtful"] > 0).any():
+            lines.append("medians include voxels in doubt; index.html and fits.tsv leave them out")
         if "visit" in regions and len(set(regions["visit"])) > 1:
             repeats = repeatability(regions)
             lines.append(repeatability_text(repeats))

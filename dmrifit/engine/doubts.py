@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dmrifit._utils.counts import percent
 from dmrifit._utils.spread_sample import SpreadSample
 from dmrifit.engine.design import precision
-from dmrifit.engine.design.identifiability import separating_remedy, typical_tissue
+from dmrifit.engine.design.identifiability import missing_high_b, separating_remedy, typical_tissue
 from dmrifit.engine.design.precision import DECAYED, largest_error, rounded
 from dmrifit.engine.free_water import TISSUE_T2, is_raised_by_water
 from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE, is_share
@@ -197,6 +197,7 @@ class DoubtTally:
         self._ends = SpreadSample(_FEWEST_KEPT)
         self._flags = SpreadSample(_FEWEST_KEPT)
         self.free = np.ones(n_parameters, bool)
+        self._lacks_high_b = False
         self._separation = ""  # what helps where the protocol does not tell parameters apart
 
     def add(self, result: Any) -> NDArray[np.uint8]:
@@ -208,6 +209,8 @@ class DoubtTally:
         fitted = np.logical_and.reduce([np.isfinite(column) for column in result.parameters.T])
         self.n_fitted += int(np.count_nonzero(fitted))
         codes = result.doubt_reasons + _AT_LOW * result.at_low + _AT_HIGH * result.at_high
+        # Leaving out the highest b-values does not help where they are too low for a kurtosis.
+        self._lacks_high_b = bool(self.monotonic and missing_high_b(result.protocol))
         for name in self.monotonic:
             j = self.model.names.index(name)
             is_capped = result.at_high[:, j] & (result.upper_bounds(j) < self.bounds[j][1])
@@ -272,6 +275,8 @@ class DoubtTally:
     def _too_high(self, j: int) -> str:
         """Name the reason why the b-values are too high for a parameter; empty if they are not."""
         n_counted = max(self.n_counted, 1)
+        if self._lacks_high_b:
+            return ""
         is_capped = self.at_cap[j] / n_counted >= self.mentioned_high_b
         if is_capped and self.model.names[j] in self.monotonic:
             return "AT_CAP"
@@ -313,7 +318,7 @@ class DoubtTally:
             return "ONE_BOUND"
         if reason != DoubtReason.AT_BOUND:
             return reason.name
-        if 2 * self.at_cap[j] > counts.max():
+        if 2 * self.at_cap[j] > counts.max() and not self._lacks_high_b:
             return "AT_CAP"
         return reason.name if self._at_bounds(j) else DoubtReason.UNCERTAIN.name
 
@@ -411,7 +416,7 @@ class DoubtTally:
             smaller_of = f"the smaller of {high:g} and " if np.isfinite(high) else ""
             return f"{low:g} to {smaller_of}3/(b_max·D)"
         if np.isfinite(high):
-            return f"{low:g}–{self._bound(j, high)}"
+            return f"{low:g} to {self._bound(j, high)}".replace("-", "−")
         return f"from {self._bound(j, low)}"
 
     def _bound(self, j: int, bound: float) -> str:

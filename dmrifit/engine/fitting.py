@@ -29,6 +29,7 @@ from dmrifit.engine.methods.refinement import LINE, Coordinates, Refinement, Sea
 from dmrifit.engine.methods.rician import make_likelihood
 from dmrifit.engine.models import MODELS, SignalModel, check_echo_times, resolve_model
 from dmrifit.engine.noise_choice import (
+    NOISE_OF_AIR,
     NoiseLevel,
     above_air,
     directions_vary,
@@ -255,8 +256,7 @@ def noise_and_snr(
     replace(settings, fixed=numbers).fixed_values(model, len(signals), settings.box(model))
     rows = spread_rows(signals)
     if levels is None:
-        bright = rows[above_air(lowest_signals(signals[rows], protocol))]
-        level = measured_noise(signals[bright], protocol, model, _of_rows(settings, bright))
+        level = measured_noise(signals[rows], protocol, model, _of_rows(settings, rows))
         noise = None if level is None else float(level.sigma)
     else:
         noise = float(np.median(levels))
@@ -284,10 +284,25 @@ def measured_noise(
     signals: NDArray, protocol: Protocol, model: SignalModel, settings: FitSettings
 ) -> NoiseLevel | None:
     """
-    Measure the noise of voxels by repeats or, without them, residuals; None if neither tells it.
+    Measure the noise of tissue by repeats or, without them, residuals; None if neither tells it.
 
     Residuals hold less than the noise where signals are near it.
     """
+    lowest = lowest_signals(signals, protocol)
+    bright = above_air(lowest)
+    level = _noise_of_all(signals[bright], protocol, model, _of_rows(settings, bright))
+    # Air that is not much darker than the tissue makes the noise of all seem smaller.
+    brightest = above_air(lowest, 0.0 if level is None else float(level.sigma) / NOISE_OF_AIR)
+    if level is None or (brightest == bright).all():
+        return level
+    settings = _of_rows(settings, brightest)
+    of_tissue = _noise_of_all(signals[brightest], protocol, model, settings) or level
+    return level if above_air(lowest, float(of_tissue.sigma)).all() else of_tissue
+
+
+def _noise_of_all(
+    signals: NDArray, protocol: Protocol, model: SignalModel, settings: FitSettings
+) -> NoiseLevel | None:
     levels = [noise_of_repeats(signals, protocol)]
     if not directions_vary(protocol) and settings.n_averaged == 1:
         plain = replace(settings, method="nlls", sigma=None, noise=None)
@@ -338,7 +353,7 @@ def _with_noise_before(result: FitResult, settings: FitSettings) -> FitResult:
     return replace(result, inputs=replace(inputs, noise=known, is_denoised=True))
 
 
-def _of_rows(settings: FitSettings, rows: NDArray[np.intp]) -> FitSettings:
+def _of_rows(settings: FitSettings, rows: NDArray) -> FitSettings:
     """Restrict fixed values that differ between voxels to some of the voxels."""
     fixed = {
         name: value if isinstance(value, str) or np.size(value) < 2 else np.asarray(value)[rows]

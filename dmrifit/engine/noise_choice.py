@@ -33,9 +33,14 @@ _NEAR_FLOOR = 3.5
 #: K without a floor.
 _FLUID = 1.5
 
-#: Largest signal of air as a share of that of tissue: in heads and legs air has 0 to 0.1, tissue
-#: beside tissue 0.25.
-AIR = 0.2
+# Largest signal of air as a share of that of tissue: in heads and legs air has 0 to 0.1, tissue
+# beside tissue 0.25.
+_AIR = 0.2
+
+# Multiples of the noise that the median of air does not exceed: 1.25 in an average of images.
+_OF_NOISE = 1.4
+#: Noise of air as a share of that of tissue: magnitudes have a narrower distribution there.
+NOISE_OF_AIR = 0.655
 
 #: Multiples of the noise level, and share of the signal of tissue, below which a dark voxel may be
 #: air: scanners filter the noise of air, and ghosts have up to some 7 % of the tissue's signal.
@@ -107,11 +112,12 @@ def lowest_signals(signals: NDArray, protocol: Protocol) -> NDArray[np.float64]:
     return mean_of_finite(np.asarray(signals[:, least_weighted(protocol)], np.float64))
 
 
-def above_air(signals: NDArray) -> NDArray[np.bool_]:
+def above_air(signals: NDArray, noise: float = 0.0) -> NDArray[np.bool_]:
     """
     Tell which voxels are tissue, by Otsu's threshold; all of them where none are dark as air.
 
-    Shapes: `signals` (n_voxels,), without diffusion weighting; returns (n_voxels,).
+    Those at the noise are air however bright it is. Shapes: `signals` (n_voxels,), without
+    diffusion weighting; returns (n_voxels,).
 
     References: Otsu, IEEE Trans Syst Man Cybern 9:62–66, 1979.
     """
@@ -130,9 +136,13 @@ def above_air(signals: NDArray) -> NDArray[np.bool_]:
     if not np.isfinite(between).any():
         return everything
     inside = signals >= edges[1 + int(np.nanargmax(between))]
-    if np.median(signals[~inside & np.isfinite(signals)]) > AIR * np.median(signals[inside]):
-        return everything
-    return inside
+    dark = signals[~inside & np.isfinite(signals)]
+    return everything if is_dark_tissue(dark, signals[inside], noise) else inside
+
+
+def is_dark_tissue(dark: NDArray, bright: NDArray, noise: float) -> bool:
+    """Tell whether the dark signals of an image are too bright for air."""
+    return bool(np.median(dark) > np.fmax(_AIR * np.median(bright), _OF_NOISE * noise))
 
 
 def above_air_or_noise(signals: NDArray, noise: ArrayLike) -> NDArray[np.bool_]:
@@ -141,10 +151,10 @@ def above_air_or_noise(signals: NDArray, noise: ArrayLike) -> NDArray[np.bool_]:
 
     Shapes: `signals` (n_voxels,), `noise` (n_voxels,) or one level, NaN or 0 where it is unknown.
     """
-    is_bright = above_air(signals)
+    levels = np.asarray(noise)
+    is_bright = above_air(signals, float(np.median(levels)) if levels.size else 0.0)
     bright = signals[is_bright & np.isfinite(signals)]
     ghosts = _GHOSTS * np.median(bright) if len(bright) else np.nan
-    levels = np.asarray(noise)
     return is_bright | ((levels > 0) & (signals >= np.maximum(_NEAR_NOISE * levels, ghosts)))
 
 

@@ -419,8 +419,8 @@ class FitResult:
         -------
         dict of str to str
             By parameter: medians of the low and the high ends; where the parameter is in most
-            voxels not determined, ``"not determined (150–250 ms searched)"``; where a zero of it
-            is well measured in most, ``"none found, < 0.02"``, or of a diffusivity
+            voxels not determined, ``"not determined (150 to 250 ms searched)"``; where a zero of
+            it is well measured in most, ``"none found, < 0.02"``, or of a diffusivity
             ``"not distinguishable from 0, < 0.02 µm²/ms"``, with the median of the high ends;
             where both medians are one bound, ``"at the bound 3 µm²/ms"``.
         """

@@ -457,13 +457,14 @@ def fit_image(
         snr = tally.snr()
         if noise is not None:
             level = NoiseLevel(tally.noise_level(), given_by)
+        end = ", with the noise floor" if noise is not None and likelihood == "gaussian" else ""
         if is_automatic:
             choice = describe_choice(settings.threshold, snr, level, n_floored)
-            options["Choice"] = f"{choice} (choose by --method, --sigma)"
+            options["Choice"] = f"{choice}{end} (choose by --method, --sigma)"
         elif settings.threshold is not None:
-            options["Choice"] = f"two steps, Dt from b ≥ {settings.threshold:g} s/mm²"
+            options["Choice"] = f"two steps, Dt from b ≥ {settings.threshold:g} s/mm²{end}"
         else:
-            options["Choice"] = f"one step, method {settings.method}, likelihood {likelihood}"
+            options["Choice"] = f"one step, method {settings.method}, likelihood {likelihood}{end}"
         sidecar = describe_fit(tally, settings, box, protocol, contrasts, options, files)
         if level is not None and np.isfinite(snr):
             sidecar["Noise"] = {"Sigma": level.sigma, "Method": level.method, "SNR": snr}
@@ -857,11 +858,10 @@ def _chosen_by_noise(
     if rows.size:
         rows, _ = Screen(protocol).apply(rows)
         lowest = lowest_signals(rows, protocol)
-        bright = above_air(lowest)
         if levels is not None:
-            level = NoiseLevel(float(np.median(levels[bright])), "given")
+            level = NoiseLevel(float(np.median(levels[above_air(lowest)])), "given")
         else:
-            level = measured_noise(rows[bright], protocol, model, settings)
+            level = measured_noise(rows, protocol, model, settings)
             level = level or _noise_of_neighbors(series, region)
             settings = replace(settings, noise=None if level is None else float(level.sigma))
     if level is not None:

@@ -13,7 +13,7 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.counts import percent
 from dmrifit.cohort.scaling import reference_columns
-from dmrifit.engine.noise_choice import AIR
+from dmrifit.engine.noise_choice import is_dark_tissue
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.corrections import quiet_dipy
 from dmrifit.io.bids_derivatives import ALL_VOXELS
@@ -251,6 +251,9 @@ def foreground_mask(series: Series, protocol: Protocol) -> NDArray[np.bool_] | N
             "every voxel with a signal"
         )
     # In a block of tissue alone, Otsu's threshold would part bright tissue from dark.
-    if inside.all() or np.median(reference[~inside]) > AIR * np.median(reference[inside]):
+    steps = np.abs(np.diff(reference, axis=0))[inside[1:] & inside[:-1]]
+    # Of a single volume; the median of differences of neighbors is that of 0.954 of its noise.
+    noise = np.sqrt(len(columns)) * np.median(steps) / 0.954 if len(steps) else 0.0
+    if inside.all() or is_dark_tissue(reference[~inside], reference[inside], noise):
         return None
     return inside

@@ -95,13 +95,13 @@ def roi_table(
     -------
     DataFrame
         One row for each label and map: ``label``, ``name``, ``map``, ``unit``, ``n`` (voxels
-        summarized), ``n_voxels`` (voxels of the label), ``median``, ``iqr`` (``q75`` − ``q25``),
-        ``q25``, ``q75``, ``mean``, ``median_low`` and ``median_high`` (the 95 % interval of the
-        median by order statistics, which is too narrow where the noise of neighbors is alike, as
-        in resampled maps; NaN of fewer than six voxels), and the shares of the n voxels where the
-        parameter ended at its bound, ``at_low`` and ``at_high`` (0 to 1; NaN for other maps, and
-        without ``"at_bound"``), and where it is in doubt, ``doubtful`` (likewise; NaN without
-        ``"doubt"``). Statistics of no voxel are NaN.
+        summarized, those in doubt included), ``n_voxels`` (voxels of the label), ``median``,
+        ``iqr`` (``q75`` − ``q25``), ``q25``, ``q75``, ``mean``, ``median_low`` and
+        ``median_high`` (the 95 % interval of the median by order statistics, which is too narrow
+        where the noise of neighbors is alike, as in resampled maps; NaN of fewer than six voxels),
+        and the shares of the n voxels where the parameter ended at its bound, ``at_low`` and
+        ``at_high`` (0 to 1; NaN for other maps, and without ``"at_bound"``), and where it is in
+        doubt, ``doubtful`` (likewise; NaN without ``"doubt"``). Statistics of no voxel are NaN.
 
     Raises
     ------

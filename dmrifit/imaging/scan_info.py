@@ -25,7 +25,6 @@ from dmrifit.engine.models import MODELS, SignalModel, read_table
 from dmrifit.engine.noise_choice import (
     NOISE_VOXELS,
     NoiseLevel,
-    above_air,
     above_air_or_noise,
     directions_vary,
     lowest_signals,
@@ -287,13 +286,12 @@ def _noise_of_fit(
         return []
     slices = noise_slices(series.grid, region, series.affine)
     signals, _ = spread_voxels(series, slices, np.asarray, None, NOISE_VOXELS)
-    rows = Screen(protocol).apply(signals)[0]
-    bright = rows[above_air(lowest_signals(rows, protocol))]
     try:
         model = MODELS[suggest_model(protocol)[0]]
     except ValueError:  # of one contrast there is no fit
         return []
-    level = measured_noise(bright, protocol, model, FitSettings())
+    rows = Screen(protocol).apply(signals)[0]
+    level = measured_noise(rows, protocol, model, FitSettings())
     return [] if level is None else [level]
 
 

@@ -174,7 +174,7 @@ class ShownMaps:
             option = re.sub("(?=[A-Z])", "-", key).lower()
             name = option[1:] if key in ("Region", "Scale", "Command") else f"-{option}"
             if value is not None and key != "Choice":
-                settings.append([name, value])
+                settings.append([name.replace("command", "command (replaces these files)"), value])
         names = self.sidecar["Versions"].items()
         versions = ["versions", ", ".join(f"{name} {number}" for name, number in names)]
         table = page.Table([*before, *sources, *after, *settings, versions])

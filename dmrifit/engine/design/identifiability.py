@@ -37,7 +37,9 @@ _RICHEST_FIRST = ("t2-ivim-kurtosis", "t2-adc", "ivim", "kurtosis", "adc", "t2")
 _RICHER = {"ivim": "t2-ivim-kurtosis", "t2": "t2-adc"}
 
 _PERFUSION_B = (10.0, 200.0)  # s/mm², where blood decays and tissue hardly does
-_KURTOSIS_B = 1500.0  # s/mm², which the highest b-value has to exceed for a kurtosis
+# Number of b-values in that range for perfusion, and s/mm² that the highest has to exceed for a
+# kurtosis: at one echo time, and at several, as in the studies (50, 100, and up to 1500 s/mm²).
+_AT_ONE_TE, _AT_SEVERAL = (3, 1500.0), (2, 1400.0)
 
 
 def suggest_model(protocol: Protocol) -> tuple[str, str]:
@@ -69,7 +71,8 @@ def suggest_model(protocol: Protocol) -> tuple[str, str]:
     A model is identifiable if its signal has full rank at typical tissue, and there are as many
     distinct contrasts as parameters, or one more for four parameters or more, b below 10 s/mm²
     counting as 0; with perfusion it needs three b-values from 10 to 200 s/mm² and two above; with
-    kurtosis one above 1500 s/mm²; with T2 two echo times, which take the place of those b-values.
+    kurtosis one above 1500 s/mm²; with T2 two echo times. At several echo times two b-values from
+    10 to 200 s/mm² and one above 1400 s/mm² are enough, as the studies have them.
 
     Examples
     --------
@@ -123,15 +126,17 @@ def missing_for(protocol: Protocol, model: SignalModel, fixed: Collection[str] =
     if len(contrasts) < n_needed:
         return f"{n_needed} different contrasts, and the protocol has {len(contrasts)}"
     # With echo times fewer b-values are enough: blood and tissue differ in T2 as well.
-    if {"f", "Dv"} <= free and not model.needs_te:
+    fewest, _ = _AT_ONE_TE if n_te == 1 else _AT_SEVERAL
+    if {"f", "Dv"} <= free:
         n_perfusion = sum(_PERFUSION_B[0] <= value <= _PERFUSION_B[1] for value in b)
         n_tissue = sum(value > _PERFUSION_B[1] for value in b)
-        if n_perfusion < 3:
-            return f"three b-values from 10 to 200 s/mm², and the protocol has {n_perfusion}"
+        if n_perfusion < fewest:
+            number = ("two", "three")[fewest - 2]
+            return f"{number} b-values from 10 to 200 s/mm², and the protocol has {n_perfusion}"
         if n_tissue < 2:
             return f"two b-values above 200 s/mm², and the protocol has {n_tissue}"
-    if "K" in free and not model.needs_te and max(b) <= _KURTOSIS_B:
-        return f"a b-value above {_KURTOSIS_B:g} s/mm², and the highest is {max(b):g}"
+    if "K" in free and (lack := missing_high_b(protocol)):
+        return lack
     try:
         expected = expected_precision(protocol, model, fixed)
     except ValueError:  # no finite derivative: typical tissue is unknown for a user's model
@@ -140,6 +145,15 @@ def missing_for(protocol: Protocol, model: SignalModel, fixed: Collection[str] =
     if len(undetermined):
         return f"measurements that distinguish {' from '.join(undetermined)}"
     return ""
+
+
+def missing_high_b(protocol: Protocol) -> str:
+    """Say which b-value a protocol lacks to determine a kurtosis; an empty text if none."""
+    b, te = map(set, zip(*nominal_contrasts(protocol), strict=True))
+    _, limit = _AT_ONE_TE if len(te) == 1 else _AT_SEVERAL
+    if max(b) > limit:
+        return ""
+    return f"a b-value above {limit:g} s/mm², and the highest is {max(b):g}"
 
 
 def separating_remedy(protocol: Protocol, model: SignalModel, fixed: Collection[str] = ()) -> str:

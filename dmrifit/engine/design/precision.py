@@ -601,7 +601,7 @@ def _uncertainty(parameter: Parameter, value: float, sd: float) -> str:
     if is_undetermined(parameter, value, sd):
         text = _SENTENCES["undetermined"].format(**known)
         if math.isfinite(parameter.high - parameter.low) and not parameter.is_amplitude:
-            text += f" ({parameter.low:g}–{parameter.high:g}{unit} searched)"
+            text += f" ({parameter.low:g} to {parameter.high:g}{unit} searched)".replace("-", "−")
         return f"{text}; {remedy}."
     if sd > limit:
         n_averages = math.ceil((sd / limit) ** 2)

@@ -227,7 +227,7 @@ def test_intervals_and_the_meaning_of_f_stand_in_the_terminal(tmp_path, output_o
     printed = output_of("fit", path, "--model", "ivim", "--no-quicklook", "--out", tmp_path / "maps")
     line = next(line for line in printed.splitlines() if line.startswith("95 % intervals"))
     assert "f (T2-weighted signal fraction at the echo time of the scan) none found, < 0.0" in line
-    assert "Dv not determined (4–100 µm²/ms searched)" in line
+    assert "Dv not determined (4 to 100 µm²/ms searched)" in line
 
 
 def test_precision_is_that_of_tissue_and_air_is_named(write_scan, output_of, tmp_path):

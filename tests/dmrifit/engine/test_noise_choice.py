@@ -6,6 +6,8 @@ import pytest
 from dmrifit import MODELS, Protocol, fit_voxels
 from dmrifit.engine import noise_choice
 from dmrifit.engine.doubts import DoubtReason
+from dmrifit.engine.fit_settings import FitSettings
+from dmrifit.engine.fitting import measured_noise
 from dmrifit.engine.noise_choice import above_air, above_air_or_noise
 
 IVIM, KURTOSIS = MODELS["ivim"], MODELS["kurtosis"]
@@ -123,3 +125,11 @@ def test_tissue_is_told_from_air_and_ghosts_and_not_from_darker_tissue_or_fluid(
     for level in (50.0, 0.0, np.nan, np.full(1000, np.nan)):
         assert above_air_or_noise(signals, level).tolist() == [False] * 800 + [True] * 200
     assert above_air_or_noise(np.empty(0), 1.0).shape == (0,)
+    # Air at an SNR of 5, and tissue of that brightness at a lower noise.
+    protocol, truth = Protocol([0, 0, 0, 0, 500, 800]), np.repeat([0.0, 1000.0], 400)
+    clean = truth[:, None] * np.exp(-protocol.b / 1000)
+    noisy = np.hypot(clean + rng.normal(0, 200, clean.shape), rng.normal(0, 200, clean.shape))
+    level = measured_noise(noisy, protocol, MODELS["adc"], FitSettings())
+    assert level.sigma == pytest.approx(200, rel=0.05)
+    assert np.mean(above_air_or_noise(noisy[:, :4].mean(axis=1), level.sigma) == (truth > 0)) > 0.99
+    assert above_air_or_noise(np.repeat([250.0, 1000.0], 400) + rng.normal(0, 100, 800), 100.0).all()

@@ -252,7 +252,7 @@ def test_a_tally_counts_values_and_reasons():
     tally.add(Screening.empty(6), np.ones(6, bool))
     described = tally.describe()
     assert described["LeftOut"] == {
-        "Reason": "6 not finite, 1 zero outside the field of view", "Values": 7, "Voxels": 2
+        "Reason": "6 not finite, 1 zero (a dropout, or outside the field of view)", "Values": 7, "Voxels": 2
     }  # fmt: skip
     assert (described["Negative"]["Values"], described["Negative"]["Voxels"]) == (3, 1)
     assert described["NotFitted"]["Voxels"] == 2

@@ -34,6 +34,10 @@ def test_the_body_is_found_with_its_dark_hole_and_without_specks():
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.95
     assert found[20, 18, 6]
     assert not found[:4, :4].any()
+    clean, rng = 500.0 * truth[..., None] * [1.0, 1.0, 1.0, 1.0, 0.4], np.random.default_rng(0)
+    noisy = np.hypot(clean + rng.normal(0, 100, clean.shape), rng.normal(0, 100, clean.shape))
+    found = foreground_mask(Series.open(nib.Nifti1Image(noisy, np.eye(4))), Protocol([0, 0, 0, 0, 1000]))
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.95
 
 
 def test_a_block_of_tissue_alone_and_an_empty_image_have_no_foreground():

@@ -27,6 +27,8 @@ LOW_B = [0, 20, 60, 150]
         (Protocol([*LOW_B, 400, 800], te=60), "ivim", "and the protocol has 1"),
         (Protocol.preset("cohort1"), "t2-ivim-kurtosis", "7 b-values at 3 echo times"),
         (Protocol.preset("cohort2"), "t2-ivim-kurtosis", "7 b-values at 3 echo times"),
+        (Protocol([0, 400, 800] * 3, np.repeat([60, 90, 120], 3)), "t2-adc", "two b-values from 10 to 200 s/mm²"),
+        (Protocol([*LOW_B, 400, 800] * 2, np.repeat([60, 90], 6)), "t2-adc", "a b-value above 1400 s/mm², and"),
     ],
 )
 def test_suggested_model_is_the_richest_that_the_protocol_determines(protocol, name, reason):

@@ -257,7 +257,7 @@ def test_the_largest_error_is_that_of_the_kind_of_parameter():
 def test_sentences_name_parameter_reason_and_remedy_as_averages_or_lower_b_values():
     sentences = advice(COHORT1, T2IVIMK, TISSUE, 1 / 100)
     assert sentences["T2v"] == (
-        'T2v is not determined: SD 420 ms at 200 ms (150–250 ms searched); fix it (fixed={"T2v": VALUE}), or measure '
+        'T2v is not determined: SD 420 ms at 200 ms (150 to 250 ms searched); fix it (fixed={"T2v": VALUE}), or measure '
         "contrasts that are sensitive to T2v."
     )
     assert sentences["f"] == "f is uncertain: SD 0.15 at 0.12; average 9 voxels or repeats, or choose a simpler model."
