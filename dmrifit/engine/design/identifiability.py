@@ -98,6 +98,8 @@ def suggest_model(protocol: Protocol) -> tuple[str, str]:
             verb = "supports" if n_b == 1 else "support"
             lacking = lacks.get(_RICHER.get(name, ""), lacking)
             return name, f"{text} {verb} {name}" + (f"; {lacking}" if lacking else "")
+        if "f" in MODELS[name].names and not missing_for(protocol, MODELS[name], {"K"}):
+            missing += ", unless kurtosis is left out (--fix K=0)"
         lacks[name] = lacking = f"{name} needs {missing}"
     remedy = "two b-values at one echo time, or two echo times at one b-value, are needed"
     measurements = f"{counted(len(protocol), 'measurement')} at b = {span_text(protocol.b)} s/mm²"
