@@ -30,7 +30,7 @@ from metastasis.segmentation.ensemble import (
     thresholds_of,
 )
 from metastasis.study.findings import findings_in_words, open_ring_notes
-from metastasis.study.followup import CHANGES, reader_table
+from metastasis.study.followup import changes_in_words, reader_table
 from metastasis.study.lesion_sizes import FIGURES
 from metastasis.study.report import batch_blocks, scan_page
 
@@ -168,9 +168,7 @@ def segment_case(
     options: dict[str, Any] = {"is_noted": bool(remarks), "n_models": len(models)}
     statement = findings_in_words(len(lesions), figures, **options)
     if prior_labels is not None:
-        counts = table["change"].value_counts()
-        since = ", ".join(f"{counts[word]} {word}" for word in CHANGES if word in counts)
-        statement += f"; since the prior scan: {since or 'no finding in either scan'}"
+        statement += f"; since the prior scan: {changes_in_words(table)}"
     content: dict[str, Any] = {
         **inputs(scan),
         "files": describe_sources(**(files or {}).get(case.name, {})),
