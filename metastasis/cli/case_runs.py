@@ -29,8 +29,8 @@ from metastasis.segmentation.ensemble import (
     smallest_finding,
     thresholds_of,
 )
-from metastasis.study.findings import findings_in_words, open_ring_notes
-from metastasis.study.followup import CHANGES, reader_table
+from metastasis.study.findings import findings_in_words, large_finding_notes, open_ring_notes
+from metastasis.study.followup import changes_in_words, reader_table
 from metastasis.study.lesion_sizes import FIGURES
 from metastasis.study.report import batch_blocks, scan_page
 
@@ -167,10 +167,9 @@ def segment_case(
     remarks = [*notes, *unlike_notes(case, seen, labels)]
     options: dict[str, Any] = {"is_noted": bool(remarks), "n_models": len(models)}
     statement = findings_in_words(len(lesions), figures, **options)
+    size_notes = large_finding_notes(case.name, lesions, figures)
     if prior_labels is not None:
-        counts = table["change"].value_counts()
-        since = ", ".join(f"{counts[word]} {word}" for word in CHANGES if word in counts)
-        statement += f"; since the prior scan: {since or 'no finding in either scan'}"
+        statement += f"; since the prior scan: {changes_in_words(table)}"
     content: dict[str, Any] = {
         **inputs(scan),
         "files": describe_sources(**(files or {}).get(case.name, {})),
@@ -183,7 +182,7 @@ def segment_case(
         "statement": statement,
         "model": figures.get("model", ""),
         # Sizes say nothing of how the scan differs from those of the training.
-        "notes": [*remarks, *open_ring_notes(case.name, lesions)],
+        "notes": [*remarks, *size_notes, *open_ring_notes(case.name, lesions)],
     }
     drawing = None
     if figure:

@@ -245,7 +245,7 @@ def _segment(
     figures = model_figures(next(iter(models.values())))
     # Sensitivities hold only where the model is used as measured.
     if options.flips or (options.resample and any(edges)):
-        figures = {key: value for key, value in figures.items() if key == "seen"}
+        figures = {key: figures[key] for key in ("seen", "largest_mL") if key in figures}
     elif thresholds not in (None, stored):
         used, own = (" and ".join(map("{:g}".format, x)) for x in (thresholds, stored))
         figures["measured"] = f"figures at threshold {used} are unknown; at {own}, as measured, "

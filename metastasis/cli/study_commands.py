@@ -261,8 +261,8 @@ def evaluate(
     tables = write_evaluation(reference, predictions, out, **options)
     table = format_summary(tables)[[*HEADLINES[:3], "wrong_per_scan"]]
     typer.echo(table.rename(columns=MEASURES).to_string())
-    rules = "scores by the study's rules, under which marking everything is best"
-    typer.echo(f"{rules}: {out / 'summary.csv'}")
+    scores = "the study's scores (sensitivity, precision), by which marking everything is best"
+    typer.echo(f"{scores}: {out / 'summary.csv'}")
     if any(case.synthetic for case in reference):
         typer.echo("synthetic scans: no clinical result")
     n_patients = len({case.patient for case in reference})

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dmrifit._utils.checks import check_number, is_number
 from metastasis.study.lesion_sizes import CLOSED_GAP_MM
 
 _KEYS = ("sensitivity", "sensitivity_small")
-_FALSE = "false_findings"
+_FALSE, _FALSE_ML, _LARGEST = "false_findings", "false_mL", "largest_mL"
 _WORDS = {1: ("this model finds", "the model marks"), 2: ("these models find", "the models mark")}
 
 
@@ -22,8 +23,9 @@ def model_figures(path: Path) -> dict[str, Any]:
     Read the figures of a model file from the card beside it, ``NAME.json``; none without a card.
 
     The card may have ``figures`` with ``sensitivity`` (share of all implants that are found) and
-    ``sensitivity_small`` (of those of 2.5–6 mm), and ``false_findings`` (what is marked in each of
-    some brains without metastases); and ``seen``, a `seen_range`.
+    ``sensitivity_small`` (of those of 2.5–6 mm), ``false_findings`` and ``false_mL`` (what is
+    marked in each of some brains without metastases), and ``largest_mL`` (of the metastases that
+    the model is meant for); and ``seen``, a `seen_range`.
     """
     card = path.with_suffix(".json")
     if not card.is_file():
@@ -31,16 +33,19 @@ def model_figures(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(card.read_text(encoding="utf-8"))
         figures = content.get("figures", {})
-        shares = {key: figures[key] for key in _KEYS if key in figures}
+        numbers = {key: figures[key] for key in (*_KEYS, _LARGEST) if key in figures}
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{card} is no card of a model ({error}); remove it") from None
-    for key, value in shares.items():
-        check_number(f"{card}: {key}", value, most=1)
-    counts = figures.get(_FALSE, [])
-    if not isinstance(counts, list) or not all(is_number(n, whole=True) for n in counts):
-        raise ValueError(f"{card}: {_FALSE} must be a list of whole numbers, not {counts!r}")
+    for key, value in numbers.items():
+        check_number(f"{card}: {key}", value, most=np.inf if key == _LARGEST else 1)
+    lists = {key: figures[key] for key in (_FALSE, _FALSE_ML) if figures.get(key)}
+    for key, values in lists.items():
+        whole = key == _FALSE
+        if not isinstance(values, list) or not all(is_number(n, whole=whole) for n in values):
+            kind = "whole numbers" if whole else "numbers"
+            raise ValueError(f"{card}: {key} must be a list of {kind}, not {values!r}")
     seen = {"seen": content["seen"]} if content.get("seen") else {}
-    return shares | ({_FALSE: counts} if counts else {}) | seen
+    return numbers | lists | seen
 
 
 def findings_in_words(
@@ -70,8 +75,25 @@ def findings_in_words(
     begin = f"{marks} candidates, many of which may be false positives: "
     if not is_known or not figures.get(_FALSE):
         return begin + "how much is marked in brains without metastases is unknown"
-    counts = " to ".join(map(str, sorted({min(figures[_FALSE]), max(figures[_FALSE])})))
-    return f"{begin}{found}; in brains without metastases {counts} findings are marked; {untried}"
+    counts = f"{_range(figures[_FALSE], 'd')} findings"
+    if _FALSE_ML in figures:
+        counts += f" ({_range(figures[_FALSE_ML], '.2g')} mL together)"
+    return f"{begin}{found}; in brains without metastases {counts} are marked; {untried}"
+
+
+def _range(values: Sequence[float], digits: str) -> str:
+    return " to ".join(format(value, digits) for value in sorted({min(values), max(values)}))
+
+
+def large_finding_notes(name: str, lesions: pd.DataFrame, figures: Mapping[str, Any]) -> list[str]:
+    """Say which findings of a scan are larger than the metastases that the model is meant for."""
+    largest = figures.get(_LARGEST, np.inf)
+    return [
+        f"{name}: finding {lesion['number']} has {lesion['volume_with_core_mL']:.1f} mL (a sphere "
+        f"of {lesion['sphere_diameter_mm']:.0f} mm), the model is meant for up to {largest:.1f} "
+        "mL: it is probably no small metastasis; even tissue and sinuses were marked like this"
+        for lesion in lesions[lesions["volume_with_core_mL"] > largest].to_dict("records")
+    ]
 
 
 def open_ring_notes(name: str, lesions: pd.DataFrame) -> list[str]:

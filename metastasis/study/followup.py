@@ -102,8 +102,9 @@ def reader_table(
         Lesions that merged or came apart are compared together: the prior volumes and
         ``volume_ratio`` are then those of the ``n_prior`` lesions that became ``n_now``, prior
         diameters (but for the sphere's) are those of the longest, and all of them have the same
-        ``change``. Where a ring
-        is open in either scan, ``change`` and ``volume_ratio`` compare ``hull_mL``. Diameters are
+        ``change``, while ``volume_mL`` and the other figures without ``prior_`` are those of each
+        lesion alone: a piece may have less volume than its ``volume_ratio`` says. Where a ring is
+        open in either scan, ``change`` and ``volume_ratio`` compare ``hull_mL``. Diameters are
         compared as cube roots of volumes: grown by 20 % is 1.73 times the volume, shrunk by 30 %
         is 0.34 times.
 
@@ -138,6 +139,19 @@ def reader_table(
     order = np.lexsort((table["number"], -table["volume_mL"], finding_order))
     table = table.iloc[order].reset_index(drop=True)
     return table.astype({key: np.intp for key in ("number", "n_prior", "n_now")})
+
+
+def changes_in_words(table: pd.DataFrame) -> str:
+    """Count the changes in a `reader_table`; lesions that merged or came apart count once."""
+    words = []
+    for change in CHANGES:
+        rows = table[table["change"] == change]
+        # Each of the n_now rows of a group is one part in n_now of a change; vanished ones have 0.
+        n_changes = round((1 / rows["n_now"].clip(lower=1)).sum())
+        pieces = f" (in {len(rows)} pieces)" if len(rows) > n_changes else ""
+        if n_changes:
+            words.append(f"{n_changes} {change}{pieces}")
+    return ", ".join(words) or "no finding in either scan"
 
 
 def follow_up(

@@ -96,11 +96,11 @@ def lesion_figures(
     Returns
     -------
     dict
-        ``volume_mL`` (what is marked: the enhancing part), ``volume_with_core_mL``, ``hull_mL``
-        (inside the convex outlines of the lesion in axial slices, and at least the volume with its
-        core), ``open_ring`` (whether that is 1.3 times the volume with the core and 0.5 mL more:
-        a ring with gaps of more than 10 mm, or a curved lesion), ``longest_diameter_mm`` (between
-        two points of the outline in one axial slice, the longest of all slices),
+        ``volume_mL`` (what is marked), ``volume_with_core_mL``, ``hull_mL`` (inside the convex
+        outlines of the lesion in axial slices, and at least the volume with its core),
+        ``open_ring`` (whether that is 1.3 times the volume with the core and 0.5 mL more: a ring
+        with gaps of more than 10 mm, or a curved lesion), ``longest_diameter_mm`` (between two
+        points of the outline in one axial slice, the longest of all slices),
         ``perpendicular_diameter_mm`` (the longest line across it in that slice, within the convex
         outline) and ``sphere_diameter_mm`` (diameter of a sphere of the volume with the core).
 

@@ -164,7 +164,7 @@ def scan_page(
     planes = _viewer(
         case,
         layers,
-        points=[("{number}: {volume_mL:.3f} mL enhancing", located)],
+        points=[("{number}: {volume_mL:.3f} mL marked", located)],
         overlay=None if threshold is not None else "",
         label="Findings over the scan",
         instead=page.Picture(picture, f"Findings of {case.name} in three planes", width=1000),

@@ -486,7 +486,12 @@ def test_figures_beside_the_model_are_those_measured_at_its_threshold():
         n_small += n_of_small
         findings.append(row["findings"])
         assert f"| {name} | {cut:g} | {row['enhancing_mL']:.0f} |" in card
-    assert figures["false_findings"] == findings
+    included = measured["included"]
+    elsewhere = [row["elsewhere"] for row in included.values()]
+    assert figures["false_findings"] == findings + [row["findings"] for row in elsewhere]
+    assert figures["false_mL"][len(findings) :] == [row["mL"] for row in elsewhere]
+    for name, row in included.items():
+        assert f"| {name} | {row['findings']} | {row['mL']:.2f} | {row['largest_mL']:.2f} |" in card
     assert figures["sensitivity"] == pytest.approx(found / n_all, abs=1e-3)
     assert figures["sensitivity_small"] == pytest.approx(found_small / n_small, abs=1e-3)
     assert f"Marked from a score of {cut:g} on" in card

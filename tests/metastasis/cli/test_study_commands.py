@@ -222,7 +222,8 @@ def test_segmentations_are_compared_with_lesions_and_controls(table, synthetic_c
     pytest.importorskip("matplotlib")
     evaluate(table, {"first": segmentations}, tmp_path / "compared", figures=0)
     output = capsys.readouterr().out
-    assert "share found precision (strict) F1, strict matching wrong findings per scan" in " ".join(output.split())
+    labels = ("share found (strict)", "precision (strict)", "F1 (strict)", "wrong findings per scan (strict)")
+    assert " ".join(labels) in " ".join(output.split())
     assert "synthetic scans: no clinical result" in output
     assert "3 patients: too few to estimate performance" in output
     summary = pd.read_csv(tmp_path / "compared" / "summary.csv")

@@ -5,6 +5,7 @@ import json
 import pandas as pd
 import pytest
 
+from metastasis.study import findings
 from metastasis.study.findings import findings_in_words, model_figures, open_ring_notes
 from metastasis.study.lesion_sizes import CLOSED_GAP_MM
 
@@ -33,6 +34,16 @@ def test_the_card_of_the_model_tells_what_findings_and_none_mean(tmp_path):
         "findings are marked; never tried on a labeled real metastasis"
     )
     assert "metastases 4 findings are marked" in findings_in_words(1, figures | {"false_findings": [4]})
+    figures |= {"false_findings": [4, 120], "false_mL": [0.0141, 4.53]}
+    assert "metastases 4 to 120 findings (0.014 to 4.5 mL together) are marked" in findings_in_words(1, figures)
+
+
+def test_notes_name_findings_larger_than_the_model_is_meant_for():
+    sizes = {"volume_with_core_mL": [4.284, 1.7], "sphere_diameter_mm": [20.15, 14.8]}
+    lesions = pd.DataFrame({"number": [1, 2], **sizes})
+    (note,) = findings.large_finding_notes("p1", lesions, {"largest_mL": 1.77})
+    assert note.startswith("p1: finding 1 has 4.3 mL (a sphere of 20 mm), the model is meant for up to 1.8 mL: ")
+    assert findings.large_finding_notes("p1", lesions, {}) == []
 
 
 def test_notes_name_open_rings_with_all_their_volumes():

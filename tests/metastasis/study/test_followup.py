@@ -8,7 +8,7 @@ from dmrifit.io.components import label_components
 from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
 from metastasis.simulate.patients import simulate_metastases
-from metastasis.study.followup import CHANGES, follow_up, reader_table
+from metastasis.study.followup import CHANGES, changes_in_words, follow_up, reader_table
 
 SHAPE = (60, 50, 40)
 AFFINE = np.array([[-1.0, 0, 0, 30], [0, 1, 0, -20], [0, 0, 1, 5], [0, 0, 0, 1]])
@@ -108,6 +108,9 @@ def test_lesions_within_the_tolerance_are_the_same_and_merged_and_divided_ones_c
     assert list(divided["n_now"]) == [2, 2]
     assert list(divided["finding"]) == ["marked by both", "candidate"]
     np.testing.assert_allclose(divided["volume_ratio"], 128 / 160)
+    assert changes_in_words(divided) == "1 stable (in 2 pieces)"
+    assert changes_in_words(reader_table(whole, prior=halves)) == "1 stable"
+    assert changes_in_words(reader_table(whole * 0, prior=halves)) == "2 vanished"
 
 
 def test_probabilities_are_those_inside_each_lesion(scans):

@@ -125,7 +125,7 @@ def test_the_page_of_a_run_lists_the_lesions_of_each_scan(brightness, synthetic_
     assert notes == ["No bright vessels. Is this a contrast scan?", "none"]
     assert page.count("<img ") == 2
     lesions = pd.read_csv(tmp_path / "lesions.tsv", sep="\t")
-    assert all(heading in page for heading in (">by both models<", "enhancing, mL", "with cores, mL"))
+    assert all(heading in page for heading in (">by both models<", "marked, mL", "with cores, mL"))
     assert page.count("<td>marked by both</td>") == (lesions["finding"] == "marked by both").sum()
     assert "all scans were simulated" in page
     # Vanished lesions have no number, and no open ring.
@@ -148,6 +148,6 @@ def test_the_page_of_a_run_lists_the_lesions_of_each_scan(brightness, synthetic_
         np.testing.assert_allclose(stored["points"], own[["x", "y", "z"]], atol=1e-5)
         # Numbered as in the table and in DICOM, not by their order on the page.
         for number, volume in zip(own["number"], own["volume_mL"], strict=True):
-            assert f"{number}: {volume:.3f} mL enhancing" in view
+            assert f"{number}: {volume:.3f} mL marked" in view
             assert re.search(rf"<td[^>]*>{number}</td>\s*<td[^>]*>{volume:.3f}", view)
             assert re.search(rf"<td[^>]*>{number}</td>\s*<td[^>]*>{volume:.3f}", page)
