@@ -18,7 +18,7 @@ from dmrifit.engine.design.precision import DECAYED, largest_error, rounded
 from dmrifit.engine.free_water import TISSUE_T2, is_raised_by_water
 from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE, is_share
 from dmrifit.engine.models import SignalModel, read_table
-from dmrifit.engine.noise_choice import lowest_signals, needs_floor
+from dmrifit.engine.noise_choice import lowest_signals, needs_floor, residual_levels
 
 #: Levels of intervals: half of the first is the standard error; the second is compared with a box.
 LEVELS = (0.68, 0.95)
@@ -151,12 +151,9 @@ def _slopes(result: Any, tissues: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _lacks_floor(result: Any) -> NDArray[np.bool_]:
     """Find fluids whose signal is near the noise of their residuals, fitted without a floor."""
-    inputs = result.inputs
-    if result.noise is not None or inputs is None or inputs.sigma is not None:
+    if result.noise is not None or result.inputs.sigma is not None:
         return np.zeros(len(result), bool)
-    degrees = result.degrees_of_freedom
-    residuals = np.sqrt(result.cost / np.maximum(degrees, 1))
-    return needs_floor(result, residuals) & (degrees > 0)
+    return needs_floor(result, residual_levels(result))
 
 
 def least_weighted_signals(result: Any) -> NDArray[np.float64]:

@@ -186,8 +186,7 @@ def _spare(result: Any) -> NDArray[np.intp]:
     """Count the measurements of each voxel beyond the parameters fitted; 0 where all may be."""
     degrees = result.degrees_of_freedom
     # A parameter at a bound does not follow the noise: it takes nothing from the residuals.
-    n_at_bound = (result.at_low | result.at_high).sum(axis=1)
-    return np.where(degrees > 0, degrees + n_at_bound, 0)
+    return np.where(degrees > 0, degrees + (result.at_low | result.at_high).sum(axis=1), 0)
 
 
 def _typical(squares: NDArray, degrees: NDArray[np.intp]) -> float:

@@ -67,10 +67,10 @@ class FitResult:
         In the order of `names` and the model's units; NaN where a voxel was not fitted.
     standard_errors : ndarray of shape (n_voxels, n_parameters)
         From the inverse of J'J (with a noise floor: of the curvature) and the residual variance,
-        with parameters at a bound taken as known: the spread of repeats of one voxel, not the
-        distance from the truth, for which there is `intervals`. NaN for a parameter that is fixed
-        or at a bound and where no degree of freedom is left, infinite for one that the signal does
-        not depend on.
+        with parameters at a bound taken as known, and in a segmented fit with the error of Dt in
+        those of the others: the spread of repeats of one voxel, not the distance from the truth,
+        for which there is `intervals`. NaN for a parameter that is fixed or at a bound and where
+        no degree of freedom is left, infinite for one that the signal does not depend on.
     cost : ndarray of shape (n_voxels,)
         Sum of squared residuals, weighted by `weights` of the fit if there are any, over the
         measurements used, in the signals' units squared.
