@@ -20,11 +20,13 @@ from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE, is_share
 from dmrifit.engine.models import SignalModel, read_table
 from dmrifit.engine.noise_choice import lowest_signals, needs_floor, residual_levels
 
-#: Levels of intervals: half of the first is the standard error; the second is compared with a box.
+#: Levels of intervals: half of the first is compared with a limit, the second with a box.
 LEVELS = (0.68, 0.95)
 
 # Added to the reason of doubt of a parameter: the bounds it is at, and that starts disagree.
 _AT_LOW, _AT_HIGH, _AT_CAP, _DISAGREE = np.array([16, 32, 64, 128], np.uint8)
+
+_FEW_DEGREES = 3  # of freedom: up to these, intervals at 95 % are wider by half and more
 
 # A compartment smaller than this shows nothing of its own parameters.
 _SMALLEST_SHARE = 0.05
@@ -61,6 +63,7 @@ class DoubtReason(IntEnum):
     FREE_WATER = 8
     MAY_BE_ABSENT = 9
     INSEPARABLE = 10
+    FEW_MEASUREMENTS = 11
 
 
 # Of these reasons the data set no limits to a parameter.
@@ -82,6 +85,7 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
     model = result.model
     inner, outer = intervals
     reasons = np.zeros(result.parameters.shape, np.uint8)
+    limits = np.stack([largest_error(p, result[p.name]) for p in model.parameters], axis=1)
     with np.errstate(invalid="ignore"):
         errors = (inner[..., 1] - inner[..., 0]) / 2
         for j, parameter in enumerate(model.parameters):
@@ -91,8 +95,7 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
                 decay = result[model.cumulant[1]] * result.protocol.b_ms_per_um2.max()
                 column[(decay > DECAYED) & (outer[:, j, 0] > 0)] = DoubtReason.DECAYED
                 column[_lacks_floor(result) & (outer[:, j, 0] > 0)] = DoubtReason.NEAR_NOISE
-            is_uncertain = errors[:, j] > largest_error(parameter, result.parameters[:, j])
-            column[is_uncertain] = DoubtReason.UNCERTAIN
+            column[errors[:, j] > limits[:, j]] = DoubtReason.UNCERTAIN
             at_artificial = result.at_high[:, j] & (high != 1 or not is_share(parameter))
             at_artificial |= result.at_low[:, j] & (low != 0)
             column[at_artificial] = DoubtReason.AT_BOUND
@@ -134,6 +137,9 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
         if name in TISSUE_T2:
             unseen = (reasons[:, j] == DoubtReason.NONE) & is_raised_by_water(result)
             reasons[unseen, j] = DoubtReason.FREE_WATER
+    # Student's t widens intervals at 95 % by far more than those at 68 %.
+    few = (result.degrees_of_freedom <= _FEW_DEGREES)[:, None] & (reasons == DoubtReason.NONE)
+    reasons[few & (outer[..., 1] - outer[..., 0] > 4 * limits)] = DoubtReason.FEW_MEASUREMENTS
     if result.noise is None and result.inputs.sigma is None:
         reasons[result.degrees_of_freedom < 1] = DoubtReason.NO_RESIDUALS
         reasons[:, result.is_known] = DoubtReason.NONE
