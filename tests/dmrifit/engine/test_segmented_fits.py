@@ -23,6 +23,9 @@ def test_the_first_step_is_a_fit_from_the_threshold_on(threshold):
     high_b = np.flatnonzero(PROTOCOL.b >= threshold)
     tissue = fit_voxels(signals[:, high_b], PROTOCOL.take(high_b), "adc", bounds={"ADC": (0.2, 3.0)})
     np.testing.assert_array_equal(result["Dt"], tissue["ADC"])
+    # Without the error of Dt, f spreads by 2.1 and 2.8 times its standard error.
+    ratios = (result.parameters - np.repeat(TRUTH, 300, axis=0)) / result.standard_errors
+    assert np.nanstd(ratios[:300, [1, 3]], axis=0) == pytest.approx([1.1, 1.1], abs=0.2)
     assert result.method == "segmented"
     rest = fit_voxels(signals, PROTOCOL, "ivim", method="nlls", fixed={"Dt": result["Dt"]})
     np.testing.assert_allclose(result.parameters, rest.parameters, rtol=1e-12)
@@ -45,17 +48,6 @@ def test_the_amplitude_can_be_the_measured_signal(method):
     assert result.status[4] == FitStatus.NOT_FITTED
     assert "S0" in result.fixed
     assert np.nanmedian(result["f"][:300]) == pytest.approx(0.1, abs=0.02)
-
-
-@pytest.mark.parametrize("weights", [None, np.linspace(0.3, 2, 9)])
-def test_standard_errors_of_the_second_step_hold_that_of_the_first(weights):
-    """Without it the errors of f spread by 1.6 times their standard errors."""
-    signals = IVIM.signal(np.tile([100.0, 0.25, 20.0, 1.0], (3000, 1)), PROTOCOL)
-    noise = np.random.default_rng(1).normal(size=signals.shape)
-    signals += noise if weights is None else noise / np.sqrt(weights)
-    result = fit_voxels(signals, PROTOCOL, "ivim", method="segmented", threshold=200, weights=weights)
-    ratios = (result.parameters - [100.0, 0.25, 20.0, 1.0]) / result.standard_errors
-    assert ratios.std(axis=0) == pytest.approx([1.2, 1.2, 1.2, 1.2], abs=0.2)
 
 
 def test_weights_enter_both_steps():
