@@ -26,10 +26,9 @@ LEVELS = (0.68, 0.95)
 # Added to the reason of doubt of a parameter: the bounds it is at, and that starts disagree.
 _AT_LOW, _AT_HIGH, _AT_CAP, _DISAGREE = np.array([16, 32, 64, 128], np.uint8)
 
-_FEW_DEGREES = 3  # of freedom: up to these, intervals at 95 % are wider by half and more
-
-# A compartment smaller than this shows nothing of its own parameters.
-_SMALLEST_SHARE = 0.05
+# A compartment smaller than this shows nothing of its own parameters; degrees of freedom that make
+# intervals at 95 % wider by half and more.
+_SMALLEST_SHARE, _FEW_DEGREES = 0.05, (1, 2, 3)
 
 #: Share of voxels from which on a sentence of advice is worth reading, and a bound is named.
 _MENTIONED = 0.1
@@ -49,7 +48,7 @@ class DoubtReason(IntEnum):
     Why a parameter of a voxel is in doubt.
 
     Of several reasons `NO_RESIDUALS` counts, then `INSEPARABLE`, or else the first from the top,
-    but `NEAR_NOISE` before `DECAYED`.
+    but `NEAR_NOISE` before `DECAYED`. `FEW_MEASUREMENTS` takes the place of `UNCERTAIN`.
     """
 
     NONE = 0
@@ -85,9 +84,11 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
     model = result.model
     inner, outer = intervals
     reasons = np.zeros(result.parameters.shape, np.uint8)
-    limits = np.stack([largest_error(p, result[p.name]) for p in model.parameters], axis=1)
     with np.errstate(invalid="ignore"):
         errors = (inner[..., 1] - inner[..., 0]) / 2
+        # Student's t widens intervals at 95 % by far more than those at 68 %.
+        few = np.isin(result.degrees_of_freedom, _FEW_DEGREES)
+        errors[few] = np.ptp(outer[few], axis=2) / 4
         for j, parameter in enumerate(model.parameters):
             low, high = result.bounds[j]
             column = reasons[:, j]
@@ -95,7 +96,9 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
                 decay = result[model.cumulant[1]] * result.protocol.b_ms_per_um2.max()
                 column[(decay > DECAYED) & (outer[:, j, 0] > 0)] = DoubtReason.DECAYED
                 column[_lacks_floor(result) & (outer[:, j, 0] > 0)] = DoubtReason.NEAR_NOISE
-            column[errors[:, j] > limits[:, j]] = DoubtReason.UNCERTAIN
+            is_uncertain = errors[:, j] > largest_error(parameter, result.parameters[:, j])
+            column[is_uncertain] = DoubtReason.UNCERTAIN
+            column[is_uncertain & few] = DoubtReason.FEW_MEASUREMENTS
             at_artificial = result.at_high[:, j] & (high != 1 or not is_share(parameter))
             at_artificial |= result.at_low[:, j] & (low != 0)
             column[at_artificial] = DoubtReason.AT_BOUND
@@ -137,9 +140,6 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
         if name in TISSUE_T2:
             unseen = (reasons[:, j] == DoubtReason.NONE) & is_raised_by_water(result)
             reasons[unseen, j] = DoubtReason.FREE_WATER
-    # Student's t widens intervals at 95 % by far more than those at 68 %.
-    few = (result.degrees_of_freedom <= _FEW_DEGREES)[:, None] & (reasons == DoubtReason.NONE)
-    reasons[few & (outer[..., 1] - outer[..., 0] > 4 * limits)] = DoubtReason.FEW_MEASUREMENTS
     if result.noise is None and result.inputs.sigma is None:
         reasons[result.degrees_of_freedom < 1] = DoubtReason.NO_RESIDUALS
         reasons[:, result.is_known] = DoubtReason.NONE
