@@ -18,16 +18,17 @@ from dmrifit.engine.design.precision import DECAYED, largest_error, rounded
 from dmrifit.engine.free_water import TISSUE_T2, is_raised_by_water
 from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE, is_share
 from dmrifit.engine.models import SignalModel, read_table
-from dmrifit.engine.noise_choice import lowest_signals, needs_floor
+from dmrifit.engine.noise_choice import lowest_signals, needs_floor, residual_levels
 
-#: Levels of intervals: half of the first is the standard error; the second is compared with a box.
+#: Levels of intervals: half of the first is compared with a limit, the second with a box.
 LEVELS = (0.68, 0.95)
 
 # Added to the reason of doubt of a parameter: the bounds it is at, and that starts disagree.
 _AT_LOW, _AT_HIGH, _AT_CAP, _DISAGREE = np.array([16, 32, 64, 128], np.uint8)
 
-# A compartment smaller than this shows nothing of its own parameters.
-_SMALLEST_SHARE = 0.05
+# A compartment smaller than this shows nothing of its own parameters; degrees of freedom that make
+# intervals at 95 % wider by half and more.
+_SMALLEST_SHARE, _FEW_DEGREES = 0.05, (1, 2, 3)
 
 #: Share of voxels from which on a sentence of advice is worth reading, and a bound is named.
 _MENTIONED = 0.1
@@ -47,7 +48,7 @@ class DoubtReason(IntEnum):
     Why a parameter of a voxel is in doubt.
 
     Of several reasons `NO_RESIDUALS` counts, then `INSEPARABLE`, or else the first from the top,
-    but `NEAR_NOISE` before `DECAYED`.
+    but `NEAR_NOISE` before `DECAYED`. `FEW_MEASUREMENTS` takes the place of `UNCERTAIN`.
     """
 
     NONE = 0
@@ -61,6 +62,7 @@ class DoubtReason(IntEnum):
     FREE_WATER = 8
     MAY_BE_ABSENT = 9
     INSEPARABLE = 10
+    FEW_MEASUREMENTS = 11
 
 
 # Of these reasons the data set no limits to a parameter.
@@ -84,6 +86,9 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
     reasons = np.zeros(result.parameters.shape, np.uint8)
     with np.errstate(invalid="ignore"):
         errors = (inner[..., 1] - inner[..., 0]) / 2
+        # Student's t widens intervals at 95 % by far more than those at 68 %.
+        few = np.isin(result.degrees_of_freedom, _FEW_DEGREES)
+        errors[few] = np.ptp(outer[few], axis=2) / 4
         for j, parameter in enumerate(model.parameters):
             low, high = result.bounds[j]
             column = reasons[:, j]
@@ -93,6 +98,7 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
                 column[_lacks_floor(result) & (outer[:, j, 0] > 0)] = DoubtReason.NEAR_NOISE
             is_uncertain = errors[:, j] > largest_error(parameter, result.parameters[:, j])
             column[is_uncertain] = DoubtReason.UNCERTAIN
+            column[is_uncertain & few] = DoubtReason.FEW_MEASUREMENTS
             at_artificial = result.at_high[:, j] & (high != 1 or not is_share(parameter))
             at_artificial |= result.at_low[:, j] & (low != 0)
             column[at_artificial] = DoubtReason.AT_BOUND
@@ -151,12 +157,9 @@ def _slopes(result: Any, tissues: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _lacks_floor(result: Any) -> NDArray[np.bool_]:
     """Find fluids whose signal is near the noise of their residuals, fitted without a floor."""
-    inputs = result.inputs
-    if result.noise is not None or inputs is None or inputs.sigma is not None:
+    if result.noise is not None or result.inputs.sigma is not None:
         return np.zeros(len(result), bool)
-    degrees = result.degrees_of_freedom
-    residuals = np.sqrt(result.cost / np.maximum(degrees, 1))
-    return needs_floor(result, residuals) & (degrees > 0)
+    return needs_floor(result, residual_levels(result))
 
 
 def least_weighted_signals(result: Any) -> NDArray[np.float64]:

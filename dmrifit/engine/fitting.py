@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,10 +24,16 @@ from dmrifit.engine.fit_settings import (
 )
 from dmrifit.engine.intervals import FitInputs
 from dmrifit.engine.kernels import compiler
-from dmrifit.engine.means import mean_of_finite
+from dmrifit.engine.means import mean_of_finite, rounded
 from dmrifit.engine.methods.loglinear import fit_log_linear
 from dmrifit.engine.methods.prior import Prior, prior_of
-from dmrifit.engine.methods.refinement import LINE, Coordinates, Refinement, Search
+from dmrifit.engine.methods.refinement import (
+    LINE,
+    Coordinates,
+    Refinement,
+    Search,
+    inverse_of_free,
+)
 from dmrifit.engine.methods.rician import make_likelihood
 from dmrifit.engine.models import MODELS, SignalModel, check_echo_times, resolve_model
 from dmrifit.engine.noise_choice import (
@@ -449,11 +457,10 @@ def _fit_segmented(
         replace(settings, method="nlls", threshold=None, bounds=box, fixed={**fixed, "Dt": dt}),
     )
     # How the first fit determined Dt.
-    j, adc = result.names.index("Dt"), tissue.names.index("ADC")
     failed = result.status == FitStatus.NOT_FITTED
-    result.standard_errors[:, j] = np.where(failed, np.nan, tissue.standard_errors[:, adc])
-    result.at_low[:, j] = tissue.at_low[:, adc]
-    result.at_high[:, j] = tissue.at_high[:, adc]
+    carry = partial(_carry_error, result, tissue, protocol.b >= threshold)
+    run_in_chunks(carry, len(signals), _REFINED_CHUNK, settings.n_threads)
+    result.at_low[:, 3], result.at_high[:, 3] = tissue.at_low[:, 1], tissue.at_high[:, 1]
     # The worse status of the two fits counts.
     at_bound = (result.status == FitStatus.CONVERGED) & (tissue.status == FitStatus.AT_BOUND)
     result.status[at_bound] = FitStatus.AT_BOUND
@@ -461,6 +468,39 @@ def _fit_segmented(
     result.status[is_stuck] = FitStatus.NOT_CONVERGED
     result.n_iter[:] += np.where(failed, 0, tissue.n_iter)
     return replace(result, fixed=tuple(fixed), method="segmented")
+
+
+def _carry_error(result: Any, tissue: FitResult, is_high: NDArray, rows: slice) -> None:
+    """
+    Set the standard error of Dt in some rows, and add it to those of the second step.
+
+    Both steps are taken as one set of equations, of which those of the second contain Dt of the
+    first: the errors are those of its sandwich estimator. Shapes: `is_high` (n_measurements,), the
+    measurements of the first step.
+    """
+    inputs, b = result.inputs, result.inputs.protocol.b_ms_per_um2
+    used = np.isfinite(inputs.signals[rows]) * (1.0 if inputs.weights is None else inputs.weights)
+    s0, f, dv, dt = (column[:, None] for column in result.parameters[rows].T)
+    fast, slow = np.exp(-b * dv), np.exp(-b * dt)
+    # Derivatives by S0, f and Dv, those of the first step, and of the second by Dt.
+    slopes = [f * fast + (1 - f) * slow, s0 * (fast - slow), -b * s0 * f * fast, is_high * slow]
+    slopes += [-b * tissue.parameters[rows, :1] * slopes[3], -b * s0 * (1 - f) * slow]
+    jacobian = np.stack(slopes, axis=-1)
+    products = np.swapaxes(jacobian * used[..., None], 1, 2) @ jacobian
+    equations = products[:, :5, :5].copy()
+    equations[:, 3:, :3] = equations[:, :3, 3] = 0
+    equations[:, :3, 4] = products[:, :3, 5]
+    known = (result.at_low | result.at_high)[rows] | result.is_known
+    held = (tissue.at_low | tissue.at_high)[rows]
+    inverse = inverse_of_free(equations, np.hstack([known[:, :3], held]))
+    variance = np.einsum("nij,nij->ni", inverse @ products[:, :5, :5], inverse)
+    spare = (used > 0).sum(axis=1) - (~known).sum(axis=1)
+    errors, is_open = result.standard_errors[rows], (spare > 0) & ~held[:, 1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # Other processors add in another order.
+        errors[:, :3] *= rounded(np.sqrt(variance / np.einsum("nii->ni", inverse)))[:, :3]
+        squares = variance[:, 4] * result.cost[rows] / spare
+        errors[:, 3] = np.where(is_open, rounded(np.sqrt(squares)), np.nan)
 
 
 def _with_measured_amplitude(

@@ -180,17 +180,37 @@ def noise_of_repeats(signals: NDArray, protocol: Protocol) -> NoiseLevel:
 
 def noise_of_residuals(result: Any) -> float:
     """Compute the noise from the residuals of a fit; NaN for fewer than 30 degrees of freedom."""
-    return _typical(result.cost, result.degrees_of_freedom)
+    return _typical(result.cost, _spare(result))
+
+
+def residual_levels(result: Any) -> NDArray[np.float64]:
+    """
+    Compute noise levels from the residuals of each voxel, whose median is the noise.
+
+    Shapes: returns (n_voxels,), NaN without residuals, or where they are 0 whatever the noise.
+    """
+    return _levels(np.where(result.cost > 0, result.cost, np.nan), _spare(result))
+
+
+def _spare(result: Any) -> NDArray[np.intp]:
+    """Count the measurements of each voxel beyond the parameters fitted; 0 where all may be."""
+    degrees = result.degrees_of_freedom
+    # A parameter at a bound does not follow the noise: it takes nothing from the residuals.
+    return np.where(degrees > 0, degrees + (result.at_low | result.at_high).sum(axis=1), 0)
 
 
 def _typical(squares: NDArray, degrees: NDArray[np.intp]) -> float:
     """Compute the noise of the median voxel from sums of squares; NaN below 30 degrees."""
-    known = (degrees > 0) & np.isfinite(squares)
-    if degrees[known].sum() < _FEWEST_DEGREES:
-        return np.nan
+    levels = _levels(squares, degrees)
+    known = np.isfinite(levels)
+    return np.nan if degrees[known].sum() < _FEWEST_DEGREES else float(np.median(levels[known]))
+
+
+def _levels(squares: NDArray, degrees: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Scale roots of sums of squares so that their median is the noise; NaN without degrees."""
+    spare = np.where(degrees > 0, degrees, np.nan)
     # The median of chi squared after Wilson and Hilferty, within 3 % of its own.
-    medians = degrees[known] * (1 - 2 / (9 * degrees[known])) ** 3
-    return float(np.sqrt(np.median(squares[known] / medians)))
+    return np.sqrt(squares / (spare * (1 - 2 / (9 * spare)) ** 3))
 
 
 def directions_vary(protocol: Protocol) -> bool:

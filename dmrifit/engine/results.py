@@ -67,10 +67,10 @@ class FitResult:
         In the order of `names` and the model's units; NaN where a voxel was not fitted.
     standard_errors : ndarray of shape (n_voxels, n_parameters)
         From the inverse of J'J (with a noise floor: of the curvature) and the residual variance,
-        with parameters at a bound taken as known: the spread of repeats of one voxel, not the
-        distance from the truth, for which there is `intervals`. NaN for a parameter that is fixed
-        or at a bound and where no degree of freedom is left, infinite for one that the signal does
-        not depend on.
+        with parameters at a bound taken as known, and in a segmented fit with the error of Dt in
+        those of the others: the spread of repeats of one voxel, not the distance from the truth,
+        for which there is `intervals`. NaN for a parameter that is fixed or at a bound and where
+        no degree of freedom is left, infinite for one that the signal does not depend on.
     cost : ndarray of shape (n_voxels,)
         Sum of squared residuals, weighted by `weights` of the fit if there are any, over the
         measurements used, in the signals' units squared.
@@ -305,15 +305,15 @@ class FitResult:
 
         The signal does not depend on it (those of a compartment whose share has a 95 % interval
         below .05, or that includes 0), its 95 % interval spans three quarters of the box, it is at
-        a bound that is not a natural one (zero, or 1 of a share), or its standard error, half the
-        68 % interval, is above .05 for a share, .3 for a kurtosis, half the value for others (if
-        that is more, .02 µm²/ms for a diffusivity, a fortieth of a box that 0 lies within). A
-        kurtosis whose 95 % interval is above 0 is also in doubt where b·D of the highest b-value
-        exceeds 5, which leaves less than 1 % of the signal of a fluid, and in fluids near the
-        noise whose floor is not known; one with a "monotonic" bound where its interval reaches
-        from 0 over three quarters of what the bound allows; a T2 of tissue where free water may
-        raise it by more than half. All are in doubt where there are no residuals and the noise is
-        not known.
+        a bound that is not a natural one (zero, or 1 of a share), or half of its 68 % interval
+        (with 1 to 3 degrees of freedom, a quarter of its 95 % interval) is above .05 for a
+        share, .3 for a kurtosis, half the value for others (if that is more, .02 µm²/ms for a
+        diffusivity, a fortieth of a box that 0 lies within). A kurtosis whose 95 % interval is
+        above 0 is also in doubt where b·D of the highest b-value exceeds 5, which leaves less than
+        1 % of the signal of a fluid, and in fluids near the noise whose floor is not known; one
+        with a "monotonic" bound where its interval reaches from 0 over three quarters of what the
+        bound allows; a T2 of tissue where free water may raise it by more than half. All are in
+        doubt where there are no residuals and the noise is not known.
         """
         return self.doubt_reasons > 0
 

@@ -25,7 +25,7 @@ from dmrifit.engine.fit_maps import FIT_MAPS, OUTSIDE
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.models import Parameter, SignalModel
-from dmrifit.engine.noise_choice import above_air, above_air_or_noise
+from dmrifit.engine.noise_choice import above_air, above_air_or_noise, residual_levels
 from dmrifit.engine.protocol import Protocol, least_weighted
 from dmrifit.engine.results import FitResult, FitStatus, median_without
 from dmrifit.engine.screening import ScreeningTally
@@ -185,14 +185,10 @@ class FitTally:
         codes = self.doubts.add(result)
         if result.screening is not None:
             self.screening.add(result.screening, result.status != FitStatus.NOT_FITTED)
-        noise, deviation = np.full((2, len(result)), np.nan)
-        level = deviation
+        noise, level, deviation = np.full((3, len(result)), np.nan)
         if result.inputs is not None:
             known = result.inputs.sigma if result.noise is None else result.noise
-            # Of residuals that are 0 whatever the noise, there is no SNR.
-            spare = result.degrees_of_freedom
-            has_residuals = (spare > 0) & (result.cost > 0)
-            deviation[has_residuals] = np.sqrt(result.cost[has_residuals] / spare[has_residuals])
+            level = deviation = residual_levels(result)
             self.knows_noise = known is not None
             if known is not None:
                 noise = level = np.broadcast_to(known, len(result.cost)).astype(np.float64)

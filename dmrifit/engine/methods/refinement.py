@@ -300,7 +300,7 @@ class Search:
         _, curvature = self._derivatives(self.values, every_row, is_expected=True)
         at_low, at_high = self._at_ends()
         fixed = at_low | at_high | ~self.problem.is_free
-        covariance = _inverse(_without(curvature, fixed))
+        covariance = inverse_of_free(curvature, fixed)
         covariance[fixed] = np.nan
         if not self.problem.knows_noise:
             # The variance of the residuals, in units of sigma.
@@ -347,6 +347,15 @@ class Search:
         variance = np.einsum("nij,njk,nik->ni", chain, known, chain)
         with np.errstate(invalid="ignore"):
             return np.where(at_bound, np.nan, np.sqrt(variance))
+
+
+def inverse_of_free(curvature: NDArray, fixed: NDArray) -> NDArray[np.float64]:
+    """
+    Invert matrices (n_voxels, n_parameters, n_parameters) of the parameters that are not fixed.
+
+    Shapes: `fixed` (n_voxels, n_parameters), whose rows and columns do not enter the others.
+    """
+    return _inverse(_without(curvature, fixed))
 
 
 def _without(curvature: NDArray, fixed: NDArray) -> NDArray:

@@ -74,8 +74,8 @@ def test_an_artificial_bound_is_a_doubt_and_zero_is_none():
     assert 'may lie beyond, and the bound then shifts other parameters, too; widen the bounds (bounds={"ADC": (LOW, HIGH)})' in result.advice()[0]
     share = fit_voxels(noisy(IVIM, [100.0, 0.3, 20.0, 1.0], LOW_B, 900, 3), LOW_B, IVIM, bounds={"f": (0, 0.2)})
     assert any(sentence.startswith("f is in doubt in ") and "at its upper bound 0.2 in " in sentence for sentence in share.advice())
-    still = noisy(MODELS["adc"], [100.0, 0.0], Protocol([0, 400, 800]), 300, 5)
-    still = fit_voxels(still, Protocol([0, 400, 800]), "adc")
+    still = noisy(MODELS["adc"], [100.0, 0.0], Protocol([0, 400, 800] * 2), 300, 5)
+    still = fit_voxels(still, Protocol([0, 400, 800] * 2), "adc")
     assert still.at_low[:, 1].mean() > 0.2
     assert not still.doubt[:, 1].any()
 
@@ -204,6 +204,15 @@ def test_fluid_of_a_real_brain_and_oil_and_blood_of_a_leg_are_doubted_and_tissue
     assert result._tally().main_reasons["Dv"] == "NOT_DETERMINED"
 
 
+def test_few_degrees_of_freedom_are_a_reason_of_doubt_by_the_95_percent_interval():
+    few = Protocol([50, 400, 800])
+    signals = MODELS["adc"].signal(np.tile([100.0, 1.0], (1000, 1)), few)
+    signals += np.random.default_rng(0).normal(0, 5, signals.shape)
+    for protocol, least, most in ((few, 0.4, 0.8), (Protocol(few.b.tolist() * 4), 0, 0)):
+        reasons = fit_voxels(np.tile(signals, len(protocol) // 3), protocol, "adc").doubt_reasons[:, 1]
+        assert least <= (reasons == DoubtReason.FEW_MEASUREMENTS).mean() <= most
+
+
 def test_advice_names_the_reason_of_most_voxels():
     tally = DoubtTally(MODELS["kurtosis"], ((0, 10), (0, 10), (0, 5)))
     tally.n_fitted = tally.n_counted = 1000
@@ -211,7 +220,7 @@ def test_advice_names_the_reason_of_most_voxels():
     tally.at_high[2] = 40
     tally.reasons[2, [DoubtReason.NONE, DoubtReason.AT_BOUND, DoubtReason.UNCERTAIN]] = 255, 40, 705
     doubted = "K is in doubt in 74 % of the voxels with signal: "
-    assert tally.advice()[0].startswith(f"{doubted}its standard error is too large in 70 %; measure")
+    assert tally.advice()[0].startswith(f"{doubted}half of its 68 % interval is above the limit")
     tally.reasons[2, [DoubtReason.AT_BOUND, DoubtReason.UNCERTAIN]] = 705, 40
     assert tally.advice()[0].startswith(f"{doubted}it is at its upper bound 5 in 4 %, where this scan")
     # A page shows the same remedy.

@@ -34,6 +34,15 @@ def test_residuals_and_repeats_measure_the_noise_that_was_added(snr):
     assert noise_choice.directions_vary(Protocol([0, 800, 800], directions=[[0, 0, 0], [1, 0, 0], [0, 1, 0]]))
 
 
+def test_residuals_measure_the_noise_with_parameters_at_bounds_and_with_few_measurements():
+    protocol = Protocol(np.tile([0, 400, 800], 3), te=np.repeat([60, 90, 120], 3))
+    signals = magnitudes(MODELS["t2-adc"], [100.0, 1.0, 80.0], protocol, 120, 10)
+    result = fit_voxels(signals, protocol, "t2-ivim-kurtosis", method="nlls")
+    assert noise_choice.noise_of_residuals(result) == pytest.approx(100 / 120, rel=0.05)
+    one_left = fit_voxels(signals[:, :3], protocol.take([0, 1, 2]), "adc")
+    assert np.nanmedian(noise_choice.residual_levels(one_left)) == pytest.approx(100 / 120, rel=0.05)
+
+
 def test_low_b_values_that_differ_are_no_repeats():
     """Between b = 0 and 5 s/mm² perfusion decays, as in OSIPI's protocol."""
     signals = magnitudes(IVIM, [1.0, 0.3, 80.0, 1.0], Protocol([0, 1, 2, 5, 500, 800]), 200, 3)

@@ -23,7 +23,9 @@ def test_the_first_step_is_a_fit_from_the_threshold_on(threshold):
     high_b = np.flatnonzero(PROTOCOL.b >= threshold)
     tissue = fit_voxels(signals[:, high_b], PROTOCOL.take(high_b), "adc", bounds={"ADC": (0.2, 3.0)})
     np.testing.assert_array_equal(result["Dt"], tissue["ADC"])
-    np.testing.assert_array_equal(result.standard_errors[:, 3], tissue.standard_errors[:, 1])
+    # Without the error of Dt, f spreads by 2.1 and 2.8 times its standard error.
+    ratios = (result.parameters - np.repeat(TRUTH, 300, axis=0)) / result.standard_errors
+    assert np.nanstd(ratios[:300, [1, 3]], axis=0) == pytest.approx([1.1, 1.1], abs=0.2)
     assert result.method == "segmented"
     rest = fit_voxels(signals, PROTOCOL, "ivim", method="nlls", fixed={"Dt": result["Dt"]})
     np.testing.assert_allclose(result.parameters, rest.parameters, rtol=1e-12)
