@@ -18,7 +18,15 @@ from dmrifit.stats.metrics import AT_BOUND, METRICS, RANKING_METRIC, MapMetric
 from dmrifit.study.report.figures import plot_lesion, plot_sizes, series_looks
 from dmrifit.study.report.sections import patients, scores
 from dmrifit.study.report.sections.scores import SKILL_ENDS, training_words
-from dmrifit.study.summaries import Board, averaged, matching, size_summary, unique
+from dmrifit.study.summaries import (
+    ALPHA,
+    Board,
+    averaged,
+    matching,
+    predictor_words,
+    size_summary,
+    unique,
+)
 
 #: A further gain of skill that is not worth more patients.
 SMALL_GAIN = 0.02
@@ -26,7 +34,6 @@ _WIDTH = 6.1  # inches of half a screen
 _MOST_COHORTS = 3
 _SHARED = "against the fit to the same images"
 _INDEPENDENT = "against a reference with independent noise"
-_NAMES = {"s2s": "signals to signals", "m2m": "maps to maps"}
 # By way of training.
 _LOOKS = {"same": (style.LINK, "o"), "other": (style.WARN, "s"), "pooled": (style.FAINT, "^")}
 
@@ -34,7 +41,6 @@ _LOOKS = {"same": (style.LINK, "o"), "other": (style.WARN, "s"), "pooled": (styl
 _TEXTS = page.Texts(__file__)
 #: Tables of tests by name.
 _Tests: TypeAlias = "dict[str, pd.DataFrame]"
-ALPHA = 0.05
 _FEWEST_RANKS = 3
 _GROUP = ["cohort", "strategy", "metrics"]
 # Groups of parameters in the tables of tests.
@@ -63,11 +69,8 @@ def verdict(board: Board) -> list[str]:
     reference = f", {_INDEPENDENT}" if measure == "skill_independent" else ""
     skill = f"skill of its maps over the best constant{reference}: {'; '.join(numbers)}"
     words = _parameters_in_words(board, rows, name)
-    sentences = [f"Best predictor: {name}.", f"{page.capital(skill)}.", words]
-    if board.undecided:
-        reason = f"{page.capital(board.undecided)} cannot show whether algorithms differ."
-        sentences[0] = f"Highest mean here: {name}."
-        sentences[2] = f"{reason} {words}"
+    first, how = board.standing
+    sentences = [first, f"{page.capital(skill)}.", f"{how} {words}".strip()]
     controls, best = board.skills(TO_BEAT), board.skills([board.best[1]])[board.best]
     if controls.max() > best:
         names = predictor_words(*controls.idxmax())
@@ -84,11 +87,6 @@ def _exceptions(board: Board) -> Iterator[str]:
         if learned.max() > control:
             name = predictor_words(*learned.idxmax())
             yield _TEXTS("but_in", cohort=cohort, name=name, skill=learned.max(), control=control)
-
-
-def predictor_words(strategy: str, algorithm: str) -> str:
-    """Name a predictor in full."""
-    return f"{algorithm}, {_NAMES.get(strategy, strategy)}"
 
 
 def _best_rows(board: Board) -> pd.DataFrame:
@@ -371,6 +369,9 @@ def _overview(tests: _Tests, metric: MapMetric) -> Iterator[dict[str, Any]]:
         differing, equivalent, margin = "–", "–", np.nan
         if n_tested:
             differing = f"{(pairs['p_holm'] < ALPHA).sum()} of {n_tested}"
+        # The least p value that signed ranks can have, after Holm's correction.
+        if n_tested * 2.0 ** (1 - row["n_patients"]) >= ALPHA:
+            differing = "too few patients"
         if len(equivalence):
             n_equivalent = (equivalence["verdict"] == "equivalent").sum()
             equivalent = f"{n_equivalent} of {len(equivalence)}"

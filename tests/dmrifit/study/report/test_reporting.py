@@ -191,7 +191,7 @@ def test_a_report_is_an_object_too(small, tmp_path):
     pd.testing.assert_frame_equal(report.frame("headline"), small.headline())
     assert set(report.frame("parameters")["parameters"]) >= {"S0", *TISSUE}
     assert report.markdown().startswith("# Prediction of the advanced protocol")
-    assert "Highest mean here: mine, signals to signals." in report._repr_html_()
+    assert "The only predictor: mine, signals to signals." in report._repr_html_()
 
 
 @pytest.fixture

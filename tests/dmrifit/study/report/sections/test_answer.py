@@ -54,7 +54,8 @@ def test_the_best_predictor_is_named_with_skill_interval_and_parameters(make_eva
     assert skill.startswith("Skill of its maps over the best constant: 0.07 (")
     assert skill.endswith("in A.")
     assert parameters == (
-        "LR, signals to signals: better than the best constant in Dt; not shown to be better in f; worse in K, T2v.")
+        "Its skill was tested against that of every other predictor (signed-rank tests over 6 patients, Holm's "
+        "correction). LR, signals to signals: better than the best constant in Dt; not shown to be better in f; worse in K, T2v.")
     # Noise of its own decides where it is known.
     _, skill, parameters = verdict(study_of(make_evaluation, independent=0.1))
     assert "against a reference with independent noise: −0.03 (" in skill
@@ -63,7 +64,19 @@ def test_the_best_predictor_is_named_with_skill_interval_and_parameters(make_eva
     assert verdict(study_of(make_evaluation, control=("truth", 0.5)))[0] == name
     assert verdict(study_of(make_evaluation, control=("copy", 0.5)))[:2] == [
         "On average no algorithm is better than the control copy, signals to signals: its mean skill is 0.50, that of "
-        "the best algorithm 0.07.", name]  # fmt: skip
+        "the best algorithm 0.07.", "Highest mean of the algorithms: LR, signals to signals."]  # fmt: skip
+
+
+def test_a_predictor_is_the_best_where_signed_rank_tests_of_its_skill_say_so(make_evaluation):
+    rows = [{"algorithm": name, "patient": f"p{i}"} for name in ("LR", "ETR", "RFR") for i in range(8)]
+    evaluation = make_evaluation(rows, study=TWO_DRAWS)
+    # Of 8 differences the second or third smallest is negative: p = 6/256 or 10/256, doubled by Holm's correction.
+    for signs, name in (([1, -1, 1], "Best predictor: LR, signals to signals."),
+                        ([1, 1, -1], "Highest mean: LR, signals to signals; not told apart from ETR s2s, RFR s2s.")):  # fmt: skip
+        differences = np.append(signs, np.ones(5)) * np.arange(1, 9) / 100
+        skill = np.concatenate([np.full(8, 0.5), *[0.5 - differences] * 2])
+        scores = evaluation.scores.assign(skill=skill)
+        assert verdict(Board(Evaluation(scores, evaluation.signals, evaluation.study)))[0] == name
 
 
 @pytest.mark.parametrize(
