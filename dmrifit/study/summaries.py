@@ -252,6 +252,7 @@ class Board:
         self.strategies = unique(scores["strategy"])
         self.cohorts = unique(scores["cohort"])
         self.regimes = unique(scores["train_on"])  # ways of training
+        self.parameters = unique(scores["metric"])
         self.metrics = unique(tissue(scores)["metric"])  # parameters of the tissue
         self.averaged_metrics = unique(averaged(scores)["metric"])  # of means over parameters
         self.has_truth = bool(scores["bias_truth"].notna().any())
