@@ -138,6 +138,10 @@ def test_what_was_not_compared_is_said_in_the_place_of_its_picture(make_evaluati
     command = "dmrifit benchmark &#39;my data/p.tsv&#39; --seed 1 --sizes 1,2,3 --out study-sizes<"
     assert "was tried with one number of training patients (N = 3)." in html
     assert f"To see more: {command}" in html
+    pooled = study_of(make_evaluation, settings=settings, train_on=("same", "pooled"))
+    scores = pooled.evaluation.scores.assign(n_train=lambda rows: np.where(rows["train_on"] == "same", 2, 5))
+    evaluation = Evaluation(scores, pooled.evaluation.signals, pooled.study)
+    assert " --sizes 1,2 --out study-sizes<" in read(answer(Board(evaluation)))
     two = read(answer(study_of(make_evaluation, cohorts=("A", "B"), sizes=(1,))))
     call = "compare(…, train_on=[&#34;same&#34;, &#34;other&#34;], resynthesize=True, out=&#34;study-cohorts&#34;)"
     assert f"To try it: {call}" in two
