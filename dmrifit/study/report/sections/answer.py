@@ -149,7 +149,7 @@ def _skill(board: Board) -> Iterator[Any]:
     note = _TEXTS["axis"]
     ends = table.loc[table["cohort"].isin(shown), ["skill_low", "skill_high"]]
     if (ends["skill_low"] < SKILL_ENDS[0]).any() or (ends["skill_high"] > SKILL_ENDS[1]).any():
-        note += " Hollow dots mark values, and arrows mark intervals, that extend beyond the axis."
+        note += " Hollow dots and arrows extend beyond the axis."
     if len(board.cohorts) > len(shown):
         note += f" In the tables below: {counted(len(board.cohorts) - len(shown), 'more cohort')}."
     yield page.Note(note)
@@ -180,7 +180,7 @@ def _example(board: Board) -> Iterator[Any]:
             note += f", without {', '.join(others)}, which the means leave out"
     values = {"label": label, "region": region, "patient": patient.patient}
     yield _TEXTS.picture("answer_maps", figure, **values)
-    yield page.Note(f"{note}.")
+    yield page.Note(f"{note}. Plain gray: no E.")
 
 
 def _sites(board: Board) -> Iterator[Any]:
@@ -245,8 +245,8 @@ def _sizes(board: Board) -> Iterator[Any]:
     gains = gains.assign(gain=last[measure] - gains[measure], most=last["n_train"])
     texts = [enough_in_words(rows) for _, rows in gains.query("n_train < most").groupby("cohort")]
     yield _TEXTS.picture("answer_sizes", figure)
-    name = f"{page.capital(SKILL_NAMES[measure])} of {predictor_words(*(board.best or ('', '')))}"
-    yield page.Note(f"{name}. {'; '.join(texts) or 'Not known'}.")
+    name = predictor_words(*(board.best or ("", "")))
+    yield page.Note(f"{name}, gain of {SKILL_NAMES[measure]}. {'; '.join(texts) or 'not known'}.")
 
 
 def enough_in_words(gains: pd.DataFrame) -> str:

@@ -125,8 +125,8 @@ def test_the_first_screen_has_four_answers(make_evaluation, read):
     assert "Largest lesion of A&#39;s median patient, A3: Dt, the best predicted, and K, the worst." in html
     numbers = {text.get_text() for text in read.figures["answer_sites"].axes[0].texts}
     assert {"0.07", "−0.13"} <= numbers
-    rising = "still rising from 2 to 3 training patients, by 0.10 (0.10 to 0.10)"
-    assert f"Map skill of LR, signals to signals. A: {rising}; B: {rising}." in html
+    rising = "2 to 3 patients: 0.10 (0.10 to 0.10), still rising"
+    assert f"LR, signals to signals, gain of map skill. A, {rising}; B, {rising}." in html
 
 
 def test_what_was_not_compared_is_said_in_the_place_of_its_picture(make_evaluation, read):
@@ -151,16 +151,16 @@ def test_what_was_not_compared_is_said_in_the_place_of_its_picture(make_evaluati
 @pytest.mark.parametrize(
     ("gain", "words"),
     [
-        (np.full(8, 0.01), "from 2 to 5 training patients it gains less than 0.02: 0.01 (0.01 to 0.01)"),
-        (np.full(8, -0.1), "from 2 to 5 training patients it gains less than 0.02: −0.10 (−0.10 to −0.10)"),
-        (np.full(8, 0.2), "still rising from 2 to 5 training patients, by 0.20 (0.20 to 0.20)"),
-        (np.linspace(-0.5, 0.4, 8), "these patients cannot show whether more training patients are better: from 2 to"),
+        (np.full(8, 0.01), "2 to 5 patients: 0.01 (0.01 to 0.01), less than 0.02"),
+        (np.full(8, -0.1), "2 to 5 patients: −0.10 (−0.10 to −0.10), less than 0.02"),
+        (np.full(8, 0.2), "2 to 5 patients: 0.20 (0.20 to 0.20), still rising"),
+        (np.linspace(-0.5, 0.4, 8), ", not told from 0"),
     ],
 )
 def test_patients_are_enough_where_an_interval_of_paired_gains_says_so(gain, words):
     patients = [f"p{i}" for i in range(8)]
     gains = pd.DataFrame({"cohort": "A", "patient": patients, "n_train": 2, "most": 5, "gain": gain})
-    assert enough_in_words(gains).startswith(f"A: {words}")
+    assert enough_in_words(gains).endswith(words)
 
 
 @pytest.fixture(scope="module")
