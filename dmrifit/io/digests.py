@@ -119,11 +119,11 @@ def command_line() -> str:
     return shlex.join(re.sub(r"(^|[=,])/([^=,]*/)?(?=[^/])", r"\1", word) for word in words)
 
 
-def rerun_command(study: Mapping[str, Any], options: str) -> str:
-    """Write the command of a study with other options; a placeholder where it is not known."""
+def rerun_command(study: Mapping[str, Any], options: str, python: str) -> str:
+    """Write the command of a study with other options, or the call with these in `python`."""
     command = study.get("command", "")
     if not command.startswith("dmrifit benchmark "):
-        return f"dmrifit benchmark TABLE {options}"
+        return f"compare(…, {python})"
     # Both names of one option, where it is given anew.
     named = options.replace("--sizes", "--n-train --sizes")
     replaced = "|".join(re.findall("--[a-z-]+", named))

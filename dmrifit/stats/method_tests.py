@@ -286,14 +286,20 @@ def _pairs(group: _Group) -> _Rows:
         if not row["reason"] and (x == y).all():
             row["reason"] = "all differences are zero"
         elif not row["reason"]:
-            with warnings.catch_warnings():
-                # Few pairs with ties: the p value is approximate, which is what can be had.
-                warnings.simplefilter("ignore")
-                row["statistic"], row["p"] = map(float, wilcoxon(x, y))
+            row["statistic"], row["p"] = signed_rank(x, y)
         return row
 
     for row in pair_tests(group.wide, test):
         yield "pairs", row
+
+
+def signed_rank(x: ArrayLike, y: ArrayLike, alternative: str = "two-sided") -> tuple[float, float]:
+    """Give statistic and p value of Wilcoxon's signed-rank test; NaN where all are equal."""
+    with warnings.catch_warnings():
+        # Few pairs with ties: the p value is approximate, which is what can be had.
+        warnings.simplefilter("ignore")
+        test = wilcoxon(x, y, alternative=alternative)
+    return float(test.statistic), float(test.pvalue)
 
 
 def holm(p: Sequence[float]) -> list[float]:

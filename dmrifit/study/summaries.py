@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from dmrifit._utils.checks import check_number
-from dmrifit.predict.controls import SHUFFLED, is_control
-from dmrifit.report.page import Texts
+from dmrifit.predict.controls import SHUFFLED, TO_BEAT, is_control
+from dmrifit.report.page import Texts, capital
 from dmrifit.stats import patient_summary
 from dmrifit.stats.metrics import AT_BOUND, METRICS, NO_TISSUE, MapMetric
 from dmrifit.stats.patient_summary import in_parts
@@ -36,6 +36,11 @@ _N_DRAWS = 2000
 _CORRELATIONS = ("pearson", "pearson_independent")
 _OF_REPEATS = ("map skill, independent", "shared noise", "r, independent")
 
+_PREDICTOR = ["strategy", "algorithm"]
+_STRATEGIES = {"s2s": "signals to signals", "m2m": "maps to maps"}
+
+#: Level of the tests between algorithms.
+ALPHA = 0.05
 #: Fewer draws, or patients of a cohort, tell nothing about differences between algorithms.
 FEWEST_DRAWS = 2
 FEWEST_PATIENTS = 6
@@ -174,6 +179,11 @@ def _summarized(table: pd.DataFrame, by: list[str], level: float) -> pd.DataFram
     return order.merge(summary.reset_index(), on=by)
 
 
+def predictor_words(strategy: str, algorithm: str) -> str:
+    """Name a predictor in full."""
+    return f"{algorithm}, {_STRATEGIES.get(strategy, strategy)}"
+
+
 def unique(values: Iterable[Any]) -> list[Any]:
     """List values in the order of their first appearance."""
     return list(dict.fromkeys(values))
@@ -242,6 +252,7 @@ class Board:
         self.strategies = unique(scores["strategy"])
         self.cohorts = unique(scores["cohort"])
         self.regimes = unique(scores["train_on"])  # ways of training
+        self.parameters = unique(scores["metric"])
         self.metrics = unique(tissue(scores)["metric"])  # parameters of the tissue
         self.averaged_metrics = unique(averaged(scores)["metric"])  # of means over parameters
         self.has_truth = bool(scores["bias_truth"].notna().any())
@@ -286,6 +297,33 @@ class Board:
         """Strategy and algorithm with the highest skill of maps, mean over cohorts."""
         skills = self.skills(self.learners)
         return skills.idxmax() if len(skills) else None
+
+    @property
+    def standing(self) -> tuple[str, str]:
+        """Name the predictor with the highest skill, and say whether tests tell it apart."""
+        from dmrifit.stats.method_tests import holm, signed_rank
+
+        best, skills = self.best or ("", ""), self.skills(self.learners)
+        name, others = predictor_words(*best), skills.index.drop(best)
+        if not len(others):
+            return TEXTS("alone", name=name), ""
+        if self.undecided:
+            return TEXTS("here", name=name), TEXTS("no_verdict", why=capital(self.undecided))
+        rows = averaged(matching(self.scores, train_on=self.regimes[0]))
+        wide = rows.pivot_table(self.skill_column, ["patient", "metric"], _PREDICTOR)
+        # Of the parameters that all have; patients of all cohorts together.
+        wide = wide[skills.index].dropna().groupby("patient").mean()
+        # Two-sided, as the best one was chosen by the same skills.
+        p = holm([2 * signed_rank(wide[best], wide[other], "greater")[1] for other in others])
+        alike = [
+            " ".join(other[::-1]) for other, p in zip(others, p, strict=True) if not p < ALPHA
+        ]
+        how = TEXTS("tested", n_patients=len(wide))
+        if len(others) * 2.0 ** (1 - len(wide)) >= ALPHA:
+            how += TEXTS("cannot", n_others=len(others), alpha=ALPHA)
+        is_beaten = self.skills(TO_BEAT).max() > skills[best]
+        kind = "alike" if alike else "first" if is_beaten else "best"
+        return TEXTS(kind, name=name, others=", ".join(alike)), how
 
     def skills(self, algorithms: Collection[str], **where: Any) -> pd.Series:
         """Average the skill of maps over cohorts, by strategy and algorithm; first training."""

@@ -207,10 +207,10 @@ def mets_scores(
     Returns
     -------
     dict of str to float
-        Of ``all``, ``large`` (at least `LARGE_MM3`) and ``small`` lesions ``…_instance_tp``,
-        ``fp``, ``fn``, ``prec``, ``rec`` and ``f1``. Of all lesions any pair is a true positive;
-        of large and small ones its Dice coefficient must reach `MIN_DICE`. NaN where the scorer
-        has NaN: without large (small) lesions, and where nothing is to be divided by.
+        Of ``all``, ``large`` (at least 20 mm³) and ``small`` lesions ``…_instance_tp``, ``fp``,
+        ``fn``, ``prec``, ``rec`` and ``f1``. Of all lesions any pair is a true positive; of large
+        and small ones its Dice coefficient must reach 0.1. NaN where the scorer has NaN: without
+        large (small) lesions, and where nothing is to be divided by.
         ``lesionwise_dsc_mean`` is the mean Dice coefficient over large lesions, 0 for those
         without a partner and for each false positive.
 

@@ -82,8 +82,8 @@ def plot_sizes(
     """
     cohorts = list(dict.fromkeys(table["cohort"]))
     places = [(cohort, panel) for cohort in cohorts for panel in panels]
-    size, changes = (width, 2.2 + 0.04 * len(looks)), style.GRID | {"font.size": 9}
-    with style.drawing(size, (1, len(places)), changes) as (figure, [axes]):
+    size = width, 1.8 + 0.4 * (len(looks) > 1) + 0.04 * len(looks)
+    with style.drawing(size, (1, len(places)), style.GRID | {"font.size": 9}) as (figure, [axes]):
         for ax, (cohort, panel) in zip(axes, places, strict=True):
             for name, look in looks.items():
                 rows = table[(table["cohort"] == cohort) & (table["series"] == name)]

@@ -14,7 +14,7 @@ from dmrifit.io.tables import csv_text
 from dmrifit.report.page import PAGE, Fold, Link, Numbers, Page, Section, notice_lead, write_files
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.report.sections import answer, overview, patients, scores
-from dmrifit.study.summaries import Board, headline
+from dmrifit.study.summaries import Board, headline, headline_notes
 
 __all__ = ["write_report"]
 FIGURES = "figures"
@@ -182,9 +182,15 @@ class Report(_Path):  # type: ignore[misc, valid-type]
         for cells in (list(table), ["---"] * len(table.columns), *table.itertuples(index=False)):
             texts = (str(cell).replace("|", r"\|") for cell in cells)
             lines.append(f"| {' | '.join(texts)} |")
+        lines += ["\n" + note.replace("*", r"\*") for note in headline_notes({}, table)]
         return "\n".join([*lines, "", f"[{self.name}]({self.name})", ""])
 
     def _repr_html_(self) -> str:
         table = self.frames["headline"]
         rows = table.itertuples(index=False)
-        return html_summary(self.title, list(table), rows, note="; ".join(self.sentences))
+        return html_summary(
+            self.title,
+            list(table),
+            rows,
+            note="; ".join([*self.sentences, *headline_notes({}, table)]),
+        )

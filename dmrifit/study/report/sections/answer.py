@@ -15,10 +15,12 @@ from dmrifit.report import page, style
 from dmrifit.report.dot_plot import Panel, plot_dots
 from dmrifit.report.numerals import wording
 from dmrifit.stats.metrics import AT_BOUND, METRICS, RANKING_METRIC, MapMetric
+from dmrifit.stats.patient_summary import summarize
+from dmrifit.study import summaries
 from dmrifit.study.report.figures import plot_lesion, plot_sizes, series_looks
 from dmrifit.study.report.sections import patients, scores
-from dmrifit.study.report.sections.scores import SKILL_ENDS, training_words
-from dmrifit.study.summaries import Board, averaged, matching, size_summary, unique
+from dmrifit.study.report.sections.scores import SKILL_ENDS, SKILL_NAMES, training_words
+from dmrifit.study.summaries import ALPHA, Board, averaged, matching, predictor_words, unique
 
 #: A further gain of skill that is not worth more patients.
 SMALL_GAIN = 0.02
@@ -26,7 +28,6 @@ _WIDTH = 6.1  # inches of half a screen
 _MOST_COHORTS = 3
 _SHARED = "against the fit to the same images"
 _INDEPENDENT = "against a reference with independent noise"
-_NAMES = {"s2s": "signals to signals", "m2m": "maps to maps"}
 # By way of training.
 _LOOKS = {"same": (style.LINK, "o"), "other": (style.WARN, "s"), "pooled": (style.FAINT, "^")}
 
@@ -34,7 +35,6 @@ _LOOKS = {"same": (style.LINK, "o"), "other": (style.WARN, "s"), "pooled": (styl
 _TEXTS = page.Texts(__file__)
 #: Tables of tests by name.
 _Tests: TypeAlias = "dict[str, pd.DataFrame]"
-ALPHA = 0.05
 _FEWEST_RANKS = 3
 _GROUP = ["cohort", "strategy", "metrics"]
 # Groups of parameters in the tables of tests.
@@ -56,18 +56,15 @@ def verdict(board: Board) -> list[str]:
         return ["No algorithm was scored: there are controls alone."]
     name = predictor_words(*board.best)
     rows = _best_rows(board)
-    means = matching(rows, parameters="tissue")
     measure = board.skill_column
     text = f"{{{measure}:.2i}} in {{cohort}}"
-    numbers = [wording(text, row) for row in means.to_dict("records")]
+    means = matching(rows, parameters="tissue").to_dict("records")
+    numbers = [wording(text, row) for row in means]
     reference = f", {_INDEPENDENT}" if measure == "skill_independent" else ""
     skill = f"skill of its maps over the best constant{reference}: {'; '.join(numbers)}"
     words = _parameters_in_words(board, rows, name)
-    sentences = [f"Best predictor: {name}.", f"{page.capital(skill)}.", words]
-    if board.undecided:
-        reason = f"{page.capital(board.undecided)} cannot show whether algorithms differ."
-        sentences[0] = f"Highest mean here: {name}."
-        sentences[2] = f"{reason} {words}"
+    first, how = board.standing
+    sentences = [first, f"{page.capital(skill)}.", f"{how} {words}".strip()]
     controls, best = board.skills(TO_BEAT), board.skills([board.best[1]])[board.best]
     if controls.max() > best:
         names = predictor_words(*controls.idxmax())
@@ -86,11 +83,6 @@ def _exceptions(board: Board) -> Iterator[str]:
             yield _TEXTS("but_in", cohort=cohort, name=name, skill=learned.max(), control=control)
 
 
-def predictor_words(strategy: str, algorithm: str) -> str:
-    """Name a predictor in full."""
-    return f"{algorithm}, {_NAMES.get(strategy, strategy)}"
-
-
 def _best_rows(board: Board) -> pd.DataFrame:
     """Rows of the skill of the best predictor, first way of training."""
     return patients.of_best(board, matching(board.skill, train_on=board.regimes[0]))
@@ -102,7 +94,7 @@ def _parameters_in_words(board: Board, rows: pd.DataFrame, name: str) -> str:
     texts: dict[str, list[str]] = {
         "better than the best constant in": [], "not shown to be better in": [], "worse in": []
     }  # fmt: skip
-    for parameter in board.metrics:
+    for parameter in board.parameters:
         of_parameter = matching(rows, parameters=parameter)
         verdict = "not shown to be better in"
         if (of_parameter[f"{measure}_low"] > 0).all():
@@ -111,13 +103,20 @@ def _parameters_in_words(board: Board, rows: pd.DataFrame, name: str) -> str:
             verdict = "worse in"
         texts[verdict].append(parameter)
     listed = [f"{verdict} {', '.join(names)}" for verdict, names in texts.items() if names]
-    return f"{name}: {'; '.join(listed)}." if listed else ""
+    left_out = [name for name in board.parameters if name not in board.averaged_metrics]
+    means = f" No mean includes {' and '.join(left_out)}." if left_out else ""
+    once = averaged(board.scores).drop_duplicates(["cohort", "patient", "metric"])
+    shares = once.groupby(["metric", "cohort"], sort=False)["at_bound"].mean()
+    most = shares[shares > 0.5].items()
+    if bounded := ", ".join(f"{key[0]} ({100 * share:.0f} % in {key[1]})" for key, share in most):
+        means += " " + _TEXTS("at_bounds", names=bounded)
+    return f"{name}: {'; '.join(listed)}.{means}" if listed else ""
 
 
 def skill_bars(board: Board) -> pd.DataFrame:
     """Tabulate the skill of the best predictor, of signals and of each parameter."""
     rows = _best_rows(board)
-    rows = rows[rows["parameters"].isin(["signals", "tissue", *board.metrics])]
+    rows = rows[rows["parameters"].isin(["signals", "tissue", *board.parameters])]
     table = leading = rows.assign(series=_SHARED)
     if board.skill_column == "skill_independent":
         # Unseen images share no noise with the inputs: theirs is one skill, shown with the first.
@@ -126,7 +125,7 @@ def skill_bars(board: Board) -> pd.DataFrame:
         leading = leading.assign(series=_INDEPENDENT)
         table = pd.concat([leading, table[is_map]])
     # By the skill that the verdict names.
-    by_parameter = leading.groupby("parameters")["skill"].mean().reindex(board.metrics)
+    by_parameter = leading.groupby("parameters")["skill"].mean().reindex(board.parameters)
     order = ["signals", "tissue", *by_parameter.sort_values(ascending=False).index]
     names = {"signals": scores.SIGNALS, "tissue": "mean of maps"}
     table = table.assign(row=table["parameters"].replace(names))
@@ -150,7 +149,7 @@ def _skill(board: Board) -> Iterator[Any]:
     note = _TEXTS["axis"]
     ends = table.loc[table["cohort"].isin(shown), ["skill_low", "skill_high"]]
     if (ends["skill_low"] < SKILL_ENDS[0]).any() or (ends["skill_high"] > SKILL_ENDS[1]).any():
-        note += " Hollow dots mark values, and arrows mark intervals, that extend beyond the axis."
+        note += " Hollow dots and arrows extend beyond the axis."
     if len(board.cohorts) > len(shown):
         note += f" In the tables below: {counted(len(board.cohorts) - len(shown), 'more cohort')}."
     yield page.Note(note)
@@ -181,7 +180,7 @@ def _example(board: Board) -> Iterator[Any]:
             note += f", without {', '.join(others)}, which the means leave out"
     values = {"label": label, "region": region, "patient": patient.patient}
     yield _TEXTS.picture("answer_maps", figure, **values)
-    yield page.Note(f"{note}.")
+    yield page.Note(f"{note}. Plain gray: no E.")
 
 
 def _sites(board: Board) -> Iterator[Any]:
@@ -192,13 +191,15 @@ def _sites(board: Board) -> Iterator[Any]:
         yield "One cohort was compared, so nothing is known about other cohorts."
         return
     if len(regimes) < 2:
-        command = rerun_command(board.study, "--train-on same,other --out study-cohorts")
+        options = "--train-on same,other --resynthesize --out study-cohorts"
+        python = 'train_on=["same", "other"], resynthesize=True, out="study-cohorts"'
+        command = rerun_command(board.study, options, python)
         yield _TEXTS("not_tried", trained=training_words(regimes[0]), command=command)
         return
     if not rows[measure].notna().any():
         yield "No skill is defined in the other cohort."
         return
-    panel = Panel(measure, "skill of maps, mean over parameters", digits=2)
+    panel = Panel(measure, SKILL_NAMES[measure], digits=2)
     figure = _plot_regimes(rows.assign(row=rows["cohort"]), [panel], width=_WIDTH)
     yield _TEXTS.picture("answer_sites", figure)
 
@@ -223,35 +224,43 @@ def _sizes(board: Board) -> Iterator[Any]:
     yield page.Heading("How many patients are enough?")
     table = patients.of_best(board, sizes_of(board))
     if not len(table) or table["n_train"].nunique() < 2:
-        yield f"Only one number of training patients was tried ({board.size(board.scores)})."
-        largest = board.scores.groupby("cohort")["n_train"].max().min()
+        yield f"{_TEXTS['one_size']} ({board.size(board.scores)})."
+        # That every cohort and way of training has.
+        largest = board.scores["n_train"].min()
         if largest > 1:
-            sizes = ",".join(f"{size:g}" for size in (1, 2, 3, 5) if size < largest)
-            options = f"--sizes {sizes},{largest:g} --out study-sizes"
-            yield f"To see more: {rerun_command(board.study, options)}"
+            sizes = ",".join(f"{n:g}" for n in (1, 2, 3, 5) if n < largest) + f",{largest:g}"
+            python = f'n_train=[{sizes}], out="study-sizes"'
+            options = f"--sizes {sizes} --out study-sizes"
+            yield f"To see more: {rerun_command(board.study, options, python)}"
         return
     measure = board.skill_column
     table = table[table["cohort"].isin(board.cohorts[:_MOST_COHORTS])].assign(series="best")
-    panel = Panel(measure, "skill of maps")
+    panel = Panel(measure, SKILL_NAMES[measure])
     figure = plot_sizes(table, [panel], {"best": {"color": style.INK}}, width=_WIDTH)
-    texts = [
-        f"{cohort}: {enough_in_words(rows.set_index('n_train')[measure])}"
-        for cohort, rows in table.groupby("cohort", sort=False)
-    ]
+    scored = patients.of_best(board, matching(board.evaluation.scores, train_on=board.regimes[0]))
+    by = ["cohort", "patient", "metric"]
+    gains = averaged(scored[scored["cohort"].isin(table["cohort"])].dropna(subset=measure))
+    gains = gains.groupby([*by, "n_train"], as_index=False)[measure].mean()
+    last = gains.groupby(by).transform("last")
+    gains = gains.assign(gain=last[measure] - gains[measure], most=last["n_train"])
+    texts = [enough_in_words(rows) for _, rows in gains.query("n_train < most").groupby("cohort")]
     yield _TEXTS.picture("answer_sizes", figure)
-    yield page.Note(f"{'; '.join(texts)}.")
+    name = predictor_words(*(board.best or ("", "")))
+    yield page.Note(f"{name}, gain of {SKILL_NAMES[measure]}. {'; '.join(texts) or 'not known'}.")
 
 
-def enough_in_words(skill: pd.Series) -> str:
-    """Say from which number of patients (the index) on more of them gain below `SMALL_GAIN`."""
-    skill = skill.dropna().sort_index()
-    if len(skill) < 2:
-        return "not known"
-    gains = skill[::-1].cummax()[::-1] - skill
-    enough = int(gains.index[gains < SMALL_GAIN][0])
-    if enough == skill.index[-1]:
-        return f"still rising at {enough}"
-    return f"more than {enough} gain less than {SMALL_GAIN:g}"
+def enough_in_words(gains: pd.DataFrame) -> str:
+    """
+    Say from which number of training patients on the largest number gains below `SMALL_GAIN`.
+
+    `gains` is what the largest number, `most`, gains over a smaller one, `n_train`, patient by
+    patient; what its interval does not show is not said.
+    """
+    means = summarize(gains, ["cohort", "most", "n_train"], ["gain"], n_bootstrap=2000)
+    enough = means[means["gain_high"] < SMALL_GAIN]
+    row = (enough if len(enough) else means.iloc[-1:]).iloc[0].to_dict()
+    kind = "enough" if len(enough) else "rising" if row["gain_low"] > 0 else "untold"
+    return _TEXTS(kind, small=SMALL_GAIN, **row)
 
 
 def other_sites(board: Board) -> Iterator[Any]:
@@ -277,7 +286,7 @@ def other_sites(board: Board) -> Iterator[Any]:
 def sizes_of(board: Board) -> pd.DataFrame:
     """Summarize the learners by number of training patients, first way of training."""
     rows = averaged(matching(board.evaluation.scores, train_on=board.regimes[0]))
-    return size_summary(rows[~rows["algorithm"].map(is_control)])
+    return summaries.size_summary(rows[~rows["algorithm"].map(is_control)])
 
 
 def curves(board: Board) -> Iterator[Any]:
@@ -287,7 +296,7 @@ def curves(board: Board) -> Iterator[Any]:
     learning, measure = sizes_of(board), board.skill_column
     table = learning.assign(series=learning["algorithm"] + " " + learning["strategy"])
     panels = [
-        Panel(measure, "skill of maps", ends=_ends(table[measure].dropna())),
+        Panel(measure, SKILL_NAMES[measure], ends=_ends(table[measure].dropna())),
         Panel("dispersion", "DI (%)", 100),
     ]
     looks = series_looks(table, board.learners, board.strategies, "linestyle")
@@ -371,6 +380,9 @@ def _overview(tests: _Tests, metric: MapMetric) -> Iterator[dict[str, Any]]:
         differing, equivalent, margin = "–", "–", np.nan
         if n_tested:
             differing = f"{(pairs['p_holm'] < ALPHA).sum()} of {n_tested}"
+        # The least p value that signed ranks can have, after Holm's correction.
+        if n_tested * 2.0 ** (1 - row["n_patients"]) >= ALPHA:
+            differing = "too few patients"
         if len(equivalence):
             n_equivalent = (equivalence["verdict"] == "equivalent").sum()
             equivalent = f"{n_equivalent} of {len(equivalence)}"

@@ -13,12 +13,14 @@ from dmrifit.report.dot_plot import Panel, plot_dots
 from dmrifit.report.numerals import percent, wording
 from dmrifit.report.page import Grid, Note, Numbers, Picture, Table, Texts
 from dmrifit.report.style import FAINT, GOOD, LINK, PALE, WARN
-from dmrifit.stats.metrics import AT_BOUND, METRICS, MapMetric
+from dmrifit.stats.metrics import METRICS, MapMetric
 from dmrifit.study.report.figures import plot_signal_errors, series_looks
 from dmrifit.study.summaries import KEYS, Board, matching, summary_metrics, unique
 
 #: Name of the images that are not among the inputs.
 SIGNALS = "unseen signals"
+#: Columns of skill as the table of skill names them.
+SKILL_NAMES = {"skill": "map skill", "skill_independent": "map skill, independent"}
 #: Ends of axes of skill: how much worse than the constant a predictor is below −1 is of no use.
 SKILL_ENDS = (-1.0, 1.0)
 
@@ -59,9 +61,9 @@ def independent(rows: pd.DataFrame) -> pd.DataFrame:
 
 def predictor_panels(board: Board, skill_column: str) -> list[Panel]:
     """List the scores of a predictor that are drawn beside each other."""
-    panels = [Panel(skill_column, "skill of maps", ends=SKILL_ENDS)]
+    panels = [Panel(skill_column, SKILL_NAMES[skill_column], ends=SKILL_ENDS)]
     if len(board.signals):
-        panels.insert(0, Panel("signal_skill", "skill of unseen signals", ends=SKILL_ENDS))
+        panels.insert(0, Panel("signal_skill", "signal skill", ends=SKILL_ENDS))
     return [*panels, *map(_metric_panel, summary_metrics())]
 
 
@@ -113,19 +115,18 @@ def parameter_scores(board: Board) -> Iterator[Any]:
     table = parameter_table(board)
     shown = matching(table, train_on=board.regimes[0])
     is_shown = ~shown["algorithm"].map(is_control) | (shown["algorithm"] == CONSTANT)
-    shown = shown[is_shown & shown["parameters"].isin(board.metrics)]
-    shown = shown.assign(
+    shown = shown[is_shown].assign(
         row=shown["parameters"],
         series=shown["algorithm"] + " " + shown["strategy"],
         control=shown["algorithm"].map(is_control),
     )
-    panels = [Panel(board.skill_column, "skill", ends=SKILL_ENDS)]
+    panels = [Panel(board.skill_column, SKILL_NAMES[board.skill_column], ends=SKILL_ENDS)]
     panels += map(_metric_panel, METRICS.values())
     # A color for each algorithm and a shape for each strategy.
     looks = series_looks(shown, board.learners, board.strategies, "marker")
     yield from _by_cohort(board, "by_parameter", shown, panels, looks)
-    if AT_BOUND in set(board.metrics).difference(board.averaged_metrics):
-        yield Note(_TEXTS["at_bound"])
+    if board.parameters != board.averaged_metrics:
+        yield Note(_TEXTS["left_out"])
     yield Numbers("parameters", table)
 
 
@@ -161,7 +162,7 @@ def reference_table(board: Board) -> Iterator[Any]:
         at_bound = reference.groupby("cohort")["at_bound"].mean().reindex(board.cohorts)
         meaning = _TEXTS["meaning"].get(metric, "")
         # Without relaxation times, f is weighted by them.
-        if metric == "f" and "T2t" not in board.metrics:
+        if metric == "f" and not {"T2t", "dR2"} & set(board.metrics):
             meaning = "T2-weighted signal fraction of perfusion"
         unit = str(reference["unit"].iloc[0]).replace("signal", "relative") or "1"
         undefined, failed = (

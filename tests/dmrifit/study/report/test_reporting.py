@@ -191,7 +191,7 @@ def test_a_report_is_an_object_too(small, tmp_path):
     pd.testing.assert_frame_equal(report.frame("headline"), small.headline())
     assert set(report.frame("parameters")["parameters"]) >= {"S0", *TISSUE}
     assert report.markdown().startswith("# Prediction of the advanced protocol")
-    assert "Highest mean here: mine, signals to signals." in report._repr_html_()
+    assert "The only predictor: mine, signals to signals." in report._repr_html_()
 
 
 @pytest.fixture
@@ -242,7 +242,7 @@ def test_the_page_is_ten_screens_and_fourteen_sheets_at_most(opened, tab):
 def report(tmp_path):
     page = tmp_path / "report.html"
     page.write_text("page", encoding="utf-8")
-    frames = {"headline": pd.DataFrame({"algorithm": ["LR", "a|b"], "r": ["0.50", "–"]})}
+    frames = {"headline": pd.DataFrame({"algorithm": ["LR", "a|b"], "r": ["0.50*", "–"]})}
     return Report.of(page, "Title <1>", ["Notice.", "Best predictor: LR."], frames)
 
 
@@ -258,4 +258,6 @@ def test_a_report_is_the_path_of_its_page_with_markdown_and_copies_of_its_tables
     lines = report.markdown().splitlines()
     assert lines[0] == "# Title <1>"
     assert "Best predictor: LR." in lines
-    assert lines[-5:] == ["| --- | --- |", "| LR | 0.50 |", "| a\\|b | – |", "", "[report.html](report.html)"]
+    assert lines[-7:-3] == ["| --- | --- |", "| LR | 0.50* |", "| a\\|b | – |", ""]
+    assert lines[-3].startswith(r"\* some correlations")
+    assert lines[-2:] == ["", "[report.html](report.html)"]

@@ -54,16 +54,30 @@ def test_the_best_predictor_is_named_with_skill_interval_and_parameters(make_eva
     assert skill.startswith("Skill of its maps over the best constant: 0.07 (")
     assert skill.endswith("in A.")
     assert parameters == (
-        "LR, signals to signals: better than the best constant in Dt; not shown to be better in f; worse in K, T2v.")
+        "Its skill was tested against that of every other predictor (signed-rank tests over 6 patients, Holm's "
+        "correction). LR, signals to signals: better than the best constant in Dt, S0; not shown to be better in f; "
+        "worse in K, T2v. No mean includes T2v and S0.")
     # Noise of its own decides where it is known.
     _, skill, parameters = verdict(study_of(make_evaluation, independent=0.1))
     assert "against a reference with independent noise: −0.03 (" in skill
-    assert "better than the best constant in Dt; not shown to be better in f" in parameters
+    assert "better than the best constant in Dt, S0; not shown to be better in f" in parameters
     # A control that is better is told first; a reference such as the truth is no predictor to beat.
     assert verdict(study_of(make_evaluation, control=("truth", 0.5)))[0] == name
     assert verdict(study_of(make_evaluation, control=("copy", 0.5)))[:2] == [
         "On average no algorithm is better than the control copy, signals to signals: its mean skill is 0.50, that of "
-        "the best algorithm 0.07.", name]  # fmt: skip
+        "the best algorithm 0.07.", "Highest mean of the algorithms: LR, signals to signals."]  # fmt: skip
+
+
+def test_a_predictor_is_the_best_where_signed_rank_tests_of_its_skill_say_so(make_evaluation):
+    rows = [{"algorithm": name, "patient": f"p{i}"} for name in ("LR", "ETR", "RFR") for i in range(8)]
+    evaluation = make_evaluation(rows, study=TWO_DRAWS)
+    # Of 8 differences the second or third smallest is negative: p = 6/256 or 10/256, doubled by Holm's correction.
+    for signs, name in (([1, -1, 1], "Best predictor: LR, signals to signals."),
+                        ([1, 1, -1], "Highest mean: LR, signals to signals; not told apart from ETR s2s, RFR s2s.")):  # fmt: skip
+        differences = np.append(signs, np.ones(5)) * np.arange(1, 9) / 100
+        skill = np.concatenate([np.full(8, 0.5), *[0.5 - differences] * 2])
+        scores = evaluation.scores.assign(skill=skill)
+        assert verdict(Board(Evaluation(scores, evaluation.signals, evaluation.study)))[0] == name
 
 
 @pytest.mark.parametrize(
@@ -81,10 +95,10 @@ def test_one_seed_or_few_patients_have_skill_and_interval_and_no_verdict(make_ev
 def test_bars_are_signals_the_mean_and_parameters_best_first(make_evaluation):
     table = skill_bars(study_of(make_evaluation, independent=0.3))
     both = table.groupby("series")["row"].apply(list).to_dict()
-    rows = ["mean of maps", "Dt", "f", "T2v", "K"]
+    rows = ["mean of maps", "S0", "Dt", "f", "T2v", "K"]
     assert both == {"against a reference with independent noise": rows, "against the fit to the same images": rows}
     own = table[table["series"] == "against a reference with independent noise"].set_index("row")["skill"]
-    np.testing.assert_allclose(own, [-0.7 / 3, 0.3, -0.3, -0.4, -0.7], atol=1e-9)
+    np.testing.assert_allclose(own, [-0.7 / 3, 0.6, 0.3, -0.3, -0.4, -0.7], atol=1e-9)
     assert set(skill_bars(study_of(make_evaluation))["series"]) == {"against the fit to the same images"}
 
 
@@ -111,7 +125,8 @@ def test_the_first_screen_has_four_answers(make_evaluation, read):
     assert "Largest lesion of A&#39;s median patient, A3: Dt, the best predicted, and K, the worst." in html
     numbers = {text.get_text() for text in read.figures["answer_sites"].axes[0].texts}
     assert {"0.07", "−0.13"} <= numbers
-    assert "A: still rising at 3; B: still rising at 3." in html
+    rising = "2 to 3 patients: 0.10 (0.10 to 0.10), still rising"
+    assert f"LR, signals to signals, gain of map skill. A, {rising}; B, {rising}." in html
 
 
 def test_what_was_not_compared_is_said_in_the_place_of_its_picture(make_evaluation, read):
@@ -121,24 +136,31 @@ def test_what_was_not_compared_is_said_in_the_place_of_its_picture(make_evaluati
     assert "One cohort was compared" in html
     assert "No predictions of single voxels were kept" in html
     command = "dmrifit benchmark &#39;my data/p.tsv&#39; --seed 1 --sizes 1,2,3 --out study-sizes<"
-    assert "Only one number of training patients was tried (N = 3)." in html
+    assert "was tried with one number of training patients (N = 3)." in html
     assert f"To see more: {command}" in html
+    pooled = study_of(make_evaluation, settings=settings, train_on=("same", "pooled"))
+    scores = pooled.evaluation.scores.assign(n_train=lambda rows: np.where(rows["train_on"] == "same", 2, 5))
+    evaluation = Evaluation(scores, pooled.evaluation.signals, pooled.study)
+    assert " --sizes 1,2 --out study-sizes<" in read(answer(Board(evaluation)))
     two = read(answer(study_of(make_evaluation, cohorts=("A", "B"), sizes=(1,))))
-    assert "dmrifit benchmark TABLE --train-on same,other --out study-cohorts --resynthesize" in two
+    call = "compare(…, train_on=[&#34;same&#34;, &#34;other&#34;], resynthesize=True, out=&#34;study-cohorts&#34;)"
+    assert f"To try it: {call}" in two
     assert "To see more" not in two
 
 
 @pytest.mark.parametrize(
-    ("skill", "words"),
+    ("gain", "words"),
     [
-        ({1: 0.1, 2: 0.3, 5: 0.31, 8: 0.315}, "more than 2 gain less than 0.02"),
-        ({1: 0.1, 2: 0.3, 5: 0.5}, "still rising at 5"),
-        ({1: 0.4, 2: 0.3, 5: 0.39}, "more than 1 gain less than 0.02"),
-        ({1: 0.4, 2: np.nan}, "not known"),
+        (np.full(8, 0.01), "2 to 5 patients: 0.01 (0.01 to 0.01), less than 0.02"),
+        (np.full(8, -0.1), "2 to 5 patients: −0.10 (−0.10 to −0.10), less than 0.02"),
+        (np.full(8, 0.2), "2 to 5 patients: 0.20 (0.20 to 0.20), still rising"),
+        (np.linspace(-0.5, 0.4, 8), ", not told from 0"),
     ],
 )
-def test_patients_are_enough_where_more_gain_little(skill, words):
-    assert enough_in_words(pd.Series(skill)) == words
+def test_patients_are_enough_where_an_interval_of_paired_gains_says_so(gain, words):
+    patients = [f"p{i}" for i in range(8)]
+    gains = pd.DataFrame({"cohort": "A", "patient": patients, "n_train": 2, "most": 5, "gain": gain})
+    assert enough_in_words(gains).endswith(words)
 
 
 @pytest.fixture(scope="module")

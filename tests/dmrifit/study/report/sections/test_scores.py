@@ -43,7 +43,7 @@ def test_parameters_are_drawn_for_each_cohort_with_the_constant(board, read):
     read(parameter_scores(board))
     assert list(read.figures) == ["parameters_A-1-", "parameters_B"]
     panel = next(axes for axes in read.figures["parameters_B"].axes if axes.get_xlabel() == "DI (%)")
-    rows = matching(read.tables["parameters"], train_on="same", cohort="B", parameters="f")
+    rows = matching(read.tables["parameters"], train_on="same", cohort="B", parameters="S0")
     drawn = rows[rows["algorithm"].isin(["LR", "RFR", "constant"])]["dispersion"]
     values = [x for x, y in dots(panel) if abs(y) < 0.5]
     np.testing.assert_allclose(sorted(values), np.clip(sorted(100 * drawn), None, max(values)))
