@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -82,7 +82,8 @@ def study_statistics(
         for name_of_group, group_metrics in groups.items():
             keys = dict(zip(_KEYS, (*key, name_of_group), strict=True))
             frame = of_study[of_study["metric"].isin(group_metrics)]
-            algorithms = _ordered(set(frame["algorithm"]), order)
+            found = sorted(set(frame["algorithm"]))
+            algorithms = [name for name in dict.fromkeys([*order, *found]) if name in found]
             group = _Group(frame, algorithms, metric, alpha, margin, n_bootstrap)
             for filled_tables, test in _TESTS.items():
                 if not rows.keys().isdisjoint(filled_tables):
@@ -167,12 +168,6 @@ def _metric_groups(
     return groups
 
 
-def _ordered(names: Iterable[str], order: Sequence[str]) -> list[str]:
-    """Sort algorithms by their position in an order, then by name."""
-    positions = {name: i for i, name in enumerate(order)}
-    return sorted(names, key=lambda name: (positions.get(name, len(positions)), name))
-
-
 @dataclass(frozen=True, eq=False)
 class _Group:
     """The values that are tested together, and how."""
@@ -230,14 +225,13 @@ _Rows: TypeAlias = Iterator[tuple[str, dict[str, Any]]]
 
 def _patients(group: _Group) -> _Rows:
     long = group.wide.sort_index().reset_index().melt(id_vars="patient", value_name="value")
-    for row in long.to_dict("records"):
-        yield "patients", row
+    return (("patients", row) for row in long.to_dict("records"))
 
 
 def _mixed(group: _Group) -> _Rows:
     positive = group.metric is None or not group.metric.signed
-    for row in mixed_model(group.frame, group.algorithms, positive=positive, alpha=group.alpha):
-        yield "mixed", row
+    rows = mixed_model(group.frame, group.algorithms, positive=positive, alpha=group.alpha)
+    return (("mixed", row) for row in rows)
 
 
 def _friedman(group: _Group) -> _Rows:

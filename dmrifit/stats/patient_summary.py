@@ -127,6 +127,7 @@ def summarize(
     for key, group in values.groupby(by, sort=False):
         # The order of rows must move no sample.
         patients = group.sort_index(level=unit).to_numpy(np.float64)
+        n_defined = dict(zip(columns, np.sum(~np.isnan(patients), axis=0), strict=True))
         # Counts add up, so one product gives all sums.
         draws = patient_draws(len(patients), n_bootstrap, seed)
         sums = draws @ patients if score else _means(draws, patients)
@@ -135,9 +136,7 @@ def summarize(
             scores = score(scores)
         row = {**dict(zip(by, key, strict=True)), f"n_{unit}s": len(patients)}
         for name, samples in scores.items():
-            n_patients = len(patients)
-            if score is None:
-                n_patients -= int(np.isnan(patients[:, columns.index(name)]).sum())
+            n_patients = n_defined.get(name, len(patients))
             row[name] = samples[0].item()
             # A number of patients, scans or lesions is no estimate.
             if n_bootstrap and not name.startswith("n_"):
@@ -158,7 +157,5 @@ def _means(draws: NDArray[Any], values: NDArray[np.float64]) -> NDArray[np.float
     (n_samples, n_columns).
     """
     is_defined = ~np.isnan(values)
-    n = draws @ is_defined
-    means = np.full(n.shape, np.nan)
-    np.divide(draws @ np.where(is_defined, values, 0), n, out=means, where=n > 0)
-    return means
+    with np.errstate(invalid="ignore"):  # of samples without a value
+        return draws @ np.where(is_defined, values, 0) / (draws @ is_defined)

@@ -36,7 +36,6 @@ _N_DRAWS = 2000
 _CORRELATIONS = ("pearson", "pearson_independent")
 _OF_REPEATS = ("map skill, independent", "shared noise", "r, independent")
 
-_PREDICTOR = ["strategy", "algorithm"]
 _STRATEGIES = {"s2s": "signals to signals", "m2m": "maps to maps"}
 
 #: Level of the tests between algorithms.
@@ -310,14 +309,14 @@ class Board:
         if self.undecided:
             return TEXTS("here", name=name), TEXTS("no_verdict", why=capital(self.undecided))
         rows = averaged(matching(self.scores, train_on=self.regimes[0]))
-        wide = rows.pivot_table(self.skill_column, ["patient", "metric"], _PREDICTOR)
+        wide = rows.pivot_table(
+            self.skill_column, ["patient", "metric"], ["strategy", "algorithm"]
+        )
         # Of the parameters that all have; patients of all cohorts together.
         wide = wide[skills.index].dropna().groupby("patient").mean()
         # Two-sided, as the best one was chosen by the same skills.
         p = holm([2 * signed_rank(wide[best], wide[other], "greater")[1] for other in others])
-        alike = [
-            " ".join(other[::-1]) for other, p in zip(others, p, strict=True) if not p < ALPHA
-        ]
+        alike = [" ".join(one[::-1]) for one, p in zip(others, p, strict=True) if not p < ALPHA]
         how = TEXTS("tested", n_patients=len(wide))
         if len(others) * 2.0 ** (1 - len(wide)) >= ALPHA:
             how += TEXTS("cannot", n_others=len(others), alpha=ALPHA)

@@ -40,9 +40,10 @@ def model_figures(path: Path) -> dict[str, Any]:
         check_number(f"{card}: {key}", value, most=np.inf if key == _LARGEST else 1)
     lists = {key: figures[key] for key in (_FALSE, _FALSE_ML) if figures.get(key)}
     for key, values in lists.items():
-        whole = key == _FALSE
-        if not isinstance(values, list) or not all(is_number(n, whole=whole) for n in values):
-            kind = "whole numbers" if whole else "numbers"
+        kind = "whole numbers" if key == _FALSE else "numbers"
+        if not isinstance(values, list) or not all(
+            is_number(n, whole="w" in kind) for n in values
+        ):
             raise ValueError(f"{card}: {key} must be a list of {kind}, not {values!r}")
     seen = {"seen": content["seen"]} if content.get("seen") else {}
     return numbers | lists | seen

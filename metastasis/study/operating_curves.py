@@ -97,9 +97,7 @@ def froc_table(
     for name, n_hits in (("sensitivity", n_found), ("strict_sensitivity", n_distinct)):
         reading = np.take_along_axis(ratio(n_hits, n_lesions), best, axis=1) * is_reached
         table[name] = reading[0]
-        ends = np.array(
-            [share_interval(samples, n_lesions[0, 0], len(names)) for samples in reading.T]
-        )
+        ends = np.array([share_interval(one, n_lesions[0, 0], len(names)) for one in reading.T])
         table[f"{name}_low"], table[f"{name}_high"] = ends.T
     scores = reading.mean(axis=1)
     low, high = share_interval(scores, n_lesions[0, 0], len(names))

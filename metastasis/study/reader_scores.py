@@ -92,7 +92,8 @@ def recall_by_volume(lesions: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.D
     counts = reference.assign(from_mm3=edges[ranges], n=1, n_found=reference["found"])
     keys, columns = ["method", "from_mm3"], ["n", "n_found"]
     draws: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": Seed(seed).sequence("volume")}
-    table = summarize(counts, keys, columns, _recall, trials={"recall": ["n"]}, **draws)
+    draws["score"] = lambda sums: {**sums, "recall": ratio(sums["n_found"], sums["n"])}
+    table = summarize(counts, keys, columns, trials={"recall": ["n"]}, **draws)
     table = table.rename(columns={"recall_low": "low", "recall_high": "high"}).set_index(keys)
     # Ranges without a lesion have a row, too.
     every = pd.MultiIndex.from_product([reference["method"].unique(), edges[:-1]], names=keys)
@@ -101,10 +102,6 @@ def recall_by_volume(lesions: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.D
     table[whole] = table[whole].fillna(0).astype(int)
     table.insert(0, "below_mm3", np.tile(edges[1:], len(table) // len(edges[1:])))
     return table.reset_index()
-
-
-def _recall(counts: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    return {**counts, "recall": ratio(counts["n_found"], counts["n"])}
 
 
 def distance_table(scans: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataFrame:
