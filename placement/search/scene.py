@@ -956,7 +956,7 @@ def _read_values(
     if not mask.any():
         raise ValueError(
             f"{title}: none of the labels {list(labels)} is there; "
-            f"the tumor has {first_few(present) or 'no label'}"
+            f"labels of the tumor: {first_few(present) or 'none'}"
         )
     return mask, labels, present
 

@@ -192,7 +192,7 @@ def test_a_small_tumor_gets_no_numbers_but_the_largest_box_of_enough_target(smal
     reason = target_verdict(placement, optimizer)
     assert reason.startswith("no box of ≥ 6 mL reaches 50 % target: ask a spectroscopist")
     # The command that is named leads to the box.
-    numbers = re.search(r"prescribe --center=(.*) --size=(.*) --angles=(.*)\), flagged: (.*)$", reason).groups()
+    numbers = re.search(r" --center=(.*) --size=(.*) --angles=(.*)\), flagged: (.*)$", reason).groups()
     assert {"box below the smallest volume", "side out of range"} <= set(numbers[3].split(", "))
     largest = Voxel(*(tuple(map(float, text.split(","))) for text in numbers[:3]))
     assert tumor_fraction(largest, small) >= 0.75
@@ -210,6 +210,10 @@ def test_verdicts_deny_no_better_box_and_name_none_where_none_holds_enough():
     away = type(poor)(poor.center + np.array([22, 0, 0]), poor.size, poor.angles)
     reason = target_verdict(optimizer.assess(away, scene), optimizer)
     assert "one of ≥ 6 mL with 100 % was found, and breaks no other constraint: take that one (dmrifit-placement prescribe TUMOR OPTIONS --out BOX --center=" in reason
+    # What is printed keeps the limits, too.
+    numbers = re.search(" --center=(.*?) --size=(.*?) --angles=(.*?)\\)", reason).groups()
+    named = Voxel(*(tuple(map(float, text.split(","))) for text in numbers))
+    assert VoxelOptimizer().assess(named, scene).feasible
     threads = np.zeros((40, 40, 40), bool)
     threads[18:22, 5:35, 20] = True
     assert largest_box(Scene(threads, np.eye(4))) is None
