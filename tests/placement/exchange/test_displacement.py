@@ -24,7 +24,7 @@ def scene(sphere_scene):
     return make(exclude={"wall": points[..., 0] > 50})
 
 
-def test_distances_to_regions_are_those_of_a_wall(scene):
+def test_distances_to_regions_are_those_of_a_wall(scene, sphere_scene):
     # Image voxels reach 1 mm beyond their centers, of which the first in the wall lies at 52 mm.
     box = Voxel((12, -8, 20), (20, 20, 20))
     found = region_distances(box, scene)["wall"]
@@ -35,10 +35,6 @@ def test_distances_to_regions_are_those_of_a_wall(scene):
     inside = region_distances(Voxel((56, 0, 20), (20, 20, 20)), scene)["wall"]
     assert inside["distance_mm"] == 0
     assert inside["overlap_mL"] == pytest.approx(6, rel=0.01)
-    assert "share_within_margin" not in inside
-
-
-def test_the_share_of_a_box_in_a_margin_that_a_tolerance_leaves_open_is_told(sphere_scene):
     make, points = sphere_scene
     loose = make(exclude={"wall": points[..., 0] > 50}, exclude_margin=4, exclude_tolerance=0.9)
     found = region_distances(Voxel((45, 0, 20), (20, 20, 20)), loose)["wall"]

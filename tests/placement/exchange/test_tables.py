@@ -57,8 +57,8 @@ def test_masks_of_one_name_in_two_folders_are_both_excluded(tmp_path):
     (row,) = read_cases(tmp_path / "labels x.nii.gz", exclude="1", brain="none").itertuples()
     assert read_scene(row, labels={"enhancing": [4], "necrosis": [1], "edema": [2]}).excluded == ("necrosis",)
     words = f"'{row.tumor}' --out 'labels x_box' --include=3,4 --exclude=1 --margin=2 --labels=brats2013 --brain=none"
-    region = RegionOptions(include=(3, 4), margin=2, labels="brats2013")
-    assert prescribe_command(row, region) == f"dmrifit-placement prescribe {words}"
+    options = RegionOptions(include=(3, 4), margin=2, labels="brats2013")
+    assert prescribe_command(row, options).endswith(f" prescribe {words}")
 
 
 @pytest.mark.parametrize("turn", [[[0, 1], [1, 1], [2, 1]], [[0, -1], [1, 1], [2, 1]], [[2, 1], [0, -1], [1, 1]]])
