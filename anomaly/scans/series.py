@@ -708,7 +708,7 @@ def model_in_words(path: Path, model: SeriesDetector, threshold: float | None = 
     scans = counted(model.n_scans_, "synthetic scan" if model.synthetic_ else "healthy scan")
     return (
         f"marked by the model {path.name} ({names.get(title, title)}, trained on {scans}) at "
-        f"{above} (SHA-256: model in settings.json)"
+        f"{above} (settings.json holds its SHA-256, named model)"
     )
 
 

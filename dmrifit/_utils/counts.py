@@ -11,9 +11,9 @@ def counted(n: SupportsIndex, noun: str, plural: str = "") -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {plural or f'{noun}s'}"
 
 
-def first_few(names: Sequence[str], most: int = 5) -> str:
+def first_few(names: Sequence[object], most: int = 5) -> str:
     """List the first names, and say how many more there are."""
-    text = ", ".join(names[:most])
+    text = ", ".join(map(str, names[:most]))
     return f"{text} and {len(names) - most} more" if len(names) > most else text
 
 

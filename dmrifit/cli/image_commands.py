@@ -373,7 +373,8 @@ def view(
     """
     Write an offline page that shows maps of any program in three planes.
 
-    Maps, image and labels lie on one grid. Takes seconds; the page has up to 6 MB.
+    Maps, image and labels lie on one grid; an image with labels needs no map. Takes seconds; the
+    page has up to 6 MB.
 
     Options:
     out: Page to write (.html).
@@ -384,7 +385,7 @@ def view(
     """
     from dmrifit.imaging.foreign_maps import view_maps
 
-    if not map_:
+    if not map_ and (image is None or labels is None or image.is_dir()):
         maps = [] if image is None else sorted(image.glob("*.nii*"))
         name = maps[0].name.partition("param-")[2].partition("_")[0] if maps else ""
         example = shlex.quote(f"{name or 'ADC'}={maps[0] if maps else 'adc.nii.gz'}")
@@ -392,9 +393,9 @@ def view(
         raise ValueError(
             f"no map is named; name each{folder} by --map NAME=FILE, such as --map {example}"
         )
-    check_output(out, overwrite, (".html", ".htm"), [*map_.values(), image, labels])
+    check_output(out, overwrite, (".html", ".htm"), [*(map_ or {}).values(), image, labels])
     import_optional("matplotlib", "jinja2")
-    view_maps(map_, out, units=unit or {}, image=image, labels=labels)
+    view_maps(map_ or {}, out, units=unit or {}, image=image, labels=labels)
     typer.echo(f"page: {out}")
 
 

@@ -86,8 +86,8 @@ def view_maps(
                 raise ValueError(f"{labels} has {len(numbers)} numbers: is it a label image?")
             names = [f"label {number:g}" for number in numbers[numbers > 0]]
         layers.append(Layer(name, volume, kinds[name], unit=units.get(name, ""), names=names))
-    title = common_stem(list(maps.values())) or "Maps"
-    first = next(iter(maps))
+    title = common_stem(list(maps.values()) or list(files.values())[:1]) or "Maps"
+    first = next(iter(maps), None)
     below, overlay = (first, None) if image is None else ("image", first)
     viewer = html_viewer(layers, affine, image=below, overlay=overlay, label=title)
     write_text(page, Page(title, [Section("Three planes", viewer)], NOTICE).html())

@@ -332,7 +332,8 @@ def named_maps(
     unknown = sorted(set(units or {}) - set(files))
     if unknown:
         raise ValueError(
-            f"a unit is given to {unknown[0]}, which is not a map; the maps are {', '.join(files)}"
+            f"a unit is given to {unknown[0]}, which is not a map (--map); maps: "
+            f"{', '.join(files) or 'none'}"
         )
     for name in _DIFFUSIVITIES.keys() & files.keys():
         unit = (units or {}).get(name, "")
@@ -345,7 +346,7 @@ def named_maps(
             )
     written = {name: _WRITTEN_UNITS.get(plain_unit(x), x) for name, x in (units or {}).items()}
     paths = list(files.values())
-    scan = common_stem(paths) or paths[0].parent.name
+    scan = common_stem(paths) or Path(*paths[:1]).parent.name
     return FittedMaps(scan, FOREIGN, files, written)
 
 

@@ -401,9 +401,12 @@ def _onto(
     is_turn = (lengths.sum(axis=0) == 1).all() and (lengths.sum(axis=1) == 1).all()
     if not is_turn or (apart > _TOLERANCE).any():
         edges, label_edges = voxel_sizes(grid), voxel_sizes(affine)
-        difference = "their axes or voxel sizes differ"
+        difference = "their voxel sizes differ"
+        if np.allclose(np.sort(edges), np.sort(label_edges), atol=_ROUNDING):
+            is_shift = np.allclose(matrix[:3, :3], steps[:3, :3], atol=_ROUNDING)
+            difference = f"they are {'shifted' if is_shift else 'rotated'} against each other"
         if is_turn:
-            difference = f"voxels lie up to {float((apart * edges).max()):.3g} mm apart"
+            difference += f", and voxels lie up to {(apart * edges).max():.3g} mm apart"
         raise ValueError(
             f"labels of {_times(labels.shape)} voxels of {_times(label_edges.round(3))} mm are "
             f"not on the grid of the DICOM series in {name}, {_times(shape)} voxels of "

@@ -76,14 +76,15 @@ class ShiftOptions:
         return {"ppm_range": self.ppm, "percent_per_ppm": rate if len(rate) == 3 else rate[0]}
 
 
-def case_line(name: str, content: Mapping[str, Any]) -> str:
-    """Say in one line what was placed, and what is wrong with it."""
+def case_line(name: str, content: Mapping[str, Any], command: str) -> str:
+    """Say in one line what was placed, what is wrong with it, and by which command to mend it."""
     from placement.exchange.pages import summary_line
+    from placement.exchange.prescription import PRESCRIBE
 
     words = [f"{name}: {summary_line(content)}", *content["advice"], *content["notes"]]
     if content["console"]["withheld"]:
         words.append(f"no numbers for consoles: {content['console']['withheld']}")
-    return "; ".join(words)
+    return "; ".join(words).replace(PRESCRIBE, command)
 
 
 def _page(out: Path, contents: Mapping[str, Mapping[str, Any]], _lesions: Any) -> RunPage:
@@ -220,6 +221,8 @@ def place(
     if published and tissues is not None and region.include is None:
         scene_options["include"] = [value for values in tissues.values() for value in values]
 
+    commands = {row.name: tables.prescribe_command(row, region) for row in table.itertuples()}
+
     def place_in(row: Any, folder: Path) -> dict[str, Any]:
         scene = tables.read_scene(row, **scene_options, min_volume=min_volume)
         if model is None:
@@ -238,9 +241,9 @@ def place(
         run,
         work=place_in,
         inputs=lambda row: {"synthetic": row.synthetic, "sources": tables.source_digests(row)},
-        is_whole=tables.is_current,
+        is_whole=lambda row, record: tables.is_current(row, record, tissues),
         say=lambda records: [
-            *(case_line(name, record) for name, record in records.items()),
+            *(case_line(name, record, commands[name]) for name, record in records.items()),
             f"{counted(len(records), 'case')} placed: {run.out}",
         ],
         failed=failed,
@@ -282,7 +285,7 @@ def prescribe(
     from dmrifit._utils.text_files import read_numbers
     from placement.box.voxel import Voxel
     from placement.exchange.prescription import center_is_inside, check_reason, write_prescription
-    from placement.exchange.tables import case_remarks, read_cases, read_scene
+    from placement.exchange.tables import case_remarks, prescribe_command, read_cases, read_scene
     from placement.exchange.voxel_files import check_angles
 
     # Before the scans are read, and a brain is searched.
@@ -303,7 +306,7 @@ def prescribe(
     options = displacement.of_prescription()
     options |= {"force": force, "figure": figure, "overwrite": overwrite}
     content = write_prescription(voxel, scene, out, **case_remarks(row, scene), **options)
-    typer.echo(case_line(scene.name, content))
+    typer.echo(case_line(scene.name, content, prescribe_command(row, region)))
     words = {"targets": " or ".join(content["targets"]), "out": out}
     words["more"] = " or more" if content["objective"]["one_sided"] else ""
     typer.echo(_TEXTS("scores", **(content["objective"] | content["scores"] | words)))
@@ -334,7 +337,9 @@ def read(
     Example: dmrifit-placement read scan.SPAR --image t1.nii.gz --out box.png
     """
     from placement.exchange.displacement import tissue_share
+    from placement.exchange.pages import rotation_words
     from placement.exchange.prescription import describe_side
+    from placement.exchange.vendor_texts import console_angles
     from placement.exchange.voxel_files import day_of, read_voxel_file
 
     if (out is None) != (image is None):
@@ -346,7 +351,8 @@ def read(
         span, in_head = _draw(record.voxel, file, image, out)
         _check_source(record, file, image, in_head)
     voxel = record.voxel
-    typer.echo(f"{record.source}: {voxel.volume:.2f} mL; {describe_side(voxel, span)}")
+    rotation = rotation_words({"console": {"angles": console_angles(voxel)}})
+    typer.echo(f"{record.source}: {voxel.volume:.2f} mL; {rotation}; {describe_side(voxel, span)}")
     pose = {"center, mm RAS+": voxel.center, "sides, mm": voxel.size}
     for name, three in (pose | {"angles, degrees": voxel.angles}).items():
         typer.echo(f"{name}: {', '.join(f'{number:z.3f}' for number in three)}")
@@ -369,8 +375,8 @@ def _check_source(record: Any, file: Path, image: Path, in_head: float) -> None:
         if reason:
             doubt = (
                 f"{file} and {image} may be of two people or sessions: {reason}. "
-                f"{percent(in_head)} of the box lie in the head of the image; make sure that both "
-                "were measured in one session"
+                f"{percent(in_head)} of the box lies in the head of the image; make sure that "
+                "both were measured in one session"
             )
     elif file_record(image)["SHA256"] not in record.placed_in:
         names = ", ".join(sorted(set(record.placed_in.values())))

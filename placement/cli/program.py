@@ -24,7 +24,8 @@ include LABELS: Labels that count as tumor, such as 3,4.
 labels SCHEME|FILE: What the values of the tumor file mean: brats2013, brats2017 (to 2022),
     brats2023 (metastases), or a table (.tsv) with the columns index and name. The target is then
     solid tumor.
-margin 0..: Distance to keep from excluded regions, in mm.
+margin 0..: Distance to keep from excluded regions, in mm. With --tolerance it is not kept: the
+    tolerated fraction is that of the voxel with this margin around it.
 metabolite: Chemical shift of the metabolite, in ppm; choline by default.
 min_volume 0..: Smallest volume in mL.
 percent_per_ppm PERCENT: Chemical-shift displacement per ppm, in percent of the side: one number,
@@ -33,8 +34,8 @@ ppm LOW,HIGH: Chemical shifts of interest, relative to the pulses, in ppm.
 seed 0..: Random seed.
 sides LOW,HIGH: Shortest and longest side in mm.
 tesla: Field in tesla.
-tolerance 0..0.99: Fraction of the voxel that may overlap excluded regions, such as 0.05 where
-    labels are scattered.
+tolerance 0..0.99: Fraction of the voxel, with its --margin, that may overlap excluded regions,
+    such as 0.05 where labels are scattered.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion
+from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted
@@ -134,6 +134,11 @@ def region_distances(voxel: Voxel, scene: Scene) -> dict[str, dict[str, Any]]:
             "tolerance": scene.tolerances[name],
             "overlap_mL": float(box_fractions[region].sum(dtype=np.float64)) * scene.voxel_volume,
         }
+        # A tolerance is of the box with the margin around it: the margin itself is not kept.
+        if scene.margins[name] and scene.tolerances[name]:
+            to_region = distance_transform_edt(~region, sampling=scene.spacing)
+            near = box_fractions[to_region <= scene.margins[name]].sum()
+            distances[name]["share_within_margin"] = float(near / box_fractions.sum())
     return distances
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, percent
 from dmrifit.report import page, style
 from dmrifit.report.viewer import Layer, html_viewer
 from placement.box.voxel import Voxel
@@ -145,6 +145,9 @@ def _checks(content: Mapping[str, Any]) -> list[str]:
         distance = region["distance_mm"]
         if distance is not None:
             words.append(f"{distance:.1f} mm from {outline_title(name)}")
+            if share := region.get("share_within_margin"):
+                unkept = f"the margin of {region['margin_mm']:g} mm is not kept"
+                words[-1] += f" ({unkept}: {percent(share)} of the box lies in it)"
     if content["brain"] is None:
         words.append("the brain is unknown: skull and scalp not checked")
     return [*words, content["lipid"], content["shim"]]

@@ -14,11 +14,14 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion, binary_fill_holes
+from sklearn.base import clone
 
 import dmrifit
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.counts import percent
 from dmrifit.io.atomic_files import FileSet
+from dmrifit.io.components import largest_components
 from dmrifit.io.grids import Volume
 from placement.box.voxel import CONVENTION, Voxel
 from placement.exchange.displacement import displaced_share, displacement, region_distances
@@ -39,8 +42,8 @@ from placement.search.tissue_labels import LIMITS, MERGED, OUTSIDE_BRAIN, millil
 
 __all__ = ["write_prescription"]
 
-#: Version 1 ended the names of volumes in ml, and had other words for two flags.
-FORMAT_VERSION = 2
+#: Earlier versions had other words for flags; version 1 ended the names of volumes in ml.
+FORMAT_VERSION = 3
 
 #: Ends of the names of the files of a box; the texts are left out where they are withheld.
 BOX_FILES = ("_mask.nii.gz", "_geometry.nii.gz", *(f"_{vendor}.txt" for vendor in VENDORS))
@@ -48,11 +51,17 @@ BOX_FILES = ("_mask.nii.gz", "_geometry.nii.gz", *(f"_{vendor}.txt" for vendor i
 #: No tumor of a brain is larger; the mask of a whole brain has 1000 mL or more.
 LARGEST_TUMOR_ML = 500.0
 
+#: The command that writes a box; terminals have words for what pages and records leave open.
+PRESCRIBE = "dmrifit-placement prescribe TUMOR OPTIONS --out BOX"
+
 #: What no box is checked for.
 SHIM = "shim not assessed"
 
 #: The flag where a brain was searched in an image, and not found.
 UNCHECKED_BRAIN = "brain unknown, skull and scalp not checked"
+
+# Flags of a tumor, of a limit that is kept, and of sides that no console has to round.
+_UNBROKEN = ("tumor below the smallest volume", "side at its limit", "sides not rounded")
 
 # By the start of a flag; the first that fits is taken.
 _REMEDIES = {
@@ -69,7 +78,7 @@ _REMEDIES = {
     "less than 50 % target": "ask a spectroscopist before measuring",
     "less than 75 % target": "other tissue adds a quarter or more of the signal: look at the "
     "content, or ",
-    f"touches {OUTSIDE_BRAIN}": "lipid of the scalp may spoil the spectrum: move the box, or "
+    f"reaches {OUTSIDE_BRAIN}": "lipid of the scalp may spoil the spectrum: move the box, or "
     "check the mask (--brain)",
     "touches": "move the box, or tolerate some of it (--tolerance)",
     "longest side": "a thin box loses signal to the edges of pulses; change sides, or accept it",
@@ -343,25 +352,22 @@ def check_reason(force: str) -> None:
 
 def head_span(values: NDArray, affine: NDArray[np.float64]) -> tuple[float, float]:
     """
-    Measure from where to where a head reaches in mm, from left to right (RAS+).
+    Measure from where to where a head reaches in mm, up to its outer faces, left to right (RAS+).
 
     Shapes: `values` (x, y, z, ...), brighter in the head than on average.
     """
-    # A hundred voxels an axis tell it well enough.
-    steps = [max(1, n // 100) for n in values.shape[:3]]
-    coarse = np.asarray(values[tuple(slice(None, None, step) for step in steps)], dtype=np.float32)
-    coarse = np.nan_to_num(coarse.reshape(*coarse.shape[:3], -1)[..., 0])
-    index = np.argwhere(coarse > coarse.mean()) * steps
+    numbers = np.nan_to_num(values.reshape(*values.shape[:3], -1)[..., 0])
+    # Parts below 1 % of the largest are noise in air.
+    head = largest_components(numbers > numbers.mean(dtype=np.float64), 0.01)
+    index = np.argwhere(head & ~binary_erosion(head))
     if not len(index):
         return -np.inf, np.inf
-    low, high = np.percentile(index @ affine[0, :3] + affine[0, 3], (0.5, 99.5))
-    return float(low), float(high)
+    x, half = index @ affine[0, :3] + affine[0, 3], np.abs(affine[0, :3]).sum() / 2
+    return float(x.min() - half), float(x.max() + half)
 
 
 def head_share(voxel: Voxel, values: NDArray, affine: NDArray[np.float64]) -> float:
     """Measure which part of a box lies in a head, `values` (x, y, z) as for `head_span`."""
-    from scipy.ndimage import binary_fill_holes
-
     numbers = np.nan_to_num(values)
     head = binary_fill_holes(numbers > numbers.mean())
     filled = voxel.mask(numbers.shape, affine, partial=True)
@@ -452,34 +458,39 @@ def target_verdict(placement: Placement, optimizer: VoxelOptimizer) -> str:
     """Say why the numbers of a box of less than half target are withheld; "" for other boxes."""
     if placement.tumor_fraction >= LEAST_TARGET:
         return ""
-    least = optimizer.min_volume
-    purest = optimizer.assess(optimizer.purest(placement.scene), placement.scene)
+    least, scene = optimizer.min_volume, placement.scene
+    # Rounded as commands name it, so that the box that is judged is the one that is named.
+    finder = clone(optimizer).set_params(rounding=optimizer.rounding or (0.1, 0.1, 0.1))
+    purest = optimizer.assess(finder.purest(scene), scene)
     if purest.tumor_fraction < LEAST_TARGET:
         reason = f"no box of ≥ {least:g} mL reaches 50 % target: ask a spectroscopist"
     else:
         reason = (
-            f"{share_words(placement.tumor_fraction)} of the box are target; one of "
-            f"≥ {least:g} mL with {100 * purest.tumor_fraction:.0f} % was found, "
+            f"{share_words(placement.tumor_fraction)} of the box is target; one of "
+            f"≥ {least:g} mL with {share_words(purest.tumor_fraction)} was found, "
         )
         if broken := "; ".join(advice(purest.breaks_beyond(placement))):
             reason += f"but breaks what this box keeps ({broken}): loosen it, or ask a "
             reason += "spectroscopist"
         else:
-            command = _command_of(purest.voxel)
-            reason += f"and breaks no other constraint: take that one ({command})"
-    largest = largest_box(placement.scene)
-    if largest is None:
-        return f"{reason}; no box of ≥ 75 % target was found"
-    volume, command = milliliters(largest.volume), _command_of(largest)
-    return f"{reason}; the largest box found with ≥ 75 % target has {volume} ({command})"
+            named = _command_of(purest.voxel)
+            reason += f"and breaks no other constraint: take that one ({named})"
+    largest = largest_box(scene)
+    # A box of enough target that is no smaller was named, or what it breaks.
+    least = purest.voxel.volume if purest.tumor_fraction >= MOSTLY else 0.0
+    if largest is None or largest.volume <= least:
+        return reason if least else f"{reason}; no box of ≥ 75 % target was found"
+    flags = [flag for flag in optimizer.assess(largest, scene).flags if flag not in _UNBROKEN]
+    reason += f"; the largest box found with ≥ 75 % target has {milliliters(largest.volume)} "
+    return f"{reason}({_command_of(largest)}), flagged: {', '.join(flags) or 'none'}"
 
 
 def _command_of(box: Voxel) -> str:
     """Give the command that writes a box which was found but not placed."""
-    options = []
-    for name, values in (("center", box.center), ("size", box.size), ("angles", box.angles)):
-        options.append(f"--{name}={','.join(f'{value:z.1f}' for value in values)}")
-    return f"prescribe {' '.join(options)}"
+    command = PRESCRIBE
+    for name, three in (("center", box.center), ("size", box.size), ("angles", box.angles)):
+        command += f" --{name}={','.join(f'{value:z.9g}' for value in three)}"
+    return command
 
 
 def largest_box(scene: Scene) -> Voxel | None:
@@ -493,7 +504,6 @@ def largest_box(scene: Scene) -> Voxel | None:
         one_sided=True,
     )
     search = VoxelOptimizer(objective, size_range=LOOSE_SIDES, min_volume=0, thorough=True)
-    # Rounded as messages write it.
     search.set_params(tie_break=0, rounding=(0.1, 0.1, 0.1), random_state=0)
     boxes = [box for box, _ in search.candidates(scene.unlimited, 5)]
     boxes = [box for box in boxes if tumor_fraction(box, scene) >= MOSTLY]

@@ -63,7 +63,7 @@ def describe_repeat(
     if placement is not None:
         withheld, shares = placement["console"]["withheld"], placement["content"]
         target, flags = shares["target"], [*flags, *placement["advice"]]
-        content = f"{share_words(target)} of it are target ({', '.join(placement['targets'])}); "
+        content = f"{share_words(target)} of it is target ({', '.join(placement['targets'])}); "
         content += f"{describe_content(shares)}; skull and scalp not checked"
     return {
         "format": "placement prescription",

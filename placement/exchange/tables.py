@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +135,7 @@ def read_scene(
 
     The mask of the brain is the file in the column brain, or found in the image (auto).
     """
-    excluded = _excluded(row)
+    excluded = _excluded(row, options.get("labels"))
     if (margin or tolerance) and not excluded:
         message = "margin and tolerance have no effect, because nothing is excluded (--exclude)"
         warnings.warn(f"{row.name}: {message}", UserWarning, stacklevel=2)
@@ -150,11 +152,11 @@ def read_scene(
     )
 
 
-def is_current(row: Any, record: Mapping[str, Any]) -> bool:
+def is_current(row: Any, record: Mapping[str, Any], labels: Mapping[str, Any] | None) -> bool:
     """Tell whether a record is of this version, and of a box that keeps off the same regions."""
     # Whether a brain is found in an image is known only after reading it.
     found = {OUTSIDE_BRAIN} if record.get("brain") else set()
-    is_same = set(record["regions"]) == set(_excluded(row)) | found
+    is_same = set(record["regions"]) == set(_excluded(row, labels)) | found
     return is_same and record["format_version"] == FORMAT_VERSION
 
 
@@ -165,6 +167,18 @@ def source_digests(row: Any) -> dict[str, dict[str, str]]:
     return describe_sources(
         Tumor=row.tumor, Exclude=excluded, Image=row.image or None, Brain=brain
     )
+
+
+def prescribe_command(row: Any, options: Any) -> str:
+    """Write the command of a box in a case, to which advice adds center, sides and angles."""
+    words = ["dmrifit-placement", "prescribe", row.tumor, "--out", f"{row.name}_box"]
+    # The files of a case count instead of options for all.
+    for field in fields(options):
+        value = getattr(row if field.name in IMAGES else options, field.name)
+        if value not in ("", field.default):
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words.append(f"--{field.name.replace('_', '-')}" + f"={text}" * (value is not True))
+    return shlex.join(words)
 
 
 def case_remarks(row: Any, scene: Scene) -> dict[str, Any]:
@@ -256,11 +270,12 @@ def _in_order(boxes: pd.DataFrame, names: Sequence[str], title: str) -> NDArray[
     return boxes.set_index("name").reindex(list(names))[list(BOX)].to_numpy(dtype=float)
 
 
-def _excluded(row: Any) -> dict[str, Any]:
-    """Give excluded labels or masks by their names."""
+def _excluded(row: Any, labels: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Give excluded labels or masks by their names; a tissue names the label that it has alone."""
     entries = _entries(row.exclude)
     if entries and all(entry.isdecimal() for entry in entries):
-        return {f"label {int(entry)}": int(entry) for entry in entries}
+        tissues = {values[0]: name for name, values in (labels or {}).items() if len(values) == 1}
+        return {tissues.get(n, f"label {n}"): n for n in map(int, entries)}
     names = [Path(entry).name for entry in entries]
     regions = {}
     for i, (name, entry) in enumerate(zip(names, entries, strict=True), start=1):

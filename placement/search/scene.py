@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import voxel_volume
 from dmrifit._utils.checks import check_number, errors_about
-from dmrifit._utils.counts import percent
+from dmrifit._utils.counts import first_few, percent
 from dmrifit.io.components import check_affine, label_components
 from dmrifit.io.grids import cropped, turn_to_grid
 from dmrifit.io.masks import MASK_THRESHOLD, binarize
@@ -946,9 +946,9 @@ def _read_values(
     if include is None:
         if len(present) > 1 and not named:
             raise ValueError(
-                f"{title}: the tumor has the values {list(present)}, which have no meaning until "
-                f"they are named: labels={tissue_labels.describe_schemes()}; or name those to "
-                f"measure: include={present[-1]}"
+                f"{title}: the tumor has the values {first_few(present)}, which have no meaning "
+                f"until they are named: labels={tissue_labels.describe_schemes()}; or name those "
+                f"to measure: include={present[-1]}"
             )
         return whole != 0, present, present
     labels = tuple(int(label) for label in np.atleast_1d(np.asarray(include)))
@@ -956,7 +956,7 @@ def _read_values(
     if not mask.any():
         raise ValueError(
             f"{title}: none of the labels {list(labels)} is there; "
-            f"the tumor has {list(present) or 'no label'}"
+            f"labels of the tumor: {first_few(present) or 'none'}"
         )
     return mask, labels, present
 

@@ -29,6 +29,7 @@ from placement.box.row_integrals import Rows
 from placement.box.voxel import MM3_PER_ML, PARALLEL_DEGREES, Voxel
 from placement.search.objective import PlacementObjective, objective_parameters
 from placement.search.scene import Scene
+from placement.search.tissue_labels import OUTSIDE_BRAIN
 
 #: Edges of the blocks of rows that searches average over, in mm: the first, the second, the last.
 BLOCK_MM = (3.0, 2.0, 0.0)
@@ -766,7 +767,7 @@ class Search:
             flags.append("outside the image")
         for name in self.touched(voxel):
             if name in self.scene.excluded or not self.scene.tolerances[name]:
-                flags.append(f"touches {name}")
+                flags.append(f"{'reaches' if name == OUTSIDE_BRAIN else 'touches'} {name}")
             else:
                 flags.append(f"more than {100 * self.scene.tolerances[name]:.0f} % {name}")
         return tuple(flags)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.counts import first_few
 from dmrifit.io.tables import read_rows
 
 NECROSIS, EDEMA = "necrosis", "edema"
@@ -109,8 +110,8 @@ def check_values(present: Collection[int], labels: Mapping[str, Any], title: str
     unnamed = sorted(set(present) - values)
     if unnamed:
         raise ValueError(
-            f"{title}: the values {unnamed} are not among the named labels {sorted(values)}; "
-            f"choose the scheme of the file: {describe_schemes()}"
+            f"{title}: the values {first_few(unnamed)} are not among the named labels "
+            f"{sorted(values)}; choose the scheme of the file: {describe_schemes()}"
         )
 
 

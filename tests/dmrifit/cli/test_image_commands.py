@@ -256,6 +256,7 @@ def test_maps_of_other_programs_are_summarized_and_shown(fitted, error_of, outpu
     output_of("roi", *options, "--out", fitted / "own.csv")
     assert pd.read_csv(fitted / "own.csv")[["map", "unit"]].drop_duplicates().to_numpy().tolist() == [["MD", "µm²/ms"]]
     assert "own.html" in output_of("view", *options, "--out", fitted / "own.html")
+    assert "gray.html" in output_of("view", adc, *options[4:], "--out", fitted / "gray.html")
     content = adc.read_bytes()
     for out, message in ((adc, "ends in .html"), (fitted / "map.html", "is an input")):
         if out != adc:

@@ -187,7 +187,7 @@ def test_one_case_is_placed_inside_its_tumor_with_sides_in_whole_millimeters(out
     out = tmp_path / "placed"
     first, *rest = output_of("place", ball, "--out", out, "--no-figure").splitlines()
     assert first.startswith("ball: ")
-    assert "% of it are target (tumor)" in first
+    assert "% of it is target (tumor)" in first
     assert rest == [f"1 case placed: {out}", "flagged: 0 of 1"]
     (row,) = placements(out).itertuples()
     sides = np.array([row.size_x, row.size_y, row.size_z])
@@ -311,8 +311,8 @@ def test_a_scanners_box_is_read_and_drawn_on_its_image(run, error_of, tmp_path, 
     code, text, error = run(*command)
     assert code == 0
     # Both were stripped of names, so that nothing links them.
-    assert "neither a patient nor a frame of reference is named in both files. 100 % of the box lie in the head" in error
-    assert "Philips SPAR: 20.28 mL; it crosses x = 0" in text
+    assert "neither a patient nor a frame of reference is named in both files. 100 % of the box lies in the head" in error
+    assert "Philips SPAR: 20.28 mL; rotated about 3 axes; it crosses x = 0" in text
     assert "center, mm RAS+: 1.568, -35.647, 30.271" in text
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "already exists" in error_of(*command)

@@ -24,7 +24,7 @@ def scene(sphere_scene):
     return make(exclude={"wall": points[..., 0] > 50})
 
 
-def test_distances_to_regions_are_those_of_a_wall(scene):
+def test_distances_to_regions_are_those_of_a_wall(scene, sphere_scene):
     # Image voxels reach 1 mm beyond their centers, of which the first in the wall lies at 52 mm.
     box = Voxel((12, -8, 20), (20, 20, 20))
     found = region_distances(box, scene)["wall"]
@@ -35,6 +35,11 @@ def test_distances_to_regions_are_those_of_a_wall(scene):
     inside = region_distances(Voxel((56, 0, 20), (20, 20, 20)), scene)["wall"]
     assert inside["distance_mm"] == 0
     assert inside["overlap_mL"] == pytest.approx(6, rel=0.01)
+    make, points = sphere_scene
+    loose = make(exclude={"wall": points[..., 0] > 50}, exclude_margin=4, exclude_tolerance=0.9)
+    found = region_distances(Voxel((45, 0, 20), (20, 20, 20)), loose)["wall"]
+    # The wall begins at 51 mm, and the box ends at 55 mm; centers of image voxels are 2 mm apart.
+    assert found["share_within_margin"] == pytest.approx(8 / 20, abs=0.06)
 
 
 def test_displacement_is_that_of_the_formula_and_the_worst_and_largest_are_found(scene):

@@ -66,7 +66,7 @@ def test_the_bar_adds_up_where_the_brain_leaves_out_labeled_tissue(labels, noun)
     with pytest.warns(UserWarning, match="lies outside the mask of the brain"):
         block = Scene(values, np.eye(4), labels=labels, brain=brain, name="synthetic block")
     summary = str(case_summary(describe_placement(Voxel((22.5, 14.5, 14.5), (24, 16, 16)), block)))
-    outer = case_line("block", describe_placement(Voxel((32.5, 14.5, 14.5), (22, 16, 16)), block))
+    outer = case_line("block", describe_placement(Voxel((32.5, 14.5, 14.5), (22, 16, 16)), block), "")
     assert re.search("; 64 % of the box lies outside the brain; .*no numbers for consoles: 64 % of the box lies outs", outer)
     assert f"6.8 mL (44 %) of {noun} lies outside the mask of the brain: look at the mask, or give another one" in summary
     assert bar_percent(summary) == pytest.approx(100, abs=0.05)
@@ -83,22 +83,22 @@ def test_little_that_a_brain_leaves_out_is_a_note_and_no_flag(n_planes, words):
     assert not any("lies outside" in flag for flag in content["flags"])
     assert words in str(case_summary(content))
     assert len(content["notes"]) == bool(words)
-    assert "; ;" not in case_line("block", content)
+    assert "; ;" not in case_line("block", content, "")
     content["ras"]["center_mm"][0] = -7.5  # a true minus on pages, a hyphen in a terminal, whose numbers go into commands
     assert "at −7.5, 9.0, 9.0 mm" in str(case_summary(content))
-    assert "at -7.5, 9.0, 9.0 mm" in case_line("block", content)
+    assert "at -7.5, 9.0, 9.0 mm" in case_line("block", content, "")
 
 
 def test_lines_say_size_place_and_content_and_what_the_check_of_lipid_lacks(scene):
     line = summary_line(describe_placement(VOXEL, scene))
     assert line == (
-        "24 × 16 × 16 mm (6.1 mL) at 22.5, 14.5, 14.5 mm RAS+; 54 % of it are target (enhancing); "
+        "24 × 16 × 16 mm (6.1 mL) at 22.5, 14.5, 14.5 mm RAS+; 54 % of it is target (enhancing); "
         "not rotated; it lies 22.5 mm to the patient's right of the isocenter, x = 0; without a head in an image this "
         "does not tell the side of the head; 46 % necrosis, 54 % enhancing; the brain is unknown: skull and scalp not "
         "checked; lipid displacement not checked: no bandwidths of pulses and no mask of the brain; shim not assessed"
     )
     shift = {"ppm_range": (-1.0, 1.0), "percent_per_ppm": 3.0}
-    line = case_line("block", describe_placement(VOXEL, scene, **shift))
+    line = case_line("block", describe_placement(VOXEL, scene, **shift), "")
     words = "no mask of the brain; the box at -1.0 ppm, 1.0 mm away, holds 51 % target"
     assert f"; lipid displacement not checked: {words}" in line
     assert [share_words(x) for x in (0.7479, 0.75, 0.4999, 0.333)] == ["74.8 %", "75 %", "49.9 %", "33 %"]
@@ -107,7 +107,7 @@ def test_lines_say_size_place_and_content_and_what_the_check_of_lipid_lacks(scen
 def test_numbers_are_withheld_below_half_a_target_unless_forced(scene, tmp_path):
     poor = Voxel((18, 14.5, 14.5), (22, 18, 18))
     content = write_prescription(poor, scene, tmp_path / "withheld", figure=False)
-    assert content["console"]["withheld"].startswith("34 % of the box are target")
+    assert content["console"]["withheld"].startswith("34 % of the box is target")
     assert not list((tmp_path / "withheld").glob("*philips.txt"))
     assert re.search("No numbers for consoles.*--force REASON", str(console_numbers(content)), re.DOTALL)
     forced = write_prescription(poor, scene, tmp_path / "forced", force="<b>pilot scan", figure=False)

@@ -109,7 +109,7 @@ def test_the_side_of_a_box_is_said_in_words(x, words):
     assert words in describe_side(Voxel((x, 0, 0), (20, 20, 20)))
 
 
-@pytest.mark.parametrize(("x", "reach"), [(-120, ""), (-10, "(x from 46 to 174 mm)"), (-230, "(x from -174 to -46 mm)")])
+@pytest.mark.parametrize(("x", "reach"), [(-120, ""), (-10, "(x from 40 to 180 mm)"), (-230, "(x from -180 to -40 mm)")])
 @pytest.mark.parametrize("source", ["image", "brain"])
 def test_no_side_is_claimed_where_the_middle_of_the_scanner_is_outside_the_head(source, x, reach):
     grid = np.indices((60, 40, 40)) - np.array([30, 20, 20])[:, None, None, None]
@@ -133,7 +133,7 @@ def test_a_head_is_counted_with_cavities_inside_the_image_and_its_span_on_fine_g
         assert head_share(Voxel((x, 20, 20), (10, 10, 10)), values, np.eye(4)) == pytest.approx(share, abs=0.01)
     values = np.zeros((300, 20, 20))
     values[50:240] = 1.0
-    np.testing.assert_allclose(head_span(values, np.diag([-1.0, 1.0, 1.0, 1.0])), (-239, -50), atol=3)
+    np.testing.assert_allclose(head_span(values, np.diag([-1.0, 1.0, 1.0, 1.0])), (-239.5, -49.5))
 
 
 def test_all_files_say_as_long_as_what_they_are_valid(scene, tmp_path):
@@ -192,8 +192,9 @@ def test_a_small_tumor_gets_no_numbers_but_the_largest_box_of_enough_target(smal
     reason = target_verdict(placement, optimizer)
     assert reason.startswith("no box of ≥ 6 mL reaches 50 % target: ask a spectroscopist")
     # The command that is named leads to the box.
-    numbers = re.search(r"prescribe --center=(.*) --size=(.*) --angles=(.*)\)$", reason).groups()
-    largest = Voxel(*(tuple(map(float, text.split(","))) for text in numbers))
+    numbers = re.search(r" --center=(.*) --size=(.*) --angles=(.*)\), flagged: (.*)$", reason).groups()
+    assert {"box below the smallest volume", "side out of range"} <= set(numbers[3].split(", "))
+    largest = Voxel(*(tuple(map(float, text.split(","))) for text in numbers[:3]))
     assert tumor_fraction(largest, small) >= 0.75
     # The ball's inscribed cube has 0.65 mL, and holds nothing but tumor.
     assert 0.65 < largest.volume < 1.8 / 0.75
@@ -208,7 +209,11 @@ def test_verdicts_deny_no_better_box_and_name_none_where_none_holds_enough():
     poor = optimizer.placement(scene).voxel
     away = type(poor)(poor.center + np.array([22, 0, 0]), poor.size, poor.angles)
     reason = target_verdict(optimizer.assess(away, scene), optimizer)
-    assert "one of ≥ 6 mL with 100 % was found, and breaks no other constraint: take that one (prescribe --center=" in reason
+    assert "one of ≥ 6 mL with 100 % was found, and breaks no other constraint: take that one (dmrifit-placement prescribe TUMOR OPTIONS --out BOX --center=" in reason
+    # What is printed keeps the limits, too.
+    numbers = re.search(" --center=(.*?) --size=(.*?) --angles=(.*?)\\)", reason).groups()
+    named = Voxel(*(tuple(map(float, text.split(","))) for text in numbers))
+    assert VoxelOptimizer().assess(named, scene).feasible
     threads = np.zeros((40, 40, 40), bool)
     threads[18:22, 5:35, 20] = True
     assert largest_box(Scene(threads, np.eye(4))) is None
@@ -221,7 +226,7 @@ def test_a_better_box_that_is_not_placed_says_what_it_breaks():
     placement = optimizer.placement(slab)
     reason = target_verdict(placement, optimizer)
     assert placement.tumor_fraction < 0.5
-    assert f"{100 * placement.tumor_fraction:.0f} % of the box are target; one of ≥ 6 mL with " in reason
+    assert f"{100 * placement.tumor_fraction:.0f} % of the box is target; one of ≥ 6 mL with " in reason
     assert "but breaks what this box keeps (" in reason
     assert "side out of range: change the side, or let place allow it (--sides)" in reason
     assert "too many rotations: turn it by fewer angles, or let place allow more (--max-rotations)" in reason

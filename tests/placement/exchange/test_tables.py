@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from placement.cli.placement_commands import RegionOptions
 from placement.exchange.tables import (
     BOX,
+    prescribe_command,
     read_boxes,
     read_cases,
     read_experts,
@@ -50,6 +52,13 @@ def test_masks_of_one_name_in_two_folders_are_both_excluded(tmp_path):
     path.write_text("name\ttumor\texclude\none\ttumor.nii.gz\ta/mask.nii.gz,b/mask.nii.gz\n")
     scene = read_scene(next(read_cases(path).itertuples()))
     assert [np.flatnonzero(one.any(axis=(1, 2))).tolist() for one in scene.forbidden.values()] == [[4, 5], [6, 7]]
+    labels = sum(value * nib.load(tmp_path / name).get_fdata() for value, name in zip((4, 1, 2), masks, strict=True))
+    nib.save(nib.Nifti1Image(labels.astype(np.uint8), np.eye(4)), tmp_path / "labels x.nii.gz")
+    (row,) = read_cases(tmp_path / "labels x.nii.gz", exclude="1", brain="none").itertuples()
+    assert read_scene(row, labels={"enhancing": [4], "necrosis": [1], "edema": [2]}).excluded == ("necrosis",)
+    words = f"'{row.tumor}' --out 'labels x_box' --include=3,4 --exclude=1 --margin=2 --labels=brats2013 --brain=none"
+    options = RegionOptions(include=(3, 4), margin=2, labels="brats2013")
+    assert prescribe_command(row, options).endswith(f" prescribe {words}")
 
 
 @pytest.mark.parametrize("turn", [[[0, 1], [1, 1], [2, 1]], [[0, -1], [1, 1], [2, 1]], [[2, 1], [0, -1], [1, 1]]])
