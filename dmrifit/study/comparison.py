@@ -550,12 +550,7 @@ def _run(
                 # Shared arrays are lost with the last worker that held them; they are sent again.
                 n_failures = 0 if any(i in results for i in waiting) else n_failures + 1
                 if n_failures == _SENDINGS:
-                    raise RuntimeError(
-                        f"the cluster lost the voxels of this study {_SENDINGS} times, and no "
-                        "training was finished in between: its workers die. Look at their logs; "
-                        "give them more memory, or lower max_voxels. What is in the folder out= "
-                        "is kept"
-                    ) from error
+                    raise RuntimeError(TEXTS("lost", n=_SENDINGS)) from error
             waiting = [i for i in waiting if i not in results]
     return [results[i] for i in range(len(cells))], n_reused
 

@@ -320,9 +320,8 @@ class Board:
         how = TEXTS("tested", n_patients=len(wide))
         if len(others) * 2.0 ** (1 - len(wide)) >= ALPHA:
             how += TEXTS("cannot", n_others=len(others), alpha=ALPHA)
-        is_beaten = self.skills(TO_BEAT).max() > skills[best]
-        kind = "alike" if alike else "first" if is_beaten else "best"
-        return TEXTS(kind, name=name, others=", ".join(alike)), how
+        kind = "first" if self.skills(TO_BEAT).max() > skills[best] else "best"
+        return TEXTS("alike" if alike else kind, name=name, others=", ".join(alike)), how
 
     def skills(self, algorithms: Collection[str], **where: Any) -> pd.Series:
         """Average the skill of maps over cohorts, by strategy and algorithm; first training."""

@@ -97,9 +97,8 @@ def run_trial(
         except Exception as error:
             patients = cell.test[0] if len(cell.test) == 1 else f"the {len(cell.test)} patients"
             raise RuntimeError(
-                f"estimator {entrant.name!r} failed for {patients} of cohort "
-                f"{cell.cohort!r}, trained on {len(cell.train)} patients ({cell.train_on}): "
-                f"{error}"
+                f"estimator {entrant.name!r} failed for {patients} of cohort {cell.cohort!r}, "
+                f"trained on {len(cell.train)} patients ({cell.train_on}): {error}"
             ) from error
     return content
 

@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 
 from dmrifit._utils.checks import check_number, is_number
+from dmrifit.report import page
 from metastasis.study.lesion_sizes import CLOSED_GAP_MM
 
+_TEXTS = page.Texts(__file__)
 _KEYS = ("sensitivity", "sensitivity_small")
 _FALSE, _FALSE_ML, _LARGEST = "false_findings", "false_mL", "largest_mL"
 _WORDS = {1: ("this model finds", "the model marks"), 2: ("these models find", "the models mark")}
@@ -40,11 +42,8 @@ def model_figures(path: Path) -> dict[str, Any]:
         check_number(f"{card}: {key}", value, most=np.inf if key == _LARGEST else 1)
     lists = {key: figures[key] for key in (_FALSE, _FALSE_ML) if figures.get(key)}
     for key, values in lists.items():
-        kind = "whole numbers" if key == _FALSE else "numbers"
-        if not isinstance(values, list) or not all(
-            is_number(n, whole="w" in kind) for n in values
-        ):
-            raise ValueError(f"{card}: {key} must be a list of {kind}, not {values!r}")
+        if not isinstance(values, list) or not all(map(is_number, values)):
+            raise ValueError(f"{card}: {key} must be a list of numbers, not {values!r}")
     seen = {"seen": content["seen"]} if content.get("seen") else {}
     return numbers | lists | seen
 
@@ -76,7 +75,7 @@ def findings_in_words(
     begin = f"{marks} candidates, many of which may be false positives: "
     if not is_known or not figures.get(_FALSE):
         return begin + "how much is marked in brains without metastases is unknown"
-    counts = f"{_range(figures[_FALSE], 'd')} findings"
+    counts = f"{_range(figures[_FALSE], 'g')} findings"
     if _FALSE_ML in figures:
         counts += f" ({_range(figures[_FALSE_ML], '.2g')} mL together)"
     return f"{begin}{found}; in brains without metastases {counts} are marked; {untried}"
@@ -88,21 +87,13 @@ def _range(values: Sequence[float], digits: str) -> str:
 
 def large_finding_notes(name: str, lesions: pd.DataFrame, figures: Mapping[str, Any]) -> list[str]:
     """Say which findings of a scan are larger than the metastases that the model is meant for."""
-    largest = figures.get(_LARGEST, np.inf)
-    return [
-        f"{name}: finding {lesion['number']} has {lesion['volume_with_core_mL']:.1f} mL (a sphere "
-        f"of {lesion['sphere_diameter_mm']:.0f} mm), the model is meant for up to {largest:.1f} "
-        "mL: it is probably no small metastasis; even tissue and sinuses were marked like this"
-        for lesion in lesions[lesions["volume_with_core_mL"] > largest].to_dict("records")
-    ]
+    own = {"name": name, "largest": figures.get(_LARGEST, np.inf)}
+    large = lesions[lesions["volume_with_core_mL"] > own["largest"]]
+    return [_TEXTS("large", **{**lesion, **own}) for lesion in large.to_dict("records")]
 
 
 def open_ring_notes(name: str, lesions: pd.DataFrame) -> list[str]:
     """Say which findings of a scan are rings that do not close, so that their core is unknown."""
-    return [
-        f"{name}: finding {lesion['number']} is a ring that does not close, or curved: "
-        f"{lesion['volume_mL']:.1f} mL are marked, {lesion['volume_with_core_mL']:.1f} mL with "
-        f"its core where gaps up to {CLOSED_GAP_MM:g} mm are closed, but its outline in axial "
-        f"slices encloses {lesion['hull_mL']:.1f} mL; measure a ring by hand"
-        for lesion in lesions[lesions["open_ring"].astype(bool)].to_dict("records")
-    ]
+    own = {"name": name, "gap": CLOSED_GAP_MM}
+    rings = lesions[lesions["open_ring"].astype(bool)]
+    return [_TEXTS("open_ring", **{**lesion, **own}) for lesion in rings.to_dict("records")]

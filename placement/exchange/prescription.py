@@ -21,7 +21,7 @@ import dmrifit
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.counts import percent
 from dmrifit.io.atomic_files import FileSet
-from dmrifit.io.components import largest_components
+from dmrifit.io.components import drop_small
 from dmrifit.io.grids import Volume
 from placement.box.voxel import CONVENTION, Voxel
 from placement.exchange.displacement import displaced_share, displacement, region_distances
@@ -357,8 +357,9 @@ def head_span(values: NDArray, affine: NDArray[np.float64]) -> tuple[float, floa
     Shapes: `values` (x, y, z, ...), brighter in the head than on average.
     """
     numbers = np.nan_to_num(values.reshape(*values.shape[:3], -1)[..., 0])
-    # Parts below 1 % of the largest are noise in air.
-    head = largest_components(numbers > numbers.mean(dtype=np.float64), 0.01)
+    head = numbers > numbers.mean(dtype=np.float64)
+    # Parts below 1 % of it are noise in air.
+    head = drop_small(head, 1 + head.sum() // 100, connectivity=6)
     index = np.argwhere(head & ~binary_erosion(head))
     if not len(index):
         return -np.inf, np.inf

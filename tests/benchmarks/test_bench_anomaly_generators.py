@@ -16,10 +16,7 @@ def part(seed, rows, commit="0123456789abcdef"):
     """Give a stored part: by row what an unseen and a seen generator scores."""
     table = {}
     for row, (unseen, seen) in rows.items():
-        scores = {
-            name: [seen if name in bench.seen_by(row) else unseen + 0.01 * k for k in range(4)]
-            for name in NAMES
-        }
+        scores = {name: [seen if name in bench.seen_by(row) else unseen + 0.01 * k for k in range(4)] for name in NAMES}
         table[row] = {"auc": scores, "ap": scores, "false_positive_rate": RATES}
     prevalence = {name: [0.01] * 4 for name in NAMES}
     seconds = {"simulation": 1.0}

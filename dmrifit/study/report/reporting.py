@@ -188,9 +188,5 @@ class Report(_Path):  # type: ignore[misc, valid-type]
     def _repr_html_(self) -> str:
         table = self.frames["headline"]
         rows = table.itertuples(index=False)
-        return html_summary(
-            self.title,
-            list(table),
-            rows,
-            note="; ".join([*self.sentences, *headline_notes({}, table)]),
-        )
+        note = "; ".join([*self.sentences, *headline_notes({}, table)])
+        return html_summary(self.title, list(table), rows, note=note)

@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from anomaly.detectors.features import (
-    FEATURES,
-    masked_smoothing,
-    nearest_inside,
-    voxel_features,
-)
+from anomaly.detectors.features import FEATURES, masked_smoothing, nearest_inside, voxel_features
 
 
 @pytest.fixture(scope="module")

@@ -93,10 +93,7 @@ def test_a_damaged_file_is_made_anew_once(module, tmp_path):
     n_hits, lines = module()
     assert n_hits == 0
     (line,) = lines
-    assert (
-        f"{path.name} in the cache {path.parent} is damaged: it is made anew for the module doubling"
-        in line
-    )
+    assert (f"{path.name} in the cache {path.parent} is damaged: it is made anew for the module doubling" in line)
     assert module() == (1, [])
 
 

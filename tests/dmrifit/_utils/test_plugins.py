@@ -9,11 +9,7 @@ from dmrifit.engine.models import resolve_model
 from dmrifit.model_files.registry import registered
 
 #: How the names of a group are looked up.
-GROUPS = {
-    "dmrifit.signal_models": resolve_model,
-    "anomaly.detectors": import_detector,
-    "dmrifit.models": registered,
-}
+GROUPS = {"dmrifit.signal_models": resolve_model, "anomaly.detectors": import_detector, "dmrifit.models": registered}
 
 #: What the module of a plug-in holds, and what is said of it.
 MODULES = {

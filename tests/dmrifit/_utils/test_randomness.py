@@ -31,8 +31,4 @@ def test_every_kind_of_random_state_gives_a_seed():
 def test_even_numbers_fill_the_range_without_gaps():
     numbers = [Seed(5).evenly(i, 0.6180339887498949, "a") for i in range(20)]
     assert abs(np.histogram(numbers, bins=5, range=(0, 1))[0] - 4).max() <= 1
-    assert (
-        numbers[7]
-        == Seed(5).evenly(7, 0.6180339887498949, "a")
-        != Seed(5).evenly(7, 0.6180339887498949, "b")
-    )
+    assert (numbers[7] == Seed(5).evenly(7, 0.6180339887498949, "a") != Seed(5).evenly(7, 0.6180339887498949, "b"))

@@ -60,7 +60,7 @@ def test_notes_name_open_rings_with_all_their_volumes():
     "content",
     [
         *("[1]", "{", '{"figures": 3}', '{"figures": {"sensitivity": 80}}'),
-        *('{"figures": {"false_findings": 3}}', '{"figures": {"false_findings": [0.5]}}'),
+        *('{"figures": {"false_findings": 3}}', '{"figures": {"false_findings": ["a"]}}'),
     ],
 )
 def test_a_damaged_card_is_named(tmp_path, content):

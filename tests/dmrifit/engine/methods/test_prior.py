@@ -63,10 +63,7 @@ def test_the_optimum_is_that_of_the_posterior_by_scipy():
 
     for i in range(8):
         ours = np.array([np.log(result["S0"][i]), *logit((result.parameters[i, 1:] - low) / (high - low))])
-        ends = [
-            minimize(objective, x, args=(signals[i],), method="BFGS").fun
-            for x in (ours, np.r_[ours[0], mean[1:]])
-        ]
+        ends = [minimize(objective, x, args=(signals[i],), method="BFGS").fun for x in (ours, np.r_[ours[0], mean[1:]])]
         assert objective(ours, signals[i]) <= min(ends) + 1e-6
 
 
