@@ -43,9 +43,7 @@ class Tally:
         return sum(row.total() - row["tried"] for row in self.rows.values())
 
 
-def store(
-    part: str, rows: Mapping[str, Mapping[str, int]], path: Path = RESULTS, **more: object
-) -> None:
+def store(part: str, rows: Mapping[str, Mapping[str, int]], path: Path = RESULTS, **more: object) -> None:
     """Replace the rows of one part, and what more was measured, with the commit they were counted on."""
     sys.path.append(str(RESULTS.parents[2]))
     from benchmarks._measure import commit

@@ -120,10 +120,7 @@ command(
     "dmrifit fit folder", bids, f"fit bids {MASKS} {FIT}",
     lambda place: {"rows": (place / "maps" / "fits.tsv").read_text().count("\n")}, kept=("maps/*",),
 )
-command(
-    "dmrifit import", lambda folder: (folder / "dicom").mkdir(), "import dicom --out converted",
-    lambda place: {},
-)
+command("dmrifit import", lambda folder: (folder / "dicom").mkdir(), "import dicom --out converted", lambda place: {})
 
 
 @function("Protocol.read", scan)

@@ -50,9 +50,7 @@ class Trials:
         """How long the command takes when nobody kills it."""
         return self._uninterrupted(command)[0]
 
-    def complaints(
-        self, command: LongCommand, moments: Iterable[Mapping[str, Any]]
-    ) -> tuple[int, list[str]]:
+    def complaints(self, command: LongCommand, moments: Iterable[Mapping[str, Any]]) -> tuple[int, list[str]]:
         """
         Kill a command at one moment after the other, each time going on from what the last has left.
 

@@ -251,12 +251,7 @@ def _table(path: Path) -> Any:
     assert text.endswith("\n"), "the last line is not whole"
     if not text.strip():
         return text
-    table = pd.read_csv(
-        io.StringIO(text),
-        sep="\t" if path.suffix == ".tsv" else ",",
-        dtype=str,
-        keep_default_na=False,
-    )
+    table = pd.read_csv(io.StringIO(text), sep="\t" if path.suffix == ".tsv" else ",", dtype=str, keep_default_na=False)
     return table.drop(columns=[name for name in TIMES.get(path.name, ()) if name in table]).to_csv(index=False)
 
 

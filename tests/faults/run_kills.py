@@ -33,10 +33,7 @@ IN_A_ROW = 5  # kills by the clock before a command is let go
 
 
 #: What decides how a trial ends: the programs, and how they are called, killed and judged.
-SOURCES = (
-    *PACKAGES,
-    *(f"tests/faults/{name}.py" for name in ("commands", "kill_trials", "killing", "run_kills")),
-)
+SOURCES = (*PACKAGES, *(f"tests/faults/{name}.py" for name in ("commands", "kill_trials", "killing", "run_kills")))
 
 
 def tree() -> str:

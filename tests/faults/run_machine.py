@@ -143,10 +143,7 @@ def names() -> Iterator[tuple[str, list[str]]]:
                 yield f"{name} full disk", found
             if "scan" in words:
                 words[words.index("scan")] = "a\udcff.nii.gz"
-                yield (
-                    f"{name} input",
-                    refusal_complaints(program, [name, *words], "is not in UTF-8"),
-                )
+                yield (f"{name} input", refusal_complaints(program, [name, *words], "is not in UTF-8"))
 
 
 def extras() -> Iterator[tuple[str, list[str]]]:

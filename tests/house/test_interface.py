@@ -14,12 +14,7 @@ NETWORKS = ("anomaly.DenoisingAutoencoder", "anomaly.RecDiscNet")
 
 RESULT = ("parameters", "standard_errors", "cost", "status", "n_iter", "names", "starts_disagree")
 MODEL = ("name", "parameters", "names", "units", "bounds", "needs_te")
-SYMBOLS = {
-    "adc": "S0 ADC",
-    "kurtosis": "S0 D K",
-    "ivim": "S0 f Dv Dt",
-    "t2-ivim-kurtosis": "S0 f Dv T2v Dt K T2t",
-}
+SYMBOLS = {"adc": "S0 ADC", "kurtosis": "S0 D K", "ivim": "S0 f Dv Dt", "t2-ivim-kurtosis": "S0 f Dv T2v Dt K T2t"}
 
 
 def needing_torch(line):

@@ -87,10 +87,7 @@ def test_places_stay_where_they_are_on_another_grid():
     assert nib.aff2axcodes(prepared.image.affine) == ("R", "A", "S")
     values, inner = np.asarray(prepared.image.dataobj), (slice(2, -2),) * 3
     index = np.indices(values.shape)
-    world = (
-        np.tensordot(prepared.image.affine[:3, :3], index, 1)
-        + prepared.image.affine[:3, 3, None, None, None]
-    )
+    world = (np.tensordot(prepared.image.affine[:3, :3], index, 1) + prepared.image.affine[:3, 3, None, None, None])
     expected = world[0] + 2 * world[1] - world[2] + 500
     np.testing.assert_allclose(values[inner], expected[inner], atol=0.01)
     sure = np.abs(expected - 440) > 8
@@ -105,10 +102,7 @@ def test_all_steps_together_are_written_with_a_sidecar(make_brain, tmp_path):
     true = np.exp(0.25 * np.linspace(-1, 1, SHAPE[1]))[None, :, None]
     shifted = np.array(affine)
     shifted[:3, 3] += [4.0, 0, -3.0]
-    for name, values, where in (
-        ("sub-01_T1w", picture * true, affine),
-        ("earlier", picture, shifted),
-    ):
+    for name, values, where in (("sub-01_T1w", picture * true, affine), ("earlier", picture, shifted)):
         nib.save(nib.Nifti1Image(values.astype(np.float32), where), tmp_path / f"{name}.nii.gz")
     nib.save(nib.Nifti1Image(brain.astype(np.uint8), affine), tmp_path / "seg.nii.gz")
     out = tmp_path / "out"
@@ -133,12 +127,7 @@ def test_all_steps_together_are_written_with_a_sidecar(make_brain, tmp_path):
         np.testing.assert_array_equal(np.asarray(back.dataobj), np.asarray(getattr(prepared, key).dataobj))
     described = json.loads((out / "sub-01_desc-prepared_T1w.json").read_text(encoding="utf-8"))
     assert described["Files"] == files
-    assert described["Steps"] == {
-        "Spacing": 2.5,
-        "BiasField": True,
-        "BrainMask": True,
-        "Registered": True,
-    }
+    assert described["Steps"] == {"Spacing": 2.5, "BiasField": True, "BrainMask": True, "Registered": True}
     assert described["Sources"]["Prior"]["Name"] == "earlier.nii.gz"
     assert {"SimpleITK", "dipy"} <= set(described["Versions"])
     np.testing.assert_allclose(described["Transform"]["Matrix"], prepared.transform)
@@ -252,10 +241,7 @@ def test_the_field_is_removed_before_the_image_is_resampled(small_brain, monkeyp
 def test_a_sidecar_tells_only_of_what_was_done(small_brain, tmp_path):
     image, _ = small_brain
     prepare_brain(image, brain_mask=False, spacing=None, bias_field=False, out=tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "desc-prepared_T1w.json",
-        "desc-prepared_T1w.nii.gz",
-    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["desc-prepared_T1w.json", "desc-prepared_T1w.nii.gz"]
     sidecar = json.loads((tmp_path / "desc-prepared_T1w.json").read_text(encoding="utf-8"))
     assert sidecar["Files"] == {"image": "desc-prepared_T1w.nii.gz"}
     steps = {"Spacing": None, "BiasField": False, "BrainMask": False, "Registered": False}

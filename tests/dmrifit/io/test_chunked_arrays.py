@@ -102,10 +102,7 @@ def test_slabs_outside_a_mask_are_not_loaded(signals, monkeypatch):
     maps = fit_image(blocks.array, PROTOCOL, "adc", affine=AFFINE, mask=mask, sigma=np.full(GRID, 2.0))
     assert list(blocks.loads.values()) == [1, 1]
     region, noise = (nib.Nifti1Image(one, AFFINE) for one in (mask.astype(np.uint8), np.full(GRID, 2.0)))
-    same(
-        maps,
-        fit_image(nib.Nifti1Image(signals, AFFINE), PROTOCOL, "adc", mask=region, sigma=noise),
-    )
+    same(maps, fit_image(nib.Nifti1Image(signals, AFFINE), PROTOCOL, "adc", mask=region, sigma=noise))
 
 
 def test_a_zarr_array_is_read_from_disk_and_predicted_as_from_memory(tmp_path):

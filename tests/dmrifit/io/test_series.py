@@ -111,8 +111,5 @@ def test_a_map_has_one_volume(parts, tmp_path, shape, refused):
     if not refused:
         assert series.read_map(tmp_path / "map.nii").shape == (4, 3, 6)
         return
-    with pytest.raises(
-        ValueError,
-        match=rf"map\.nii has {len(shape)} axes .*a volume \(x, y, z\) is needed",
-    ):
+    with pytest.raises(ValueError, match=rf"map\.nii has {len(shape)} axes .*a volume \(x, y, z\) is needed"):
         series.read_map(tmp_path / "map.nii")

@@ -116,11 +116,7 @@ def test_a_file_that_a_table_names_is_found_or_told_apart_from_a_folder(tmp_path
     (tmp_path / "a.nii").write_bytes(b"")
     (tmp_path / "b").mkdir()
     assert named_file(tmp_path, "a.nii", "scan.tsv, row 1: image") == tmp_path / "a.nii"
-    for name, told in (
-        ("b", "'b' is a folder"),
-        ("c.nii", "'c.nii' does not exist"),
-        ("", "'' does not exist"),
-    ):
+    for name, told in (("b", "'b' is a folder"), ("c.nii", "'c.nii' does not exist"), ("", "'' does not exist")):
         with pytest.raises(FileNotFoundError, match=f"^scan.tsv, row 1: image {told}; paths are relative to /"):
             named_file(tmp_path, name, "scan.tsv, row 1: image")
 

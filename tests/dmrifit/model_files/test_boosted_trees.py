@@ -61,10 +61,7 @@ def test_extreme_numbers_of_single_precision_are_the_same_bits_in_xgboost():
     xgboost = pytest.importorskip("xgboost")
     booster = xgboost.Booster(model_file=bytearray(content))
     stored = json.loads(bytes(booster.save_raw("json")))
-    leaves = [
-        tree["split_conditions"][1]
-        for tree in stored["learner"]["gradient_booster"]["model"]["trees"]
-    ]
+    leaves = [tree["split_conditions"][1] for tree in stored["learner"]["gradient_booster"]["model"]["trees"]]
     assert np.array(leaves, np.float32).tobytes() == values.tobytes()
 
 

@@ -56,10 +56,7 @@ def test_boosted_trees_lie_beside_the_regressor_and_parts_of_a_second_are_number
     for regressor in regressors:
         files.append(dumped(regressor, parts, leaves))
     for data, regressor in zip(files, regressors, strict=True):
-        assert (
-            loaded(data, leaves, parts).predict(X).tobytes()
-            == regressor.predict(X).tobytes()
-        )
+        assert (loaded(data, leaves, parts).predict(X).tobytes() == regressor.predict(X).tobytes())
 
 
 NEIGHBORS = "sklearn.neighbors._regression.KNeighborsRegressor"

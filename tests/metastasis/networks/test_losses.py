@@ -177,11 +177,7 @@ def test_groups_have_learning_rates_and_penalties_of_their_own():
     kernels = [torch.full((2, 2), 2.0, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     for kernel in kernels:
         kernel.grad = torch.zeros_like(kernel)
-    groups = [
-        {"params": kernels[:1]},
-        {"params": kernels[1:2], "l2": 0.0},
-        {"params": kernels[2:], "lr": 0.2},
-    ]
+    groups = [{"params": kernels[:1]}, {"params": kernels[1:2], "l2": 0.0}, {"params": kernels[2:], "lr": 0.2}]
     NesterovRMSprop(groups, lr=0.1, momentum=0.0, rho=0.0, eps=1e-12, l2=0.5).step()
     # The gradient of the penalty is 2 · 0.5 · 2, and is divided by its own size.
     stepped = [kernel.detach().unique().tolist() for kernel in kernels]

@@ -107,18 +107,14 @@ def test_half_of_the_large_ones_are_rings_and_three_fifths_of_those_above_5_mm_h
     rings = [draw_nodule(np.zeros(3), 10.0, rng, ring=0.5).core > 0 for _ in range(200)]
     assert 0.4 < np.mean(rings) < 0.6
     assert not any(draw_nodule(np.zeros(3), 6.0, rng).core for _ in range(20))
-    edema = [
-        draw_nodule(np.zeros(3), 6.0, np.random.default_rng(seed)).edema for seed in range(200)
-    ]
+    edema = [draw_nodule(np.zeros(3), 6.0, np.random.default_rng(seed)).edema for seed in range(200)]
     assert np.mean(np.array(edema) > 0) == pytest.approx(0.6, abs=3 * np.sqrt(0.24 / 200))
     assert all(1.5 <= reach <= 2.3 for reach in edema if reach)
     assert not any(draw_nodule(np.zeros(3), 5.0, np.random.default_rng(seed)).edema for seed in range(20))
 
 
 def test_the_size_changes_no_other_number_that_is_drawn():
-    small, large = (
-        draw_nodule(np.zeros(3), size, np.random.default_rng(3), ring=1.0) for size in (4.0, 20.0)
-    )
+    small, large = (draw_nodule(np.zeros(3), size, np.random.default_rng(3), ring=1.0) for size in (4.0, 20.0))
     np.testing.assert_array_equal(small.lobes, large.lobes)
     assert (small.contrast, small.core) == (large.contrast, large.core)
 
@@ -141,9 +137,7 @@ def test_places_keep_off_each_other_and_off_what_is_there_and_need_room(head):
     taken = [(np.zeros(3), 10.0)]
     radii = [3.0, 6.0, 2.0, 8.0, 4.0]
     places = draw_places(head.white, radii, taken, head, np.random.default_rng(0), gap=5.0)
-    balls = taken + [
-        (point, radius) for point, radius in zip(places, radii, strict=True) if point is not None
-    ]
+    balls = taken + [(point, radius) for point, radius in zip(places, radii, strict=True) if point is not None]
     assert len(balls) >= 4
     for i, (first, radius) in enumerate(balls):
         for second, other_radius in balls[:i]:
@@ -206,9 +200,7 @@ def test_mimics_keep_off_metastases_and_are_as_small_as_small_ones(head):
 def test_without_vessels_and_surface_mimics_stand_where_metastases_may(head):
     weights = (head.depth > 20).astype(np.float32)
     mimics = draw_mimics(12, np.zeros((0, 3)), weights, [], head, np.random.default_rng(0))
-    index = [
-        tuple(np.rint((mimic.center - head.affine[:3, 3]) / STEPS).astype(int)) for mimic in mimics
-    ]
+    index = [tuple(np.rint((mimic.center - head.affine[:3, 3]) / STEPS).astype(int)) for mimic in mimics]
     deep = np.array([weights[voxel] > 0 for voxel in index])
     shallow = np.array([1.5 < head.depth[voxel] < 4 for voxel in index])
     assert (deep | shallow).all()

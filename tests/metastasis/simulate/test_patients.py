@@ -124,10 +124,7 @@ def test_the_present_image_does_not_know_of_the_prior():
 
 
 def test_the_largest_voxels_and_the_smallest_fields_make_brains():
-    for grid in (
-        {"shape": (24, 24, 24), "spacing": 4.0},
-        {"shape": (40, 24, 26), "spacing": (1.0, 1.7, 1.6)},
-    ):
+    for grid in ({"shape": (24, 24, 24), "spacing": 4.0}, {"shape": (40, 24, 26), "spacing": (1.0, 1.7, 1.6)}):
         for case in simulate_metastases(2, **grid, metastases=(1, 3), random_state=0):
             assert 0.1 < case.brain.mean() < 0.5
             assert len(case.lesions) == label(case.label, structure=FULL)[1] > 0

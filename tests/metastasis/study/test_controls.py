@@ -97,10 +97,7 @@ def test_blobs_are_as_many_as_another_patient_has():
     blobs = control_segmentations([five, two])[BLOBS]
     assert [int(mask.sum()) for mask in blobs] == [2, 5]
     # One of the scans of the other patient is drawn, with and without lesions.
-    counts = {
-        int(control_segmentations([five, two, none], random_state=seed)[BLOBS][0].sum())
-        for seed in range(10)
-    }
+    counts = {int(control_segmentations([five, two, none], random_state=seed)[BLOBS][0].sum()) for seed in range(10)}
     assert counts == {0, 2}
     # Alone, a patient has blobs of the lesions of the scan.
     assert control_segmentations([five])[BLOBS][0].sum() == 5
