@@ -251,9 +251,10 @@ def foreground_mask(series: Series, protocol: Protocol) -> NDArray[np.bool_] | N
             "every voxel with a signal"
         )
     # In a block of tissue alone, Otsu's threshold would part bright tissue from dark.
-    steps = np.abs(np.diff(reference, axis=0))[inside[1:] & inside[:-1]]
+    of_tissue = np.where(inside, reference, np.nan)
+    steps = [np.abs(np.diff(of_tissue, axis=axis)).ravel() for axis in range(3)]
     # Of a single volume; the median of differences of neighbors is that of 0.954 of its noise.
-    noise = np.sqrt(len(columns)) * np.median(steps) / 0.954 if len(steps) else 0.0
+    noise = np.sqrt(len(columns)) * np.nanmedian(np.concatenate([[0.0], *steps])) / 0.954
     if inside.all() or is_dark_tissue(reference[~inside], reference[inside], noise):
         return None
     return inside
