@@ -197,7 +197,7 @@ def estimators(
 
 
 def interval(values: np.ndarray) -> dict[str, Any]:
-    """Mean over people with the percentile bootstrap of a study's summary, and a t interval."""
+    """Mean over people with the plain percentile bootstrap, and a t interval."""
     values = np.asarray(values, float)
     n = len(values)
     draws = values[np.random.default_rng(0).integers(n, size=(N_DRAWS, n))].mean(axis=1)
