@@ -220,7 +220,7 @@ def test_advice_names_the_reason_of_most_voxels():
     tally.at_high[2] = 40
     tally.reasons[2, [DoubtReason.NONE, DoubtReason.AT_BOUND, DoubtReason.UNCERTAIN]] = 255, 40, 705
     doubted = "K is in doubt in 74 % of the voxels with signal: "
-    assert tally.advice()[0].startswith(f"{doubted}half of its 68 % interval is above the limit")
+    assert tally.advice()[0].startswith(f"{doubted}its 68 % interval is too wide")
     tally.reasons[2, [DoubtReason.AT_BOUND, DoubtReason.UNCERTAIN]] = 705, 40
     assert tally.advice()[0].startswith(f"{doubted}it is at its upper bound 5 in 4 %, where this scan")
     # A page shows the same remedy.
