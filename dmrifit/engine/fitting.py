@@ -494,11 +494,12 @@ def _carry_error(result: Any, tissue: FitResult, is_high: NDArray, rows: slice) 
     held = (tissue.at_low | tissue.at_high)[rows]
     inverse = inverse_of_free(equations, np.hstack([known[:, :3], held]))
     variance = np.einsum("nij,nij->ni", inverse @ products[:, :5, :5], inverse)
-    spare = (used > 0).sum(axis=1) - (~known).sum(axis=1)
+    spare = (used > 0).sum(axis=1) - (~known[:, :3]).sum(axis=1) - 1
     errors, is_open = result.standard_errors[rows], (spare > 0) & ~held[:, 1]
     with np.errstate(divide="ignore", invalid="ignore"):
         # Other processors add in another order.
-        errors[:, :3] *= rounded(np.sqrt(variance / np.einsum("nii->ni", inverse)))[:, :3]
+        factors = rounded(np.sqrt(variance / np.einsum("nii->ni", inverse)))[:, :3]
+        errors[:, :3] *= np.where(factors > 0, factors, 1)
         squares = variance[:, 4] * result.cost[rows] / spare
         errors[:, 3] = np.where(is_open, rounded(np.sqrt(squares)), np.nan)
 

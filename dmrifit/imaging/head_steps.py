@@ -232,11 +232,12 @@ def foreground_mask(series: Series, protocol: Protocol) -> NDArray[np.bool_] | N
     """Find the voxels (x, y, z) of the body or head; None where there is no air around them."""
     import_optional("dipy.segment.mask")
     columns = reference_columns(protocol)
-    reference = np.zeros(series.grid)
+    reference, single = np.zeros((2, *series.grid))
     with series.unpacked() as readable:
         for slab, inside, signals in readable.slabs(None, progress=False, task="mask"):
             volumes = np.nan_to_num(signals[:, columns], posinf=0.0, neginf=0.0)
             reference[:, :, slab][inside] = volumes.mean(axis=1)
+            single[:, :, slab][inside] = volumes[:, 0]
     # An Otsu threshold of a few extreme voxels would lie between them and the tissue.
     reference = np.clip(reference, 0, np.percentile(reference, 99.5))
     # A filter wider than an image would leave nothing of it.
@@ -251,10 +252,10 @@ def foreground_mask(series: Series, protocol: Protocol) -> NDArray[np.bool_] | N
             "every voxel with a signal"
         )
     # In a block of tissue alone, Otsu's threshold would part bright tissue from dark.
-    of_tissue = np.where(inside, reference, np.nan)
+    of_tissue = np.where(inside, single, np.nan)
     steps = [np.abs(np.diff(of_tissue, axis=axis)).ravel() for axis in range(3)]
-    # Of a single volume; the median of differences of neighbors is that of 0.954 of its noise.
-    noise = np.sqrt(len(columns)) * np.nanmedian(np.concatenate([[0.0], *steps])) / 0.954
+    # The median of differences of neighbors is that of 0.954 of the noise.
+    noise = float(np.nanmedian(np.concatenate([[0.0], *steps]))) / 0.954
     if inside.all() or is_dark_tissue(reference[~inside], reference[inside], noise):
         return None
     return inside

@@ -231,7 +231,7 @@ class FitTally:
     def misfit(self) -> float:
         """Give the residuals of the typical voxel of tissue over the noise; NaN if unknown."""
         _, signals, _, ratios = self._finite_rows()
-        is_tissue = above_air(signals) & np.isfinite(ratios)
+        is_tissue = above_air(signals, self.noise_level()) & np.isfinite(ratios)
         return float(np.median(ratios[is_tissue])) if is_tissue.any() else np.nan
 
     @property

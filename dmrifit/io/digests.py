@@ -125,7 +125,7 @@ def rerun_command(study: Mapping[str, Any], options: str, python: str) -> str:
     if not command.startswith("dmrifit benchmark "):
         return f"compare(…, {python})"
     # Both names of one option, where it is given anew.
-    named = options.replace("--sizes", "--n-train --sizes")
+    named = options.replace("--sizes", "--n-train --sizes").replace("--resynthesize ", "")
     replaced = "|".join(re.findall("--[a-z-]+", named))
     value = r"(?:'[^']*'|\S)+"
     given = f" (?:'(?:{replaced})=[^']*'|(?:{replaced})[= ]{value})"

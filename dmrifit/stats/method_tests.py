@@ -288,7 +288,9 @@ def _pairs(group: _Group) -> _Rows:
 
 
 def signed_rank(x: ArrayLike, y: ArrayLike, alternative: str = "two-sided") -> tuple[float, float]:
-    """Give statistic and p value of Wilcoxon's signed-rank test; NaN where all are equal."""
+    """Give statistic and p value of Wilcoxon's signed-rank test; NaN of one pair or equal ones."""
+    if np.size(x) < 2:
+        return np.nan, np.nan
     with warnings.catch_warnings():
         # Few pairs with ties: the p value is approximate, which is what can be had.
         warnings.simplefilter("ignore")

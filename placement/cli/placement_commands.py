@@ -220,8 +220,9 @@ def place(
     tissues = scene_options["labels"]
     if published and tissues is not None and region.include is None:
         scene_options["include"] = [value for values in tissues.values() for value in values]
-
-    commands = {row.name: tables.prescribe_command(row, region) for row in table.itertuples()}
+        region = replace(region, include=tuple(scene_options["include"]))
+    groups = region, displacement
+    commands = {row.name: tables.prescribe_command(row, *groups) for row in table.itertuples()}
 
     def place_in(row: Any, folder: Path) -> dict[str, Any]:
         scene = tables.read_scene(row, **scene_options, min_volume=min_volume)
@@ -306,7 +307,7 @@ def prescribe(
     options = displacement.of_prescription()
     options |= {"force": force, "figure": figure, "overwrite": overwrite}
     content = write_prescription(voxel, scene, out, **case_remarks(row, scene), **options)
-    typer.echo(case_line(scene.name, content, prescribe_command(row, region)))
+    typer.echo(case_line(scene.name, content, prescribe_command(row, region, displacement)))
     words = {"targets": " or ".join(content["targets"]), "out": out}
     words["more"] = " or more" if content["objective"]["one_sided"] else ""
     typer.echo(_TEXTS("scores", **(content["objective"] | content["scores"] | words)))

@@ -135,7 +135,7 @@ def region_distances(voxel: Voxel, scene: Scene) -> dict[str, dict[str, Any]]:
             "overlap_mL": float(box_fractions[region].sum(dtype=np.float64)) * scene.voxel_volume,
         }
         # A tolerance is of the box with the margin around it: the margin itself is not kept.
-        if scene.margins[name] and scene.tolerances[name]:
+        if scene.margins[name] and scene.tolerances[name] and region.any():
             to_region = distance_transform_edt(~region, sampling=scene.spacing)
             near = box_fractions[to_region <= scene.margins[name]].sum()
             distances[name]["share_within_margin"] = float(near / box_fractions.sum())

@@ -169,11 +169,11 @@ def source_digests(row: Any) -> dict[str, dict[str, str]]:
     )
 
 
-def prescribe_command(row: Any, options: Any) -> str:
+def prescribe_command(row: Any, *groups: Any) -> str:
     """Write the command of a box in a case, to which advice adds center, sides and angles."""
     words = ["dmrifit-placement", "prescribe", row.tumor, "--out", f"{row.name}_box"]
     # The files of a case count instead of options for all.
-    for field in fields(options):
+    for options, field in [(group, field) for group in groups for field in fields(group)]:
         value = getattr(row if field.name in IMAGES else options, field.name)
         if value not in ("", field.default):
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

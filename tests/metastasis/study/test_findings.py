@@ -42,7 +42,7 @@ def test_notes_name_findings_larger_than_the_model_is_meant_for():
     sizes = {"volume_with_core_mL": [4.284, 1.7], "sphere_diameter_mm": [20.15, 14.8]}
     lesions = pd.DataFrame({"number": [1, 2], **sizes})
     (note,) = findings.large_finding_notes("p1", lesions, {"largest_mL": 1.77})
-    assert note.startswith("p1: finding 1 has 4.3 mL (a sphere of 20 mm), the model is meant for up to 1.8 mL: ")
+    assert note.startswith("p1: finding 1 has 4.3 mL (a sphere of 20 mm); the model is meant for up to 1.8 mL, so it is ")
     assert findings.large_finding_notes("p1", lesions, {}) == []
 
 

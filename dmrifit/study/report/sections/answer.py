@@ -104,7 +104,7 @@ def _parameters_in_words(board: Board, rows: pd.DataFrame, name: str) -> str:
         texts[verdict].append(parameter)
     listed = [f"{verdict} {', '.join(names)}" for verdict, names in texts.items() if names]
     left_out = [name for name in board.parameters if name not in board.averaged_metrics]
-    means = f" No mean includes {' and '.join(left_out)}." if left_out else ""
+    means = f" No mean includes {' or '.join(left_out)}." if left_out else ""
     once = averaged(board.scores).drop_duplicates(["cohort", "patient", "metric"])
     shares = once.groupby(["metric", "cohort"], sort=False)["at_bound"].mean()
     most = shares[shares > 0.5].items()
@@ -256,8 +256,10 @@ def enough_in_words(gains: pd.DataFrame) -> str:
     `gains` is what the largest number, `most`, gains over a smaller one, `n_train`, patient by
     patient; what its interval does not show is not said.
     """
+    gains = gains[gains["most"] == gains["most"].max()].sort_values("n_train", kind="stable")
     means = summarize(gains, ["cohort", "most", "n_train"], ["gain"], n_bootstrap=2000)
-    enough = means[means["gain_high"] < SMALL_GAIN]
+    # All larger numbers gain as little.
+    enough = means[(means["gain_high"] < SMALL_GAIN)[::-1].cummin()[::-1]]
     row = (enough if len(enough) else means.iloc[-1:]).iloc[0].to_dict()
     kind = "enough" if len(enough) else "rising" if row["gain_low"] > 0 else "untold"
     return _TEXTS(kind, small=SMALL_GAIN, **row)

@@ -50,13 +50,13 @@ def study_of(make_evaluation, *, n_patients=6, cohorts=("A",), independent=None,
 def test_the_best_predictor_is_named_with_skill_interval_and_parameters(make_evaluation):
     name, skill, parameters = verdict(study_of(make_evaluation))
     assert name == "Best predictor: LR, signals to signals."
-    # The mean of Dt, K and f, without T2v and S0.
+    # The mean of Dt, K and f, without T2v or S0.
     assert skill.startswith("Skill of its maps over the best constant: 0.07 (")
     assert skill.endswith("in A.")
     assert parameters == (
         "Its skill was tested against that of every other predictor (signed-rank tests over 6 patients, Holm's "
         "correction). LR, signals to signals: better than the best constant in Dt, S0; not shown to be better in f; "
-        "worse in K, T2v. No mean includes T2v and S0.")
+        "worse in K, T2v. No mean includes T2v or S0.")
     # Noise of its own decides where it is known.
     _, skill, parameters = verdict(study_of(make_evaluation, independent=0.1))
     assert "against a reference with independent noise: −0.03 (" in skill
@@ -154,7 +154,7 @@ def test_what_was_not_compared_is_said_in_the_place_of_its_picture(make_evaluati
         (np.full(8, 0.01), "2 to 5 patients: 0.01 (0.01 to 0.01), less than 0.02"),
         (np.full(8, -0.1), "2 to 5 patients: −0.10 (−0.10 to −0.10), less than 0.02"),
         (np.full(8, 0.2), "2 to 5 patients: 0.20 (0.20 to 0.20), still rising"),
-        (np.linspace(-0.5, 0.4, 8), ", not told from 0"),
+        (np.linspace(-0.5, 0.4, 8), ", not shown to differ from 0"),
     ],
 )
 def test_patients_are_enough_where_an_interval_of_paired_gains_says_so(gain, words):
