@@ -45,6 +45,8 @@ TYPICALITY = "typicality"
 #: Bytes of the picture, so that with its text (a third more than bytes) it stays below 300 kB.
 MAX_PICTURE_BYTES = 200_000
 _RESOLUTIONS = (110, 90, 70, 55, 40, 30)  # pixels per inch, tried in this order
+#: What pages call settings that are no option of a command.
+_SETTINGS = {"Region": "region", "Scale": "scale", "Command": "command (replaces these files)"}
 
 
 class ShownMaps:
@@ -171,10 +173,9 @@ class ShownMaps:
         # ``AverageDirections`` becomes ``--average-directions``; what was decided is no option.
         settings = []
         for key, value in self.sidecar["Settings"].items():
-            option = re.sub("(?=[A-Z])", "-", key).lower()
-            name = option[1:] if key in ("Region", "Scale", "Command") else f"-{option}"
+            name = _SETTINGS.get(key, "-" + re.sub("(?=[A-Z])", "-", key).lower())
             if value is not None and key != "Choice":
-                settings.append([name.replace("command", "command (replaces these files)"), value])
+                settings.append([name, value])
         names = self.sidecar["Versions"].items()
         versions = ["versions", ", ".join(f"{name} {number}" for name, number in names)]
         table = page.Table([*before, *sources, *after, *settings, versions])

@@ -80,7 +80,7 @@ _REMEDIES = {
     "content, or ",
     f"reaches {OUTSIDE_BRAIN}": "lipid of the scalp may spoil the spectrum: move the box, or "
     "check the mask (--brain)",
-    "touches": "move the box, or tolerate some of it (--tolerance)",
+    "touches": "move the box, or tolerate more of it (--tolerance)",
     "longest side": "a thin box loses signal to the edges of pulses; change sides, or accept it",
     "more than": "look at the content",
     UNCHECKED_BRAIN: "no brain that holds the tumor was found in the image: give its mask "
