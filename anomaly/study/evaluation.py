@@ -245,7 +245,7 @@ def format_summary(
             row["AP"] = _text(line, "average_precision")
             row["Dice, raw"], row["Dice, opened"] = _text(line, "dice"), _text(line, "dice_opened")
             row["false positives, opened, %"] = wording("{false_positive_rate_opened:.2%}", line)
-            row["scans without, opened, %"] = wording("{empty_opened:.1%}", line)
+            row["scans with nothing marked, opened, %"] = wording("{empty_opened:.1%}", line)
     table = pd.DataFrame.from_dict(rows, orient="index").fillna("–")
     table.index.name = "method"
     return table
