@@ -49,6 +49,7 @@ from dmrifit import (
 from dmrifit.cohort.participants_table import read_regions
 from dmrifit.predict.controls import CONTROLS
 from dmrifit.stats.metrics import best_constants, skill_scores
+from dmrifit.stats.patient_summary import percentile_interval
 
 RESULT = measure.RESULTS / "people.json"
 SEED = 20261121
@@ -197,11 +198,11 @@ def estimators(
 
 
 def interval(values: np.ndarray) -> dict[str, Any]:
-    """Mean over people with the plain percentile bootstrap, and a t interval."""
+    """Mean over people with the percentile bootstrap of studies, widened for few, and a t interval."""
     values = np.asarray(values, float)
     n = len(values)
     draws = values[np.random.default_rng(0).integers(n, size=(N_DRAWS, n))].mean(axis=1)
-    low, high = np.percentile(draws, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    low, high = percentile_interval(draws, n, LEVEL)
     half = student.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
     mean = values.mean()
     numbers = {"mean": mean, "low": low, "high": high, "t_low": mean - half, "t_high": mean + half}
