@@ -16,7 +16,7 @@ from dmrifit.engine.design import precision
 from dmrifit.engine.design.identifiability import missing_high_b, separating_remedy, typical_tissue
 from dmrifit.engine.design.precision import DECAYED, largest_error, rounded
 from dmrifit.engine.free_water import TISSUE_T2, is_raised_by_water
-from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE, is_share
+from dmrifit.engine.kernels.layout import FEW_DEGREES, UNDETERMINED_SHARE, is_share
 from dmrifit.engine.models import SignalModel, read_table
 from dmrifit.engine.noise_choice import lowest_signals, needs_floor, residual_levels
 
@@ -26,9 +26,8 @@ LEVELS = (0.68, 0.95)
 # Added to the reason of doubt of a parameter: the bounds it is at, and that starts disagree.
 _AT_LOW, _AT_HIGH, _AT_CAP, _DISAGREE = np.array([16, 32, 64, 128], np.uint8)
 
-# A compartment smaller than this shows nothing of its own parameters; degrees of freedom that make
-# intervals at 95 % wider by half and more.
-_SMALLEST_SHARE, _FEW_DEGREES = 0.05, (1, 2, 3)
+# A compartment smaller than this shows nothing of its own parameters.
+_SMALLEST_SHARE = 0.05
 
 #: Share of voxels from which on a sentence of advice is worth reading, and a bound is named.
 _MENTIONED = 0.1
@@ -87,7 +86,8 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
     with np.errstate(invalid="ignore"):
         errors = (inner[..., 1] - inner[..., 0]) / 2
         # Student's t widens intervals at 95 % by far more than those at 68 %.
-        few = np.isin(result.degrees_of_freedom, _FEW_DEGREES)
+        is_noise_known = result.noise is not None or result.inputs.sigma is not None
+        few = (result.degrees_of_freedom <= FEW_DEGREES) & (not is_noise_known)
         errors[few] = np.ptp(outer[few], axis=2) / 4
         for j, parameter in enumerate(model.parameters):
             low, high = result.bounds[j]
@@ -95,7 +95,9 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
             if model.cumulant and parameter.name == model.cumulant[0]:
                 decay = result[model.cumulant[1]] * result.protocol.b_ms_per_um2.max()
                 column[(decay > DECAYED) & (outer[:, j, 0] > 0)] = DoubtReason.DECAYED
-                column[_lacks_floor(result) & (outer[:, j, 0] > 0)] = DoubtReason.NEAR_NOISE
+                # Fluids whose signal is near the noise of their residuals, fitted without a floor.
+                near = not is_noise_known and needs_floor(result, residual_levels(result))
+                column[near & (outer[:, j, 0] > 0)] = DoubtReason.NEAR_NOISE
             is_uncertain = errors[:, j] > largest_error(parameter, result.parameters[:, j])
             column[is_uncertain] = DoubtReason.UNCERTAIN
             column[is_uncertain & few] = DoubtReason.FEW_MEASUREMENTS
@@ -140,7 +142,7 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
         if name in TISSUE_T2:
             unseen = (reasons[:, j] == DoubtReason.NONE) & is_raised_by_water(result)
             reasons[unseen, j] = DoubtReason.FREE_WATER
-    if result.noise is None and result.inputs.sigma is None:
+    if not is_noise_known:
         reasons[result.degrees_of_freedom < 1] = DoubtReason.NO_RESIDUALS
         reasons[:, result.is_known] = DoubtReason.NONE
     # numpy is slow along short axes.
@@ -153,13 +155,6 @@ def _slopes(result: Any, tissues: NDArray[np.float64]) -> NDArray[np.float64]:
     """Give derivatives of the signals of tissues (n_tissues, n_measurements, n_parameters)."""
     with np.errstate(all="ignore"):
         return precision.signal_jacobian(result.model, tissues, result.protocol)
-
-
-def _lacks_floor(result: Any) -> NDArray[np.bool_]:
-    """Find fluids whose signal is near the noise of their residuals, fitted without a floor."""
-    if result.noise is not None or result.inputs.sigma is not None:
-        return np.zeros(len(result), bool)
-    return needs_floor(result, residual_levels(result))
 
 
 def least_weighted_signals(result: Any) -> NDArray[np.float64]:

@@ -255,7 +255,8 @@ class FitResult:
         (inverse relaxation times and wide rates, the root of shares). The center is the minimum
         of the quadratic form, not the estimate, which also holds for fits in two steps; all but
         amplitudes get one more evaluation a side for their curvature. Student's t with the
-        residual variance; without residuals, the variance of the measured noise or sigma. On
+        residual variance; without residuals, the variance of the measured noise or sigma, and with
+        up to three degrees of freedom the larger of both, without Student's t. On
         simulated tissue at SNR 20, 30 and 60 they hold the truth in 92 to 99 % at 95 %. On signals
         of random walks, which know nothing of the formula, they hold the fit to the signal without
         noise in 93 to 97 %, and the truth of the walk in 93 to 97 %, its K at SNR 60 in 92 %,

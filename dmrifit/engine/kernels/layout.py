@@ -25,6 +25,8 @@ UNDETERMINED_SHARE = 0.75
 
 #: Noise of signals without noise, as a share of the largest one; they have no other residuals.
 ROUNDING = 1e-9
+#: Degrees of freedom up to which residuals tell less of the noise than all voxels together.
+FEW_DEGREES = 3
 
 _CACHE_LINE = 64  # bytes
 

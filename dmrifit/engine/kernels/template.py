@@ -13,7 +13,7 @@ import numpy as np
 from numba import types
 
 from dmrifit.engine.kernels.lanes import block, choose, exp, log, njit, sqrt  # noqa: F401
-from dmrifit.engine.kernels.layout import LANES, UNROLL
+from dmrifit.engine.kernels.layout import FEW_DEGREES, LANES, UNROLL
 from dmrifit.engine.kernels.steps import COLUMN, PARAMETER, SIDE, FitSteps, IntervalSteps, Signal
 
 # CONSTANTS
@@ -250,17 +250,20 @@ def load(w, y, v, lane, signal, roots, parameters, n_free, floor2, least, denois
             n_usable += 1
     for j in range(N):
         w[P + j, lane] = parameters[j]
-    dof = n_usable - n_free
+    dof, last, known = n_usable - n_free, len(probes) - 1, math.isfinite(least)
     # The most degrees of freedom that are left where the bounds alone determine parameters.
     w[QUANTILE, lane] = max(n_usable - 1, 1)
     if dof < 1:
         # There are no residuals; what was measured of the noise before is certain.
-        dof = w[QUANTILE, lane] = len(probes) - 1
-        largest = max(largest, least) if math.isfinite(least) else UNKNOWN * largest
-    elif denoised and math.isfinite(least):
+        dof = w[QUANTILE, lane] = last
+        largest = max(largest, least) if known else UNKNOWN * largest
+    elif known and (denoised or dof <= FEW_DEGREES):
         largest = max(largest, least)
+        if dof <= FEW_DEGREES:
+            # Student's t of few residuals would be wider by far than the noise of the image.
+            w[QUANTILE, lane] = last
     w[TOP, lane], w[LARGEST, lane], w[NF2, lane] = top, largest, floor2
-    w[DOF, lane], w[SPAN, lane] = dof, probes[dof]
+    w[DOF, lane], w[SPAN, lane] = dof, probes[last if w[QUANTILE, lane] == last else dof]
 
 
 @njit(nogil=True, cache=True, error_model="numpy", no_cfunc_wrapper=True)
@@ -301,9 +304,12 @@ def fill_intervals(
         sum_up(work, contrasts, floored)
         count_undetermined(w, s, y, v, w, o)
         for lane in range(LANES):
-            dof = min(w[DOF, lane] + w[COUNT, lane], w[QUANTILE, lane])
-            w[DOF, lane], w[SPAN, lane] = dof, probes[int(dof)]
+            w[DOF, lane] = min(w[DOF, lane] + w[COUNT, lane], w[QUANTILE, lane])
         center(w, s, y, v, w, o)
+        for lane in range(LANES):
+            if w[QUANTILE, lane] == len(probes) - 1:
+                w[DOF, lane] = len(probes) - 1
+            w[SPAN, lane] = probes[int(w[DOF, lane])]
         for j in range(N):
             s[KEPT + j] = s[FREE + j]
         for j in range(N):
