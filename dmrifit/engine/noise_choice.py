@@ -53,7 +53,7 @@ _BINS = 1024
 _SENTENCES = read_table("sentences")["choice"]
 
 _SAME_B = 1.0  # s/mm²: b-values up to so much above the lowest one are repeats of it
-_FEWEST_REPEATS = 3
+_FEWEST_SPARE = 2  # volumes beyond one of each echo time
 _FEWEST_DEGREES = 30  # of freedom, of all voxels together: the noise within 13 %
 
 
@@ -88,11 +88,11 @@ def spread_rows(signals: NDArray, most: int = NOISE_VOXELS) -> NDArray[np.intp]:
     """
     Choose up to `most` voxels, spread over all.
 
-    They are the same ones, in the same order, for any order of rows and on any scale.
+    They are the same ones, in the same order, for any order of rows or columns, on any scale.
     """
     keys = _keys(signals)
     partly = ~np.isfinite(keys)
-    keys[partly] = _keys(np.nan_to_num(signals[partly]))
+    keys[partly] = _keys(np.nan_to_num(signals[partly], posinf=0, neginf=0))
     rows = np.arange(len(signals))
     if len(signals) > most:
         rows = np.argpartition(keys, most)[:most]
@@ -100,11 +100,10 @@ def spread_rows(signals: NDArray, most: int = NOISE_VOXELS) -> NDArray[np.intp]:
 
 
 def _keys(signals: NDArray) -> NDArray[np.float64]:
-    """Compute a pseudorandom key from 0 to 1 for each voxel, from the ratios of its signals."""
-    irrational = np.sqrt(np.arange(2.0, signals.shape[1] + 2)) % 1
+    """Compute a pseudorandom key from 0 to 1 for each voxel, from how its signals differ."""
     with np.errstate(all="ignore"):
         sums = np.einsum("ij->i", signals, dtype=np.float64)
-        return np.einsum("ij,j->i", signals, irrational) / sums * 1e6 % 1
+        return np.einsum("ij,ij->i", signals, signals, dtype=np.float64) / sums**2 * 1e6 % 1
 
 
 def lowest_signals(signals: NDArray, protocol: Protocol) -> NDArray[np.float64]:
@@ -165,17 +164,25 @@ def typical_snr(lowest: NDArray, noise: float) -> float:
 
 
 def noise_of_repeats(signals: NDArray, protocol: Protocol) -> NoiseLevel:
-    """Compute the noise from repeats at b = 0; NaN for fewer than three, or too few voxels."""
-    repeats = np.flatnonzero(protocol.b <= protocol.b.min() + _SAME_B)
-    if protocol.te is not None:
-        repeats = repeats[protocol.te[repeats] <= protocol.te[repeats].min() + TE_MATCH]
-    method = f"repeats at b = {span_text(protocol.b[repeats])}"
-    if len(repeats) < _FEWEST_REPEATS or protocol.b.min() > ZERO_B:
+    """
+    Compute the noise from repeats at b = 0; NaN without three, or pairs at two echo times.
+
+    Longer echo times, nearer to the noise floor, count only where shorter ones have too few.
+    """
+    lowest = np.flatnonzero(protocol.b <= protocol.b.min() + _SAME_B)
+    method = f"repeats at b = {span_text(protocol.b[lowest])}"
+    te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
+    lowest = lowest[np.argsort(te[lowest], kind="stable")]
+    groups = np.split(lowest, np.flatnonzero(np.diff(te[lowest]) > TE_MATCH) + 1)
+    n_spare = np.cumsum([len(repeats) - 1 for repeats in groups])
+    if n_spare[-1] < _FEWEST_SPARE or protocol.b.min() > ZERO_B:
         return NoiseLevel(np.nan, method)
-    values = signals[:, repeats]
-    deviations = values - mean_of_finite(values)[:, None]
-    degrees = np.isfinite(values).sum(axis=1) - 1
-    return NoiseLevel(_typical(np.nansum(deviations**2, axis=1), degrees), method)
+    squares, degrees = np.zeros((2, len(signals)))
+    for repeats in groups[: np.searchsorted(n_spare, _FEWEST_SPARE) + 1]:
+        values = signals[:, repeats]
+        squares += np.nansum((values - mean_of_finite(values)[:, None]) ** 2, axis=1)
+        degrees += np.fmax(np.isfinite(values).sum(axis=1) - 1, 0)
+    return NoiseLevel(_typical(squares, degrees), method)
 
 
 def noise_of_residuals(result: Any) -> float:
@@ -199,14 +206,14 @@ def _spare(result: Any) -> NDArray[np.intp]:
     return np.where(degrees > 0, degrees + (result.at_low | result.at_high).sum(axis=1), 0)
 
 
-def _typical(squares: NDArray, degrees: NDArray[np.intp]) -> float:
+def _typical(squares: NDArray, degrees: NDArray) -> float:
     """Compute the noise of the median voxel from sums of squares; NaN below 30 degrees."""
     levels = _levels(squares, degrees)
     known = np.isfinite(levels)
     return np.nan if degrees[known].sum() < _FEWEST_DEGREES else float(np.median(levels[known]))
 
 
-def _levels(squares: NDArray, degrees: NDArray[np.intp]) -> NDArray[np.float64]:
+def _levels(squares: NDArray, degrees: NDArray) -> NDArray[np.float64]:
     """Scale roots of sums of squares so that their median is the noise; NaN without degrees."""
     spare = np.where(degrees > 0, degrees, np.nan)
     # The median of chi squared after Wilson and Hilferty, within 3 % of its own.

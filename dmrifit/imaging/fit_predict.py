@@ -40,6 +40,7 @@ from dmrifit.engine.noise_choice import (
     describe_choice,
     directions_vary,
     lowest_signals,
+    noise_of_residuals,
     typical_snr,
 )
 from dmrifit.engine.protocol import (
@@ -63,6 +64,7 @@ from dmrifit.imaging.image_rows import (
     source_volumes,
 )
 from dmrifit.imaging.noise import (
+    SENTENCES,
     check_likelihood,
     denoised_note,
     describe_noise_levels,
@@ -108,8 +110,11 @@ MOST_OUTSIDE = 0.25
 MOST_NEGATIVE = 0.2
 #: Residuals in units of a given sigma, above which it is likely to be wrong.
 MOST_MISFIT = 10.0
-#: Residuals in units of sigma, above which the SNR is told to be too high.
-_NOTED_MISFIT = 1.5
+#: Residuals over the noise, above which they are told: given or of neighbors, the noise may be a
+#: third too low.
+_NOTED_MISFIT, _NOTED_MISFIT_OF_REPEATS = 1.5, 1.05
+#: s/mm², above which kurtosis shows.
+_HIGHEST_PLAIN_B = 1000.0
 #: Residuals relative to the noise of averages, below which the image holds less noise than sigma.
 _LEAST_MISFIT = 0.3
 #: Fewer voxels may have such residuals by chance, where degrees of freedom are few.
@@ -392,59 +397,61 @@ def fit_image(
         del doubt_codes
         share = tally.screening.n_negative / max(tally.n_fitted * len(contrasts), 1)
         if share > MOST_NEGATIVE:
-            notes.warn(
-                f"{percent(share)} of the values are negative and fitted as they are; check the "
-                "number type and the scale factors of the image, and leave out air by a mask "
-                "(--mask)"
-            )
+            notes.warn(SENTENCES["many_negative"].format(share=percent(share)))
         if n_too_large:
-            notes.warn(
-                f"in {counted(n_too_large, 'voxel')} a parameter is beyond 3e38, which maps "
-                "cannot hold, and is NaN; scale the image down"
-            )
+            notes.warn(SENTENCES["too_large"].format(n=counted(n_too_large, "voxel")))
         rows = gain_sample.rows()
         doubts_of_signals, gain_step = scan_info.signal_doubts(
             rows, protocol, tally.noise_level(), model, has_floor=noise is not None
         )
         for doubt in doubts_of_signals:
             notes.warn(doubt)
+        notes.warn(scan_info.empty_doubt(rows, protocol, measurements.kept))
+        if noise is not None:
+            level = NoiseLevel(tally.noise_level(), given_by)
+        source = "none" if level is None else level.method.split()[0]
+        # Residuals are no measure of themselves.
+        is_measurable = likelihood == "gaussian" and source not in ("none", "residuals")
         # Averages have less noise than the volumes, of which sigma is.
-        residuals = tally.misfit() * settings.n_averaged**0.5
-        residuals = residuals if likelihood == "gaussian" else np.nan
-        misfit = np.nan if noise is None else residuals
+        misfit = tally.misfit() * settings.n_averaged**0.5 if is_measurable else np.nan
+        is_given = noise is not None and not is_estimated
         # Signals of several directions differ by more than the noise.
-        is_wrong = not is_estimated and not directions_vary(contrasts) and misfit > MOST_MISFIT
+        is_wrong = is_given and not directions_vary(contrasts) and misfit > MOST_MISFIT
         if is_wrong:
-            notes.warn(
-                f"the residuals are {misfit:.3g} times sigma: check that sigma is in the units of "
-                "the image (without it the fit measures the noise), and model and bounds"
-            )
+            notes.warn(SENTENCES["wrong_sigma"].format(ratio=misfit))
         is_plain = weights is None and method != "map" and not settings.is_denoised
-        is_plain &= not is_estimated and tally.n_fitted >= _FEWEST_JUDGED
+        is_plain &= is_given and tally.n_fitted >= _FEWEST_JUDGED
         if is_plain and misfit < _LEAST_MISFIT:
-            notes.warn(
-                f"the residuals are {misfit:.2g} times sigma: if the image was denoised, standard "
-                "errors and intervals (computed from the residuals) are too narrow; otherwise "
-                "check that sigma belongs to this image"
-            )
+            notes.warn(SENTENCES["large_sigma"].format(ratio=misfit))
         if region_text == FOREGROUND_RULE:
             has_signal = above_air_or_noise(scan.values.ravel(), tally.noise_level())
             share = float(np.mean(maps["status"].ravel()[has_signal] == OUTSIDE))
             if share > MOST_OUTSIDE:
-                notes.warn(
-                    f"mask auto leaves out {percent(share)} of the voxels with signal above the "
-                    "noise, which are much darker than the others or lie in small pieces; name a "
-                    "mask (--mask FILE, for many scans a pattern of files)"
-                )
-        lower_b_max = None
-        doubts.lower_b = ""
-        if doubts.too_high_b and b_max is None and weights is None:
+                notes.warn(SENTENCES["outside"].format(share=percent(share)))
+        lower_b_max, misfit_text, doubts.lower_b = None, "", ""
+        can_lower = b_max is None and weights is None
+        if doubts.too_high_b and can_lower:
             # One level stands for a map of the noise.
             typical_noise = None if noise is None else tally.noise_level()
             noisy_settings = replace(settings, sigma=typical_noise)
             lower_b_max = _lower_b_max(rows, measurements, model, noisy_settings)
         if lower_b_max is not None:
             doubts.lower_b = f"rerun with --b-max {lower_b_max:g}"
+        noted_misfit = _NOTED_MISFIT
+        if source == "repeats":
+            # Of so many voxels their noise has a standard error of 0.75/√n.
+            n_voxels = np.count_nonzero(tissue) * min(1, NOISE_VOXELS / tally.n_fitted)
+            noted_misfit = _NOTED_MISFIT_OF_REPEATS + 2.5 / n_voxels**0.5
+        if misfit > noted_misfit and not is_wrong and tally.n_fitted >= _FEWEST_JUDGED:
+            told = {"ratio": misfit, "noise": "the noise" if noise is None else "sigma"}
+            misfit_text = SENTENCES["misfit"].format(**told)
+            if can_lower and lower_b_max is None:
+                lower = _residuals_below(rows, measurements, model, settings)
+                lower /= tally.noise_level()
+                if lower - 1 < (misfit - 1) / 2:
+                    lower_b_max = _HIGHEST_PLAIN_B
+                    told |= {"ratio": lower, "b": lower_b_max}
+                    misfit_text += SENTENCES["misfit_below"].format(**told)
         options = {
             "BTolerance": b_tolerance,
             "AverageDirections": average,
@@ -455,8 +462,6 @@ def fit_image(
             "Command": command,
         }
         snr = tally.snr()
-        if noise is not None:
-            level = NoiseLevel(tally.noise_level(), given_by)
         end = ", with the noise floor" if noise is not None and likelihood == "gaussian" else ""
         if is_automatic:
             choice = describe_choice(settings.threshold, snr, level, n_floored)
@@ -469,10 +474,10 @@ def fit_image(
         if level is not None and np.isfinite(snr):
             sidecar["Noise"] = {"Sigma": level.sigma, "Method": level.method, "SNR": snr}
             sidecar["Noise"]["Description"] = str(level)
-            if np.isfinite(residuals):
-                sidecar["Noise"]["Misfit"] = residuals
-        if misfit > _NOTED_MISFIT and not is_wrong and tally.n_fitted >= _FEWEST_JUDGED:
-            sidecar["Misfit"] = {"Ratio": misfit}
+            if np.isfinite(misfit):
+                sidecar["Noise"]["Misfit"] = misfit
+        if misfit_text:
+            sidecar["Misfit"] = {"Ratio": misfit, "Description": misfit_text}
         summarize_tissue(sidecar, maps, tissue, tally.n_fitted)
         if merged_b:
             sidecar["MergedB"] = {"Description": merged_b, "MeasuredB": measured_b.tolist()}
@@ -792,6 +797,28 @@ def _lower_b_max(
     return candidates[n_sound - 1][0]
 
 
+def _residuals_below(
+    rows: NDArray, measurements: _Measurements, model: SignalModel, settings: FitSettings
+) -> float:
+    """
+    Measure the residuals of a fit without the b-values that show kurtosis, as one volume's noise.
+
+    NaN of a model with kurtosis, or without such b-values. Shapes: `rows` (n_voxels, n_kept).
+    """
+    protocol = measurements.protocol
+    if model.cumulant is not None or not protocol.b.min() < _HIGHEST_PLAIN_B < protocol.b.max():
+        return np.nan
+    reduced = _Measurements.of(protocol, measurements.average, _HIGHEST_PLAIN_B)
+    if missing_for(reduced.protocol, model, settings.fixed or {}):
+        return np.nan
+    tissue = rows[above_air(lowest_signals(rows, protocol))]
+    signals, _ = reduced.screened(tissue[:, reduced.kept])
+    n_averaged = len(reduced.protocol) / len(reduced.contrasts)
+    plain = replace(settings, method="nlls", threshold=None, sigma=None, noise=None)
+    result = fit_with(signals, reduced.contrasts, model, plain)
+    return noise_of_residuals(result) * n_averaged**0.5
+
+
 def _learn_prior(
     series: Series,
     region: NDArray[np.bool_] | None,
@@ -873,10 +900,7 @@ def _with_affine(affine: ArrayLike | None, image: Any, *maps: Any) -> list[Any]:
     """Give the arrays among the inputs their affine."""
     images = list(image) if isinstance(image, list | tuple) else [image]
     if affine is not None and not any(map(is_array, (*images, *maps))):
-        raise ValueError(
-            f"{image_name(images[0])} brings its own affine; leave out affine=, which is for "
-            "arrays"
-        )
+        raise ValueError(SENTENCES["own_affine"].format(image=image_name(images[0])))
     return [placed(item, affine) for item in (image, *maps)]
 
 
@@ -924,11 +948,8 @@ def _read_noise(
     where = "" if region is None else " of the mask"
     n_bad = int(np.count_nonzero(~(np.isfinite(levels) & (levels >= 0))))
     if n_bad:
-        raise ValueError(
-            f"{image_name(sigma, 'the noise map')}: a standard deviation of the noise must not be "
-            f"negative, infinite or NaN, and in {counted(n_bad, 'voxel')}{where} it is; correct "
-            "the map or leave these out by a mask"
-        )
+        text = SENTENCES["bad_sigma"].format(voxels=f"{counted(n_bad, 'voxel')}{where}")
+        raise ValueError(f"{image_name(sigma, 'the noise map')}: {text}")
     if not noise.any():
         raise ValueError(f"{image_name(sigma, 'the noise map')}: {_NO_NOISE}")
     return noise
@@ -955,22 +976,16 @@ def _check_tally(tally: FitTally, notes: _Notes) -> None:
     """Refuse an image of which no voxel could be fitted, and warn of one that lost many."""
     n_voxels = tally.status.sum()
     if not n_voxels:
-        raise ValueError(
-            f"{notes.name}: there is nothing to fit, all voxels are 0 or NaN in every measurement"
-        )
+        raise ValueError(f"{notes.name}: {SENTENCES['no_voxel']}")
     if not tally.n_fitted:
         reasons = ", ".join(f"{n} {reason}" for reason, n in tally.screening.reasons.items())
-        raise ValueError(
-            f"{notes.name}: none of {counted(n_voxels, 'voxel')} could be fitted ({reasons}); "
-            "check that image, b-values and mask belong together"
-        )
+        text = SENTENCES["none_fitted"].format(n=counted(n_voxels, "voxel"), reasons=reasons)
+        raise ValueError(f"{notes.name}: {text}")
     # The sidecar says why.
     if tally.screening.n_lost > MOST_LOST * n_voxels:
         remedy = "make the mask smaller" if tally.is_masked else "name a mask (--mask)"
-        notes.warn(
-            f"{tally.screening.n_lost} of {counted(n_voxels, 'voxel')} could not be fitted; check "
-            f"the image, or {remedy}"
-        )
+        lost = f"{tally.screening.n_lost} of {counted(n_voxels, 'voxel')}"
+        notes.warn(f"{lost} could not be fitted; check the image, or {remedy}")
 
 
 def _noise_text(noise: float | NDArray | None) -> float | str | None:
@@ -1020,21 +1035,12 @@ def _checked_estimator(
     strategy = strategy_of(estimator)
     intervals = None if strategy is estimator else estimator
     if intervals is not None and sigma is not None:
-        raise ValueError(
-            "the intervals were learned without sigma; leave it out, or train without intervals "
-            "(--coverage 0; in Python, without ConformalIntervals)"
-        )
+        raise ValueError(SENTENCES["intervals_without_sigma"])
     check_is_fitted(strategy)
     if strategy.source is None or strategy.target is None:
-        raise ValueError(
-            "the estimator was fitted without protocols; give source= and target= to it before "
-            "fitting"
-        )
+        raise ValueError(SENTENCES["without_protocols"])
     if sigma is not None and "sigma" not in signature(strategy.predict_maps).parameters:
-        raise ValueError(
-            f"{type(strategy).__name__} predicts maps without a fit, so it has no use for sigma; "
-            "leave it out"
-        )
+        raise ValueError(f"{type(strategy).__name__} {SENTENCES['no_use_of_sigma']}")
     if strategy.model is None and not signals:
         raise ValueError("the estimator has no model, so there are no maps; ask for signals=True")
     return intervals, strategy

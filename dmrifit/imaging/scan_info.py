@@ -99,10 +99,7 @@ def scan_info(image: Images, protocol: Protocol | None, *, mask: Image | None = 
         protocol,
     )
     if not position:
-        info.doubts.append(
-            "the header gives no position (qform and sform code 0): left and right are a guess; "
-            "convert the scan again"
-        )
+        info.doubts.append(SENTENCES["no_position"])
     if note := denoised_note(image, has_sigma=False, may_have_sigma=True):
         info.doubts.append(note)
         info.is_denoised = True
@@ -158,6 +155,7 @@ def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] |
         snr = typical_snr(lowest.rows(), level)
         info.snr = snr if np.isfinite(snr) else np.nan
     info.doubts += protocol_doubts(protocol) + signal_doubts(rows, protocol, level)[0]
+    info.doubts += filter(None, [empty_doubt(rows, protocol, np.arange(len(protocol)))])
 
 
 def signal_doubts(
@@ -184,6 +182,18 @@ def signal_doubts(
     if not has_floor and (model is None or model.cumulant is None):
         doubts.append(floor_doubt(tissue, protocol))
     return list(filter(None, doubts)), gain_step
+
+
+def empty_doubt(rows: NDArray, protocol: Protocol, places: NDArray[np.intp]) -> str:
+    """
+    Name the volumes that hold no signal; an empty text if none.
+
+    Shapes: `rows` (n_voxels, n_measurements), some voxels of the scan; `places` (n_measurements,),
+    those of the volumes in it, from 0.
+    """
+    empty = np.flatnonzero(~np.nan_to_num(rows).any(axis=0))
+    volumes = ", ".join(f"{places[i] + 1} (b = {protocol.b[i]:g} s/mm²)" for i in empty)
+    return SENTENCES["empty"].format(volumes=volumes) if volumes else ""
 
 
 def decay_doubt(rows: NDArray, protocol: Protocol) -> str:
