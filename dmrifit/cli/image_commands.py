@@ -25,7 +25,9 @@ def info(image: Path, /, files: ProtocolFiles, mask: str | None = None) -> None:
     Describe a scan: grid, protocol, noise, models that it supports, and possible errors.
 
     For each model the standard deviation is the Cramér–Rao bound in typical tissue at the SNR of
-    the scan: no fit can be more precise. The image is read slab by slab, several times.
+    the scan, the least of an unbiased fit of a voxel; bounds of parameters and fits in two steps
+    (segmented) make the spread smaller, often by half where it is large, and bias the values. The
+    image is read slab by slab, several times.
 
     Options:
     mask FILE|auto|none: Voxels to look at; by default (none) all with signal; auto finds the body

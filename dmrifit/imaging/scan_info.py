@@ -337,6 +337,6 @@ def _model_line(name: str, protocol: Protocol, snr: float) -> str:
     but = ""
     if undetermined:
         but = f", except {', '.join(undetermined)} of single voxels at this SNR"
-    line = f"{name}: yes{but}; SD of a voxel at least {', '.join(texts)}"
+    line = f"{name}: yes{but}; SD of an unbiased fit at least {', '.join(texts)}"
     too_high_b = [f"in typical tissue {text}" for text in table["advice"] if "b·D" in text]
     return "; ".join([line, *too_high_b])
