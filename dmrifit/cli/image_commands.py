@@ -222,10 +222,12 @@ def roi(
     interval (none where most voxels are in doubt, too narrow where the noise of neighbors is
     alike, as in resampled maps), interquartile range and quartiles, mean, and the shares of voxels
     at each bound and in doubt (doubtful). All of these include the voxels in doubt, which the
-    medians of index.html and fits.tsv leave out. Where a table
-    names two visits of a subject, a second table gives the repeatability of the medians: within-
-    subject standard deviation and coefficient of variation, and the repeatability coefficient with
-    its 95 % interval. Takes a second for a scan.
+    medians of index.html and fits.tsv leave out. Of ivim in two steps (method segmented), the
+    intervals leave out the bias: perfusion that is left at the b-values of the first step raises
+    Dt and lowers f, less with a higher threshold (for regions, fit with --threshold 150 or more).
+    Where a table names two visits of a subject, a second table gives the repeatability of the
+    medians: within-subject standard deviation and coefficient of variation, and the repeatability
+    coefficient with its 95 % interval. Takes a second for a scan.
 
     Options:
     out: Table to write (.csv).
