@@ -41,7 +41,8 @@ maps.view()
 
 # %%
 # ``plot`` draws one map, gray where it is in doubt, and the signals of a voxel with the fitted curve. ``to_dataframe``
-# gives a row for each voxel with its place in mm, ``to_xarray`` a Dataset.
+# gives a row for each voxel with its place in mm, ``to_xarray`` a Dataset,
+# NaN outside the voxels that were fitted.
 
 print(maps.to_dataframe()[["x", "y", "z", *maps.names]].describe().round(2))
 maps.plot("K")

@@ -25,7 +25,9 @@ def info(image: Path, /, files: ProtocolFiles, mask: str | None = None) -> None:
     Describe a scan: grid, protocol, noise, models that it supports, and possible errors.
 
     For each model the standard deviation is the Cramér–Rao bound in typical tissue at the SNR of
-    the scan: no fit can be more precise. The image is read slab by slab, several times.
+    the scan, the least of an unbiased fit of a voxel; bounds of parameters and fits in two steps
+    (segmented) make the spread smaller, often by half where it is large, and bias the values. The
+    image is read slab by slab, several times.
 
     Options:
     mask FILE|auto|none: Voxels to look at; by default (none) all with signal; auto finds the body
@@ -220,10 +222,12 @@ def roi(
     interval (none where most voxels are in doubt, too narrow where the noise of neighbors is
     alike, as in resampled maps), interquartile range and quartiles, mean, and the shares of voxels
     at each bound and in doubt (doubtful). All of these include the voxels in doubt, which the
-    medians of index.html and fits.tsv leave out. Where a table
-    names two visits of a subject, a second table gives the repeatability of the medians: within-
-    subject standard deviation and coefficient of variation, and the repeatability coefficient with
-    its 95 % interval. Takes a second for a scan.
+    medians of index.html and fits.tsv leave out. Of ivim in two steps (method segmented), the
+    intervals leave out the bias: perfusion that is left at the b-values of the first step raises
+    Dt and lowers f, less with a higher threshold (for regions, fit with --threshold 150 or more).
+    Where a table names two visits of a subject, a second table gives the repeatability of the
+    medians: within-subject standard deviation and coefficient of variation, and the repeatability
+    coefficient with its 95 % interval. Takes a second for a scan.
 
     Options:
     out: Table to write (.csv).

@@ -2,8 +2,9 @@
 The program dmrifit, with the command cite; each command imports what it needs when it runs.
 
 Options:
-b_tolerance S/MM2: Take b-values this close to each other for one (995 and 1005 for 1000), and all
-    up to it for 0 if b = 0 was measured: keep it below the lowest b-value above 0 that is meant.
+b_tolerance S/MM2: Take b-values for one (995 and 1005 for 1000) where neighbors differ by this at
+    most, and all of them by twice this at most; all up to it are 0 if b = 0 was measured. Keep it
+    below half the smallest step between b-values that are meant, and below the lowest above 0.
 bval: b-values in s/mm²; by default the .bval file beside the image.
 bvec: Gradient directions; by default the .bvec file beside the image, if any.
 image IMAGE: 4-D NIfTI image of magnitudes, or a table of images (.tsv).

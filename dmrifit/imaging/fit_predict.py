@@ -188,8 +188,9 @@ def fit_image(
     out : path, optional
         Folder to write to, made if missing.
     b_tolerance : float, optional
-        b-values that lie so close (s/mm²) count as one, as `Protocol.rounded` does it. The sidecar
-        says which measured ones count as which others (``MergedB``).
+        b-values count as one where neighbors differ by this (s/mm²) at most, and all of them by
+        twice this at most, as `Protocol.rounded` does it. The sidecar says which measured ones
+        count as which others (``MergedB``).
     b_max : float, optional
         Leave out measurements above this b-value in s/mm².
     leave_out_b : sequence of float, optional

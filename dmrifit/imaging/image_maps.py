@@ -162,8 +162,9 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         from dmrifit.report.quicklook import ShownMaps, map_viewer
 
         shown = ShownMaps(*self.upright(), self.sidecar)
-        background, signals = self._upright_background(), self._upright_signals()
-        return map_viewer(shown, self._heading, background, signals)
+        return map_viewer(
+            shown, self._heading, self._upright_background(), self._upright_signals()
+        )
 
     def to_dataframe(self) -> pd.DataFrame:
         """
@@ -180,10 +181,7 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         """
         import pandas as pd
 
-        from dmrifit.report.quicklook import ShownMaps
-
-        maps, affine = self._arrays()
-        region = ShownMaps(maps, affine, self.sidecar).region
+        maps, affine, region = self._arrays()
         indices = np.argwhere(region)
         places = nib.affines.apply_affine(affine, indices)
         columns = dict(zip("ijkxyz", [*indices.T, *places.T], strict=True))
@@ -217,8 +215,9 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         -------
         xarray.Dataset
             Each 3-D map with the dimensions ``i``, ``j``, ``k``, its unit in ``attrs["units"]``;
-            RAS+ coordinates in mm are ``x``, ``y``, ``z``, of each voxel; the affine is an
-            attribute.
+            NaN outside the voxels that were fitted or predicted, where images hold 0, but for
+            maps of codes (``status``, ``at_bound``, ``doubt``), which stay as they are. RAS+
+            coordinates in mm are ``x``, ``y``, ``z``, of each voxel; the affine is an attribute.
 
         Raises
         ------
@@ -226,12 +225,15 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
             If xarray is not installed.
         """
         xarray = import_optional("xarray")
-        maps, affine = self._arrays()
-        grid = next(iter(maps.values())).shape[:3]
-        places = nib.affines.apply_affine(affine, np.moveaxis(np.indices(grid), 0, -1))
+        maps, affine, region = self._arrays()
+        places = nib.affines.apply_affine(affine, np.moveaxis(np.indices(region.shape), 0, -1))
         axes = ("i", "j", "k")
         coords = {"xyz"[axis]: (axes, places[..., axis]) for axis in range(3)}
-        arrays = {name: (axes, values) for name, values in maps.items() if values.ndim == 3}
+        arrays = {
+            name: (axes, np.where(region, values, np.nan) if values.dtype.kind == "f" else values)
+            for name, values in maps.items()
+            if values.ndim == 3
+        }
         dataset = xarray.Dataset(arrays, coords, {"affine": affine})
         for name, unit in self._units().items():
             dataset[name].attrs["units"] = unit
@@ -274,10 +276,13 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         shown, signals = ShownMaps(maps, affine, self.sidecar), self._upright_signals()
         return single_map_figure(shown, name, signals, voxel, self._heading)
 
-    def _arrays(self) -> tuple[dict[str, NDArray], NDArray[np.float64]]:
-        """Give the maps as they are stored, and their affine."""
+    def _arrays(self) -> tuple[dict[str, NDArray], NDArray[np.float64], NDArray[np.bool_]]:
+        """Give the maps as they are stored, their affine, and the voxels that have values."""
+        from dmrifit.report.quicklook import ShownMaps
+
         maps = {name: np.asanyarray(image.dataobj) for name, image in self.items()}
-        return maps, next(iter(self.values())).affine
+        affine = next(iter(self.values())).affine
+        return maps, affine, ShownMaps(maps, affine, self.sidecar).region
 
     def save(
         self, folder: str | Path, *, quicklook: bool = False, overwrite: bool = False
@@ -344,11 +349,9 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         }
         if "Status" in sidecar:
             picture = file_set.path(self._files["png"])
-            signals = self._upright_signals()
-            write_quicklook(shown, png=picture, signals=signals, **common)
+            write_quicklook(shown, png=picture, signals=self._upright_signals(), **common)
             return
-        windows = self._fit_windows(file_set.folder)
-        write_prediction_page(shown, windows=windows, **common)
+        write_prediction_page(shown, windows=self._fit_windows(file_set.folder), **common)
 
     def _fit_windows(self, folder: Path) -> dict[str, tuple[float, float]]:
         """Read the ends of the color scales of a fit of the same scan and model in a folder."""
@@ -398,8 +401,7 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         if self._signals is None:
             return None
         image = nib.Nifti1Image(self._signals.rows, next(iter(self.values())).affine)
-        rows = np.asanyarray(nib.as_closest_canonical(image).dataobj)
-        return replace(self._signals, rows=rows)
+        return replace(self._signals, rows=np.asanyarray(nib.as_closest_canonical(image).dataobj))
 
 
 def _name_of_fit(name: str) -> str:

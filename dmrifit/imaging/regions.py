@@ -19,7 +19,7 @@ from dmrifit._utils.text_files import read_small
 from dmrifit.engine.fit_maps import FIT_MAPS, unpack_bits, unpack_bounds
 from dmrifit.engine.fit_settings import check_values
 from dmrifit.engine.methods.prior import PULLED
-from dmrifit.engine.models import MODELS
+from dmrifit.engine.models import MODELS, read_table
 from dmrifit.engine.results import FitStatus
 from dmrifit.io.atomic_files import check_finished
 from dmrifit.io.bids_derivatives import common_stem
@@ -98,10 +98,11 @@ def roi_table(
         summarized, those in doubt included), ``n_voxels`` (voxels of the label), ``median``,
         ``iqr`` (``q75`` − ``q25``), ``q25``, ``q75``, ``mean``, ``median_low`` and
         ``median_high`` (the 95 % interval of the median by order statistics, which is too narrow
-        where the noise of neighbors is alike, as in resampled maps; NaN of fewer than six voxels),
-        and the shares of the n voxels where the parameter ended at its bound, ``at_low`` and
-        ``at_high`` (0 to 1; NaN for other maps, and without ``"at_bound"``), and where it is in
-        doubt, ``doubtful`` (likewise; NaN without ``"doubt"``). Statistics of no voxel are NaN.
+        where the noise of neighbors is alike, as in resampled maps, and leaves out the bias of a
+        fit in two steps, see `fit_voxels`; NaN of fewer than six voxels), and the shares of the n
+        voxels where the parameter ended at its bound, ``at_low`` and ``at_high`` (0 to 1; NaN for
+        other maps, and without ``"at_bound"``), and where it is in doubt, ``doubtful`` (likewise;
+        NaN without ``"doubt"``). Statistics of no voxel are NaN.
 
     Raises
     ------
@@ -193,13 +194,14 @@ def roi_table(
 
 
 def doubt_lines(table: pd.DataFrame) -> list[str]:
-    """Say of which parameters medians have no interval, because most voxels are in doubt."""
+    """Say which medians have no interval, or one that leaves out a bias."""
     is_doubted = (table[["at_low", "at_high", "doubtful"]] > MOST_DOUBTED).any(axis=1)
     totals = table["map"].value_counts()
+    is_segmented = "segmented" in set(table.get("method", ()))
     return [
         f"{name}: {n} of {counted(totals[name], 'median')} without interval: most voxels in doubt"
         for name, n in table["map"][is_doubted].value_counts(sort=False).items()
-    ]
+    ] + [read_table("sentences")["scan"]["two_steps"]] * is_segmented
 
 
 def repeatability(table: pd.DataFrame) -> pd.DataFrame:
@@ -485,8 +487,8 @@ def summarize_fits(
         table = roi_table(fit.maps, image, names=names, units=fit.units)
         if fit.model == FOREIGN:
             _check_units(table, fit)
-        first_map = fit.maps.get("status", next(iter(fit.maps.values())))
-        columns = {**row, "folder": str(first_map.parent), "scan": fit.scan, "model": fit.model}
+        columns = {**row, "folder": str(next(iter(fit.maps.values())).parent), "scan": fit.scan}
+        columns |= {"model": fit.model, "method": fit.method}
         for position, (name, value) in enumerate(columns.items()):
             table.insert(position, name, value)
         fit_tables.append(table)

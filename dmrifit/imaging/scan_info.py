@@ -344,9 +344,8 @@ def _model_line(name: str, protocol: Protocol, snr: float) -> str:
             undetermined.append(parameter.name)
         if not parameter.is_amplitude:
             texts.append(f"{row['parameter']} {row['value']:.3g} ± {row['sd']:.2g}{unit}")
-    but = ""
-    if undetermined:
-        but = f", except {', '.join(undetermined)} of single voxels at this SNR"
-    line = f"{name}: yes{but}; SD of a voxel at least {', '.join(texts)}"
+    names = ", ".join(undetermined)
+    but = f", except {names} of single voxels at this SNR" if names else ""
+    line = f"{name}: yes{but}; SD of an unbiased fit at least {', '.join(texts)}"
     too_high_b = [f"in typical tissue {text}" for text in table["advice"] if "b·D" in text]
     return "; ".join([line, *too_high_b])

@@ -424,9 +424,10 @@ def _describe_expected_precision(tally: FitTally, n_averaged: float) -> dict[str
                 variations[parameter.name] = None if is_open else row["cv"]
     return {
         "ExpectedPrecision": {
-            "Description": "Cramér–Rao lower bound of the coefficient of variation in typical "
-            "tissue, at the median over voxels, without air, of the signal at the lowest b-value "
-            f"and shortest echo time over the {over}; none for a parameter that is not determined",
+            "Description": "Cramér–Rao bound of the coefficient of variation, the least of an "
+            "unbiased fit (bounds of parameters and fits in two steps make it smaller), in "
+            "typical tissue, at the median over voxels, without air, of the signal at the lowest "
+            f"b-value and shortest echo time over the {over}; none for what is not determined",
             "SNR": snr,
             "SNRContrast": contrast,
             "SNROver": over,

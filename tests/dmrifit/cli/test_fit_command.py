@@ -84,7 +84,7 @@ def test_ivim_by_echo_time_needs_no_model_of_t2(run, output_of, tmp_path, write_
     te = tmp_path / "own.te"
     te.write_text(" ".join(map(str, protocol.te)))
     arguments = ["fit", tmp_path / "own.nii.gz", "--te", te, "--model", "ivim", "--out", tmp_path / "maps"]
-    assert re.search(r"precision to expect .*: S0te50 ±\S+ %, S0te100 ±", output_of(*arguments, "--by-te"))
+    assert re.search(r"least standard deviation .*: S0te50 ±\S+ %, S0te100 ±", output_of(*arguments, "--by-te"))
     amounts = {}
     for echo in (50, 100):
         blood = truth["f"] * np.exp(-echo / truth["T2v"])

@@ -299,7 +299,7 @@ def test_a_scan_is_described_with_the_models_it_carries(bids, output_of):
     assert "grid: 6 × 5 × 4 voxels of 2 × 2 × 3 mm, 4 volumes" in printed
     assert "axes: RAS" in printed
     assert "protocol: b = 0, 700, 1400, 2800 s/mm², echo time unknown" in printed
-    assert "model: kurtosis: yes; SD of a voxel at least D 1 ± " in printed
+    assert "model: kurtosis: yes; SD of an unbiased fit at least D 1 ± " in printed
     assert "model: ivim: no, it needs" in printed
     assert "looks wrong: nothing" in printed
 

@@ -409,7 +409,7 @@ def test_residuals_of_twice_the_noise_are_told_with_what_they_mean_for_intervals
     for sigma, ratio in ((1.0, pytest.approx(2, rel=0.1)), (2.0, None)):
         sidecar = fit_image(nib.Nifti1Image(signals, AFFINE), repeats, "adc", sigma=sigma).sidecar
         assert sidecar.get("Misfit", {}).get("Ratio") == ratio
-        assert ("the SNR and the expected precision, computed from sigma, are then too good" in " ".join(fit_sentences(sidecar))) == (ratio is not None)
+        assert ("the SNR and the least standard deviations, computed from sigma, are then too good" in " ".join(fit_sentences(sidecar))) == (ratio is not None)
 
 
 def test_noise_that_a_fit_cannot_use_is_refused_or_doubted(image, tmp_path, refused):

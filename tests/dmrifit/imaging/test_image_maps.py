@@ -69,7 +69,7 @@ def test_text_of_maps_is_three_lines_with_parameters_apart_and_verdict_and_advic
     assert "--coverage" in " ".join(predicted(scan).advice())
 
 
-@pytest.mark.parametrize("make", [lambda scan: fit_image(scan, PROTOCOL, "adc"), predicted])
+@pytest.mark.parametrize("make", [lambda scan, **options: fit_image(scan, PROTOCOL, "adc", **options), predicted])
 def test_tables_of_maps_have_places_in_mm_and_the_values_of_the_images(make, scan):
     maps = make(scan)
     table, dataset = maps.to_dataframe(), maps.to_xarray()
@@ -82,6 +82,8 @@ def test_tables_of_maps_have_places_in_mm_and_the_values_of_the_images(make, sca
         assert dataset[name].attrs["units"] == maps.sidecar["Parameters"][name]["Units"]
     np.testing.assert_allclose([dataset["x"][3, 1, 2], dataset["z"][3, 1, 2]], [-6, 8])
     assert all(table.attrs["units"][name] == "µm²/ms" for name in maps if name in ("ADC", "ADC_se", "ADC_low"))
+    mask = nib.Nifti1Image(np.repeat(1 - np.eye(4)[..., None], 3, axis=2), maps["ADC"].affine)
+    assert np.isnan(make(scan, mask=mask).to_xarray()["ADC"]).sum() == 12
     if "status" in table:
         assert table["status"].value_counts().to_dict() == {"converged": 47, "not_fitted": 1}
         bits = np.asarray(maps["doubt"].dataobj)[tuple(places.T)]
