@@ -78,12 +78,14 @@ class Evaluation:
         ``_independent`` instead, and for ``skill`` and ``absolute_skill`` too: against the fit to
         a second noise realization of a synthetic scan, all target contrasts, which shares no
         noise with the inputs. And
-        ``skill``, 1 − Σ error / Σ error of the constant with the least error on the training
-        patients, from ``relative_error`` and ``constant_error`` (means of abs(E));
+        ``skill``, 1 − Σ error / Σ error of the best constant, from ``relative_error`` and
+        ``constant_error`` (means of abs(E)). The best constant is that with the least error on
+        the training voxels of all other patients of the tested cohort (of all cohorts where it
+        has no others), the same for every number and choice of training patients;
         ``absolute_skill`` from ``absolute_error`` and ``constant_absolute_error``, over all
         ``n_absolute`` voxels, including those whose reference is zero. Rows of the control
         constant describe two predictors: the skills, 0 by definition, and ``relative_error`` and
-        ``absolute_error`` are of those constants with the least error; all else is of the median
+        ``absolute_error`` are of the best constants; all else is of the median
         of the training targets (of s2s, of the fit to the median signals).
     signals : DataFrame
         One row for each held-out patient, estimator and unseen contrast: the same keys, then
@@ -93,7 +95,7 @@ class Evaluation:
         contrast is ``"all unseen"`` pools them. The reference is the measured signal. A predictor
         that learned nothing can have a positive skill, as the constant is that of the training
         region, and lesions differ from it: compare with the control shuffled. Of the control
-        constant the skill alone is of the constant with the least error.
+        constant the skill alone is of the best constant.
     study : dict, optional
         How the scores were made: settings, cohorts, estimators, versions, seed, command.
     predictions : mapping of (str, str) to PatientPredictions, optional
@@ -414,6 +416,7 @@ def compare(
         "cohorts": descriptions,
         "estimators": {entrant.name: entrant.description for entrant in entrants},
         "model": {entrant.name: entrant.model.name for entrant in entrants},
+        "constant": TEXTS["constant"],
         "without_controls": contestants.without_controls(entrants),
         "versions": software(),
         "command": command_line(),
@@ -603,7 +606,7 @@ def _material(cell: Cell, bank: Bank, futures: Mapping[int, Any]) -> tuple[Any, 
     rows = [stack.rows[patient] for patient in cell.train]
     n_dropped = sum(stack.n_dropped.get(patient, 0) for patient in cell.train)
     tests = bank.tests(cell.view, cell.test)
-    constants = bank.constants(cell.view, cell.repeat, cell.train)
+    constants = [bank.constants(cell.view, cell.repeat, patient) for patient in cell.test]
     return *arrays, rows, n_dropped, tests, constants
 
 

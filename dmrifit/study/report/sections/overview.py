@@ -50,7 +50,7 @@ def introduction(board: Board) -> Iterator[Any]:
     controls = [_TEXTS["controls"][name] for name in CONTROLS if name in board.algorithms]
     if controls:
         yield f"Controls, in gray: {'; '.join(controls)}."
-    yield _TEXTS["reference"]
+    yield _TEXTS("reference", constant=board.constant)
 
 
 def headline_table(board: Board) -> Iterator[Any]:
