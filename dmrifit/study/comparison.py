@@ -306,7 +306,8 @@ def compare(
     train_mask : {"body", "lesion"}, default="body"
         Voxels to train on.
     score_mask : {"lesion", "body"}, default="lesion"
-        Voxels to score, all of them. Patients without any are left out and named in ``study``.
+        Voxels to score, all of them. Patients without any are trained on, not scored, and named
+        in ``study``.
     n_train : int or sequence of int, optional
         Train on so many patients, drawn at random for each held-out one; by default on all there
         are. Of several numbers, the patients of a smaller one are among those of a larger one.
@@ -392,12 +393,13 @@ def compare(
     cells = plan(entrants, settings, views, bank, keep=keep_predictions)
     descriptions = {}
     for name, cohort in cohorts.items():
-        skipped = dict(cohort.skipped)
+        skipped = {patient: f"not used: {why}" for patient, why in cohort.skipped.items()}
         for patient in bank.patients[name]:
             if patient not in bank.trainable[name]:
-                skipped[patient] = f"no usable {train_mask} voxel to train on"
+                skipped[patient] = f"not trained on: no usable {train_mask} voxel"
             if patient not in bank.testable[name]:
-                skipped[patient] = f"no {score_mask} voxel"
+                training = skipped.get(patient, "trained on")
+                skipped[patient] = f"{training}; not scored: no {score_mask} voxel"
         descriptions[name] = {
             "synthetic": cohort.synthetic,
             "repeated": bank.repeated[name],
@@ -481,9 +483,8 @@ def leave_one_patient_out(
     if not algorithms:
         raise ValueError("algorithms must name at least one")
     estimators = {}
-    for strategy in strategies:
-        for algorithm in algorithms:
-            estimators[f"{algorithm} {strategy}"] = contestants.STRATEGIES[strategy](algorithm)
+    for strategy, algorithm in itertools.product(strategies, algorithms):
+        estimators[f"{algorithm} {strategy}"] = contestants.STRATEGIES[strategy](algorithm)
     return compare(estimators, cohorts, max_voxels=max_voxels, **options)
 
 

@@ -201,7 +201,7 @@ def _sites(board: Board) -> Iterator[Any]:
         return
     panel = Panel(measure, SKILL_NAMES[measure], digits=2)
     figure = _plot_regimes(board, rows.assign(row=rows["cohort"]), [panel], width=_WIDTH)
-    yield _TEXTS.picture("answer_sites", figure, constant=board.constant)
+    yield _TEXTS.picture("answer_sites", figure, constant=board.constant.partition(",")[0])
 
 
 def _plot_regimes(
@@ -242,7 +242,7 @@ def _sizes(board: Board) -> Iterator[Any]:
     last = gains.groupby(by).transform("last")
     gains = gains.assign(gain=last[measure] - gains[measure], most=last["n_train"])
     texts = [enough_in_words(rows) for _, rows in gains.query("n_train < most").groupby("cohort")]
-    yield _TEXTS.picture("answer_sizes", figure, constant=board.constant)
+    yield _TEXTS.picture("answer_sizes", figure, constant=board.constant.partition(",")[0])
     name = predictor_words(*(board.best or ("", "")))
     yield page.Note(f"{name}, gain of {SKILL_NAMES[measure]}. {'; '.join(texts) or 'not known'}.")
 

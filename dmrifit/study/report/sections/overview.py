@@ -109,10 +109,10 @@ def cohort_tables(board: Board) -> Iterator[Any]:
         rows.append(row)
         if cohort.get("simulation"):
             simulations[name] = cohort["simulation"]
-        # Patients that were left out are named, so that nobody has to count them.
-        skipped = [f"{patient}: {why}" for patient, why in (cohort.get("skipped") or {}).items()]
+        # Patients left out of training or scores are named, so that nobody has to count them.
+        skipped = [f"{patient} ({why})" for patient, why in (cohort.get("skipped") or {}).items()]
         if skipped:
-            texts.append(f"Not scored in {name}: {'; '.join(skipped)}.")
+            texts.append(f"Not both trained on and scored in {name}: {', '.join(skipped)}.")
     if not rows:
         yield "The comparison does not say which cohorts it was made from."
         return
