@@ -317,7 +317,9 @@ def benchmark(
         raise ValueError(f"{error}; finished work is kept in {out}") from error
     for name, cohort in evaluation.study["cohorts"].items():
         for patient, reason in cohort["skipped"].items():
-            say(f"{name}: {patient} is left out: {reason}")
+            # What the table lacks was said when it was read.
+            if patient not in cohorts[name].skipped:
+                say(f"{name}: {patient}: {reason}")
     _finish_report([evaluation], write_report(evaluation, out))
 
 

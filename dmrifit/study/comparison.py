@@ -78,12 +78,14 @@ class Evaluation:
         ``_independent`` instead, and for ``skill`` and ``absolute_skill`` too: against the fit to
         a second noise realization of a synthetic scan, all target contrasts, which shares no
         noise with the inputs. And
-        ``skill``, 1 − Σ error / Σ error of the constant with the least error on the training
-        patients, from ``relative_error`` and ``constant_error`` (means of abs(E));
+        ``skill``, 1 − Σ error / Σ error of the best constant, from ``relative_error`` and
+        ``constant_error`` (means of abs(E)). The best constant is that with the least error on
+        the training voxels of all other patients of the tested cohort (of all cohorts where it
+        has no others), the same for every number and choice of training patients;
         ``absolute_skill`` from ``absolute_error`` and ``constant_absolute_error``, over all
         ``n_absolute`` voxels, including those whose reference is zero. Rows of the control
         constant describe two predictors: the skills, 0 by definition, and ``relative_error`` and
-        ``absolute_error`` are of those constants with the least error; all else is of the median
+        ``absolute_error`` are of the best constants; all else is of the median
         of the training targets (of s2s, of the fit to the median signals).
     signals : DataFrame
         One row for each held-out patient, estimator and unseen contrast: the same keys, then
@@ -93,7 +95,7 @@ class Evaluation:
         contrast is ``"all unseen"`` pools them. The reference is the measured signal. A predictor
         that learned nothing can have a positive skill, as the constant is that of the training
         region, and lesions differ from it: compare with the control shuffled. Of the control
-        constant the skill alone is of the constant with the least error.
+        constant the skill alone is of the best constant.
     study : dict, optional
         How the scores were made: settings, cohorts, estimators, versions, seed, command.
     predictions : mapping of (str, str) to PatientPredictions, optional
@@ -304,7 +306,8 @@ def compare(
     train_mask : {"body", "lesion"}, default="body"
         Voxels to train on.
     score_mask : {"lesion", "body"}, default="lesion"
-        Voxels to score, all of them. Patients without any are left out and named in ``study``.
+        Voxels to score, all of them. Patients without any are trained on, not scored, and named
+        in ``study``.
     n_train : int or sequence of int, optional
         Train on so many patients, drawn at random for each held-out one; by default on all there
         are. Of several numbers, the patients of a smaller one are among those of a larger one.
@@ -390,12 +393,13 @@ def compare(
     cells = plan(entrants, settings, views, bank, keep=keep_predictions)
     descriptions = {}
     for name, cohort in cohorts.items():
-        skipped = dict(cohort.skipped)
+        skipped = {patient: f"not used: {why}" for patient, why in cohort.skipped.items()}
         for patient in bank.patients[name]:
             if patient not in bank.trainable[name]:
-                skipped[patient] = f"no usable {train_mask} voxel to train on"
+                skipped[patient] = f"not trained on: no usable {train_mask} voxel"
             if patient not in bank.testable[name]:
-                skipped[patient] = f"no {score_mask} voxel"
+                training = skipped.get(patient, "trained on")
+                skipped[patient] = f"{training}; not scored: no {score_mask} voxel"
         descriptions[name] = {
             "synthetic": cohort.synthetic,
             "repeated": bank.repeated[name],
@@ -414,6 +418,7 @@ def compare(
         "cohorts": descriptions,
         "estimators": {entrant.name: entrant.description for entrant in entrants},
         "model": {entrant.name: entrant.model.name for entrant in entrants},
+        "constant": TEXTS["constant"],
         "without_controls": contestants.without_controls(entrants),
         "versions": software(),
         "command": command_line(),
@@ -478,9 +483,8 @@ def leave_one_patient_out(
     if not algorithms:
         raise ValueError("algorithms must name at least one")
     estimators = {}
-    for strategy in strategies:
-        for algorithm in algorithms:
-            estimators[f"{algorithm} {strategy}"] = contestants.STRATEGIES[strategy](algorithm)
+    for strategy, algorithm in itertools.product(strategies, algorithms):
+        estimators[f"{algorithm} {strategy}"] = contestants.STRATEGIES[strategy](algorithm)
     return compare(estimators, cohorts, max_voxels=max_voxels, **options)
 
 
@@ -603,7 +607,7 @@ def _material(cell: Cell, bank: Bank, futures: Mapping[int, Any]) -> tuple[Any, 
     rows = [stack.rows[patient] for patient in cell.train]
     n_dropped = sum(stack.n_dropped.get(patient, 0) for patient in cell.train)
     tests = bank.tests(cell.view, cell.test)
-    constants = bank.constants(cell.view, cell.repeat, cell.train)
+    constants = [bank.constants(cell.view, cell.repeat, patient) for patient in cell.test]
     return *arrays, rows, n_dropped, tests, constants
 
 

@@ -99,10 +99,8 @@ class Entrant:
         # The strategy is no part of the algorithm: "LR s2s" is algorithm LR.
         words = filter(None, re.split(r"[\s/_:,()-]+", name))
         algorithm = " ".join(word for word in words if word.lower() != strategy) or name
-        recipe, code = _recipe(estimator), _code(estimator)
-        return cls(
-            name, strategy, algorithm, estimator, model, description, recipe=recipe, code=code
-        )
+        values = name, strategy, algorithm, estimator, model, description
+        return cls(*values, recipe=_recipe(estimator), code=_code(estimator))
 
 
 @dataclass(frozen=True)
@@ -170,9 +168,8 @@ def controls_of(
                 estimator.set_params(loss="mean")
             entrant = Entrant.of(f"{control} {strategy}", estimator, kept=kept, example=example)
             description = [control, entrant.description]
-            controls.append(
-                replace(entrant, algorithm=control, description=description, control=control)
-            )
+            entrant = replace(entrant, algorithm=control, description=description, control=control)
+            controls.append(entrant)
     return controls
 
 

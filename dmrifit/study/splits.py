@@ -79,10 +79,10 @@ def views_by_cohort(
     for (_, cohort), view in views.items():
         tested.setdefault(cohort, {})[view] = None
     trained: dict[str, dict[View, None]] = {cohort: {} for cohort in tested}
-    # Patients are trained on in the views of the cohorts that they train for.
+    # Patients are trained on in the views of the cohorts that they train for; constants are
+    # learned in the tested cohort, whatever the way of training.
     for cohort, tested_cohort in itertools.product(tested, tested):
-        regime = "same" if tested_cohort == cohort else "other"
-        if regime in regimes or "pooled" in regimes:
+        if tested_cohort == cohort or set(regimes) != {"same"}:
             trained[cohort] |= tested[tested_cohort]
     return tested, trained
 
@@ -116,8 +116,7 @@ def plan(
             available = _available(train_on, cohort, bank.trainable, sizes, test)
             # Seeds depend on the purpose alone, not on what else is compared.
             purpose = train_on, cohort, test[0] if len(test) == 1 else "all", repeat
-            generator = Seed(settings.seed).rng("patients", *purpose)
-            order = generator.permutation(len(available))
+            order = Seed(settings.seed).rng("patients", *purpose).permutation(len(available))
             estimator_seed = Seed(settings.seed).derived("estimator", *purpose)
             for size, entrant in itertools.product(sizes or (len(available),), entrants):
                 at_largest = sizes is None or size == max(sizes)

@@ -230,6 +230,7 @@ class Board:
     def __init__(self, evaluation: Evaluation) -> None:
         self.evaluation = evaluation
         self.study = evaluation.study
+        self.constant = self.study.get("constant", TEXTS["earlier_constant"])
         # Rows at the largest number of training patients; ``abs_bias`` is the magnitude of
         # ``bias``, and a constant prediction has a correlation of 0.
         self.scores = scores = _with_magnitudes(largest(evaluation.scores))

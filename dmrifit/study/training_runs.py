@@ -43,7 +43,7 @@ def run_trial(
     rows: Sequence[slice],
     n_dropped: int,
     tests: Sequence[HeldOut],
-    constants: Constants,
+    constants: Sequence[Constants],
 ) -> dict[str, Any]:
     """Train once, score every held-out patient; a strategy has dropped `n_dropped` voxels."""
     content: dict[str, Any] = {"scores": [], "signals": []}
@@ -59,8 +59,7 @@ def run_trial(
                 selected = np.r_[tuple(rows)]
                 x, y = features[selected], targets[selected]
                 if entrant.control == controls.SHUFFLED:
-                    generator = Seed(cell.seed).rng("shuffle")
-                    y = y[generator.permutation(len(y))]
+                    y = Seed(cell.seed).rng("shuffle").permutation(y)
                 if entrant.recipe:
                     groups = np.repeat(cell.train, [r.stop - r.start for r in rows])
                     n_columns = tests[0].X.shape[1]
@@ -69,10 +68,10 @@ def run_trial(
                     estimator.fit(x, y)
             # Patients that share a training share its time.
             training_seconds = (time.perf_counter() - start) / len(tests)
-            for test in tests:
+            for test, best in zip(tests, constants, strict=True):
                 start = time.perf_counter()
                 answer = _untrained_answers if entrant.control in controls.UNTRAINED else _answers
-                signals, maps = answer(estimator, cell, test, constants)
+                signals, maps = answer(estimator, cell, test, best)
                 seconds = training_seconds + time.perf_counter() - start
                 keys = {
                     "cohort": test.cohort,
@@ -84,9 +83,9 @@ def run_trial(
                     "repeat": cell.repeat,
                     "estimator": entrant.name,
                 }
-                for row in _score_maps(maps, test, entrant, seconds, constants):
+                for row in _score_maps(maps, test, entrant, seconds, best):
                     content["scores"].append(keys | row)
-                for row in _score_signals(signals, test, cell, constants):
+                for row in _score_signals(signals, test, cell, best):
                     content["signals"].append(keys | row)
                 if cell.keep:
                     for kind, values in (("maps", maps), ("signals", signals)):

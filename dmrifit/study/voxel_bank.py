@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ class HeldOut:
 
 @dataclass(frozen=True, eq=False)
 class Constants:
-    """The constant predictions with the least errors on the training patients."""
+    """The constant predictions with the least errors on the other patients of a cohort."""
 
     signals: NDArray[np.float64]  # (n_target,), least relative error
     relative: NDArray[np.float64]  # (n_parameters,), least relative error
@@ -233,16 +234,14 @@ class Bank:
         """Return held-out patients."""
         return [self._tests[view, patient] for patient in patients]
 
-    def constants(self, view: View, repeat: int, train: Sequence[str]) -> Constants:
-        """Find the best constants of training patients."""
-        voxels = [self._voxels[view, self._draw(repeat)][patient] for patient in train]
+    def constants(self, view: View, repeat: int, patient: str) -> Constants:
+        """Find the best constants of the patients other than a held-out one."""
+        # The same for every training, so that of two skills the larger has the smaller error.
+        voxels = [self._voxels[view, self._draw(repeat)][other] for other in self._others(patient)]
         Y = np.concatenate([signals for _, signals, _ in voxels])
         maps = np.concatenate([reference for _, _, reference in voxels])
-        return Constants(
-            best_constants(Y, relative=True),
-            best_constants(maps, relative=True),
-            best_constants(maps, relative=False),
-        )
+        signals, relative = (best_constants(values, relative=True) for values in (Y, maps))
+        return Constants(signals, relative, best_constants(maps, relative=False))
 
     def is_repeated(self, view: View, patients: Sequence[str]) -> bool:
         """Whether all of these held-out patients have a second measurement."""
@@ -251,11 +250,19 @@ class Bank:
     def digest(
         self, view: View, repeat: int, train: Sequence[str], test: Sequence[str]
     ) -> list[list[str]]:
-        """Return the digests of all data of a training and its tests."""
+        """Return the digests of all data of a training, its tests and their constants."""
+        others = map(self._others, test)
+        draw = self._draw(repeat)
         return [
-            [self._digests["train", view, self._draw(repeat), patient] for patient in train],
+            [self._digests["train", view, draw, name] for name in chain(train, *others)],
             [self._digests["test", view, patient] for patient in test],
         ]
+
+    def _others(self, patient: str) -> list[str]:
+        """List all other patients of the same cohort; where there are none, of all cohorts."""
+        cohort = next(name for name, patients in self.patients.items() if patient in patients)
+        same = [other for other in self.trainable[cohort] if other != patient]
+        return same or [other for other in chain(*self.trainable.values()) if other != patient]
 
     def _draw(self, repeat: int) -> int:
         """Give the draw of training voxels of a repeat; all repeats share one of all voxels."""

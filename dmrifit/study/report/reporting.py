@@ -88,7 +88,7 @@ def _page(board: Board, evaluations: Sequence[Evaluation]) -> tuple[Page, dict[s
         Section("How many patients", *answer.curves(board)),
         Section("Example patients", *patients.example_patients(board)),
         Section("Unseen signals", *scores.signal_scores(board)),
-        Section("Other comparisons", *overview.repeated_summary(evaluations)),
+        Section("Comparisons side by side", *overview.repeated_summary(evaluations)),
     ]
     tests, statistics = answer.statistics_tables(board)
     tables = {one.name: one.table for section in sections for one in section.all(Numbers)}

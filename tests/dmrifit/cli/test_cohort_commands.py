@@ -180,7 +180,7 @@ def comparisons(monkeypatch, make_evaluation):
 
     def record(estimators, cohorts, **options):
         calls.append((estimators, cohorts, options))
-        study = {"cohorts": {"A": {"synthetic": False, "skipped": {"p9": "no lesion voxel"}}}}
+        study = {"cohorts": {name: {"synthetic": False, "skipped": {"p9": "not scored: no lesion voxel"}} for name in cohorts}}
         return make_evaluation([{}, {"algorithm": "RFR", "dispersion": 0.4}], study=study)
 
     def page(studies, folder):
@@ -236,7 +236,7 @@ def test_cohorts_whose_protocols_differ_do_so_on_request(comparisons, run, tmp_p
     code, _, err = run("benchmark", "x.tsv", "--out", tmp_path, "--algorithms", "LR", *option)
     assert code == 0, err
     assert comparisons[0][2]["train_on"] == ways
-    assert "A: p9 is left out: no lesion voxel" in err
+    assert "cohort1: p9: not scored: no lesion voxel" in err
     assert ("protocols differ (cohort1 lacks 15 of the 21 contrasts of cohort2" in err) == (ways == ["same"])
 
 

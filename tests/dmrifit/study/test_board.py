@@ -56,6 +56,8 @@ def test_every_strategy_stands_beside_its_controls(curve):
         "LR": [1, 2, 3],
         **{control: [3] for control in CONTROLS},
     }
+    # Of two sizes, the one with the smaller error has the larger skill.
+    assert (scores.groupby(["patient", "metric", "strategy"])["constant_error"].agg(np.ptp) == 0).all()
     perfect = scores[scores["algorithm"] == "perfect"]
     assert (perfect["bias"].abs().max(), perfect["dispersion"].max()) == (0, 0)
     assert perfect["pearson"].dropna().min() > 1 - 1e-12
@@ -134,6 +136,9 @@ def test_cohorts_of_other_protocols_train_once_their_signals_are_computed():
         "pooled": [5],
         "same": [2],
     }
+    # The constant that skill compares with does not depend on the training: equal answers have equal skills.
+    copies = scores[scores["algorithm"] == "copy"].groupby(["patient", "strategy", "metric"])["skill"]
+    assert copies.agg(np.ptp).max() == 0
     # What was trained on the patient's own cohort does not depend on whether others were computed.
     alone = leave_one_patient_out(presets, **options)
     same = scores[scores["train_on"] == "same"].drop(columns="seconds").reset_index(drop=True)

@@ -205,7 +205,7 @@ def test_patients_without_a_lesion_train_and_are_named(two, record):
     scans = [two["A"].scans[0], healthy, two["A"].scans[2]]
     result = compare({"r": Recorder()}, Cohort(scans, "A"), max_voxels=20, random_state=0)
     assert healthy.patient not in set(result.scores["patient"])
-    assert result.study["cohorts"]["A"]["skipped"] == {healthy.patient: "no lesion voxel"}
+    assert result.study["cohorts"]["A"]["skipped"] == {healthy.patient: "trained on; not scored: no lesion voxel"}
     assert all(healthy.patient in owners(entry["train"], two) for entry in record)
 
 

@@ -75,7 +75,7 @@ def run_answers(maps, signals, test=None, **options):
     """Train the estimator that answers so, and test it on one patient."""
     cell = make_cell(Answer(maps, signals), **options)
     tests = [test or held_out()]
-    return run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, 0, tests, CONSTANTS)
+    return run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, 0, tests, [CONSTANTS])
 
 
 def test_scores_of_unseen_signals_by_hand():
@@ -159,7 +159,7 @@ def by_hand(answer, reference, constant):
 )
 def test_truth_and_repeat_are_scored_against_both_references_by_plain_numpy(strategy, control, signals, maps):
     cell = make_cell(strategy("LR", model="adc"), control=control)
-    content = run_trial(cell, None, None, [], 0, [repeated()], CONSTANTS)
+    content = run_trial(cell, None, None, [], 0, [repeated()], [CONSTANTS])
     if strategy is MapsToMaps:
         signals = maps[:, :1] * np.exp(-maps[:, 1:] * FULL.b / 1000)
     for j, row in enumerate(content["scores"]):
@@ -186,7 +186,7 @@ def test_a_copy_answers_the_nearest_source_contrast_clinical_metrics_and_a_const
     source, target = Protocol([0, 500, 0], te=[70, 70, 100]), Protocol([0, 200, 300, 900, 300], te=[70, 70, 70, 70, 99])
     assert nearest_contrasts(source, target).tolist() == [0, 0, 1, 1, 2]
     cell = make_cell(SignalToSignal("LR", model="adc"), control="copy", keep=True)
-    content = run_trial(cell, None, None, [], 0, [held_out()], CONSTANTS)
+    content = run_trial(cell, None, None, [], 0, [held_out()], [CONSTANTS])
     copied = content["predictions"]
     expected = MEASURED[:, nearest_contrasts(SOURCE, FULL)]
     np.testing.assert_array_equal(copied["signals/p"], expected.astype(np.float32))
@@ -200,7 +200,7 @@ def test_a_copy_answers_the_nearest_source_contrast_clinical_metrics_and_a_const
     view = View(SOURCE, Protocol([0, 100, 500, 1000], te=60), None, model)
     cell = make_cell(MapsToMaps("LR"), control="copy", keep=True, model=model, view=view)
     monkeypatch.setattr(MapsToMaps, "clinical", lambda *_: clinical)
-    content = run_trial(cell, None, None, [], 0, [test], constants)
+    content = run_trial(cell, None, None, [], 0, [test], [constants])
     maps = content["predictions"]["maps/p"]
     # A negative fraction is no fraction.
     np.testing.assert_allclose(maps[:, 1], [0.2, 0])
@@ -224,4 +224,4 @@ def test_a_failure_names_estimator_patient_and_training(test, who):
     cell = make_cell(Answer("fail"), test=test)
     message = f"'x s2s' failed for {who} of cohort 'A', trained on 2 patients .same.: out of luck"
     with pytest.raises(RuntimeError, match=message):
-        run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, 0, [held_out()], CONSTANTS)
+        run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, 0, [held_out()], [CONSTANTS])

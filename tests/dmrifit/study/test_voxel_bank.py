@@ -160,7 +160,8 @@ def test_drawn_voxels_are_counted_and_repeats_draw_others(scans):
 
 def test_digests_follow_the_data_of_each_patient(bank, scans):
     digest = bank.digest(VIEW, 0, ["p0", "p1"], ["p2"])
-    assert [len(texts) for texts in digest] == [2, 1]
+    # p0 and p1 are trained on, and the constants for p2 are learned from both.
+    assert [len(texts) for texts in digest] == [4, 1]
     (alone,), _ = bank.digest(VIEW, 0, ["p1"], [])
     assert alone == digest[0][1] != digest[0][0]
 
@@ -168,10 +169,19 @@ def test_digests_follow_the_data_of_each_patient(bank, scans):
         signal[1, 1, 1, 5] *= 1.5
 
     changed = make_bank([Cohort([scans[0], make_scan("p1", 1, gain=10.0, spoil=spoil), scans[2]], "A")])
-    assert changed.digest(VIEW, 0, ["p0"], ["p2"]) == bank.digest(VIEW, 0, ["p0"], ["p2"])
+    assert changed.digest(VIEW, 0, ["p0"], []) == bank.digest(VIEW, 0, ["p0"], [])
+    assert changed.digest(VIEW, 0, ["p0"], ["p2"]) != bank.digest(VIEW, 0, ["p0"], ["p2"])
     train, test = changed.digest(VIEW, 0, ["p1"], ["p1"])
     before = bank.digest(VIEW, 0, ["p1"], ["p1"])
     assert (train != before[0], test != before[1]) == (True, True)
+
+
+def test_constants_are_learned_from_the_rest_of_a_cohort_or_from_other_cohorts(scans):
+    bank = make_bank([Cohort(scans[:2], "A"), Cohort(scans[2:], "B")])
+    for patient, others in (("p0", ["p1"]), ("p1", ["p0"]), ("p2", ["p0", "p1"])):
+        adc = np.concatenate([bank._voxels[VIEW, 0][other][2][:, 1] for other in others])
+        costs = [(np.abs(value - adc) / adc).sum() for value in adc]
+        assert bank.constants(VIEW, 0, patient).relative[1] == adc[np.argmin(costs)]
 
 
 def test_contrasts_that_a_lent_patient_lacks_are_computed_through_the_model():

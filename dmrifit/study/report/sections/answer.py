@@ -200,24 +200,22 @@ def _sites(board: Board) -> Iterator[Any]:
         yield "No skill is defined in the other cohort."
         return
     panel = Panel(measure, SKILL_NAMES[measure], digits=2)
-    figure = _plot_regimes(rows.assign(row=rows["cohort"]), [panel], width=_WIDTH)
-    yield _TEXTS.picture("answer_sites", figure)
+    figure = _plot_regimes(board, rows.assign(row=rows["cohort"]), [panel], width=_WIDTH)
+    yield _TEXTS.picture("answer_sites", figure, constant=board.constant.partition(",")[0])
 
 
 def _plot_regimes(
-    table: pd.DataFrame, panels: Sequence[Panel], title: str = "", *, width: float
+    board: Board, table: pd.DataFrame, panels: Sequence[Panel], title: str = "", *, width: float
 ) -> style.Figure:
     """Draw scores in a color for each way of training."""
-    styles = {}
+    names, styles = {}, {}
     for train_on in unique(table["train_on"]):
+        size = board.size(matching(board.scores, train_on=train_on))
+        names[train_on] = f"trained on {training_words(train_on, 'whom')}, {size}"
         color, marker = _LOOKS.get(train_on, (style.INK, "o"))
-        styles[_trained_on(train_on)] = {"color": color, "marker": marker}
-    table = table.assign(series=table["train_on"].map(_trained_on))
+        styles[names[train_on]] = {"color": color, "marker": marker}
+    table = table.assign(series=table["train_on"].map(names))
     return plot_dots(table, panels, styles, title, width=width)
-
-
-def _trained_on(train_on: str) -> str:
-    return f"trained on {training_words(train_on, 'whom')}"
 
 
 def _sizes(board: Board) -> Iterator[Any]:
@@ -244,7 +242,7 @@ def _sizes(board: Board) -> Iterator[Any]:
     last = gains.groupby(by).transform("last")
     gains = gains.assign(gain=last[measure] - gains[measure], most=last["n_train"])
     texts = [enough_in_words(rows) for _, rows in gains.query("n_train < most").groupby("cohort")]
-    yield _TEXTS.picture("answer_sizes", figure)
+    yield _TEXTS.picture("answer_sizes", figure, constant=board.constant.partition(",")[0])
     name = predictor_words(*(board.best or ("", "")))
     yield page.Note(f"{name}, gain of {SKILL_NAMES[measure]}. {'; '.join(texts) or 'not known'}.")
 
@@ -273,16 +271,11 @@ def other_sites(board: Board) -> Iterator[Any]:
     names = rows["cohort"] + ": " + rows["algorithm"] + " " + rows["strategy"]
     table = rows.assign(row=names).sort_values("row", kind="stable")
     panels = scores.predictor_panels(board, board.skill_column)
-    figure = _plot_regimes(table, panels, "Tested cohort: predictor", width=12.4)
-    yield _TEXTS.picture("other_sites", figure)
+    figure = _plot_regimes(board, table, panels, "Tested cohort: predictor", width=12.4)
+    yield _TEXTS.picture("other_sites", figure, constant=board.constant)
     if board.setting("resynthesize"):
         yield page.Note(_TEXTS["resynthesized"])
-    sizes = []
-    for train_on in board.regimes:
-        size = board.size(matching(board.scores, train_on=train_on))
-        sizes.append(f"{training_words(train_on, 'whom')} {size}")
-    yield page.Note(f"Training patients: {', '.join(sizes)}. Parameter by parameter:")
-    yield page.Link("tables/parameters.csv", "All numbers: parameters.csv")
+    yield page.Link("tables/parameters.csv", "All numbers, by parameter: parameters.csv")
 
 
 def sizes_of(board: Board) -> pd.DataFrame:
@@ -305,7 +298,7 @@ def curves(board: Board) -> Iterator[Any]:
     shown = board.cohorts[:2]
     yield (f"Means over patients, draws and the parameters {', '.join(board.averaged_metrics)}.")
     figure = plot_sizes(table[table["cohort"].isin(shown)], panels, looks, width=12.4)
-    yield _TEXTS.picture("learning", figure)
+    yield _TEXTS.picture("learning", figure, constant=board.constant)
     yield page.Numbers("learning", learning)
 
 

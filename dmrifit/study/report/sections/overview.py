@@ -10,6 +10,7 @@ import numpy as np
 
 from dmrifit._utils.counts import counted
 from dmrifit.predict.controls import CONTROLS, is_control
+from dmrifit.report.numerals import wording
 from dmrifit.report.page import Code, Fold, Heading, Note, Table, Texts, capital
 from dmrifit.study import summaries
 from dmrifit.study.comparison import Evaluation
@@ -50,7 +51,7 @@ def introduction(board: Board) -> Iterator[Any]:
     controls = [_TEXTS["controls"][name] for name in CONTROLS if name in board.algorithms]
     if controls:
         yield f"Controls, in gray: {'; '.join(controls)}."
-    yield _TEXTS["reference"]
+    yield _TEXTS("reference", constant=board.constant)
 
 
 def headline_table(board: Board) -> Iterator[Any]:
@@ -73,13 +74,17 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Any]:
     metrics = summary_metrics()
     rows = []
     for number, board in enumerate(map(Board, evaluations), 1):
+        folder = getattr(board.evaluation.predictions, "folder", None)
+        name = folder.resolve().parent.name if folder else number
         summary = board.summary[~board.summary["algorithm"].map(is_control)]
         groups = summary.groupby(["train_on", "cohort", "strategy"], sort=False)
         for (train_on, cohort, strategy), algorithms in groups:
             simulation = board.study.get("cohorts", {}).get(cohort, {}).get("simulation") or {}
             conditions = board.conditions(matching(board.scores, cohort=cohort, train_on=train_on))
-            line = [number, conditions, training_words(train_on, "whom"), cohort]
+            line = [name, conditions, training_words(train_on, "whom"), cohort]
             line += [simulation.get("difficulty", "–"), strategy]
+            best = algorithms.sort_values(board.skill_column, ascending=False).iloc[0].to_dict()
+            line.append(wording(f"{{algorithm}} {{{board.skill_column}:.2i}}", best))
             for metric in metrics:
                 values = algorithms[metric.column]
                 text = metric_text(metric, values.mean())
@@ -88,9 +93,9 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Any]:
                 line.append(text)
             rows.append(line)
     header = ["comparison", "regions, N, seed", "trained on", "cohort", "difficulty", "strategy"]
-    header += [metric.heading for metric in metrics]
+    header += ["highest map skill", *(metric.heading for metric in metrics)]
     yield _TEXTS["repeated"]
-    yield Table(rows, header, numbers=range(6, len(header)))
+    yield Table(rows, header, numbers=range(7, len(header)))
 
 
 def cohort_tables(board: Board) -> Iterator[Any]:
@@ -109,10 +114,10 @@ def cohort_tables(board: Board) -> Iterator[Any]:
         rows.append(row)
         if cohort.get("simulation"):
             simulations[name] = cohort["simulation"]
-        # Patients that were left out are named, so that nobody has to count them.
-        skipped = [f"{patient}: {why}" for patient, why in (cohort.get("skipped") or {}).items()]
+        # Patients left out of training or scores are named, so that nobody has to count them.
+        skipped = [f"{patient} ({why})" for patient, why in (cohort.get("skipped") or {}).items()]
         if skipped:
-            texts.append(f"Not scored in {name}: {'; '.join(skipped)}.")
+            texts.append(f"Not both trained on and scored in {name}: {', '.join(skipped)}.")
     if not rows:
         yield "The comparison does not say which cohorts it was made from."
         return

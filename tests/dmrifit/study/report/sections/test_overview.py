@@ -7,16 +7,16 @@ from dmrifit.study.summaries import Board
 
 def test_several_comparisons_are_laid_beside_each_other(make_evaluation, html_tables):
     values = {"LR": 0.2, "RFR": 0.4, "constant": 0.9}
-    scores = [{"algorithm": name, "dispersion": value} for name, value in values.items()]
+    scores = [{"algorithm": name, "dispersion": value, "skill": value} for name, value in values.items()]
     study = {"cohorts": {"A": {"simulation": {"difficulty": "easy"}}}}
     first = make_evaluation([*scores, {"train_on": "other", "dispersion": 0.9}], study=study)
     second = make_evaluation([{"n_train": 1}], study={"settings": {"train_mask": "lesion", "seed": 7}})
     _, *rows = html_tables(repeated_summary([first, second])).tables[0][1]
     # Between two algorithms of 0.2 and 0.4 the standard deviation is 0.14.
     assert rows == [
-        ["1", "body → lesion, N = 3", "the same cohort", "A", "easy", "s2s", "10 ± 0.0", "30 ± 14", "0.50"],
-        ["1", "body → lesion, N = 3", "other cohorts", "A", "easy", "s2s", "10 ± –", "90 ± –", "0.50"],
-        ["2", "lesion → lesion, N = 1, seed 7", "the same cohort", "A", "–", "s2s", "10 ± –", "20 ± –", "0.50"],
+        ["1", "body → lesion, N = 3", "the same cohort", "A", "easy", "s2s", "RFR 0.40", "10 ± 0.0", "30 ± 14", "0.50"],
+        ["1", "body → lesion, N = 3", "other cohorts", "A", "easy", "s2s", "LR –", "10 ± –", "90 ± –", "0.50"],
+        ["2", "lesion → lesion, N = 1, seed 7", "the same cohort", "A", "–", "s2s", "LR –", "10 ± –", "20 ± –", "0.50"],
     ]
 
 
