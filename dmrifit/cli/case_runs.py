@@ -303,13 +303,16 @@ class CaseRun:
         write_text(out / self.table, table_text(rows, self.digits))
         if not (figure and can_draw()):
             return
-        table = pages.Table(rows.replace("", "none").to_numpy().tolist(), list(rows))
-        title = f"{Path(self.record).stem} {self.noun}s".capitalize()
-        page = RunPage(title, [table], [], self.note)
         if self.page is not None:
             page = self.page(out, records, lesions)
-        problems = [[failure["name"], failure["problem"]] for failure in failures]
-        failed = [pages.Table(problems, ("failed", "problem"), words=(1,))] if problems else []
+        else:
+            if rows["patient"].equals(rows["name"]):
+                rows = rows.drop(columns="patient")
+            cells = " | ".join(f"{key} {{{key}:w}}" for key in rows)
+            table = pages.Table(rows.replace("", "none"), cells)
+            title = f"{Path(self.record).stem} {self.noun}s".capitalize()
+            page = RunPage(title, [table], [], self.note)
+        failed = [pages.Table(failures, "failed {name} | problem {problem:w}")] if failures else []
         sections = [pages.Section(f"All {self.noun}s", *page.overview, *failed)]
         for table in sections[0].all(pages.Table):
             table.sortable = True

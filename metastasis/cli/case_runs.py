@@ -224,12 +224,9 @@ def prepare_case(
     row, files = scan
     sources = describe_sources(**files)
     result = prepare_scan(**files, spacing=spacing, out=folder, overwrite=True)
+    start = f"{folder.name}/{stem(files['image'])}"
     endings = {"image": "", "prior": "_prior", "brain": "_brain"}
-    written = {
-        key: f"{folder.name}/{stem(files['image'])}{ending}.nii.gz"
-        for key, ending in endings.items()
-        if getattr(result, key) is not None
-    }
+    written = {key: f"{start}{end}.nii.gz" for key, end in endings.items() if getattr(result, key)}
     record: dict[str, Any] = {**scan_names(row), "files": written}
     record |= {"likeness": result.likeness, "notes": result.notes}
     record |= {"synthetic": row.get("synthetic") == "true", "sources": sources}
@@ -247,10 +244,10 @@ PREPARATION = CaseRun(
     bids="anat/*_T1w.nii*",
     row=lambda _, record: {
         **{key: record[key] for key in ("patient", "name")},
-        **{key: record["files"].get(key, "") for key in ("image", "prior", "brain")},
         "likeness": "" if record["likeness"] is None else f"{record['likeness']:.3f}",
         "notes": "; ".join(record["notes"]),
         "synthetic": "true" if record["synthetic"] else "false",
+        **{key: record["files"].get(key, "") for key in ("image", "prior", "brain")},
     },
     files=("*.nii.gz", "*_prepared.json"),
     line=lambda record: "\n".join(record["notes"]),

@@ -141,8 +141,8 @@ def prepare_scan(
                 "Sources": nifti.describe_sources(**sources),
             }
             if result.matrix is not None:
-                record["PriorMatrix"] = result.matrix.tolist()
-                record["PriorLikeness"] = result.likeness
+                record |= {"PriorLikeness": result.likeness, "PriorMatrix": result.matrix.tolist()}
+                record["PriorMatrixDirection"] = "from image to prior scan, in mm RAS+"
             file_set.write_json(files["record"], record)
     return result
 

@@ -12,7 +12,7 @@ from scipy import ndimage
 from dmrifit._utils.counts import first_few
 from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.io.components import label_components
-from dmrifit.io.grids import cropped
+from dmrifit.io.grids import as_stored, cropped
 from metastasis.scans.cases import Case
 
 #: Rows that no method should fall short of.
@@ -23,7 +23,8 @@ def control_segmentations(
     cases: Sequence[Case], *, random_state: RandomState = 0
 ) -> dict[str, list[NDArray[np.bool_]]]:
     """Make the masks of `CONTROLS` for each case, which do not look at its image."""
-    truths = reference_masks(cases)
+    # In RAS order, so that no control depends on the order of the axes in which scans are stored.
+    truths = [case.upright(mask) for case, mask in zip(cases, reference_masks(cases), strict=True)]
     seed = Seed(random_state)
     lesions, masks = [], []
     for truth in truths:
@@ -32,7 +33,7 @@ def control_segmentations(
         lesions.append([labels[box] == number for number, box in enumerate(boxes, start=1)])
     for i, case in enumerate(cases):
         shape = truths[i].shape
-        brain = np.ones(shape, bool) if case.brain is None else np.asarray(case.brain) > 0
+        brain = np.ones(shape, bool) if case.brain is None else case.upright(case.brain)
         order = [*range(i + 1, len(cases)), *range(i)]
         donors = [j for j in order if cases[j].patient != case.patient]
         donor_mask = next((truths[j] for j in donors if truths[j].any()), np.zeros(shape, bool))
@@ -44,7 +45,8 @@ def control_segmentations(
         model = donors[rng.integers(len(donors))] if donors else i
         copied = cropped(donor_mask, (0, 0, 0), shape)
         scattered = _random_blobs(blobs or lesions[i], len(lesions[model]), brain, rng)
-        masks.append((brain, np.zeros(shape, bool), copied, scattered))
+        upright = (brain, np.zeros(shape, bool), copied, scattered)
+        masks.append([as_stored(mask, case.affine) for mask in upright])
     controls = {name: [of_case[k] for of_case in masks] for k, name in enumerate(CONTROLS)}
     if len({case.patient for case in cases}) == 1:
         del controls["another patient's lesions"]

@@ -95,8 +95,9 @@ def evaluate_segmentations(
     families : mapping of str to sequence of str, optional
         Methods that are points of one curve, such as those trained with one loss at different α.
     segment : int, default=19
-        Edge in voxels of the segments of `segment_scores`. Where a case has a brain, segments
-        outside are left out.
+        Edge in voxels of the segments of `segment_scores`, whose grid begins at the left, back and
+        bottom of a scan, however it is stored. Where a case has a brain, segments outside are left
+        out, except those with a lesion.
     min_voxels : int or mapping of str to int, default=1
         As for `lesion_table`, left out before anything is counted; a mapping may give one for each
         method, others and controls have 1.
@@ -179,11 +180,10 @@ def evaluate_segmentations(
     scans, further, lesions = [], [], []
     # The status of the lesions of synthetic cases by their numbers.
     statuses: list[dict[int, str]] = []
-    for case in cases:
+    for i, case in enumerate(cases):
         table = case.lesions
         named = () if table is None else zip(table["number"], table["status"], strict=True)
         statuses.append({int(number): str(status) for number, status in named})
-    for i, case in enumerate(cases):
         numbers = label_components(truths[i])
         # In mm to the nearest lesion.
         distance = np.full(case.shape, np.inf, np.float32)
@@ -191,12 +191,13 @@ def evaluate_segmentations(
             distance[:] = distance_transform_edt(~truths[i], sampling=case.spacing)
         keys: dict[str, Any] = {"case": i, "name": case.name, "patient": case.patient}
         keys["prior"] = case.prior is not None
+        brain = None if case.brain is None else case.upright(case.brain)
         for name, method in methods.items():
             mask = method.masks[i]
             table = lesion_table(truths[i], mask, case.affine)
             row = {**keys, "method": name, **lesion_counts(table, small)}
             row["voxel_dice"] = dice(mask, truths[i])
-            counts = segment_counts(truths[i], mask, segment, case.brain)
+            counts = segment_counts(case.upright(truths[i]), case.upright(mask), segment, brain)
             scans.append(row | {f"segment_{key}": n for key, n in counts.items()})
             row = reader_scores.scan_scores(truths[i], numbers, distance, mask, case.affine)
             further.append({**keys, "method": name, **row})
@@ -426,7 +427,8 @@ def segment_scores(
     Score whether segments hold lesions, as losses over segments see them.
 
     The grid of segments is that of the network's output tiles: cubes from the first voxel on,
-    those at the far sides may be cut. A segment is positive when any of its voxels is.
+    those at the far sides may be cut. A segment is positive when any of its voxels is. Give
+    volumes in RAS order (`Case.upright`): counts depend on where the grid begins.
 
     Parameters
     ----------
@@ -465,8 +467,7 @@ def segment_scores(
             "(and masks); give each for each scan"
         )
     rows = []
-    scans = zip(labels, probabilities, masks, strict=True)
-    for i, (label, probability, mask) in enumerate(scans):
+    for i, (label, probability, mask) in enumerate(zip(labels, probabilities, masks, strict=True)):
         truth = np.asarray(label) > 0
         prediction = np.asarray(probability) >= threshold
         if truth.shape != prediction.shape or truth.ndim != 3:

@@ -125,15 +125,15 @@ def batch_blocks(
     """Make the table of a run over scans, what is shown of each scan, and a note for all."""
     is_ensemble = any(record["n_marked_by_both"] is not None for record in records.values())
     columns = _TEXTS("scans", both=_TEXTS["scans_both"] if is_ensemble else "")
+    if all(record["patient"] == record["name"] for record in records.values()):
+        columns = columns.replace(_TEXTS["scans_patient"], "")
     rows, shown = [], []
     for folder, record in records.items():
-        name = record["name"]
-        word = "synthetic" if record["synthetic"] else "no"
-        title = f"{name} (synthetic)" if record["synthetic"] else name
+        title = f"{record['name']} (synthetic)" if record["synthetic"] else record["name"]
         notes = " ".join(map(page.sentence, record["notes"])) or "none"
-        rows.append({**record, "word": word, "notes": notes})
+        rows.append({**record, "title": title, "notes": notes})
         remarks = [*record["notes"], record["statement"], record.get("model", "")]
-        scan_lesions = _lesion_lines(lesions[lesions["name"] == name], remarks)
+        scan_lesions = _lesion_lines(lesions[lesions["name"] == record["name"]], remarks)
         shown.append((title, [*pictures[folder], *scan_lesions]))
     return page.Table(rows, columns), shown, _TEXTS["positions"]
 

@@ -279,7 +279,8 @@ def prescribe(
     center X,Y,Z: Center in mm, RAS+.
     size X,Y,Z: Sides in mm.
     angles A,B,C: Intrinsic XYZ Euler angles in degrees.
-    matrix: Text file of a 4 x 4 matrix that moves the box from its scan to TUMOR, in mm RAS+.
+    matrix: Text file of a 4 x 4 matrix from mm RAS+ of the scan of the box to mm RAS+ of TUMOR, as
+        in repeat.json; PriorMatrix of dmrifit-metastasis prepare is the inverse (new to prior).
 
     Example: dmrifit-placement prescribe tumor.nii.gz --center 10,20,30 --size 20,20,20 --out voxel
     """

@@ -85,6 +85,7 @@ def describe_repeat(
         "shown_share": repeat.shown_share,
         "disagreement_mm": repeat.disagreement,
         "matrix": repeat.matrix.tolist(),
+        "matrix_direction": "from old_image to new_image, in mm RAS+",
         "flags": flags,
         "notes": list(repeat.notes),
         "old_image": image.name,
@@ -142,8 +143,7 @@ def write_repeat(
             pictures, viewers = [], []
             for end, scan, masks, title in zip(_PICTURES, scans, tumors, titles, strict=True):
                 path = files.path(_NAME + end)
-                drawn = plot_box(shown, scan.values, scan.affine, title, masks)
-                drawn.savefig(path, dpi=110)
+                plot_box(shown, scan.values, scan.affine, title, masks).savefig(path, dpi=110)
                 pictures.append(page.Picture(path.read_bytes(), title, title, width=1000))
                 viewers.append(_viewer(shown, scan, masks, title))
             text = _page(pictures, viewers, record)

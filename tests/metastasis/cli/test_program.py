@@ -139,7 +139,7 @@ def test_scans_are_prepared_with_their_brains_and_many_like_one(run, files):
     assert "40 × 40 × 40 voxels of 2 mm" in said
     assert "4 mm" in error
     image, brain = (nib.load(out / f"scan{end}.nii.gz") for end in ("", "_brain"))
-    np.testing.assert_allclose(image.header.get_zooms(), 2)
+    assert image.header.get_zooms() == (2, 2, 2)
     assert np.median(image.get_fdata()[brain.get_fdata() > 0]) == pytest.approx(1, abs=0.01)
     (files / "scans.tsv").write_text("patient\timage\tbrain\n1\tscan.nii.gz\tmask.nii.gz\n2\tscan.nii.gz\tshort.nii.gz")
     words = ("prepare", files / "scans.tsv", "--spacing", 2, "--out", many)
@@ -149,6 +149,7 @@ def test_scans_are_prepared_with_their_brains_and_many_like_one(run, files):
     assert "39 × 40 × 20" in (many / "failed.tsv").read_text(encoding="utf-8")
     row = pd.read_csv(many / "cases.tsv", sep="\t").iloc[0]
     assert "4 mm" in row["notes"]
+    assert ">patient<" not in (many / "index.html").read_text(encoding="utf-8")  # it would repeat the names
     assert f"1 scan failed when the folder was written: {many / 'failed.tsv'}" in run("prepare", many, "--out", files / "again")[2]
     (many / row["image"]).unlink()  # A missing file is made again.
     assert run(*words)[0] == 0

@@ -19,8 +19,7 @@ def visits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("visits")
     signals = moved_heads.head_signals(0)
     earlier, truth = moved_heads.moved(signals, (6, -4, 5), (5, -3, 4))
-    now = nib.Nifti1Image(300 * signals, moved_heads.AFFINE)
-    nib.save(now, folder / "now.nii.gz")
+    nib.save(nib.Nifti1Image(300 * signals, moved_heads.AFFINE), folder / "now.nii.gz")
     nib.save(earlier, folder / "earlier.nii.gz")
     places = np.indices(signals.shape) - np.array(signals.shape)[:, None, None, None] / 2
     inside = np.linalg.norm(places, axis=0) < 0.35 * min(signals.shape)
@@ -56,6 +55,7 @@ def test_a_prepared_folder_is_a_case_on_one_grid(visits, aligned):
     record = json.loads((visits[0] / "prepared" / "now_prepared.json").read_text(encoding="utf-8"))
     assert record["Brain"] == "given"
     assert record["PriorLikeness"] == 0.9
+    np.testing.assert_allclose(record["PriorMatrix"], visits[1])
 
 
 def test_a_prior_scan_that_shows_another_head_is_refused(aligned):

@@ -102,6 +102,14 @@ def test_the_summary_is_the_score_of_all_tables_and_parts_add_up(cases, predicti
     assert row(tables, "sure")["n_lesion_free"] == 2
 
 
+def test_no_score_depends_on_how_scans_are_stored(cases, predictions, tables):
+    axes = {"affine": np.diag([-1.5, 1.5, 1.5, 1])}
+    turned = [replace(c, **axes, image=c.image[::-1], label=c.label[::-1], brain=c.brain[::-1]) for c in cases]
+    masks = {name: [values[::-1] for values in volumes] for name, volumes in predictions.items()}
+    again = evaluate_segmentations(turned, masks, segment=9, n_bootstrap=0)
+    pd.testing.assert_frame_equal(again["scans"], tables["scans"])
+
+
 def test_the_prediction_of_everything_wins_no_headline(tables):
     summary = tables["summary"].query("part == 'all'").set_index("method")
     everything = summary.loc["all positive"]
@@ -196,9 +204,8 @@ def test_intervals_of_a_sensitivity_are_binomial_and_those_of_none_and_of_all_ha
 def test_no_interval_depends_on_the_order_of_scans_and_a_single_patient_has_none(cases, predictions, tables):
     options = {"segment": 9, "n_bootstrap": 200, "controls": False}
     order = [5, 0, 7, 3, 1, 6, 2, 4]
-    shuffled = evaluate_segmentations(
-        [cases[i] for i in order], {"loose": [predictions["loose"][i] for i in order]}, **options
-    )
+    loose = {"loose": [predictions["loose"][i] for i in order]}
+    shuffled = evaluate_segmentations([cases[i] for i in order], loose, **options)
     for name, key, columns in (("froc", "method", ["sensitivity", "strict_sensitivity"]), ("areas", "name", ["froc"])):
         first, second = (table[name][table[name][key] == "loose"].reset_index(drop=True) for table in (tables, shuffled))
         for column in columns:
@@ -260,10 +267,8 @@ def test_status_curves_calibration_and_areas_are_there(tables):
 
 
 def test_thresholds_are_those_of_each_method(cases, predictions):
-    options = {"controls": False, "n_bootstrap": 0}
-    high = evaluate_segmentations(
-        cases, {key: predictions[key] for key in ("sure", "loose")}, threshold={"loose": 0.8}, **options
-    )
+    graded = {key: predictions[key] for key in ("sure", "loose")}
+    high = evaluate_segmentations(cases, graded, threshold={"loose": 0.8}, controls=False, n_bootstrap=0)
     assert row(high, "loose")["n_false_positives"] == 8  # the certain ones among 32
     assert row(high, "sure")["n_false_positives"] == 0
     assert not len(high["intervals"])
@@ -317,11 +322,9 @@ def test_segments_are_counted_as_by_hand_and_by_a_plain_loop():
     rng = np.random.default_rng(2)
     label, found = rng.random((2, 13, 17, 11)) > 0.98
     counts = np.zeros((2, 2), int)
-    for x in range(0, 13, 5):
-        for y in range(0, 17, 5):
-            for z in range(0, 11, 5):
-                tile = slice(x, x + 5), slice(y, y + 5), slice(z, z + 5)
-                counts[int(label[tile].any()), int(found[tile].any())] += 1
+    for place in np.ndindex(3, 4, 3):
+        tile = tuple(slice(5 * i, 5 * i + 5) for i in place)
+        counts[int(label[tile].any()), int(found[tile].any())] += 1
     scores = segment_scores([label], [found], segment=5)
     assert scores["true_negatives"] == counts[0, 0]
     assert scores["true_positives"] == counts[1, 1]
