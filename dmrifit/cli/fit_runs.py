@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 _TABLE, _COLUMNS = "fits.tsv", "fits.json"
 _VERSION = 3  # of what a record holds; scans of another one are fitted again
 _PAGE = "index.html"
-_FEWEST_COMPARED = 5  # scans, below which none is told to differ from the others
+_FEWEST_COMPARED = 5  # scans of a model, below which none is told to differ from the others
 _TEXTS = Texts(__file__)
 _SENTENCES = ("differs from the others", "noise", "refit with")  # columns of the overview
 _THUMBNAIL = 110  # pixels
@@ -258,8 +258,8 @@ def print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
     unfitted = f"; {n_unfitted} not fitted" if n_unfitted else ""
     typer.echo(f"{counted(n_voxels, 'voxel')}, {share} fitted: {codes}{unfitted}")
     typer.echo(f"region: {description['Settings']['Region']}")
-    noise = description["Settings"] | description.get("Noise", {})
-    lines = [f"{name}: {text}" for name, text in verdict.noise_lines(noise)]
+    noise = verdict.noise_lines(description["Settings"] | description.get("Noise", {}))
+    lines = [f"{name}: {text}" for name, text in noise]
     medians = [
         f"{name} {verdict.believed_median(entry, unit=short_unit(entry['Units']))}, "
         f"{percent(description['Doubt']['Share'][name])} in doubt"
