@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 _TABLE, _COLUMNS = "fits.tsv", "fits.json"
 _VERSION = 3  # of what a record holds; scans of another one are fitted again
 _PAGE = "index.html"
-_FEWEST_COMPARED = 5  # scans, below which none is told to differ from the others
+_FEWEST_COMPARED = 5  # scans of a model, below which none is told to differ from the others
 _TEXTS = Texts(__file__)
 _SENTENCES = ("differs from the others", "noise", "refit with")  # columns of the overview
 _THUMBNAIL = 110  # pixels
@@ -181,10 +181,8 @@ def fit_one(
     n_voxels = sum(voxels.values())
     notes = [str(warning.message) for warning in caught]
     notes += verdict.prose(verdict.fit_sentences(description), description)
-    entries = description["Parameters"].items()
-    free = {name: entry for name, entry in entries if "Fixed" not in entry}
+    free = {name: x for name, x in description["Parameters"].items() if "Fixed" not in x}
     medians = {name: entry.get("BelievedMedian") for name, entry in free.items()}
-    shares = description["Doubt"]["Share"].items()
     record = {
         "version": _VERSION,
         "name": scan.name,
@@ -195,7 +193,7 @@ def fit_one(
         "sidecar": _sidecar(scan, model),
         "voxels": n_voxels,
         "fitted": n_voxels - voxels["not fitted"],
-        "in_doubt": {name: share for name, share in shares if name in free},
+        "in_doubt": {name: x for name, x in description["Doubt"]["Share"].items() if name in free},
         "units": {name: short_unit(entry["Units"]) for name, entry in free.items()},
         "medians": {name: median for name, median in medians.items() if median is not None},
         "air": description["Air"]["Share"],
@@ -260,20 +258,22 @@ def print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
     unfitted = f"; {n_unfitted} not fitted" if n_unfitted else ""
     typer.echo(f"{counted(n_voxels, 'voxel')}, {share} fitted: {codes}{unfitted}")
     typer.echo(f"region: {description['Settings']['Region']}")
-    noise = description["Settings"] | description.get("Noise", {})
-    for name, text in verdict.noise_lines(noise):
-        typer.echo(f"{name}: {text}")
-    for line in value_lines(description):
-        typer.echo(line)
-    if sentence := verdict.precision_sentence(description):
-        typer.echo(sentence)
+    noise = verdict.noise_lines(description["Settings"] | description.get("Noise", {}))
+    lines = [f"{name}: {text}" for name, text in noise]
+    medians = [
+        f"{name} {verdict.believed_median(entry, unit=short_unit(entry['Units']))}, "
+        f"{percent(description['Doubt']['Share'][name])} in doubt"
+        for name, entry in description["Parameters"].items()
+        if "Fixed" not in entry
+    ]
+    lines.append(_TEXTS("medians", medians="; ".join(medians)))
+    lines += [*value_lines(description), verdict.precision_sentence(description)]
     # Warnings were printed when they arose.
-    for sentence in verdict.fit_sentences(description):
-        if sentence not in description.get("Warnings", []):
-            typer.echo(sentence)
+    warned = description.get("Warnings", [])
+    lines += [text for text in verdict.fit_sentences(description) if text not in warned]
     if line := refit_line(context, verdict.remedies(description), out):
-        typer.echo(f"to refit: {line}")
-    for line in file_lines(description, out):
+        lines.append(f"to refit: {line}")
+    for line in filter(None, [*lines, *file_lines(description, out)]):
         typer.echo(line)
 
 
@@ -350,7 +350,8 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
     lines = []
     doubts = [record["in_doubt"] for record in records.values()]
     names = sorted(units, key=lambda name: sum(doubt.get(name, 1.0) for doubt in doubts))
-    unusual = _unusual([_figures(record) for record in records.values()])
+    models = [record["model"] for record in records.values()]
+    unusual = _unusual([*map(_figures, records.values())], models)
     for record, (distance, measure) in zip(records.values(), unusual, strict=True):
         page = record["sidecar"].replace("dwimap.json", "quicklook.html")
         cells: dict[str, Any] = {"": "", "scan": record["name"]}
@@ -360,10 +361,10 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
             picture = Picture(base64.b64decode(png), f"A slice of {name}", name, width=_THUMBNAIL)
             cells = {"": picture, "scan": Link(page, record["name"])}
         words = ""
-        if distance > _UNUSUAL:
-            words = f"{distance:.1f} times the usual distance from the median scan: {measure}"
-        cells |= {"differs from the others": words, "model": record["model"]}
-        cells["voxels"] = record["voxels"]
+        if abs(distance) > _UNUSUAL:
+            side = f"{'above' if distance > 0 else 'below'} the median of {record['model']} scans"
+            words = f"{measure}: {side}, {abs(distance):.1f} times the usual distance from it"
+        cells |= {"differs from the others": words, **{k: record[k] for k in ("model", "voxels")}}
         cells["fitted"] = percent(record["fitted"] / max(record["voxels"], 1))
         cells["air"] = percent(record["air"])
         cells["noise"] = record["noise"].get("Description", "unknown")
@@ -386,7 +387,7 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
         refitted = sorted(folder.with_name(f"{folder.name}_refit").glob("*_quicklook.html"))
         if refitted:
             refit = Link(refitted[0].relative_to(out).as_posix(), refit or "refitted")
-        order = -distance if words else 0.0, -max(record["in_doubt"].values(), default=0.0)
+        order = -abs(distance) if words else 0.0, -max(record["in_doubt"].values(), default=0.0)
         cells |= {"refit with": refit, "notes": notes if notes else "none"}
         lines.append((order, cells))
     # Sentences that no scan needs would push the notes out of sight.
@@ -416,19 +417,20 @@ def _figures(record: Mapping[str, Any]) -> dict[str, float]:
     return figures
 
 
-def _unusual(figures: Sequence[Mapping[str, float]]) -> list[tuple[float, str]]:
-    """Find how far each scan is from the median scan, in robust SDs, and by which figure."""
-    if len(figures) < _FEWEST_COMPARED:
-        return [(0.0, "")] * len(figures)
+def _unusual(figures: Sequence[Mapping[str, float]], models: list[str]) -> list[tuple[float, str]]:
+    """Find how far each scan is from the median of its model, in robust SDs, by which figure."""
     import pandas as pd
 
     table = pd.DataFrame(figures)
-    apart = (table - table.median()).abs()
+    groups = table.groupby(models)
+    apart = table - groups.transform("median")
     # The scale that makes the median distance of normal values their SD.
+    usual = 1.4826 * apart.abs().groupby(models).transform("median")
     least = table.abs().max().where([name.startswith("median") for name in table], 1.0)
-    distances = apart / np.maximum(1.4826 * apart.median(), _LEAST_SPREAD * least)
-    distances = distances.fillna(0.0)
-    return list(zip(distances.max(axis=1), distances.idxmax(axis=1), strict=True))
+    distances = (apart / usual.clip(lower=_LEAST_SPREAD * least, axis=1)).fillna(0.0)
+    distances[groups["fitted"].transform("size") < _FEWEST_COMPARED] = 0.0
+    farthest = distances.abs().idxmax(axis=1)
+    return [(distances.loc[i, name], name) for i, name in farthest.items()]
 
 
 def _result_lines(

@@ -271,9 +271,8 @@ def roi(
                 save_table(repeats, files.path(repeatability_name), 7)
                 lines.append(f"repeatability: {out.parent / repeatability_name}")
     n_fits = len(regions.drop_duplicates(["folder", "scan", "model"]))
-    n_labels = regions["label"].nunique()
-    typer.echo(f"{counted(n_fits, 'fit')}, {counted(n_labels, 'label')}: {out}")
-    for line in lines:
+    n_labels = counted(regions["label"].nunique(), "label")
+    for line in [f"{counted(n_fits, 'fit')}, {n_labels}: {out}", *lines]:
         typer.echo(line)
 
 

@@ -43,7 +43,7 @@ FOREGROUND_RULE = (
     "foreground found by median Otsu (dipy) in the mean of the volumes of lowest b, with holes "
     "filled and without pieces below a tenth of the largest"
 )
-NO_AIR = "no air around the tissue, so all voxels that are nonzero in any measurement"
+NO_AIR = f"no air around the tissue, so {ALL_VOXELS}"
 
 _SMOOTHED = 4.0  # mm, radius of the median filter before a brain is segmented
 _MEDIAN_RADIUS = 2  # voxels

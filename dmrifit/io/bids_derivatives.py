@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
 #: The region of a fit without a mask, in sidecars and pages.
-ALL_VOXELS = "all voxels that are nonzero in any measurement"
+ALL_VOXELS = "all voxels that are nonzero in any measurement (NaN counts as 0)"
 #: The upper bound of a kurtosis that keeps the signal falling.
 MONOTONIC = "3/(b_max·D)"
 # Relative difference of the medians with and without voxels in doubt that is told.

@@ -62,9 +62,7 @@ def parameter_lights(
     for panel in panels:
         entry = sidecar["Parameters"][panel.name]
         median = panel.summary(region)[1:2]
-        text = believed_median(entry, *median)
-        if text[0] != NOTHING:
-            text = f"{text} {panel.unit}".strip()
+        text = believed_median(entry, *median, unit=panel.unit)
         kind, words, why, remedy, interval = "determined", "no interval", "", "", ""
         if not doubt:
             # A width is no verdict: what is narrow enough depends on the use of the map.
@@ -91,10 +89,11 @@ def parameter_lights(
     return Lights(*_TEXTS["headings" if doubt else "plain_headings"], *lights)
 
 
-def believed_median(entry: Mapping[str, Any], median: float = np.nan) -> str:
+def believed_median(entry: Mapping[str, Any], median: float = np.nan, *, unit: str = "") -> str:
     """Write the median of a parameter without doubts, or where doubts are unknown, the median."""
     believed = entry.get("BelievedMedian", median)
-    return str(_TEXTS["too_few"]) if believed is None else significant(believed)
+    text = str(_TEXTS["too_few"]) if believed is None else significant(believed)
+    return text if text[0] == NOTHING else f"{text} {unit}".strip()
 
 
 def fit_sentences(sidecar: Mapping[str, Any]) -> list[str]:

@@ -359,7 +359,7 @@ def test_the_scan_that_differs_comes_first_and_a_heading_sorts(output_of, tmp_pa
     def rows():
         return [" ".join(row.split()) for row in page.locator("table.sortable tbody tr").all_inner_texts()]
 
-    words = r"ADC, 1.\d+ to 1.\d+ µm²/ms s4 \d+\.\d times the usual distance from the median scan: median of ADC adc 75 "
+    words = r"ADC, 1.\d+ to 1.\d+ µm²/ms s4 median of ADC: above the median of adc scans, \d+\.\d times the usual distance from it adc 75 "
     assert re.match(words, rows()[0])
     assert not any("usual distance" in row for row in rows()[1:])
     page.get_by_role("button", name="ADC, µm²/ms").click()
@@ -372,12 +372,12 @@ def test_the_scan_that_differs_comes_first_and_a_heading_sorts(output_of, tmp_pa
 
 def test_few_scans_are_not_told_apart_and_a_missing_figure_makes_none_unusual():
     same = [{"fitted": 1.0, "median D": 1.0}] * 3
-    assert fit_runs._unusual(same) == [(0.0, "")] * 3
     others = [*same, {"fitted": 1.0}, {"fitted": 1.0, "median D": 1.1}]
-    assert [distance for distance, _ in fit_runs._unusual(others)] == pytest.approx([0, 0, 0, 0, 0.1 / 0.022])
+    assert [distance for distance, _ in fit_runs._unusual(others, ["adc"] * 5)] == pytest.approx([0, 0, 0, 0, 0.1 / 0.022])
     zero = [{"fitted": 1.0, "median D": 0.0}] * 5
-    assert fit_runs._unusual(zero)[0][0] == 0
-    assert np.isfinite(fit_runs._unusual([*zero, {"fitted": 1.0, "median D": 1.0}])[-1][0])
+    assert np.isfinite(fit_runs._unusual([*zero, {"fitted": 1.0, "median D": 1.0}], ["adc"] * 6)[-1][0])
+    mixed = fit_runs._unusual([*zero[:3], {"fitted": 0.5}, *zero, {"fitted": 0.5}], ["adc"] * 4 + ["kurtosis"] * 6)
+    assert [distance for distance, _ in mixed] == pytest.approx([0] * 9 + [-0.5 / 0.02])
 
 
 @pytest.mark.parametrize(("mask", "n_counted"), [("none", 5), ("everything.nii.gz", 12)])
