@@ -526,7 +526,7 @@ class PredictedMaps:
             section["TrainingShares"] = [round(float(x), 4) for x in np.sort(novelty.shares)]
             section["Verdict"] = novelty.describe(share_unlike)
         description = {
-            "Description": "Intervals that are meant to hold the reference, one for each voxel",
+            "Description": "Intervals of voxels, for one-step fits (dmrifit fit --method nlls)",
             "Coverage": intervals.coverage,
             "Guarantee": intervals.guarantee(),
             "Parameters": entries,

@@ -383,15 +383,17 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
                 "of: nothing is known about new patients"
             )
         least = 100 * self.coverage * n / (n + 1)
-        expected = f"at least {least:.3g} % is expected in similar new patients, without a proof"
+        # Fits in more steps have other values, which intervals hold less often.
+        fit = "" if self._model() is None else ", fitted in one step (dmrifit fit --method nlls)"
+        text = f"at least {least:.3g} % is expected in similar new patients{fit}, without a proof"
         # The margin absorbs the rounding of 0.95 / 0.05, which is 19.
         n_needed = ceil(self.coverage / (1 - self.coverage) - 1e-9)
         if n < n_needed:
             return (
                 f"{percent} cannot be promised with {counted(n, 'patient')} ({n_needed} are "
-                f"needed); {expected}"
+                f"needed); {text}"
             )
-        return f"calibrated to {percent} of the voxels on {counted(n, 'patient')}; {expected}"
+        return f"calibrated to {percent} of the voxels on {counted(n, 'patient')}; {text}"
 
     def _model(self) -> SignalModel | None:
         """Return the model whose parameters get intervals; None for intervals of `predict`."""
