@@ -405,12 +405,8 @@ class _Channels:
 
 def tables_beside(image: Path) -> dict[str, Path]:
     """Find the files of b-values and directions next to an image, by their endings."""
-    tables = {}
-    for ending in ("bval", "bvec"):
-        path = image.with_name(f"{stem(image)}.{ending}")
-        if path.is_file():
-            tables[ending] = path
-    return tables
+    tables = {end: image.with_name(f"{stem(image)}.{end}") for end in ("bval", "bvec")}
+    return {end: path for end, path in tables.items() if path.is_file()}
 
 
 def _moved(
@@ -457,11 +453,12 @@ def _shell(
             )
     shell = np.flatnonzero(_near(protocol.b, b))
     if not len(shell):
-        nearest = min(protocol.b[weighted], key=lambda value: abs(value - b))
+        nearest = min(_nominal(protocol.b[weighted]), key=lambda value: abs(value - b))
         raise ValueError(
             f"{name} has no measurement at b = {b:g} s/mm² (± {100 * _SHELL_WIDTH:g} %); it has "
-            f"{b_values}: give a scan with that b-value, or train a detector for one of these: "
-            f"dmrifit-anomaly train --b {nearest:g}"
+            f"{b_values}: give a scan with that b-value, or train a detector for one of these on "
+            "healthy scans, your table or folder CASES: "
+            f"dmrifit-anomaly train CASES --b {nearest:g} --out own.dmrifit"
         )
     return plain, shell
 
@@ -472,12 +469,17 @@ def _near(values: NDArray[np.float64], b: float) -> NDArray[np.bool_]:
 
 def _b_values(b: NDArray[np.float64]) -> str:
     """List b-values with their numbers of volumes."""
-    # Rounded to hundreds, as effective b-values of one shell differ in each volume.
-    b_values, counts = np.unique(np.round(b, -2), return_counts=True)
+    b_values, counts = np.unique(_nominal(b), return_counts=True)
     listed = [f"b ≈ {value:g} ({n})" for value, n in zip(b_values[:8], counts[:8], strict=True)]
     if len(b_values) > len(listed):
         listed.append("…")
     return f"{', '.join(listed)}, the lowest being {b.min():g}"
+
+
+def _nominal(b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Round b-values, as effective ones of one shell differ, to values on whose shell they lie."""
+    steps = np.select([b <= UNWEIGHTED, b < 100, b < 500, b < 1000], [100, 5, 10, 50], 100)
+    return np.asarray(np.round(b / steps) * steps)
 
 
 def _channels(

@@ -288,8 +288,8 @@ def test_a_real_scan_comes_out_as_signals_between_0_and_1_and_one_of_other_shell
     found = np.asarray(scan.image(np.ascontiguousarray(scan.case.signal[..., 6])).dataobj)
     np.testing.assert_allclose(found, np.clip(by_hand, 0, 1), atol=1e-6)
     fitted = prepare_scan(folder / "small_64D.nii", mask=False).protocol
-    with pytest.raises(ValueError, match="several shells"):
-        prepare_scan(folder / "small_101D.nii.gz", mask=False)
+    with pytest.raises(ValueError, match=r"b ≈ 310 \(2\),.* b ≈ 950 \(2\).* train CASES --b 950 --out own.dmrifit"):
+        prepare_scan(folder / "small_101D.nii.gz", mask=False, b=1000)
     with pytest.raises(ValueError, match=r"no measurement at b = 99\d.* b ≈ 2000 \(25\)"):
         prepare_scan(folder / "small_25.nii.gz", mask=False, fitted=fitted, directions="resampled")
 

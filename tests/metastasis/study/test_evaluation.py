@@ -271,8 +271,7 @@ def test_thresholds_are_those_of_each_method(cases, predictions):
     high = evaluate_segmentations(cases, graded, threshold={"loose": 0.8}, controls=False, n_bootstrap=0)
     assert row(high, "loose")["n_false_positives"] == 8  # the certain ones among 32
     assert row(high, "sure")["n_false_positives"] == 0
-    assert not len(high["intervals"])
-    assert not len(high["ensemble"])
+    assert len(high["intervals"]) == len(high["ensemble"]) == 0
     assert set(high["summary"]["method"]) == {"sure", "loose"}
 
 
