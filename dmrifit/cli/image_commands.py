@@ -301,11 +301,11 @@ def predict(
     Predict the maps of an advanced protocol from an image of a clinical one.
 
     The measurements that the model needs are selected by their b-values and echo times. A model
-    that was trained with intervals writes their ends, which are those of a one-step fit (dmrifit fit
-    --method nlls), and how typical each voxel is of training.
-    A model of strategy m2m also takes maps of ADC_fast, ADC_slow and F, and optionally S0, that
-    another program has fitted (--map, with --unit where they are not in µm²/ms). Takes seconds for
-    a volume of 100,000 voxels; the image is read slab by slab.
+    that was trained with intervals writes their ends, which are those of a one-step fit (dmrifit
+    fit --method nlls), and how typical each voxel is of training. A model of strategy m2m also
+    takes maps of ADC_fast, ADC_slow and F, and optionally S0, that another program has fitted
+    (--map, with --unit where they are not in µm²/ms). Takes seconds for a volume of 100,000
+    voxels; the image is read slab by slab.
 
     Options:
     b_tolerance S/MM2: How far b-values of the image may be from those of the model.
