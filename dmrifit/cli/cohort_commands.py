@@ -138,8 +138,9 @@ def train(
     cohorts NAME,…: Train on these cohorts only.
     n_b 2..: Number of b-values of the clinical protocol: the lowest, at the shortest TE; 5
         without --source-b, which replaces it.
-    coverage 0..0.999: Share of voxels whose value the intervals should contain, calibrated by
-        training on subsets of the patients; 0 for no intervals, in a sixth of the time.
+    coverage 0..0.999: Share of voxels whose one-step fit (dmrifit fit --method nlls) the intervals
+        should contain, calibrated by training on subsets of the patients; 0 for no intervals, in a
+        sixth of the time.
 
     Example: dmrifit train data/participants.tsv --algorithm LR --strategy s2s --out model.dmrifit
     """

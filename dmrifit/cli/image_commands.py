@@ -304,15 +304,17 @@ def predict(
     Predict the maps of an advanced protocol from an image of a clinical one.
 
     The measurements that the model needs are selected by their b-values and echo times. A model
-    that was trained with intervals writes their ends, and how typical each voxel is of training.
-    A model of strategy m2m also takes maps of ADC_fast, ADC_slow and F, and optionally S0, that
-    another program has fitted (--map, with --unit where they are not in µm²/ms). Takes seconds for
-    a volume of 100,000 voxels; the image is read slab by slab.
+    that was trained with intervals writes their ends, which are those of a one-step fit (dmrifit
+    fit --method nlls), and how typical each voxel is of training. A model of strategy m2m also
+    takes maps of ADC_fast, ADC_slow and F, and optionally S0, that another program has fitted
+    (--map, with --unit where they are not in µm²/ms). Takes seconds for a volume of 100,000
+    voxels; the image is read slab by slab.
 
     Options:
     b_tolerance S/MM2: How far b-values of the image may be from those of the model.
     model MODEL: Model file from dmrifit train.
-    image IMAGE: 4-D NIfTI image of magnitudes, or a table of images (.tsv); none with --map.
+    image IMAGE: 4-D NIfTI image of magnitudes, or a table of the images of one scan (.tsv with
+        the columns image and optionally bval, te, bvec); none with --map.
     average_directions geometric|arithmetic: Average volumes of equal b and TE first.
     mask FILE|auto|none: Mask of the body: voxels to predict, which also set the signal scale; by
         default (none) all nonzero voxels; auto finds the body or head.

@@ -7,7 +7,8 @@ b_tolerance S/MM2: Take b-values for one (995 and 1005 for 1000) where neighbors
     below half the smallest step between b-values that are meant, and below the lowest above 0.
 bval: b-values in s/mm²; by default the .bval file beside the image.
 bvec: Gradient directions; by default the .bvec file beside the image, if any.
-image IMAGE: 4-D NIfTI image of magnitudes, or a table of images (.tsv).
+image IMAGE: 4-D NIfTI image of magnitudes, or a table of the images of one scan (.tsv with the
+    columns image and optionally bval, te, bvec).
 map_ NAME=FILE: Map of another program, under this name; repeatable.
 max_voxels 0..: Random sample of voxels per scan to train on; 0 for all.
 model: Signal model of the maps.

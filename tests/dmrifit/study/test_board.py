@@ -52,10 +52,8 @@ def equal(one, other):
 def test_every_strategy_stands_beside_its_controls(curve):
     scores = curve[0].scores
     assert set(scores["estimator"]) == {f"{a} {s}" for a in ("LR", *CONTROLS) for s in ("s2s", "m2m")}
-    assert scores.groupby("algorithm")["n_train"].unique().map(sorted).to_dict() == {
-        "LR": [1, 2, 3],
-        **{control: [3] for control in CONTROLS},
-    }
+    sizes = scores.groupby("algorithm")["n_train"].unique().map(sorted).to_dict()
+    assert sizes == {"LR": [1, 2, 3], **{control: [3] for control in CONTROLS}}
     # Of two sizes, the one with the smaller error has the larger skill.
     assert (scores.groupby(["patient", "metric", "strategy"])["constant_error"].agg(np.ptp) == 0).all()
     perfect = scores[scores["algorithm"] == "perfect"]
@@ -106,11 +104,8 @@ def test_predictions_are_not_kept_when_not_asked_for(two, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        ({"strategies": ("s2m",)}, "strategies must be some of s2s, m2m"),
-        ({"strategies": ()}, "not nothing"),
-        ({"algorithms": ()}, "algorithms must name at least one"),
-    ],
+    [({"strategies": ("s2m",)}, "strategies must be some of s2s, m2m"), ({"strategies": ()}, "not nothing"),
+     ({"algorithms": ()}, "algorithms must name at least one")],
 )
 def test_boards_without_meaning_are_refused(two, arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -131,14 +126,10 @@ def test_cohorts_of_other_protocols_train_once_their_signals_are_computed():
     options = {"algorithms": ("LR",), "max_voxels": 60, "random_state": 2}
     result = leave_one_patient_out(presets, train_on=("same", "other", "pooled"), resynthesize=True, **options)
     scores = result.scores
-    assert scores.groupby("train_on")["n_train"].unique().map(list).to_dict() == {
-        "other": [3],
-        "pooled": [5],
-        "same": [2],
-    }
-    # The constant that skill compares with does not depend on the training: equal answers have equal skills.
-    copies = scores[scores["algorithm"] == "copy"].groupby(["patient", "strategy", "metric"])["skill"]
-    assert copies.agg(np.ptp).max() == 0
+    sizes = scores.groupby("train_on")["n_train"].unique().map(list).to_dict()
+    assert sizes == {"other": [3], "pooled": [5], "same": [2]}
+    # Equal answers have equal skills, whatever the training.
+    assert scores[scores["algorithm"] == "copy"].groupby(["patient", "strategy", "metric"])["skill"].agg(np.ptp).max() == 0
     # What was trained on the patient's own cohort does not depend on whether others were computed.
     alone = leave_one_patient_out(presets, **options)
     same = scores[scores["train_on"] == "same"].drop(columns="seconds").reset_index(drop=True)

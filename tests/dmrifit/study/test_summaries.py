@@ -219,11 +219,8 @@ def test_the_largest_training_counts_patient_by_patient_and_way_by_way(make_eval
         for size in sizes:
             rows.append({"patient": patient, "train_on": train_on, "n_train": size})
     table = largest(make_evaluation(rows).scores)
-    assert table[["patient", "train_on", "n_train"]].to_numpy().tolist() == [
-        ["p1", "same", 2],
-        ["p2", "same", 3],
-        ["p1", "other", 4],
-    ]
+    expected = [["p1", "same", 2], ["p2", "same", 3], ["p1", "other", 4]]
+    assert table[["patient", "train_on", "n_train"]].to_numpy().tolist() == expected
     assert largest(make_evaluation().scores).empty
 
 

@@ -143,7 +143,9 @@ def _skill(board: Board) -> Iterator[Any]:
         Panel("skill", "skill", 1.0, SKILL_ENDS, cohort, 2, matching(table, cohort=cohort))
         for cohort in shown
     ]
-    figure = plot_dots(matching(table, cohort=shown[0]), panels, styles, width=_WIDTH)
+    # One cohort alone is narrow enough for a phone, where a wider figure would be cut.
+    width = min(_WIDTH, 2.0 + 2.4 * len(shown))
+    figure = plot_dots(matching(table, cohort=shown[0]), panels, styles, width=width)
     name = predictor_words(*(board.best or ("", "")))
     yield _TEXTS.picture("answer_skill", figure, name=name)
     note = _TEXTS["axis"]
