@@ -43,11 +43,11 @@ def detect(
 
     Writes a folder for each scan with map.nii.gz, binary.nii.gz and opened.nii.gz on its grid,
     lesions.csv and detection.json; for all scans detections.tsv, lesions.csv and, with figures, a
-    page. A scan whose scores are shifted in both hemispheres is flagged as differing as a whole. A
-    scan that cannot be compared so is flagged if most of its voxels are above the threshold, and
-    one of few voxels as too small to be judged. Scans that are missing or cannot be read or
-    prepared are listed in failed.tsv. An interrupted run resumes when started again with the same
-    options.
+    page. Flags mark scans that differ from the healthy training scans as a whole (scores shifted
+    in both hemispheres, or much more noise), scans in which this cannot be judged and most voxels
+    are above the threshold, and scans with too few voxels to be judged. Scans that are missing or
+    cannot be read or prepared are listed in failed.tsv. An interrupted run resumes when started
+    again with the same options.
 
     Options:
     model MODEL: Model file from train.
@@ -66,8 +66,8 @@ def detect(
     threshold: Score above which a voxel is anomalous; by default the model's.
     calibrate HEALTHY: Table of healthy scans of the site and protocol of SCANS, to which the
         threshold is adjusted; no guarantee.
-    opening 1..: Edge in voxels of the cube for opening binary maps; by default the model's, 3 or
-        what its --smallest-lesion needs.
+    opening 1..: Edge in voxels of the cube for opening binary maps; by default the model's (3 if
+        it was trained without --smallest-lesion).
     smallest_lesion ML: In place of --opening: volume of the smallest compact lesion to keep.
 
     Example: dmrifit-anomaly detect model.dmrifit dwi.nii.gz --mask brain.nii.gz --out found

@@ -118,7 +118,7 @@ def train(
     sensitive one of an ensemble with --alpha .995, the specific one with --alpha .5. After the
     first epoch it says how long the others will take, and after each one it draws the loss:
     model.curve.png beside model.dmrifit. An interrupted training resumes after its last epoch when
-    started again, of two stages each of its trainings.
+    started again; with two stages, each of their trainings does.
 
     Options:
     loss jvss|vss|sse|bce: Loss of a network of the study; jvss by default.
@@ -137,7 +137,8 @@ def train(
     schedule constant|cosine: Schedule of the learning rate.
     spacing: Grid in mm to resample scans to; default 1 mm (study's networks: not resampled).
     warm_start: Model file of a network of the same sizes with the initial weights.
-    false_positives 0..: False positives per scan of --validation, at the threshold to store.
+    false_positives 0..: Store the threshold with this number of false positives per scan of
+        --validation.
     validation CASES: Table of other patients, on which the threshold is chosen.
     min_voxels 1..: Smallest finding in voxels; default 4, a sphere of 2 mm (study's networks: 1).
     device auto|cpu|cuda: Device to compute on.
@@ -237,8 +238,8 @@ def evaluate(
     """
     Compare segmentations with reference lesions: CSV tables, and a page with curves and overlays.
 
-    Every table includes controls: all positive, empty, random blobs, and of several patients the
-    lesions of another patient.
+    Every table includes controls: all positive, empty, random blobs and, with two or more
+    patients, another patient's lesions.
 
     Options:
     segmentations NAME=FILE: Table segmentations.tsv from segment or ensemble; repeatable.
