@@ -13,6 +13,7 @@ from nibabel.affines import apply_affine
 from nibabel.orientations import apply_orientation
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import binary_erosion
+from scipy.spatial import KDTree
 
 from dmrifit._utils.affines import voxel_volume
 from dmrifit._utils.checks import check_number, errors_about
@@ -570,7 +571,7 @@ class Scene:
             infinity where the region is empty. What lies outside the image is outside the brain.
         """
         scene, half = self.canonical, voxel.size / 2
-        rim, matrix, spacing = scene._rims[name], scene.affine[:3, :3], scene.spacing
+        tree, matrix, spacing = scene._rims[name], scene.affine[:3, :3], scene.spacing
 
         def gaps(points: NDArray[np.float64]) -> NDArray[np.float64]:
             local = (points - voxel.center) @ voxel.rotation
@@ -578,8 +579,8 @@ class Scene:
 
         # No point of an image voxel is farther from its center than half the sum of its edges.
         reach = spacing.sum() / 2
-        apart = np.linalg.norm(rim - voxel.center, axis=1)
-        rim = rim[apart <= apart.min(initial=np.inf) + np.linalg.norm(half) + reach]
+        farthest = tree.query(voxel.center)[0] + np.linalg.norm(half) + reach
+        rim = tree.data[tree.query_ball_point(voxel.center, farthest)]
         rough = np.linalg.norm(gaps(rim), axis=1)
         x, y, z = np.rint(apply_affine(np.linalg.inv(scene.affine), voxel.center)).astype(int)
         if 0 in rough or scene.forbidden_in((x, y, z), (1, 1, 1), names=[name]).any():
@@ -593,14 +594,14 @@ class Scene:
         return float(np.linalg.norm(gaps(points), axis=1).min(initial=np.inf))
 
     @cached_property
-    def _rims(self) -> dict[str, NDArray[np.float64]]:
-        """Centers (n, 3) in mm of the outermost image voxels of each excluded region."""
+    def _rims(self) -> dict[str, KDTree]:
+        """Centers in mm of the outermost image voxels of each excluded region."""
         rims = {}
         for name, (low, region) in self._forbidden.items():
             origin, shape = np.subtract(low, 1), np.add(region.shape, 2)
             mask = self.forbidden_in(origin.tolist(), shape.tolist(), names=[name])
             rim = np.argwhere(mask & ~binary_erosion(mask, border_value=1))
-            rims[name] = apply_affine(self.affine, rim + origin)
+            rims[name] = KDTree(apply_affine(self.affine, rim + origin))
         return rims
 
     @property

@@ -763,8 +763,7 @@ class Search:
 
     def touched(self, voxel: Voxel) -> list[str]:
         """Flag excluded regions: more in a voxel than is tolerated, or nearer than the margin."""
-        flags = []
-        scene = self.scene
+        scene, flags = self.scene, list[str]()
         for name, margin in scene.margins.items():
             tolerance = scene.tolerances[name]
             # Distances are slower to measure than fractions, of which none in a larger box, whose
