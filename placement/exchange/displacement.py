@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion, distance_transform_edt
+from scipy.ndimage import distance_transform_edt
 
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted
@@ -29,7 +29,6 @@ WATER_PPM, LIPID_PPM = 4.7, 1.3
 #: Protons: MHz per tesla.
 _LARMOR = 42.577
 
-_DIVISIONS = 5  # points along each edge of an image voxel near the box
 _SMALLEST_SHARE = 1e-5  # of a box, which sums in single precision tell from none
 _ROUNDING = 1e-3  # of fractions that files scale
 _ATTEMPTS = 3  # placements with the margin of the one before
@@ -180,14 +179,13 @@ def displacement(
             moved = Voxel(voxel.center + voxel.rotation @ shift, voxel.size, voxel.angles)
             displaced.append((ppm, shift, moved))
     fractions = [tumor_fraction(moved, scene) for _, _, moved in displaced]
-    worst = int(np.argmin(fractions))
-    ppm, shift, moved = displaced[worst]
+    ppm, shift, moved = displaced[int(np.argmin(fractions))]
     boxes = [box for _, _, box in displaced]
     return {
         "ppm_range": ends.tolist(),
         "percent_per_ppm": np.broadcast_to(rate, (3,)).tolist(),
         "tumor_fraction": tumor_fraction(voxel, scene),
-        "worst_tumor_fraction": fractions[worst],
+        "worst_tumor_fraction": min(fractions),
         "ppm": float(ppm),
         "shift_mm": (shift + 0.0).tolist(),
         "center_mm": moved.center.tolist(),
@@ -198,33 +196,7 @@ def displacement(
     }
 
 
-def _distance(voxel: Voxel, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Measure distances of points to a box in mm, 0 inside."""
-    local = np.abs((points - voxel.center) @ voxel.rotation) - voxel.size / 2
-    return np.linalg.norm(np.maximum(local, 0.0), axis=1)
-
-
 def _nearest_distance(voxels: Sequence[Voxel], scene: Scene, name: str) -> float | None:
     """Measure the least distance of boxes to an excluded region, in mm; None of an empty one."""
-    matrix = scene.affine[:3, :3]
-    region = scene.region(name)
-    # The inside of a region is never nearest, unless the box is in it, where any point will do.
-    rim = region & ~binary_erosion(region, border_value=1)
-    # Points up to the faces of image voxels, because a region ends there and not at their centers.
-    line = np.linspace(-0.5, 0.5, _DIVISIONS)
-    points = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3)
-    inside = points @ matrix.T
-    reach = float(np.linalg.norm(inside, axis=1).max())
-    centers = np.argwhere(rim) @ matrix.T + scene.affine[:3, 3]
-    if not len(centers):
-        return None
-    distances = []
-    for voxel in voxels:
-        index = np.rint(apply_affine(np.linalg.inv(scene.affine), voxel.center)).astype(int)
-        if (index >= 0).all() and (index < region.shape).all() and region[tuple(index)]:
-            return 0.0
-        # Only image voxels whose centers are nearly nearest are divided into points.
-        rough = _distance(voxel, centers)
-        near = centers[rough <= rough.min() + 2 * reach]
-        distances += [_distance(voxel, near + offset).min() for offset in inside]
-    return float(min(distances))
+    nearest = min(scene.distance(name, voxel) for voxel in voxels)
+    return nearest if np.isfinite(nearest) else None

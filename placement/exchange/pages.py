@@ -44,7 +44,7 @@ def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: 
     numbers = [
         *pose_rows(content),
         ["volume, mL", f"{content['volume_mL']:.2f}"],
-        ["part that is target", f"{content['scores']['tumor_fraction']:.3f}"],
+        ["part that is target", share_words(content["scores"]["tumor_fraction"])],
         ["target", ", ".join(content["targets"])],
     ]
     sections = [
@@ -142,9 +142,10 @@ def _checks(content: Mapping[str, Any]) -> list[str]:
     """Say how far the box is from excluded tissue, and what was not checked."""
     words = []
     for name, region in content["regions"].items():
-        distance = region["distance_mm"]
-        if distance is not None:
-            words.append(f"{distance:.1f} mm from {outline_title(name)}")
+        if (distance := region["distance_mm"]) is not None:
+            # Never rounded up to a margin that it misses.
+            digits = 3 if distance < region["margin_mm"] <= round(distance, 1) else 1
+            words.append(f"{distance:.{digits}f} mm from {outline_title(name)}")
             if share := region.get("share_within_margin"):
                 unkept = f"the margin of {region['margin_mm']:g} mm is not kept"
                 words[-1] += f" ({unkept}: {percent(share)} of the box lies in it)"

@@ -29,16 +29,16 @@ from placement.exchange.repeats import validity
 from placement.exchange.vendor_texts import NOTICE, VENDORS, console_record
 from placement.exchange.voxel_files import LPS_TO_RAS, read_voxel
 from placement.search.objective import PlacementObjective, tumor_fraction, voxel_content
-from placement.search.optimizer import (
-    LEAST_TARGET,
-    LOOSE_SIDES,
-    MOSTLY,
-    Placement,
-    VoxelOptimizer,
-    share_words,
-)
+from placement.search.optimizer import LOOSE_SIDES, Placement, VoxelOptimizer, share_words
 from placement.search.scene import Scene
-from placement.search.tissue_labels import LIMITS, MERGED, OUTSIDE_BRAIN, milliliters
+from placement.search.tissue_labels import (
+    LEAST_TARGET,
+    LIMITS,
+    MERGED,
+    MOSTLY,
+    OUTSIDE_BRAIN,
+    milliliters,
+)
 
 __all__ = ["write_prescription"]
 
@@ -81,6 +81,7 @@ _REMEDIES = {
     f"reaches {OUTSIDE_BRAIN}": "lipid of the scalp may spoil the spectrum: move the box, or "
     "check the mask (--brain)",
     "touches": "move the box, or tolerate more of it (--tolerance)",
+    "nearer than the margin": "move the box, or lower the margin (--margin, --brain-margin)",
     "longest side": "a thin box loses signal to the edges of pulses; change sides, or accept it",
     "more than": "look at the content",
     UNCHECKED_BRAIN: "no brain that holds the tumor was found in the image: give its mask "

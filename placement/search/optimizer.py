@@ -16,15 +16,12 @@ from placement.box.voxel import MM3_PER_ML, Voxel, expert_voxels
 from placement.search.objective import PlacementObjective, tumor_fraction
 from placement.search.scene import Scene
 from placement.search.scene_search import Search, Wishes
+from placement.search.tissue_labels import LEAST_TARGET, MOSTLY
 
 __all__ = ["VoxelOptimizer"]
 
 #: Steps of center (mm), sides (mm) and angles (degrees) on the consoles of scanners.
 CONSOLE = (0.1, 1.0, 0.1)
-
-#: A voxel with a lower fraction of the target is flagged: exclusion or the least volume asks too
-#: much; below the second, other tissue decides the spectrum.
-MOSTLY, LEAST_TARGET = 0.75, 0.5
 
 #: Range of sides in mm for searches of boxes with more target than the constraints allow.
 LOOSE_SIDES = (5.0, 60.0)
@@ -367,8 +364,7 @@ class VoxelOptimizer(BaseEstimator):
             no other constraint than the voxel. The canonical voxel as it is where there are none
             of these, or `rounding` is None.
         """
-        search = Search(self._wishes(scene), scene)
-        return search.rounded(voxel.canonical())
+        return Search(self._wishes(scene), scene).rounded(voxel.canonical())
 
     def purest(self, scene: Scene) -> Voxel:
         """
@@ -415,13 +411,13 @@ class VoxelOptimizer(BaseEstimator):
         Placement
             Scores and flags: ``tumor below the smallest volume``, ``box below the smallest
             volume``, ``side out of range``, ``too many rotations``, ``outside the image``,
-            ``touches NAME`` (more of it than is tolerated), ``more than LIMIT % TISSUE``,
+            ``touches NAME`` (more of it than is tolerated) or ``reaches outside the brain``,
+            ``nearer than the margin of MARGIN mm to NAME``, ``more than LIMIT % TISSUE``,
             ``side at its limit`` (which decides it), ``less than 75 % target`` (or 50 %),
             ``longest side over 2.5 times the shortest``, ``sides not rounded``. As nothing was
             searched, its ``best_objective`` is the voxel's own.
         """
-        search = Search(self._wishes(scene), scene)
-        return _assessed(voxel.canonical(), 0.0, scene, search)
+        return _assessed(voxel.canonical(), 0.0, scene, Search(self._wishes(scene), scene))
 
     def objective_in(self, scene: Scene) -> PlacementObjective:
         """
@@ -503,10 +499,8 @@ def _assessed(voxel: Voxel, best_objective: float, scene: Scene, search: Search)
     is_range = sizes[:, 1] > sizes[:, 0]
     if (np.isclose(voxel.size[:, None], sizes, rtol=0, atol=1e-6).any(axis=1) & is_range).any():
         flags += ("side at its limit",)
-    for least in (LEAST_TARGET, MOSTLY):
-        if fraction < least:
-            flags += (f"less than {100 * least:.0f} % target",)
-            break
+    if missed := [limit for limit in (LEAST_TARGET, MOSTLY) if fraction < limit]:
+        flags += (f"less than {100 * missed[0]:.0f} % target",)
     aspect = search.wishes.max_aspect
     if aspect is not None and voxel.size.max() > aspect * voxel.size.min():
         flags += (f"longest side over {aspect:g} times the shortest",)

@@ -12,6 +12,8 @@ import numpy as np
 from nibabel.affines import apply_affine
 from nibabel.orientations import apply_orientation
 from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import binary_erosion
+from scipy.spatial import KDTree
 
 from dmrifit._utils.affines import voxel_volume
 from dmrifit._utils.checks import check_number, errors_about
@@ -40,6 +42,9 @@ LARGEST_EDGE_RATIO = 10.0
 
 #: No head is larger, in mm, and memory grows with the third power of a margin.
 _MOST_MARGIN = 100.0
+
+#: Steps to the nearest points of image voxels, enough for distances exact to 0.01 mm.
+_N_STEPS = 50
 
 #: Above this part of enhancing tissue inside necrosis, the names of labels are doubted.
 _MOST_ENCLOSED = 0.5
@@ -548,6 +553,57 @@ class Scene:
         filled = 0.0 if rows is None else rows.fraction(voxel, row_mm=row_mm)
         return 1.0 - filled if name in self.inverted else filled
 
+    def distance(self, name: str, voxel: Voxel) -> float:
+        """
+        Measure the distance of a voxel from an excluded region.
+
+        Parameters
+        ----------
+        name : str
+            The region, one of `margins`.
+        voxel : Voxel
+            The box.
+
+        Returns
+        -------
+        float
+            In mm, from the faces of the box to those of image voxels; 0 where they overlap,
+            infinity where the region is empty. What lies outside the image is outside the brain.
+        """
+        scene, half = self.canonical, voxel.size / 2
+        tree, matrix, spacing = scene._rims[name], scene.affine[:3, :3], scene.spacing
+
+        def gaps(points: NDArray[np.float64]) -> NDArray[np.float64]:
+            local = (points - voxel.center) @ voxel.rotation
+            return np.asarray((np.clip(local, -half, half) - local) @ voxel.rotation.T)
+
+        # No point of an image voxel is farther from its center than half the sum of its edges.
+        reach = spacing.sum() / 2
+        farthest = tree.query(voxel.center)[0] + np.linalg.norm(half) + reach
+        rim = tree.data[tree.query_ball_point(voxel.center, farthest)]
+        rough = np.linalg.norm(gaps(rim), axis=1)
+        x, y, z = np.rint(apply_affine(np.linalg.inv(scene.affine), voxel.center)).astype(int)
+        if 0 in rough or scene.forbidden_in((x, y, z), (1, 1, 1), names=[name]).any():
+            return 0.0
+        near = points = rim[rough <= rough.min(initial=np.inf) + reach]
+        # From the centers of image voxels to their points nearest to the box, by projections.
+        inside = np.zeros_like(near)
+        for _ in range(_N_STEPS):
+            inside = np.clip(inside + gaps(points) @ matrix / spacing**2, -0.5, 0.5)
+            points = near + inside @ matrix.T
+        return float(np.linalg.norm(gaps(points), axis=1).min(initial=np.inf))
+
+    @cached_property
+    def _rims(self) -> dict[str, KDTree]:
+        """Centers in mm of the outermost image voxels of each excluded region."""
+        rims = {}
+        for name, (low, region) in self._forbidden.items():
+            origin, shape = np.subtract(low, 1), np.add(region.shape, 2)
+            mask = self.forbidden_in(origin.tolist(), shape.tolist(), names=[name])
+            rim = np.argwhere(mask & ~binary_erosion(mask, border_value=1))
+            rims[name] = KDTree(apply_affine(self.affine, rim + origin))
+        return rims
+
     @property
     def unlimited(self) -> Scene:
         """The same scene without limits of labeled tissues and without the mask of the brain."""
@@ -587,17 +643,16 @@ class Scene:
     def _changed(self, **attributes: Any) -> Scene:
         """Copy the scene with other attributes; it shares the arrays of this one."""
         scene = object.__new__(Scene)
-        scene.__dict__.update(self.__dict__)
-        for computed in ("forbidden_rows", "_reoriented"):
-            scene.__dict__.pop(computed, None)
-        scene.__dict__.update(attributes)
+        computed = ("forbidden_rows", "_reoriented")
+        kept = {key: value for key, value in self.__dict__.items() if key not in computed}
+        scene.__dict__.update(kept | attributes)
         return scene
 
     def __getstate__(self) -> dict[str, Any]:
         # What is computed on demand need not travel to other processes.
         computed = (
             "rows", "forbidden_rows", "tissue_rows", "centroid", "tumor_volume", "_reoriented",
-            "_components"
+            "_components", "_rims"
         )  # fmt: skip
         return {key: value for key, value in self.__dict__.items() if key not in computed}
 

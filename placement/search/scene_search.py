@@ -27,9 +27,9 @@ from placement.box.overlap import (
 )
 from placement.box.row_integrals import Rows
 from placement.box.voxel import MM3_PER_ML, PARALLEL_DEGREES, Voxel
-from placement.search.objective import PlacementObjective, objective_parameters
+from placement.search.objective import PlacementObjective, objective_parameters, tumor_fraction
 from placement.search.scene import Scene
-from placement.search.tissue_labels import OUTSIDE_BRAIN
+from placement.search.tissue_labels import LEAST_TARGET, MOSTLY, OUTSIDE_BRAIN, outline_title
 
 #: Edges of the blocks of rows that searches average over, in mm: the first, the second, the last.
 BLOCK_MM = (3.0, 2.0, 0.0)
@@ -65,6 +65,9 @@ NEAR_ENOUGH = 0.15
 
 #: A region touches a box where its fraction of the box exceeds the tolerance by more than this.
 TOUCH, TOUCH_INVERTED = 1e-9, 1e-5
+
+#: What a distance may lack of a margin, in mm.
+ROUNDING_MM = 1e-3
 
 #: Rotations of each box of the scan; free searches start from the best of them.
 N_TURNS = 24
@@ -236,8 +239,7 @@ class Search:
         """Average rows for the quick searches, and gather what is excluded near the tumor."""
         rows = self.rows
         edges = np.linalg.norm(rows.matrix, axis=0)
-        finest = np.ceil(edges[:2].max() / EXACT_MM)
-        self.n_rows = int(np.clip(finest, 1, MOST_ROWS))
+        self.n_rows = int(np.clip(np.ceil(edges[:2].max() / EXACT_MM), 1, MOST_ROWS))
         axes = list(rows.axes)
         # Outer faces of the image in indices of the prefix sums, whose first rows are empty.
         low = np.array([0.5, 0.5, -0.5]) - np.array(self.scene.origin, dtype=np.float64)[axes]
@@ -372,8 +374,7 @@ class Search:
         thickness = distance_transform_edt(inside, sampling=edges)[tuple(index.T)]
         block_index = (index - 0.5) * self.block + (0.5, 0.5, -0.5)
         points = block_index @ self.rows.matrix.T + self.rows.offset
-        thickest = np.argsort(-thickness, kind="stable")
-        selected = spaced_points(points, thickest, N_INNER, APART_MM)
+        selected = spaced_points(points, np.argsort(-thickness, kind="stable"), N_INNER, APART_MM)
         return join_boxes(*(self.inner_start(center, points) for center in points[selected]))
 
     def inner_start(self, center: NDArray[np.float64], points: NDArray[np.float64]) -> Boxes:
@@ -384,8 +385,7 @@ class Search:
         # Eigenvectors may be a reflection, which no box can be turned by.
         turn *= np.linalg.det(turn)
         max_rotations = self.wishes.max_rotations
-        base = np.eye(3)
-        sides = np.zeros(3)
+        base, sides = np.eye(3), np.zeros(3)
         if max_rotations == 3:
             extents = np.sqrt(np.maximum(spread, 1.0))
             box = Voxel.from_rotation(center, np.exp(np.log(extents)), turn).canonical()
@@ -544,14 +544,13 @@ class Search:
         rounds = ((1.0, 150),)
         for penalty, extra_margin in CLEARING:
             boxes = self.descend(boxes, steps, rounds, FINE, penalty, extra_margin)
-        strongest_penalty = CLEARING[-1][0]
         # Wider margins cost tumor: only for boxes that touch a region by the exact test.
         for extra_margin in FARTHER_MM:
             touching = np.array([bool(self.touched(self.voxel(box))) for box in boxes.boxes])
             if not touching.any():
                 break
             moved = self.descend(
-                boxes.take(touching), steps, rounds, FINE, strongest_penalty, extra_margin
+                boxes.take(touching), steps, rounds, FINE, CLEARING[-1][0], extra_margin
             )
             boxes = join_boxes(boxes.take(~touching), moved)
         return boxes
@@ -567,8 +566,7 @@ class Search:
     def satisfied(self, boxes: Boxes) -> bool:
         """Tell whether any of the boxes is mostly tumor and touches no excluded region."""
         fractions = overlap.fractions(boxes.boxes, self.whole, 0.0, 1)
-        mostly_tumor = boxes.boxes[fractions >= ENOUGH]
-        return any(not self.touched(self.voxel(box)) for box in mostly_tumor)
+        return any(not self.touched(self.voxel(box)) for box in boxes.boxes[fractions >= ENOUGH])
 
     def squeezed(self, centers: NDArray[np.float64]) -> Boxes:
         """Search longer, from small boxes in many rotations, with a high penalty."""
@@ -589,8 +587,7 @@ class Search:
         costs = overlap.costs_of(*starts[:4], *self.common(COARSE, *CLEARING[0]))
         starts = starts.take(np.argsort(costs, kind="stable")[:N_SQUEEZED])
         quick = self.descend(starts, COARSE_STEPS, SQUEEZED, COARSE, *CLEARING[0])
-        rounds = ((1.0, 250),)
-        fine = self.descend(quick.distinct(6), MIDDLE_STEPS, rounds, MIDDLE, *CLEARING[0])
+        fine = self.descend(quick.distinct(6), MIDDLE_STEPS, ((1.0, 250),), MIDDLE, *CLEARING[0])
         return self.cleared(fine)
 
     def best_turned(
@@ -756,32 +753,36 @@ class Search:
             flags.append("tumor below the smallest volume")
         if voxel.volume < least * (1 - 1e-9):
             flags.append("box below the smallest volume")
-        shortest, longest = self.wishes.sizes.T
-        too_short = (voxel.size < shortest - 1e-6).any()
-        too_long = (voxel.size > longest + 1e-6).any()
-        if too_short or too_long:
+        if (np.abs(np.clip(voxel.size, *self.wishes.sizes.T) - voxel.size) > 1e-6).any():
             flags.append("side out of range")
         if voxel.rotated_angles > self.wishes.max_rotations:
             flags.append("too many rotations")
         if self.wishes.inside_image and not self.scene.holds(voxel):
             flags.append("outside the image")
-        for name in self.touched(voxel):
-            if name in self.scene.excluded or not self.scene.tolerances[name]:
-                flags.append(f"{'reaches' if name == OUTSIDE_BRAIN else 'touches'} {name}")
-            else:
-                flags.append(f"more than {100 * self.scene.tolerances[name]:.0f} % {name}")
-        return tuple(flags)
+        return (*flags, *self.touched(voxel))
 
     def touched(self, voxel: Voxel) -> list[str]:
-        """Name the excluded regions that exceed their tolerance in a voxel and its margins."""
-        names = []
-        for name, margin in self.scene.margins.items():
-            grown = Voxel(voxel.center, voxel.size + 2 * margin, voxel.angles)
+        """Flag excluded regions: more in a voxel than is tolerated, or nearer than the margin."""
+        scene, flags = self.scene, list[str]()
+        for name, margin in scene.margins.items():
+            tolerance = scene.tolerances[name]
+            # Distances are slower to measure than fractions, of which none in a larger box, whose
+            # rows cannot miss a corner, tells that the margin is kept.
+            more = 0.0 if tolerance or not margin else scene.spacing.sum() / 2
+            grown = Voxel(voxel.center, voxel.size + 2 * (margin + more), voxel.angles)
             # The fraction of an inverted region is 1 less that of its complement: not as exact.
-            rounding = TOUCH_INVERTED if name in self.scene.inverted else TOUCH
-            if self.scene.excluded_fraction(name, grown) > self.scene.tolerances[name] + rounding:
-                names.append(name)
-        return names
+            rounding = TOUCH_INVERTED if name in scene.inverted and not more else TOUCH
+            if scene.excluded_fraction(name, grown) <= tolerance + rounding or (
+                more and scene.distance(name, voxel) >= margin - ROUNDING_MM
+            ):
+                continue
+            if tolerance and name not in scene.excluded:
+                flags.append(f"more than {100 * tolerance:.0f} % {name}")
+            elif margin and scene.excluded_fraction(name, voxel) <= TOUCH_INVERTED:
+                flags.append(f"nearer than the margin of {margin:g} mm to {outline_title(name)}")
+            else:
+                flags.append(f"{'reaches' if name == OUTSIDE_BRAIN else 'touches'} {name}")
+        return flags
 
     def rounded(self, voxel: Voxel) -> Voxel:
         """
@@ -790,7 +791,8 @@ class Search:
         Of the sides nearest above and below, those that meet all constraints and have the largest
         objective; should all of these break a constraint, of the sides some steps farther. Where
         none meets all, the first that breaks no more than the voxel itself; the voxel as it is
-        where each breaks another constraint, or there are no steps.
+        where each breaks another constraint, or there are no steps. A box with less than 75 % (or
+        50 %) target takes the place of none with more.
         """
         if self.wishes.rounding is None:
             return voxel
@@ -801,18 +803,19 @@ class Search:
         angles[np.abs(angles) < PARALLEL_DEGREES] = 0.0
         down = np.floor(voxel.size / of_size + 1e-9)
         broken = set(self.flags(voxel, own=True))
+        share = tumor_fraction(voxel, self.scene)
+        least = max((limit for limit in (LEAST_TARGET, MOSTLY) if limit <= share), default=0.0)
         no_worse = None
         # First the two neighboring steps of each side; wider only where constraints refuse all of
         # these.
         for reach in (0, 1, 3):
-            options = []
-            for steps in np.ndindex((2 + 2 * reach,) * 3):
-                size = ((down + np.array(steps) - reach) * of_size).round(6)
-                if (size > 0).all():
-                    options.append(Voxel(center, size, angles))
+            steps = np.array([*np.ndindex((2 + 2 * reach,) * 3)]) - reach
+            sizes = ((down + steps) * of_size).round(6)
+            options = [Voxel(center, size, angles) for size in sizes if (size > 0).all()]
             boxes = np.array([[v.center, v.size, *v.rotation] for v in options]).reshape(-1, 5, 3)
             for index in np.argsort(-self.values(boxes), kind="stable"):
                 flags = self.flags(options[index], own=True)
+                flags += ("less target",) * (tumor_fraction(options[index], self.scene) < least)
                 if not flags:
                     return options[index]
                 if no_worse is None and broken.issuperset(flags):

@@ -25,6 +25,10 @@ FLAIR_BRIGHT = (NON_ENHANCING, MERGED, EDEMA)
 #: Names of what bears no label of a tumor: tissue of the brain, and what is no brain.
 NORMAL, OUTSIDE_BRAIN = "normal", "outside the brain"
 
+#: A voxel with a lower fraction of the target is flagged: exclusion or the least volume asks too
+#: much; below the second, other tissue decides the spectrum.
+MOSTLY, LEAST_TARGET = 0.75, 0.5
+
 #: Largest tolerated shares of a box in a target of named labels; a box with more is flagged.
 LIMITS = {NECROSIS: 0.10, MERGED: 0.10, CAVITY: 0.10, NORMAL: 0.02}
 

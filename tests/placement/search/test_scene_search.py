@@ -104,8 +104,7 @@ def test_every_millimeter_beyond_the_image_and_every_excess_of_an_excluded_regio
     for level in (COARSE, FINE):
         added = compiled_costs(search, voxels, 2.0, level) - compiled_costs(free, voxels, 2.0, level)
         np.testing.assert_allclose(added, 2 * (0.1 + np.array([3.0, 3.0, 2.25])), rtol=1e-4)
-    wall = np.zeros((60, 60, 40), bool)
-    wall[:20] = True
+    wall = np.indices((60, 60, 40))[0] < 20
     voxel = Voxel((32.5, 20, 50), (20, 20, 20))
     plain = plain_cost(voxel)
     # The wall ends at 24.5 mm: 2 of 20 mm lie in it, 5 of 26 mm of the box that is grown by 3 mm.
@@ -154,11 +153,12 @@ def test_a_wall_in_reach_of_the_largest_turned_box_is_seen():
 
 @pytest.mark.parametrize(("margin", "size"), [(0.0, 20.0), (3.0, 20.0), (3.0, 14.0)])
 def test_a_box_touches_what_is_nearer_than_the_margin(margin, size):
-    wall = np.zeros((60, 60, 40), bool)
-    wall[:20] = True
+    wall = np.indices((60, 60, 40))[0] < 20
     search = Search(make_wishes(), block_scene(exclude={"wall": wall}, exclude_margin=margin))
-    for gap, names in ((margin - 0.05, ["wall"]), (margin + 0.05, [])):
-        assert search.touched(Voxel((24.5 + gap + size / 2, 20, 50), (size, 25, 25))) == names
+    flag = "nearer than the margin of 3 mm to wall" if margin else "touches wall"
+    for gap, flags in ((margin - 0.05 if margin else -0.5, [flag]), (margin + 0.05, [])):
+        for half, turn in ((size / 2, 0), ((size + 25) / 8**0.5, 45)):
+            assert search.touched(Voxel((24.5 + gap + half, 20, 50), (size, 25, 25), (0, 0, turn))) == flags
 
 
 def test_flags_name_every_constraint_that_a_box_breaks():
@@ -351,6 +351,9 @@ def test_rounded_sides_are_the_best_of_the_nearest_steps(target):
     ]
     best = max(trials, key=lambda trial: objective(trial, scene))
     np.testing.assert_allclose(rounded.size, best.size)
+    search = Search(make_wishes(objective=PlacementObjective(20.0, 4.0, 0.75, 0.3), rounding=CONSOLE), scene)
+    # With 19 mm along x, less than 75 % would be tumor.
+    np.testing.assert_allclose(search.rounded(Voxel((19.1, 20.5, 54.7), (18.3, 18.4, 18.4))).size, [18, 19, 19])
 
 
 def test_boxes_are_rounded_before_others_and_without_breaking_a_further_constraint():
