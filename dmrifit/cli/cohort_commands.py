@@ -207,7 +207,7 @@ def train(
         held = estimator.calibration_.groupby("parameter", sort=False)["coverage"].mean()
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in held.items())
         where = "coverage in held-out training patients"
-        typer.echo(f"intervals: {estimator.guarantee()}; {where}: {shares}")
+        typer.echo(f"intervals: {estimator.guarantee()}; {where}: {shares}".replace("voxel", noun))
     if is_synthetic:
         typer.echo("trained on synthetic data: no clinical use")
 

@@ -14,7 +14,6 @@ import numpy as np
 from sklearn.base import clone
 
 from dmrifit._utils.checks import check_own_names, errors_about
-from dmrifit._utils.counts import counted
 from dmrifit.cohort.cohort import Cohort, in_order
 from dmrifit.cohort.participants_table import check_cohorts
 from dmrifit.cohort.scaling import contrast_order
@@ -28,17 +27,14 @@ from dmrifit.predict.base import resolve_patch_shape
 from dmrifit.predict.conformal import ConformalIntervals
 from dmrifit.predict.controls import CONSTANT, CONTROLS, OF_NOISE_FREE
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
+from dmrifit.report.page import Texts
 
 DEFAULT_MODEL = "t2-ivim-kurtosis"
 
 #: The strategies of the study by name.
 STRATEGIES = {"s2s": SignalToSignal, "m2m": MapsToMaps}
 
-_REMEDY = (
-    ". Training in one cohort and testing in another needs the protocol of {!r} in both: use "
-    "train_on='same', or resynthesize=True to compute what is missing through the fitted model "
-    "(in Python also estimators with a source and a target that both have)"
-)
+_TEXTS = Texts(__file__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,18 +58,10 @@ class Entrant:
         methods = ("fit", "predict", "predict_maps", "get_params")
         missing = [method for method in methods if not hasattr(estimator, method)]
         if missing or isinstance(estimator, type):
-            raise ValueError(
-                f"estimator {name!r} is {estimator!r}, which has no "
-                f"{', '.join(missing) or 'instance'}; wrap a regressor in "
-                "SignalToSignal(regressor) or MapsToMaps(regressor), and derive a class of your "
-                "own from sklearn.base.BaseEstimator"
-            )
+            no = ", ".join(missing) or "instance"
+            raise ValueError(_TEXTS("methods", name=repr(name), estimator=estimator, no=no))
         if isinstance(estimator, ConformalIntervals):
-            raise ValueError(
-                f"estimator {name!r} is {estimator!r}; a comparison gives it no patients to learn "
-                "intervals from, and scores predictions, which intervals do not change: give the "
-                "estimator inside"
-            )
+            raise ValueError(_TEXTS("intervals", name=repr(name), estimator=estimator))
         names = [name for name, base in STRATEGIES.items() if isinstance(estimator, base)]
         strategy = names[0] if names else type(estimator).__name__
         try:
@@ -83,9 +71,7 @@ class Entrant:
                 clone(estimator).set_params(**dict.fromkeys(unset, example)).check_parameters()
             model = estimator.get_params(deep=False).get("model", DEFAULT_MODEL)
             if model is None:
-                raise ValueError(
-                    "a comparison scores maps, and without a model there are none; give model="
-                )
+                raise ValueError(_TEXTS["no_model"])
             model = resolve_model(model)
         except (ValueError, TypeError) as error:
             raise ValueError(f"estimator {name!r}: {error}") from None
@@ -207,7 +193,7 @@ def choose_views(
             # Where all train within their cohort, none needs the contrasts of another one.
             is_crossed = not resynthesize and any(regime != "same" for regime in regimes)
             for training_name, training_cohort in cohorts.items():
-                remedy = "" if training_name == name else _REMEDY.format(name)
+                remedy = "" if training_name == name else _TEXTS("crossed", name=repr(name))
                 for scan in training_cohort.scans if not remedy or is_crossed else ():
                     where = f"patient {scan.patient} of cohort {training_name!r}"
                     with errors_about(where, remedy):
@@ -219,11 +205,8 @@ def choose_views(
 def check_unseen(source: Protocol, target: Protocol) -> None:
     """Refuse inputs that are all of the contrasts to predict: copies of them would be perfect."""
     if not missing_contrasts(target, source):
-        raise ValueError(
-            f"the inputs are all {counted(len(target), 'contrast')} of the target "
-            f"({', '.join(target.labels)}), so that nothing is left to predict"
-            f"{_fewer_inputs(source)}"
-        )
+        labels = ", ".join(target.labels)
+        raise ValueError(_TEXTS("all", n=len(target), labels=labels) + _fewer_inputs(source))
 
 
 def _fewer_inputs(protocol: Protocol) -> str:

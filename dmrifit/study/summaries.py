@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -119,8 +120,7 @@ def headline_notes(study: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
         notes.append(TEXTS["undefined"])
     if (table["algorithm"] == SHUFFLED).any():
         notes.append(TEXTS["no_zero"])
-    if "shared noise" in table:
-        notes.append(TEXTS["shared_noise"])
+    notes.append(TEXTS["shared_noise" if "shared noise" in table else "inputs"])
     single = [
         name
         for name, cohort in study.get("cohorts", {}).items()
@@ -301,28 +301,55 @@ class Board:
     @property
     def standing(self) -> tuple[str, str]:
         """Name the predictor with the highest skill, and say whether tests tell it apart."""
-        from dmrifit.stats.method_tests import holm, signed_rank
-
-        best, skills = self.best or ("", ""), self.skills(self.learners)
-        name, others = predictor_words(*best), skills.index.drop(best)
-        if not len(others):
+        best, rivals = self.best or ("", ""), self.rivals
+        name = predictor_words(*best)
+        if not len(rivals):
             return TEXTS("alone", name=name), ""
         if self.undecided:
             return TEXTS("here", name=name), TEXTS("no_verdict", why=capital(self.undecided))
+        nearest = rivals.iloc[-1]
+        how = TEXTS("tested", **nearest)
+        if len(rivals) * 2.0 ** (1 - nearest["n_patients"]) >= ALPHA:
+            how += TEXTS("cannot", n_others=len(rivals), alpha=ALPHA)
+        alike = ", ".join(rivals.loc[rivals["p_holm"] >= ALPHA, "predictor"])
+        is_beaten = self.skills(TO_BEAT).max() > self.skills([best[1]])[best]
+        kind = "alike" if alike else "first" if is_beaten or len(self.unshown) else "best"
+        return TEXTS(kind, name=name, others=alike), how
+
+    @cached_property
+    def rivals(self) -> pd.DataFrame:
+        """Test the skill of the best predictor against that of every other, the nearest last."""
+        from dmrifit.stats.method_tests import holm, signed_rank
+
+        skills, names = self.skills(self.learners), ["strategy", "algorithm"]
         rows = averaged(matching(self.scores, train_on=self.regimes[0]))
-        wide = rows.pivot_table(
-            self.skill_column, ["patient", "metric"], ["strategy", "algorithm"]
-        )
+        wide = rows.pivot_table(self.skill_column, ["patient", "metric"], names)
         # Of the parameters that all have; patients of all cohorts together.
         wide = wide[skills.index].dropna().groupby("patient").mean()
+        best, others = wide.pop(self.best), skills.index.drop(self.best)
         # Two-sided, as the best one was chosen by the same skills.
-        p = holm([2 * signed_rank(wide[best], wide[other], "greater")[1] for other in others])
-        alike = [" ".join(one[::-1]) for one, p in zip(others, p, strict=True) if not p < ALPHA]
-        how = TEXTS("tested", n_patients=len(wide))
-        if len(others) * 2.0 ** (1 - len(wide)) >= ALPHA:
-            how += TEXTS("cannot", n_others=len(others), alpha=ALPHA)
-        kind = "first" if self.skills(TO_BEAT).max() > skills[best] else "best"
-        return TEXTS("alike" if alike else kind, name=name, others=", ".join(alike)), how
+        p = holm([2 * signed_rank(best, wide[other], "greater")[1] for other in others])
+        table = pd.DataFrame({"predictor": [f"{a} {s}" for s, a in others], "p_holm": p})
+        # Equal skills have no p value.
+        table = table.fillna({"p_holm": 1.0}).assign(n_patients=len(wide))
+        return table.sort_values("p_holm", kind="stable", ignore_index=True)
+
+    @cached_property
+    def unshown(self) -> pd.DataFrame:
+        """
+        Rows of the best predictor by cohorts in which it is not shown to predict unseen images.
+
+        There the interval of its signal skill is not above 0 and above the control shuffled. A
+        reference that contains the inputs gives maps some skill all the same.
+        """
+        strategy, algorithm = self.best or ("", "")
+        rows = matching(self.summary, train_on=self.regimes[0]).set_index("cohort", drop=False)
+        # Of all strategies: in maps to maps it keeps amplitudes, which alone give signals skill.
+        shuffled = matching(rows, algorithm=SHUFFLED)["signal_skill"].groupby(level=0).max()
+        rows = matching(rows, strategy=strategy, algorithm=algorithm).assign(shuffled=shuffled)
+        is_shown = rows["signal_skill_low"] > np.fmax(rows["shuffled"], 0)
+        is_judged = rows["signal_skill"].notna() & (self.skill_column == "skill")
+        return rows[is_judged & ~is_shown]
 
     def skills(self, algorithms: Collection[str], **where: Any) -> pd.Series:
         """Average the skill of maps over cohorts, by strategy and algorithm; first training."""

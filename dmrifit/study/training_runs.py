@@ -188,7 +188,7 @@ def _score_maps(
     for suffix, reference in references.items():
         for name, metric in METRICS.items():
             scores[name + suffix] = metric.score(maps, reference)
-    is_constant = entrant.control == controls.CONSTANT
+    is_constant = entrant.algorithm == controls.CONSTANT
     rows = []
     for j, parameter in enumerate(entrant.model.parameters):
         _, n_undefined, n_failed = relative_error_counts(maps[:, j], test.reference[:, j])
@@ -232,7 +232,7 @@ def _score_signals(
             error = (p - measured) / measured
         usable = np.isfinite(error)
         values = error[usable] if usable.any() else np.array([_NAN])
-        answer = constant if cell.entrant.control == controls.CONSTANT else p
+        answer = constant if cell.entrant.algorithm == controls.CONSTANT else p
         skill, _, constant_error, _ = skill_scores(answer, measured, constant, relative=True)
         scores = [
             np.mean(np.abs(values)), np.median(np.abs(values)), np.mean(values), len(error),

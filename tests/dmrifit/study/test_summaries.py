@@ -39,8 +39,9 @@ def noisy(signals):
 
 def compared(signals, **known):
     cohort = Cohort.from_signals(signals, FULL, PATIENTS, name="regions", synthetic=True, **known)
-    estimator = SignalToSignal("LR", source=SOURCE, target=FULL, model="ivim")
-    return compare({"LR s2s": estimator}, cohort, random_state=0)
+    options = {"source": SOURCE, "target": FULL, "model": "ivim"}
+    estimators = {f"{name} s2s": SignalToSignal(name, **options) for name in ("LR", "constant")}
+    return compare(estimators, cohort, random_state=0)
 
 
 @pytest.fixture(scope="module")

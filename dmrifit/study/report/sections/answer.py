@@ -57,14 +57,20 @@ def verdict(board: Board) -> list[str]:
     name = predictor_words(*board.best)
     rows = _best_rows(board)
     measure = board.skill_column
-    text = f"{{{measure}:.2i}} in {{cohort}}"
     means = matching(rows, parameters="tissue").to_dict("records")
-    numbers = [wording(text, row) for row in means]
-    reference = f", {_INDEPENDENT}" if measure == "skill_independent" else ""
-    skill = f"skill of its maps over the best constant{reference}: {'; '.join(numbers)}"
-    words = _parameters_in_words(board, rows, name)
+    numbers = "; ".join(wording(f"{{{measure}:.2i}} in {{cohort}}", row) for row in means)
+    reference = _INDEPENDENT if measure == "skill_independent" else _TEXTS["shared"]
+    skill = f"Skill of its maps over the best constant, {reference}: {numbers}."
+    is_credited = ~rows["cohort"].isin(board.unshown["cohort"])
+    words = _parameters_in_words(board, rows[is_credited], name)
     first, how = board.standing
-    sentences = [first, f"{page.capital(skill)}.", f"{how} {words}".strip()]
+    if len(board.regimes) > 1:
+        first = f"{first.removesuffix('.')}; {training_words(board.regimes[0])}."
+    sentences = [first, skill, f"{how} {words.strip()}".strip()]
+    place = 2 if is_credited.any() else 0
+    for row in board.unshown[::-1].to_dict("records"):
+        floor = _TEXTS("floor", **row) if np.isfinite(row["shuffled"]) else "0"
+        sentences.insert(place, _TEXTS("unshown", name=name, floor=floor, **row))
     controls, best = board.skills(TO_BEAT), board.skills([board.best[1]])[board.best]
     if controls.max() > best:
         names = predictor_words(*controls.idxmax())
@@ -89,20 +95,19 @@ def _best_rows(board: Board) -> pd.DataFrame:
 
 
 def _parameters_in_words(board: Board, rows: pd.DataFrame, name: str) -> str:
-    """Sort the parameters by whether their intervals lie above the constant in every cohort."""
+    """Sort the parameters by whether their intervals are above the constant in all cohorts."""
     measure = board.skill_column
-    texts: dict[str, list[str]] = {
-        "better than the best constant in": [], "not shown to be better in": [], "worse in": []
-    }  # fmt: skip
-    for parameter in board.parameters:
+    texts: dict[str, list[str]] = {}
+    for parameter in board.parameters if len(rows) else ():
         of_parameter = matching(rows, parameters=parameter)
         verdict = "not shown to be better in"
         if (of_parameter[f"{measure}_low"] > 0).all():
-            verdict = "better than the best constant in"
+            verdict = "better in"
         elif (of_parameter[f"{measure}_high"] < 0).all():
             verdict = "worse in"
-        texts[verdict].append(parameter)
-    listed = [f"{verdict} {', '.join(names)}" for verdict, names in texts.items() if names]
+        texts.setdefault(verdict, []).append(parameter)
+    # In the order better, not shown, worse.
+    listed = "; ".join(f"{verdict} {', '.join(texts[verdict])}" for verdict in sorted(texts))
     left_out = [name for name in board.parameters if name not in board.averaged_metrics]
     means = f" No mean includes {' or '.join(left_out)}." if left_out else ""
     once = averaged(board.scores).drop_duplicates(["cohort", "patient", "metric"])
@@ -110,7 +115,8 @@ def _parameters_in_words(board: Board, rows: pd.DataFrame, name: str) -> str:
     most = shares[shares > 0.5].items()
     if bounded := ", ".join(f"{key[0]} ({100 * share:.0f} % in {key[1]})" for key, share in most):
         means += " " + _TEXTS("at_bounds", names=bounded)
-    return f"{name}: {'; '.join(listed)}.{means}" if listed else ""
+    cohorts = " and in ".join(unique(rows["cohort"]))
+    return (_TEXTS("listed", name=name, cohorts=cohorts, listed=listed) if listed else "") + means
 
 
 def skill_bars(board: Board) -> pd.DataFrame:
@@ -149,9 +155,6 @@ def _skill(board: Board) -> Iterator[Any]:
     name = predictor_words(*(board.best or ("", "")))
     yield _TEXTS.picture("answer_skill", figure, name=name)
     note = _TEXTS["axis"]
-    ends = table.loc[table["cohort"].isin(shown), ["skill_low", "skill_high"]]
-    if (ends["skill_low"] < SKILL_ENDS[0]).any() or (ends["skill_high"] > SKILL_ENDS[1]).any():
-        note += " Hollow dots and arrows extend beyond the axis."
     if len(board.cohorts) > len(shown):
         note += f" In the tables below: {counted(len(board.cohorts) - len(shown), 'more cohort')}."
     yield page.Note(note)
@@ -161,10 +164,10 @@ def _example(board: Board) -> Iterator[Any]:
     yield page.Heading("What does it look like?")
     patient = patients.typical_patient(board, board.cohorts[0])
     if patient is None:
-        yield "No predictions of single voxels were kept: compare(…, keep_predictions=True)."
+        yield _TEXTS["not_kept"]
         return
     if not patients.has_picture(patient):
-        yield "Regions without images were compared: there is no map to draw."
+        yield _TEXTS["regions"]
         return
     names = [name for name in board.averaged_metrics if name in patient.names]
     rows = matching(_best_rows(board), cohort=patient.cohort).set_index("parameters")
@@ -193,9 +196,7 @@ def _sites(board: Board) -> Iterator[Any]:
         yield "One cohort was compared, so nothing is known about other cohorts."
         return
     if len(regimes) < 2:
-        options = "--train-on same,other --resynthesize --out study-cohorts"
-        python = 'train_on=["same", "other"], resynthesize=True, out="study-cohorts"'
-        command = rerun_command(board.study, options, python)
+        command = rerun_command(board.study, *_TEXTS["rerun_cohorts"])
         yield _TEXTS("not_tried", trained=training_words(regimes[0]), command=command)
         return
     if not rows[measure].notna().any():
@@ -319,7 +320,7 @@ def statistics_tables(board: Board) -> tuple[list[Any], dict[str, pd.DataFrame]]
     tested = [metric for metric in METRICS.values() if metric.tested]
     # The one that ranks algorithms comes first.
     metrics = sorted(tested, key=lambda metric: metric.name != RANKING_METRIC)
-    tables, tests = {}, {}
+    tables, tests = ({"statistics_best": board.rivals} if board.best else {}), {}
     try:
         for metric in metrics:
             tests[metric.name] = board.evaluation.statistics(index=metric.column)
