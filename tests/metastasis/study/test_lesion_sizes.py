@@ -172,11 +172,7 @@ def test_no_figure_depends_on_how_a_scan_is_stored(edges):
     expected = figures(lesion, affine)
     assert expected["volume_with_core_mL"] > 1.2 * expected["volume_mL"]
     image = nib.Nifti1Image(lesion.astype(np.uint8), affine)
-    for order in (
-        [[0, -1], [1, -1], [2, 1]],
-        [[2, 1], [0, -1], [1, 1]],
-        [[1, 1], [2, -1], [0, -1]],
-    ):
+    for order in ([[0, -1], [1, -1], [2, 1]], [[2, 1], [0, -1], [1, 1]], [[1, 1], [2, -1], [0, -1]]):
         stored = image.as_reoriented(np.array(order))
         sizes = figures(np.asarray(stored.dataobj) > 0, stored.affine)
         assert sizes == pytest.approx(expected, rel=1e-6)
@@ -185,12 +181,7 @@ def test_no_figure_depends_on_how_a_scan_is_stored(edges):
 def test_the_sizes_of_single_voxels_are_their_edges():
     lesion = np.ones((1, 1, 1), bool)
     sizes = figures(lesion, np.diag([0.5, 2.0, 3.0, 1.0]))
-    assert (
-        sizes["volume_mL"]
-        == sizes["volume_with_core_mL"]
-        == sizes["hull_mL"]
-        == pytest.approx(0.003)
-    )
+    assert (sizes["volume_mL"] == sizes["volume_with_core_mL"] == sizes["hull_mL"] == pytest.approx(0.003))
     assert sizes["longest_diameter_mm"] == 2
     assert sizes["perpendicular_diameter_mm"] == 0.5
 

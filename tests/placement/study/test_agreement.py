@@ -90,9 +90,7 @@ def test_intraclass_correlations_without_a_number_say_why(form):
     st.floats(-50, 50),
     st.sampled_from(ICC_FORMS),
 )
-def test_the_unit_and_the_order_of_ratings_do_not_change_their_correlation(
-    ratings, factor, shift, form
-):
+def test_the_unit_and_the_order_of_ratings_do_not_change_their_correlation(ratings, factor, shift, form):
     ratings = np.round(np.array(ratings), 3)
     first, second = icc(ratings, form), icc(factor * ratings[::-1, ::-1] + shift, form)
     assert (first["reason"] == "") == (second["reason"] == "") or np.ptp(ratings) < 1e-6
