@@ -257,7 +257,7 @@ def test_a_box_inside_the_ball_is_described_and_its_numbers_are_explained(output
     words = ("prescribe", ball, "--center", "40,40,40", "--no-figure", "--out")
     text = output_of(*words, tmp_path / "inside", "--size", "20,20,20")
     assert text.startswith("ball: 20 × 20 × 20 mm (8.0 mL) at 40.0, 40.0, 40.0 mm RAS+; 100 %")
-    assert "tumor fraction 1.000: the part of the box that is tumor, best 0.95" in text
+    assert "tumor fraction 1.0000: the part of the box that is tumor, best 0.95" in text
     assert "volume of it 8.00 mL, best 12.9 mL (experts' mean)" in text
     assert "objective 0.518: how near both are to their best, 0 to 1" in text
     # A cube of 100 mm around a ball of 18 mm.
