@@ -258,6 +258,6 @@ def test_a_report_is_the_path_of_its_page_with_markdown_and_copies_of_its_tables
     lines = report.markdown().splitlines()
     assert lines[0] == "# Title <1>"
     assert "Best predictor: LR." in lines
-    assert lines[-7:-3] == ["| --- | --- |", "| LR | 0.50* |", "| a\\|b | – |", ""]
-    assert lines[-3].startswith(r"\* some correlations")
+    assert lines[-9:-5] == ["| --- | --- |", "| LR | 0.50* |", "| a\\|b | – |", ""]
+    assert lines[-5].startswith(r"\* some correlations")
     assert lines[-2:] == ["", "[report.html](report.html)"]
