@@ -173,7 +173,7 @@ def test_several_comparisons_are_laid_beside_each_other(small, html_tables, tmp_
     second = Evaluation(small.scores, small.signals, {**small.study, "settings": {**settings, "seed": 7,
                                                                                 "train_mask": "lesion"}})  # fmt: skip
     text = write_report([small, second], tmp_path).read_text(encoding="utf-8")
-    _, rows = html_tables(text).table("Comparisons side by side")
+    _, rows = html_tables(text).table("Other comparisons")
     assert [row[1] for row in rows] == ["body → lesion, N = 1, seed 0", "lesion → lesion, N = 1, seed 7"]
 
 
@@ -259,5 +259,5 @@ def test_a_report_is_the_path_of_its_page_with_markdown_and_copies_of_its_tables
     assert lines[0] == "# Title <1>"
     assert "Best predictor: LR." in lines
     assert lines[-9:-5] == ["| --- | --- |", "| LR | 0.50* |", "| a\\|b | – |", ""]
-    assert lines[-3].startswith(r"\* some correlations")
+    assert lines[-5].startswith(r"\* some correlations")
     assert lines[-2:] == ["", "[report.html](report.html)"]
