@@ -173,7 +173,7 @@ def test_several_comparisons_are_laid_beside_each_other(small, html_tables, tmp_
     second = Evaluation(small.scores, small.signals, {**small.study, "settings": {**settings, "seed": 7,
                                                                                 "train_mask": "lesion"}})  # fmt: skip
     text = write_report([small, second], tmp_path).read_text(encoding="utf-8")
-    _, rows = html_tables(text).table("Other comparisons")
+    _, rows = html_tables(text).table("Comparisons side by side")
     assert [row[1] for row in rows] == ["body → lesion, N = 1, seed 0", "lesion → lesion, N = 1, seed 7"]
 
 
