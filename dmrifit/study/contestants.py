@@ -59,9 +59,9 @@ class Entrant:
         missing = [method for method in methods if not hasattr(estimator, method)]
         if missing or isinstance(estimator, type):
             no = ", ".join(missing) or "instance"
-            raise ValueError(_TEXTS("methods", name=repr(name), estimator=estimator, no=no))
+            raise ValueError(_TEXTS("methods", name=repr(name), estimator=repr(estimator), no=no))
         if isinstance(estimator, ConformalIntervals):
-            raise ValueError(_TEXTS("intervals", name=repr(name), estimator=estimator))
+            raise ValueError(_TEXTS("intervals", name=repr(name), estimator=repr(estimator)))
         names = [name for name, base in STRATEGIES.items() if isinstance(estimator, base)]
         strategy = names[0] if names else type(estimator).__name__
         try:
