@@ -377,13 +377,10 @@ def _fit_screened(
     model = resolve_model(model)
     method = settings.method_for(model, protocol)
     weights = settings.measurement_weights(len(protocol))
-    inputs = FitInputs(
-        signals,
-        protocol,
-        settings.noise_levels(len(signals)),
-        weights=weights,
-        n_threads=settings.n_threads,
-    )
+    sigma, n_threads = settings.noise_levels(len(signals)), settings.n_threads
+    # Averages have less noise than the volumes, of which sigma is.
+    known = None if sigma is None else sigma / np.sqrt(settings.n_averaged)
+    inputs = FitInputs(signals, protocol, sigma, weights=weights, n_threads=n_threads, noise=known)
     settings = _with_measured_amplitude(signals, protocol, model, replace(settings, method=method))
     if method == "segmented":
         result = _fit_segmented(signals, protocol, model, settings)

@@ -313,9 +313,10 @@ class FitResult:
         The signal does not depend on it (those of a compartment whose share has a 95 % interval
         below .05, or that includes 0), its 95 % interval spans three quarters of the box, it is at
         a bound that is not a natural one (zero, or 1 of a share), or half of its 68 % interval
-        (with 1 to 3 degrees of freedom, a quarter of its 95 % interval) is above .05 for a
-        share, .3 for a kurtosis, half the value for others (if that is more, .02 µm²/ms for a
-        diffusivity, a fortieth of a box that 0 lies within). A kurtosis whose 95 % interval is
+        (with 1 to 3 degrees of freedom and unknown noise, a quarter of its 95 % interval) is above
+        .05 for a share, .3 for a kurtosis, half the value for others (if that is more, .02 µm²/ms
+        for a diffusivity, a fortieth of a box that 0 lies within). A kurtosis whose 95 % interval
+        is
         above 0 is also in doubt where b·D of the highest b-value exceeds 5, which leaves less than
         1 % of the signal of a fluid, and in fluids near the noise whose floor is not known; one
         with a "monotonic" bound where its interval reaches from 0 over three quarters of what the

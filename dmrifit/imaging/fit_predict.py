@@ -439,7 +439,8 @@ def fit_image(
         if lower_b_max is not None:
             doubts.lower_b = f"rerun with --b-max {lower_b_max:g}"
         noted_misfit = _NOTED_MISFIT
-        if source == "repeats":
+        # Averages of unequal numbers of volumes have no noise of their own.
+        if source == "repeats" and settings.n_averaged == 1:
             # Of so many voxels their noise has a standard error of 0.75/√n.
             n_voxels = np.count_nonzero(tissue) * min(1, NOISE_VOXELS / tally.n_fitted)
             noted_misfit = _NOTED_MISFIT_OF_REPEATS + 2.5 / n_voxels**0.5
@@ -815,7 +816,7 @@ def _residuals_below(
     tissue = rows[above_air(lowest_signals(rows, protocol))]
     signals, _ = reduced.screened(tissue[:, reduced.kept])
     n_averaged = len(reduced.protocol) / len(reduced.contrasts)
-    plain = replace(settings, method="nlls", threshold=None, sigma=None, noise=None)
+    plain = replace(settings, method="nlls", prior=None, threshold=None, sigma=None, noise=None)
     result = fit_with(signals, reduced.contrasts, model, plain)
     return noise_of_residuals(result) * n_averaged**0.5
 

@@ -606,9 +606,8 @@ def _material(cell: Cell, bank: Bank, futures: Mapping[int, Any]) -> tuple[Any, 
     arrays = [futures.get(id(array), array) for array in stack.arrays]
     rows = [stack.rows[patient] for patient in cell.train]
     n_dropped = sum(stack.n_dropped.get(patient, 0) for patient in cell.train)
-    tests = bank.tests(cell.view, cell.test)
     constants = [bank.constants(cell.view, cell.repeat, patient) for patient in cell.test]
-    return *arrays, rows, n_dropped, tests, constants
+    return *arrays, rows, n_dropped, bank.tests(cell.view, cell.test), constants
 
 
 def _train(

@@ -121,6 +121,7 @@ class Bank:
         self._digests: dict[Any, str] = {}
         self._voxels: dict[Any, dict[str, tuple[NDArray, NDArray, NDArray]]] = {}
         self._stacks: dict[Any, Stack] = {}
+        self._constants: dict[Any, Constants] = {}
         self._settings = settings
         n_draws = 1 if settings.max_voxels is None else settings.n_repeats
         owners: dict[str, str] = {}
@@ -237,11 +238,12 @@ class Bank:
     def constants(self, view: View, repeat: int, patient: str) -> Constants:
         """Find the best constants of the patients other than a held-out one."""
         # The same for every training, so that of two skills the larger has the smaller error.
-        voxels = [self._voxels[view, self._draw(repeat)][other] for other in self._others(patient)]
-        Y = np.concatenate([signals for _, signals, _ in voxels])
-        maps = np.concatenate([reference for _, _, reference in voxels])
-        signals, relative = (best_constants(values, relative=True) for values in (Y, maps))
-        return Constants(signals, relative, best_constants(maps, relative=False))
+        if (key := (view, self._draw(repeat), patient)) not in self._constants:
+            voxels = [self._voxels[key[:2]][other] for other in self._others(patient)]
+            Y, maps = (np.concatenate([values[i] for values in voxels]) for i in (1, 2))
+            signals, relative = (best_constants(values, relative=True) for values in (Y, maps))
+            self._constants[key] = Constants(signals, relative, best_constants(maps, relative=False))
+        return self._constants[key]
 
     def is_repeated(self, view: View, patients: Sequence[str]) -> bool:
         """Whether all of these held-out patients have a second measurement."""

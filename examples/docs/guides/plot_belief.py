@@ -80,10 +80,11 @@ at_bounds = pd.DataFrame(at_bounds, index=model.names)
 #      - 94 / 94 %
 #      - 95 / 94 %
 #
-# The fit to the signal without noise is the mean of many repeated scans; the true values of the walk also include what the
-# formula leaves out: the K of the fit without noise is 12 % below the walk's (median of the 21). With the model's own
-# signals the shares are 91 to 98 %. They are lower where few measurements remain: 86 to 91 % for kurtosis with b = 0, 500,
-# 1000 and 2000 s/mm², one measurement more than parameters. This was not tested outside tissue (f above 0.75, free water).
+# The fit to the signal without noise is the mean of many repeated scans; the true values of the walk also include
+# what the formula leaves out: the K of the fit without noise is 12 % below the walk's (median of the 21). With the
+# model's own signals the shares are 91 to 98 %. They are lower where few measurements remain: 86 to 91 % for kurtosis
+# with b = 0, 500, 1000 and 2000 s/mm², one measurement more than parameters, where the noise was not measured (96 to
+# 97 % where it was). This was not tested outside tissue (f above 0.75, free water).
 # An interval over three quarters of the range that was searched reads "not determined"; a fraction that is a
 # well-measured zero reads "none found, < 0.02", with its upper end.
 

@@ -98,7 +98,7 @@ def _parameters_in_words(board: Board, rows: pd.DataFrame, name: str) -> str:
     """Sort the parameters by whether their intervals are above the constant in all cohorts."""
     measure = board.skill_column
     texts: dict[str, list[str]] = {}
-    for parameter in board.parameters if len(rows) else ():
+    for parameter in [name for name in board.parameters if name in set(rows["parameters"])]:
         of_parameter = matching(rows, parameters=parameter)
         verdict = "not shown to be better in"
         if (of_parameter[f"{measure}_low"] > 0).all():
