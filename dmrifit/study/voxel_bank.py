@@ -242,7 +242,9 @@ class Bank:
             voxels = [self._voxels[key[:2]][other] for other in self._others(patient)]
             Y, maps = (np.concatenate([values[i] for values in voxels]) for i in (1, 2))
             signals, relative = (best_constants(values, relative=True) for values in (Y, maps))
-            self._constants[key] = Constants(signals, relative, best_constants(maps, relative=False))
+            self._constants[key] = Constants(
+                signals, relative, best_constants(maps, relative=False)
+            )
         return self._constants[key]
 
     def is_repeated(self, view: View, patients: Sequence[str]) -> bool:

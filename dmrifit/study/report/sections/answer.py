@@ -245,9 +245,10 @@ def _sizes(board: Board) -> Iterator[Any]:
     last = gains.groupby(by).transform("last")
     gains = gains.assign(gain=last[measure] - gains[measure], most=last["n_train"])
     texts = [enough_in_words(rows) for _, rows in gains.query("n_train < most").groupby("cohort")]
-    yield _TEXTS.picture("answer_sizes", figure, constant=board.constant.partition(",")[0])
-    name = predictor_words(*(board.best or ("", "")))
-    yield page.Note(f"{name}, gain of {SKILL_NAMES[measure]}. {'; '.join(texts) or 'not known'}.")
+    yield _TEXTS.picture("answer_sizes", figure)
+    told = {"name": predictor_words(*(board.best or ("", ""))), "skill": SKILL_NAMES[measure]}
+    told |= {"constant": board.constant.partition(",")[0], "gains": "; ".join(texts) or "not known"}
+    yield page.Note(_TEXTS("gain", **told))
 
 
 def enough_in_words(gains: pd.DataFrame) -> str:

@@ -128,7 +128,8 @@ def test_the_first_screen_has_four_answers(make_evaluation, read):
     numbers = {text.get_text() for text in read.figures["answer_sites"].axes[0].texts}
     assert {"0.07", "−0.13"} <= numbers
     rising = "2 to 3 patients: 0.10 (0.10 to 0.10), still rising"
-    assert f"LR, signals to signals, gain of map skill. A, {rising}; B, {rising}." in html
+    assert "LR, signals to signals, gain of map skill (0 is " in html
+    assert f"): A, {rising}; B, {rising}." in html
 
 
 def test_what_was_not_compared_is_said_in_the_place_of_its_picture(make_evaluation, read):
