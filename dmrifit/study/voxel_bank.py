@@ -241,10 +241,8 @@ class Bank:
         if (key := (view, self._draw(repeat), patient)) not in self._constants:
             voxels = [self._voxels[key[:2]][other] for other in self._others(patient)]
             Y, maps = (np.concatenate([values[i] for values in voxels]) for i in (1, 2))
-            signals, relative = (best_constants(values, relative=True) for values in (Y, maps))
-            self._constants[key] = Constants(
-                signals, relative, best_constants(maps, relative=False)
-            )
+            kinds = ((Y, True), (maps, True), (maps, False))
+            self._constants[key] = Constants(*(best_constants(x, relative=r) for x, r in kinds))
         return self._constants[key]
 
     def is_repeated(self, view: View, patients: Sequence[str]) -> bool:

@@ -246,9 +246,9 @@ def _sizes(board: Board) -> Iterator[Any]:
     gains = gains.assign(gain=last[measure] - gains[measure], most=last["n_train"])
     texts = [enough_in_words(rows) for _, rows in gains.query("n_train < most").groupby("cohort")]
     yield _TEXTS.picture("answer_sizes", figure)
-    told = {"name": predictor_words(*(board.best or ("", ""))), "skill": SKILL_NAMES[measure]}
-    told |= {"constant": board.constant.partition(",")[0], "gains": "; ".join(texts) or "not known"}
-    yield page.Note(_TEXTS("gain", **told))
+    name, skill = predictor_words(*(board.best or ("", ""))), SKILL_NAMES[measure]
+    told = {"constant": board.constant.partition(",")[0], "gains": "; ".join(texts) or "not known"}
+    yield page.Note(_TEXTS("gain", name=name, skill=skill, **told))
 
 
 def enough_in_words(gains: pd.DataFrame) -> str:
