@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,9 +74,13 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Any]:
         return
     metrics = summary_metrics()
     rows = []
-    for number, board in enumerate(map(Board, evaluations), 1):
-        folder = getattr(board.evaluation.predictions, "folder", None)
-        name = folder.resolve().parent.name if folder else number
+    boards = list(map(Board, evaluations))
+    folders = [getattr(one.predictions, "folder", None) for one in evaluations]
+    paths = [folder.resolve().parent if folder else Path() for folder in folders]
+    # Folders of one name are told apart by the folder that they lie in.
+    short = len({path.name for path in paths}) == len(paths)
+    for number, (board, path) in enumerate(zip(boards, paths, strict=True), 1):
+        name = "/".join(path.parts[-1 if short else -2 :]) or number
         summary = board.summary[~board.summary["algorithm"].map(is_control)]
         groups = summary.groupby(["train_on", "cohort", "strategy"], sort=False)
         for (train_on, cohort, strategy), algorithms in groups:
@@ -95,6 +100,8 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Any]:
     header = ["comparison", "regions, N, seed", "trained on", "cohort", "difficulty", "strategy"]
     header += ["highest map skill", *(metric.heading for metric in metrics)]
     yield _TEXTS["repeated"]
+    if len({board.constant for board in boards}) > 1:
+        yield Note(_TEXTS["constants"])
     yield Table(rows, header, numbers=range(7, len(header)))
 
 

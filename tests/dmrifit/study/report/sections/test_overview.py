@@ -10,8 +10,11 @@ def test_several_comparisons_are_laid_beside_each_other(make_evaluation, html_ta
     scores = [{"algorithm": name, "dispersion": value, "skill": value} for name, value in values.items()]
     study = {"cohorts": {"A": {"simulation": {"difficulty": "easy"}}}}
     first = make_evaluation([*scores, {"train_on": "other", "dispersion": 0.9}], study=study)
-    second = make_evaluation([{"n_train": 1}], study={"settings": {"train_mask": "lesion", "seed": 7}})
-    _, *rows = html_tables(repeated_summary([first, second])).tables[0][1]
+    settings = {"train_mask": "lesion", "seed": 7}
+    second = make_evaluation([{"n_train": 1}], study={"settings": settings, "constant": "all other patients"})
+    page = render(*repeated_summary([first, second]))
+    assert "Skills of these comparisons cannot be compared" in page
+    _, *rows = html_tables(page).tables[0][1]
     # Between two algorithms of 0.2 and 0.4 the standard deviation is 0.14.
     assert rows == [
         ["1", "body → lesion, N = 3", "the same cohort", "A", "easy", "s2s", "RFR 0.40", "10 ± 0.0", "30 ± 14", "0.50"],
