@@ -104,7 +104,8 @@ def fit(
         them (rician-mean); both need --sigma.
     threshold S/MM2: Lowest b-value from which --method segmented fits Dt; by default 150, and
         without --method chosen by the SNR.
-    weights NUMBER,…: Weight of each measurement that is fitted, such as its number of averages.
+    weights NUMBER,…: Weight of each measurement that is fitted. By default averages count by their
+        numbers of volumes (not with --method ols), other measurements alike.
     regularization WEIGHT: Weight of a penalty that pulls bounded parameters to their lower bound.
     starts auto|thorough|NUMBER: Starting points per voxel.
     threads 1..: Number of threads; by default one per core.

@@ -98,6 +98,8 @@ class Problem:
             and not self.kernel.CALLED
             and all(value.ndim == 0 for value in fixed.values())
         )
+        weights = settings.measurement_weights(len(protocol))
+        self.roots = np.ones(len(protocol)) if weights is None else np.sqrt(weights)
         self._set_common()
 
     def _set_bounds(self, protocol: Protocol, box: Box) -> None:
@@ -139,6 +141,7 @@ class Problem:
             # With two components, the stratum that most often ends in the best minimum.
             self.n_starts - 1 if self.is_routed and self.dictionary.atoms.n_first else -1,
             middle,
+            self.roots,
         )
         tolerance = _TOLERANCE
         if self.regularized or self.n_free <= 2:
@@ -314,6 +317,7 @@ def _key(problem: Problem, floored: bool) -> str:
         problem.inner_low,
         problem.inner_high,
         problem.pinned,
+        problem.roots,
     )
     facts = [
         # The name of a kernel holds a hash of the compiled code, the model and the processor.

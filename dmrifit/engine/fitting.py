@@ -385,9 +385,9 @@ def _fit_screened(
     if method == "segmented":
         result = _fit_segmented(signals, protocol, model, settings)
         return replace(result, inputs=inputs)
-    if method == "map" or settings.likelihood != "gaussian" or weights is not None:
+    if method == "map" or settings.likelihood != "gaussian":
         start = _fit_screened(signals, protocol, model, _least_squares_of(settings, model))
-        return _refine_fit(_weighted(start, weights), settings)
+        return _refine_fit(start, settings)
     n_voxels = len(signals)
     box = settings.box(model)
     fixed = settings.fixed_values(model, n_voxels, box)
@@ -540,13 +540,7 @@ def learn_prior(
     """
     model = resolve_model(model)
     start = fit_with(signals, protocol, model, _least_squares_of(settings, model))
-    return prior_of(_weighted(start, settings.measurement_weights(len(protocol))))
-
-
-def _weighted(start: FitResult, weights: NDArray[np.float64] | None) -> FitResult:
-    """Give the inputs of least squares the weights of the fit that goes on from there."""
-    assert start.inputs is not None
-    return replace(start, inputs=replace(start.inputs, weights=weights))
+    return prior_of(start)
 
 
 def _run(
@@ -584,9 +578,7 @@ def _least_squares_of(settings: FitSettings, model: SignalModel) -> FitSettings:
     """Give the settings of the fit by least squares that a refinement starts from."""
     # Both fits have the same bounds, and the default ones depend on the method.
     bounds = settings.box(model)
-    return replace(
-        settings, method="nlls", bounds=bounds, likelihood="gaussian", weights=None, prior=None
-    )
+    return replace(settings, method="nlls", bounds=bounds, likelihood="gaussian", prior=None)
 
 
 def _refine_fit(start: FitResult, settings: FitSettings) -> FitResult:
@@ -621,11 +613,9 @@ def _refine_fit(start: FitResult, settings: FitSettings) -> FitResult:
         values = np.asarray(signals[fitted], dtype=float)
         if noise is not None:
             sigma = np.broadcast_to(noise, len(signals))[fitted]
-        elif prior is not None:
-            sigma = np.full(fitted.size, prior.sigma)
         else:
-            # Any number: it cancels where residuals tell the noise.
-            sigma = np.nanmax(values, axis=1)
+            assert prior is not None
+            sigma = np.full(fitted.size, prior.sigma)
         points = [start.parameters[fitted]]
         if expanded is not None:
             # Every voxel at the mean of the prior, but for its amplitude and fixed parameters.

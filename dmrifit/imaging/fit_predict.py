@@ -212,7 +212,8 @@ def fit_image(
         As in `fit_voxels`.
     weights : array_like, optional
         One weight for each measurement that is fitted (with `average`, each contrast), as in
-        `fit_voxels`.
+        `fit_voxels`. By default averages count by their numbers of measurements, but not with the
+        method "ols".
     prior : Prior, optional
         As in `fit_voxels`.
     regularization : float, optional
@@ -294,6 +295,8 @@ def fit_image(
         n_threads=n_threads,
         n_averaged=len(protocol) / len(contrasts),
     )
+    if weights is None:
+        settings = measurements.weighted(settings)
     series = Series.open(image)
     check_likelihood(image, likelihood, average)
     series.check_count(measured)
@@ -439,7 +442,7 @@ def fit_image(
         if lower_b_max is not None:
             doubts.lower_b = f"rerun with --b-max {lower_b_max:g}"
         noted_misfit = _NOTED_MISFIT
-        # Averages of unequal numbers of volumes have no noise of their own.
+        # Averages over directions differ by more than the noise of repeats.
         if source == "repeats" and settings.n_averaged == 1:
             # Of so many voxels their noise has a standard error of 0.75/√n.
             n_voxels = np.count_nonzero(tissue) * min(1, NOISE_VOXELS / tally.n_fitted)
@@ -699,12 +702,14 @@ class _Measurements:
     """
     The measurements of an image that are fitted: those kept, and their contrasts if averaged.
 
-    Shapes: `kept` (n_kept,), indices in the protocol of the image.
+    Shapes: `kept` (n_kept,), indices in the protocol of the image; `contrast_of` the same, the
+    contrast that each one is averaged into.
     """
 
     kept: NDArray[np.intp]
     protocol: Protocol
     contrasts: Protocol
+    contrast_of: NDArray[np.intp]
     average: str | None
     n_measured: int
 
@@ -719,18 +724,21 @@ class _Measurements:
         """Choose measurements by their b-values, and average those that share b and TE."""
         kept = kept_measurements(measured, b_max, leave_out_b)
         protocol = contrasts = measured.take(kept)
+        shares = np.eye(len(protocol))
         if average is not None:
-            _, contrasts = average_directions(np.ones(len(protocol)), protocol, mean=average)
-        return cls(kept, protocol, contrasts, average, len(measured))
+            shares, contrasts = average_directions(shares, protocol, mean="arithmetic")
+        return cls(kept, protocol, contrasts, shares.argmax(axis=1), average, len(measured))
+
+    def weighted(self, settings: FitSettings) -> FitSettings:
+        """Weight averages by their numbers of measurements, where these differ."""
+        counts = np.bincount(self.contrast_of)
+        is_weighted = np.ptp(counts) > 0 and settings.method != "ols"
+        return replace(settings, weights=counts if is_weighted else None)
 
     def merged_b(self, measured: NDArray, fixed: Mapping[str, float | str]) -> str:
         """Say which measured b-values (n_kept,) count as others; an empty text if none does."""
-        counted_b, contrast_b = self.protocol.b, self.contrasts.b
-        if self.average is not None:
-            # The contrast that each measurement is averaged into.
-            alone = np.eye(len(counted_b))
-            shares, _ = average_directions(alone, self.protocol, mean="arithmetic")
-            counted_b = contrast_b[shares.argmax(axis=1)]
+        contrast_b = self.contrasts.b
+        counted_b = contrast_b[self.contrast_of]
         sentences = [scan_info.merged_sentence("the fit", measured, counted_b)]
         if MEASURED in fixed.values():
             of_amplitude = np.where(contrast_b < ZERO_B, 0, contrast_b)
@@ -787,7 +795,7 @@ def _lower_b_max(
     def is_too_high(candidate: tuple[float, _Measurements]) -> bool:
         reduced = candidate[1]
         signals, _ = reduced.screened(rows[:, reduced.kept])
-        result = fit_with(signals, reduced.contrasts, model, settings)
+        result = fit_with(signals, reduced.contrasts, model, reduced.weighted(settings))
         capped = tuple(settings.capped(model))
         tally = DoubtTally(model, result.bounds, capped, mentioned_high_b=_HIGH_B_LEFT)
         tally.add(result)
@@ -816,6 +824,7 @@ def _residuals_below(
     tissue = rows[above_air(lowest_signals(rows, protocol))]
     signals, _ = reduced.screened(tissue[:, reduced.kept])
     n_averaged = len(reduced.protocol) / len(reduced.contrasts)
+    settings = reduced.weighted(settings)
     plain = replace(settings, method="nlls", prior=None, threshold=None, sigma=None, noise=None)
     result = fit_with(signals, reduced.contrasts, model, plain)
     return noise_of_residuals(result) * n_averaged**0.5

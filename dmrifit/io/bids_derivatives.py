@@ -262,7 +262,7 @@ def describe_fit(
         **_describe_voxel_maps(tally, files),
         **tally.screening.describe(),
         **({} if settings.prior is None else {"Prior": settings.prior.describe()}),
-        **_describe_expected_precision(tally, len(protocol) / len(contrasts)),
+        **_describe_expected_precision(tally, protocol),
         "NoValue": (
             "0 outside the mask, NaN inside it where a voxel could not be fitted or an error is "
             "not defined"
@@ -397,13 +397,13 @@ def _finite_bounds(bounds: tuple[float, float]) -> list[float | None]:
     return [float(bound) if np.isfinite(bound) else None for bound in bounds]
 
 
-def _describe_expected_precision(tally: FitTally, n_averaged: float) -> dict[str, Any]:
+def _describe_expected_precision(tally: FitTally, protocol: Protocol) -> dict[str, Any]:
     """Describe what the protocol can determine in typical tissue at the SNR of this scan."""
     snr = tally.snr()
     contrasts, model = tally.contrasts, tally.model
-    # The noise is that of one volume.
-    of_fitted = np.sqrt(n_averaged) if tally.knows_noise else 1.0
-    of_amplitude = snr_of_amplitude(snr * of_fitted, contrasts, model)
+    # Residuals are those of averages; a noise is that of one volume.
+    of_volume = 1.0 if tally.knows_noise else np.sqrt(len(contrasts) / len(protocol))
+    of_amplitude = snr_of_amplitude(snr * of_volume, contrasts, model)
     if np.isnan(of_amplitude):
         return {}
     reference = least_weighted(contrasts)[0]
@@ -411,7 +411,7 @@ def _describe_expected_precision(tally: FitTally, n_averaged: float) -> dict[str
     if contrasts.te is not None:
         contrast += f" and TE {contrasts.te[reference]:g} ms"
     try:
-        table = expected_precision(contrasts, model, tally.fixed, of_amplitude)
+        table = expected_precision(protocol, model, tally.fixed, of_amplitude)
     except ValueError:  # no finite derivative: typical tissue is unknown for a user's model
         return {}
     over = "noise" if tally.knows_noise else "standard deviation of residuals"

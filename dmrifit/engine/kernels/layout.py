@@ -102,6 +102,7 @@ class Common(NamedTuple):
     turn_up: float  # largest K·D at which the signal still falls with b
     first: int  # stratum of the dictionary that a search begins with, or −1
     middle: NDArray[np.float64]  # of the box in inner coordinates; NaN for parameters that stay
+    roots: NDArray[np.float64]  # of the weights of the measurements
 
 
 class Atoms(NamedTuple):

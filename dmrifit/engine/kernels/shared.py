@@ -404,7 +404,7 @@ def place_voxel(w, y, v, lane, slot, starts, sigma, common, pinned):
         value = signals[i, k]
         measured = math.isfinite(value)
         y[k * LANES + lane] = value * scales[slot] if measured else 0.0
-        v[k * LANES + lane] = 1.0 if measured else 0.0
+        v[k * LANES + lane] = common.roots[k] if measured else 0.0
     place_bounds(w, lane, i, scales[slot], common, pinned)
     place_floor(w, lane, i, scales[slot], sigma)
     w[BC, lane] = math.inf

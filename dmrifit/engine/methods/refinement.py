@@ -1,4 +1,4 @@
-"""Fits that go on from nonlinear least squares: other likelihoods, weights, and a prior."""
+"""Fits that go on from nonlinear least squares: other likelihoods, and a prior."""
 
 from __future__ import annotations
 

@@ -529,12 +529,15 @@ def test_means_of_directions_leave_out_zeros_outside_a_volume_and_values_without
 
 
 @pytest.mark.parametrize("average", [None, "arithmetic"])
-def test_the_misfit_of_a_right_model_and_noise_is_one_for_averages_too(average, tmp_path):
-    protocol = Protocol(np.repeat([0.0, 200, 400, 600, 800, 1000], 6))
+def test_misfit_and_intervals_are_right_for_averages_of_unequal_numbers_too(average, tmp_path):
+    protocol = Protocol(np.repeat([0.0, 200, 400, 600, 800, 1000], [1, 3, 5, 5, 5, 17]))
     noise = np.random.default_rng(5).normal(0, 4, (10, 10, 5, 36))
     image = nib.Nifti1Image(500 * np.exp(-protocol.b * 1.2e-3) + noise, AFFINE)
     maps = fit_image(image, protocol, "adc", sigma=4, average=average, out=tmp_path)
     assert maps.sidecar["Noise"]["Misfit"] == pytest.approx(1, abs=0.1)
+    for name, truth in (("S0", 500), ("ADC", 1.2)):
+        is_held = (data(maps[f"{name}_low"]) <= truth) & (data(maps[f"{name}_high"]) >= truth)
+        assert is_held.mean() == pytest.approx(0.95, abs=0.03)
 
 
 def test_a_prior_is_learned_from_geometric_means_of_positive_values():

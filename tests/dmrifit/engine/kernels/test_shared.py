@@ -57,7 +57,7 @@ def prepared(signals, atoms, n_first, n_starts, *, amplitude=0, first=-1):
     numbers = np.array([4, amplitude, 1 if n_first else -1, -1, -1])
     bounds = np.full(4, -1e9), np.full(4, 1e9)
     scaled, middle = np.ones(4, bool), np.full(4, np.nan)
-    common = Common(numbers, np.zeros(4, int), *bounds, *bounds, scaled, 3, False, np.inf, first, middle)
+    common = Common(numbers, np.zeros(4, int), *bounds, *bounds, scaled, 3, False, np.inf, first, middle, np.ones(m))
     dictionary = Atoms(atoms, atoms_q, gram, np.ascontiguousarray(constants), n_first)
     work = (
         np.empty((n_strata, 2 * LANES)), np.empty((n_atoms, LANES)), np.empty(m * LANES),
