@@ -174,8 +174,7 @@ def scan_sentences(contents: Sequence[Mapping[str, Any]]) -> list[str]:
 def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> RunPage:
     """Make the page of all scans."""
     contents = list(records.values())
-    rows = []
-    pictures = []
+    rows, pictures = [], []
     for content in contents:
         threshold = content["threshold"]
         diameters = [lesion["diameter_mm"] for lesion in content["lesions"]]

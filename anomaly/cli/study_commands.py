@@ -254,8 +254,7 @@ def evaluate(
     import_optional("matplotlib", "jinja2")
     healthy_tables = healthy_detections or {}
     # False positives are counted for all methods or for none: a table of some would mislead.
-    expected_names = set() if healthy is None else set(detections)
-    if set(healthy_tables) != expected_names:
+    if set(healthy_tables) != (set() if healthy is None else set(detections)):
         raise ValueError(f"--healthy needs --healthy-detections of {', '.join(detections)} alone")
     options: dict[str, Any] = {"tissue": estimate_tissue, "mask": not all_voxels, "b": b}
     scans = prepared_cases(series_of([cases]), **options)

@@ -117,8 +117,7 @@ def plot_panels(
     with style.drawing(size, (len(maps), 4), changes) as (figure, rows):
         for axes, (name, volume) in zip(rows, maps.items(), strict=True):
             values = np.asarray(volume)
-            mask_title = "mask"
-            mask = values
+            mask_title, mask = "mask", values
             if values.dtype != bool:
                 mask = values > thresholds[name]
                 if np.isfinite(thresholds[name]):

@@ -170,8 +170,7 @@ class _Comparison:
         """Show rows of a table at the rule of the figures, else all; fold those of all rules."""
         table = self.tables[name]
         # Tables without rows may lack the columns.
-        if condition and len(table):
-            table = table.query(condition)
+        table = table.query(condition) if condition and len(table) else table
         if not len(table):
             return
         columns = _TEXTS[name]["columns"]
@@ -231,11 +230,9 @@ def _examples(comparison: _Comparison) -> dict[str, tuple[Case, NDArray | None, 
         i = int(row["case"])
         case = comparison.cases[i]
         marked = np.asarray(comparison.maps[shown][i])
-        values: NDArray | None = None
         # A mask is that of the scores of this name, where they were given, too.
         scores = shown.removesuffix(STORED)
-        if scores in comparison.graded:
-            values = np.asarray(comparison.maps[scores][i])
+        values = np.asarray(comparison.maps[scores][i]) if scores in comparison.graded else None
         if marked.dtype != bool:
             marked = marked > row["threshold"]
         opened = open_map(marked & case.scored, _OPENING) & case.scored
@@ -331,8 +328,7 @@ def _panels(comparison: _Comparison, figures: int) -> Iterator[Any]:
     scans = [(cases[i], comparison.maps, i) for i in order]
     scans += [(case, comparison.healthy_maps, 0) for case in healthy[:1]]
     main = comparison.shown.removesuffix(STORED)
-    if main not in methods:
-        main = methods[0]
+    main = main if main in methods else methods[0]
     for k, (case, values, i) in enumerate(scans):
         maps = {name: np.asarray(values[name][i]) for name in methods}
         title = f"{'Synthetic scan' if case.synthetic else 'Scan'} {case.name}"

@@ -55,6 +55,4 @@ def html_summary(
 def _text(cell: object) -> str:
     if cell is None:
         return "–"
-    if isinstance(cell, float):
-        return f"{cell:.4g}".replace("nan", "–")
-    return str(cell)
+    return f"{cell:.4g}".replace("nan", "–") if isinstance(cell, float) else str(cell)

@@ -35,9 +35,7 @@ class SpreadSample:
 
     def rows(self) -> NDArray:
         """Give the rows that are held; none, of shape (0,), before the first voxel."""
-        if not self._parts:
-            return np.empty(0)
-        return np.concatenate(self._parts)
+        return np.concatenate(self._parts) if self._parts else np.empty(0)
 
 
 def by_slice(inside: NDArray[np.bool_]) -> NDArray[np.intp]:

@@ -33,9 +33,7 @@ def one_torch_thread() -> Iterator[None]:
 def forked_generator(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     """Seed the generators that a computation draws from, and restore them afterwards."""
     device = torch.device(device)
-    gpus = []
-    if device.type == "cuda":
-        gpus = [device]
+    gpus = [device] if device.type == "cuda" else []
     with _TORCH, torch.random.fork_rng(devices=gpus):
         seed_generators(seed, device)
         yield
@@ -52,9 +50,7 @@ def seed_generators(seed: int, device: torch.device) -> None:
 
 def resolve_device(device: str, *, fallback: bool = False) -> torch.device:
     """Resolve the name of a device; optionally fall back to the processor without a GPU."""
-    n_gpus = 0
-    if torch.cuda.is_available():
-        n_gpus = torch.cuda.device_count()
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
         device = "cuda" if n_gpus else "cpu"
     try:

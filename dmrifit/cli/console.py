@@ -169,8 +169,7 @@ def _run(app: typer.Typer, name: str) -> None:
 
     def say(message: str) -> None:
         # In one line, of letters that a terminal can print.
-        text = printable(" ".join(message.split("\n")))
-        typer.echo(f"{name}: {text}", err=True)
+        typer.echo(printable(f"{name}: {message}".replace("\n", " ")), err=True)
 
     shown: set[str] = set()
 

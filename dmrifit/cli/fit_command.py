@@ -145,5 +145,4 @@ def fit(
         typer.echo(f"time: {time.perf_counter() - start:.1f} s")
         return
     refuse_files(first_few(list(map(str, images))), {"--bval": files.bval, "--bvec": files.bvec})
-    run = RunOptions(out, jobs, cluster, overwrite=overwrite)
-    fit_many(context, images, run, options)
+    fit_many(context, images, RunOptions(out, jobs, cluster, overwrite=overwrite), options)

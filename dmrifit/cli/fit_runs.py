@@ -235,9 +235,7 @@ def fit_scan(
     rounded = protocol.rounded(options["b_tolerance"] or 0)
     fitted = rounded.take(kept_measurements(rounded, options["b_max"], options["leave_out_b"]))
     name, reason = (model, "") if model else suggest_model(fitted)
-    signal_model = resolve_model(name)
-    if by_te:
-        signal_model = signal_model.by_echo_time(fitted)
+    signal_model = resolve_model(name).by_echo_time(fitted) if by_te else resolve_model(name)
     name = signal_model.name
     if progress:
         for line in contrast_lines(fitted):
@@ -429,8 +427,7 @@ def _unusual(figures: Sequence[Mapping[str, float]], models: list[str]) -> list[
     least = table.abs().max().where([name.startswith("median") for name in table], 1.0)
     distances = (apart / usual.clip(lower=_LEAST_SPREAD * least, axis=1)).fillna(0.0)
     distances[groups["fitted"].transform("size") < _FEWEST_COMPARED] = 0.0
-    farthest = distances.abs().idxmax(axis=1)
-    return [(distances.loc[i, name], name) for i, name in farthest.items()]
+    return [(distances.loc[i, name], name) for i, name in distances.abs().idxmax(axis=1).items()]
 
 
 def _result_lines(

@@ -150,9 +150,7 @@ class PatientScale:
 
 def echo_times(protocol: Protocol) -> NDArray[np.float64]:
     """Return the echo times in ms, equal ones where the protocol has none."""
-    if protocol.te is None:
-        return np.zeros(len(protocol))
-    return protocol.te
+    return np.zeros(len(protocol)) if protocol.te is None else protocol.te
 
 
 def contrast_order(protocol: Protocol) -> NDArray[np.intp]:

@@ -351,9 +351,7 @@ def rising_share(level: NDArray, protocol: Protocol) -> float:
     # less.
     not_less = (b[:, None] <= b + _SAME_B) & (te[:, None] <= te + _SAME_TE)
     more = not_less & ((b[:, None] < b - _SAME_B) | (te[:, None] < te - _SAME_TE))
-    if not more.any():
-        return 0.0
-    return float((level > _RISE * level[:, None])[more].mean())
+    return float((level > _RISE * level[:, None])[more].mean()) if more.any() else 0.0
 
 
 def _grid(volume: Volume) -> tuple[tuple[int, ...], NDArray | None]:

@@ -143,9 +143,7 @@ class Problem:
             middle,
             self.roots,
         )
-        tolerance = _TOLERANCE
-        if self.regularized or self.n_free <= 2:
-            tolerance = _STRICT_TOLERANCE
+        tolerance = _STRICT_TOLERANCE if self.regularized or self.n_free <= 2 else _TOLERANCE
         self.settings_of_steps = np.concatenate(
             [np.zeros(2 * UNROLL), [self.turn_up, tolerance], self.penalty, self.low]
         )
@@ -290,8 +288,7 @@ def routing_weights(problem: Problem, *, floored: bool) -> NDArray[np.float64]:
             # A kernel may not be on disk.
             store = None
             if path.is_absolute():
-                title = f"fit of model {problem.model.name}"
-                store = CodeStore(path, title, "DMRIFIT_CACHE")
+                store = CodeStore(path, f"fit of model {problem.model.name}", "DMRIFIT_CACHE")
             content = None if store is None else store.read(path)
             if content is not None and content.startswith(key.encode()):
                 # A copy: for numba, an array that cannot be written to is another type.

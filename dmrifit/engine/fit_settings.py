@@ -277,9 +277,7 @@ class FitSettings:
                 "standard deviation of the noise, in the signals' units)"
             )
         # Without noise the floor adds nothing, and the signal model alone ends at the same digits.
-        if not levels.any():
-            return None
-        return np.ascontiguousarray(levels.reshape(-1))
+        return np.ascontiguousarray(levels.reshape(-1)) if levels.any() else None
 
     def starts(self, n_free: int) -> int:
         """Choose the number of starting points for a fit of so many free parameters."""

@@ -326,8 +326,7 @@ def _with_floor(result: FitResult, settings: FitSettings) -> FitResult:
     signals, protocol = result.inputs.signals, result.inputs.protocol
     noise = settings.noise
     near = needs_floor(result, noise)
-    known = noise / np.sqrt(settings.n_averaged)
-    inputs = replace(result.inputs, noise=known)
+    inputs = replace(result.inputs, noise=noise / np.sqrt(settings.n_averaged))
     result = replace(result, noise=noise, inputs=inputs)
     rows = np.flatnonzero(near)
     if not rows.size:

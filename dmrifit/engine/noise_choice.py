@@ -233,9 +233,7 @@ def segmented_threshold(snr: float, n_measurements: float, protocol: Protocol) -
     constant, slope = _THRESHOLD_BY_SNR
     snr *= np.sqrt(n_measurements / _N_MEASUREMENTS)
     high = np.unique(protocol.b[protocol.b >= constant + slope * snr])
-    if not snr < _ONE_STEP_SNR or len(high) < 2:
-        return None
-    return float(high[0])
+    return float(high[0]) if snr < _ONE_STEP_SNR and len(high) >= 2 else None
 
 
 def needs_floor(result: Any, noise: NDArray | float) -> NDArray[np.bool_]:

@@ -201,6 +201,4 @@ def _spread(
         if not np.isfinite(high):
             high = max(low, 0.0) + 1.0
         geometric = low > 0 and high / low > 3
-    if geometric:
-        return rounded(low * (high / low) ** shares)
-    return low + (high - low) * shares
+    return rounded(low * (high / low) ** shares) if geometric else low + (high - low) * shares

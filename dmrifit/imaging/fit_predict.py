@@ -802,9 +802,7 @@ def _lower_b_max(
         return tally.too_high_b
 
     n_sound = bisect_left(candidates, True, key=is_too_high)
-    if n_sound in (0, len(candidates)):
-        return None
-    return candidates[n_sound - 1][0]
+    return None if n_sound in (0, len(candidates)) else candidates[n_sound - 1][0]
 
 
 def _residuals_below(

@@ -106,9 +106,7 @@ def _search_brain(picture: NDArray, steps: NDArray[np.float64]) -> NDArray[np.bo
     center = voxels.mean(axis=0) if len(voxels) else np.array(bright.shape) / 2
     apart = (np.moveaxis(np.indices(bright.shape), 0, -1) - center) * steps
     middle = (apart**2).sum(axis=-1) < _MIDDLE**2
-    level = np.inf
-    if (middle & bright).any():
-        level = float(np.median(picture[middle & bright]))
+    level = float(np.median(picture[middle & bright])) if (middle & bright).any() else np.inf
     darkest, brightest = _TISSUE
     tissue = (picture > darkest * level) & (picture < brightest * level)
     depth = distance_transform_edt(tissue, sampling=steps)

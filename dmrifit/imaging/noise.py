@@ -207,9 +207,7 @@ def noise_of_voxels(
     noise: float | NDArray | None, slab: slice, inside: NDArray[np.bool_]
 ) -> float | NDArray | None:
     """Take the noise of the voxels inside a slab from a map; one number is that of all voxels."""
-    if isinstance(noise, np.ndarray):
-        return noise[:, :, slab][inside]
-    return noise
+    return noise[:, :, slab][inside] if isinstance(noise, np.ndarray) else noise
 
 
 def describe_noise_levels(levels: list[NoiseLevel]) -> tuple[str, str]:

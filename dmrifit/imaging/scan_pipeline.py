@@ -157,8 +157,7 @@ def preprocess_image(
     series = Series.open(image)
     series.check_count(protocol)
     files = _files(series, protocol)
-    inputs = (image, mask)
-    file_sets = output_files(out, files.values(), overwrite=overwrite, inputs=inputs)
+    file_sets = output_files(out, files.values(), overwrite=overwrite, inputs=(image, mask))
     bar = partial(step_bar, unit="volume", leave=False, show=progress)
     with file_sets as file_set, ExitStack() as stack:
         region, region_text = read_region(series, mask, protocol)
@@ -258,8 +257,7 @@ def _empty(series: Series, file_set: FileSet | None) -> Iterator[Any]:
             )
         yield np.empty(series.shape, np.float32)
         return
-    packed = bytes_of_maps(series.n_measurements, series.grid, None)
-    file_set.check_room(n_bytes + packed)
+    file_set.check_room(n_bytes + bytes_of_maps(series.n_measurements, series.grid, None))
     # Without a name, so that it vanishes even if the process is killed.
     with tempfile.TemporaryFile(dir=file_set.folder) as file:
         # A mapped file that grows into a full disk ends the process without a word.
@@ -275,9 +273,7 @@ def _slice_axis(series: Series) -> int:
         return int(stored)
     edges = np.linalg.norm(series.affine[:3, :3], axis=0)
     longest = int(edges.argmax())
-    if edges[longest] > _THICK * np.delete(edges, longest).max():
-        return longest
-    return 2
+    return longest if edges[longest] > _THICK * np.delete(edges, longest).max() else 2
 
 
 def _size_of_motion(

@@ -80,8 +80,7 @@ def common_stem(paths: Sequence[str | Path]) -> str:
     if not paths:
         return ""
     names = [stem(path).split("_") for path in paths]
-    shared = [entity for entity in names[0] if all(entity in name for name in names)]
-    return "_".join(shared)
+    return "_".join(entity for entity in names[0] if all(entity in name for name in names))
 
 
 def derivative_name(source: str, suffix: str, **entities: str) -> str:

@@ -196,9 +196,7 @@ def image_name(image: Any, unnamed: str = "the image") -> str:
     """Return the name of an image in messages; one in memory is called `unnamed`."""
     if isinstance(image, str | Path):
         return str(image)
-    if isinstance(image, nib.Nifti1Pair):
-        return image.get_filename() or unnamed
-    return unnamed
+    return (image.get_filename() or unnamed) if isinstance(image, nib.Nifti1Pair) else unnamed
 
 
 def read_grid(path: str | Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
@@ -355,8 +353,7 @@ def check_real(dtype: np.dtype, name: str) -> None:
 
 def stored_bytes(proxy: Any) -> int:
     """Compute from its header how many bytes the unpacked file of an image has."""
-    n_values = math.prod(int(n) for n in proxy.shape)
-    return int(proxy.offset) + int(proxy.dtype.itemsize) * n_values
+    return int(proxy.offset) + int(proxy.dtype.itemsize) * math.prod(map(int, proxy.shape))
 
 
 def check_length(n_bytes: int, proxy: Any, name: str) -> None:

@@ -38,9 +38,7 @@ def encoded(value: Any, key: str) -> Any:
         return int(value)
     if isinstance(value, float | np.floating):
         # JSON has no infinity, which bounds of a model may be.
-        if not math.isfinite(value):
-            return {"$float": repr(float(value))}
-        return float(value)
+        return float(value) if math.isfinite(value) else {"$float": repr(float(value))}
     if isinstance(value, Protocol):
         return {"$protocol": value.to_dict()}
     if isinstance(value, SignalModel):

@@ -57,9 +57,7 @@ class TargetWise(MultiOutputRegressor):
     def predict(self, X: ArrayLike) -> NDArray:
         """Predict every target."""
         prediction = super().predict(X)
-        if self.flat_:
-            return prediction[:, 0]
-        return prediction
+        return prediction[:, 0] if self.flat_ else prediction
 
 
 @dataclass(frozen=True)
@@ -315,9 +313,7 @@ def default_patch_shape(regressor: str | BaseEstimator) -> tuple[int, int, int] 
     network = next(_patchwise_regressors(regressor), None)
     if network is None:
         return None
-    if network.patch_shape is None:
-        return _PATCH_SHAPE
-    return tuple(network.patch_shape)
+    return _PATCH_SHAPE if network.patch_shape is None else tuple(network.patch_shape)
 
 
 def _patchwise_regressors(regressor: Any) -> Iterator[Any]:

@@ -353,9 +353,7 @@ def _search(regressor: Any) -> BaseSearchCV | None:
     """Return the search by which a regressor is tuned, or None."""
     if isinstance(regressor, TransformedTargetRegressor):
         regressor = regressor.regressor
-    if isinstance(regressor, BaseSearchCV):
-        return regressor
-    return None
+    return regressor if isinstance(regressor, BaseSearchCV) else None
 
 
 def _check_neighbors(X: _Array, n: int | None, patch_shape: tuple[int, int, int] | None) -> None:

@@ -61,8 +61,7 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         self.n_targets_ = columns.shape[1]
         self.flat_ = targets.ndim == 1
         # Weights and batches have seeds of their own: the order does not shift with the width.
-        generator = check_random_state(self.random_state)
-        seeds = generator.randint(2**31 - 1, size=2)
+        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=2)
         with one_torch_thread():
             rows, answers = self._tensor(x), self._tensor(columns)
             with forked_generator(int(seeds[0])):
@@ -86,9 +85,7 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
             for first in range(0, len(x), _ROWS_AT_ONCE):
                 rows = slice(first, first + _ROWS_AT_ONCE)
                 out[rows] = net(self._tensor(x[rows])).cpu().numpy()
-        if self.flat_:
-            return out[:, 0]
-        return out
+        return out[:, 0] if self.flat_ else out
 
     def weights(self) -> bytes:
         """Serialize the weights of the network."""

@@ -20,9 +20,7 @@ def fixed(value: float, digits: int) -> str:
         return NOTHING
     text = f"{value:.{digits}f}"
     # No negative zero.
-    if not float(text):
-        return f"{0:.{digits}f}"
-    return text.replace("-", "−")
+    return text.replace("-", "−") if float(text) else f"{0:.{digits}f}"
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -32,9 +30,7 @@ def significant(value: float, digits: int = 3) -> str:
     rounded = float(f"{value:.{digits - 1}e}")
     if rounded and not _SMALLEST_PLAIN <= abs(rounded) < _LARGEST_PLAIN:
         return f"{rounded:.{digits - 1}e}".replace("-", "−")
-    n_decimals = 0
-    if rounded:
-        n_decimals = max(digits - 1 - math.floor(math.log10(abs(rounded))), 0)
+    n_decimals = max(digits - 1 - math.floor(math.log10(abs(rounded))), 0) if rounded else 0
     return fixed(rounded, n_decimals)
 
 

@@ -188,9 +188,7 @@ class Picture(Block):
     @cached_property
     def png(self) -> bytes:
         """The bytes of the picture as a PNG file."""
-        if isinstance(self.figure, bytes):
-            return self.figure
-        return png_bytes(self.figure, dpi=_DPI)
+        return self.figure if isinstance(self.figure, bytes) else png_bytes(self.figure, dpi=_DPI)
 
     @property
     def width(self) -> int:
@@ -398,9 +396,7 @@ def notice_lead(synthetic: Iterable[bool], unit: str = "scan", notice: str = NOT
     n_synthetic, n = sum(flags), len(flags)
     if not n_synthetic:
         return notice
-    kind = "all" if n > 1 else "one"
-    if n_synthetic < n:
-        kind = "some"
+    kind = "some" if n_synthetic < n else "all" if n > 1 else "one"
     values = {"notice": notice, "unit": unit, "n_synthetic": n_synthetic, "n": n}
     return wording(_TEXTS["synthetic"][kind], values)
 

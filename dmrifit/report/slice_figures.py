@@ -126,8 +126,7 @@ class Slices:
 
     def pictures(self, volume: NDArray) -> list[NDArray]:
         """Cut the slices (rows, columns, ...) out of a volume (x, y, z, ...)."""
-        turned = upright(volume, self._affine)
-        turned = turned.transpose(*self._order, *range(3, volume.ndim))
+        turned = upright(volume, self._affine).transpose(*self._order, *range(3, volume.ndim))
         # Mirrored, because a radiologist looks from the feet.
         return [turned[index][self._box][:, ::-1] for index in self._indices]
 

@@ -119,9 +119,7 @@ def html_viewer(
     matrix = stack.affine
     n_colors = _number_colors(layers, packed)
     if start is None:
-        start = (matrix @ [*(np.array(stack.shape) - 1) / 2, 1])[:3]
-        if places:
-            start = places[0][1]
+        start = places[0][1] if places else (matrix @ [*(np.array(stack.shape) - 1) / 2, 1])[:3]
     box_entries = [
         {"name": name, "affine": np.asarray(box, float)[:3].tolist(), "color": color}
         for color, (name, box) in enumerate(boxes.items(), start=n_colors)
@@ -324,9 +322,7 @@ def _pack(layer: Layer, bits: int) -> dict[str, Any]:
         return packed | {"threshold": None}
     is_finite = np.isfinite(layer.values)
     values = layer.values[is_finite].astype(np.float64)
-    smallest, largest = 0.0, 1.0
-    if values.size:
-        smallest, largest = float(values.min()), float(values.max())
+    smallest, largest = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
     ends = [smallest, largest]
     if layer.kind != "score":
         if values.size:

@@ -283,8 +283,7 @@ def _pairs(group: _Group) -> _Rows:
             row["statistic"], row["p"] = signed_rank(x, y)
         return row
 
-    for row in pair_tests(group.wide, test):
-        yield "pairs", row
+    return (("pairs", row) for row in pair_tests(group.wide, test))
 
 
 def signed_rank(x: ArrayLike, y: ArrayLike, alternative: str = "two-sided") -> tuple[float, float]:
@@ -463,8 +462,7 @@ def _problem(usable: pd.DataFrame, algorithms: Sequence[str], metrics: Sequence[
         return f"{counted(n_patients, 'patient')} with all values; 3 are needed"
     if len(algorithms) < 2:
         return f"{len(algorithms)} algorithm"
-    n_cells = usable.groupby(["algorithm", "metric"]).ngroups
-    if n_cells < len(algorithms) * len(metrics):
+    if usable.groupby(["algorithm", "metric"]).ngroups < len(algorithms) * len(metrics):
         return "an algorithm has no values of one of the parameters"
     if np.ptp(values) <= 1e-12 * max(1.0, float(np.abs(values).max())):
         return "all values are equal"

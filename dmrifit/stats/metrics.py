@@ -108,10 +108,8 @@ def best_constants(values: NDArray[np.float64], *, relative: bool) -> NDArray[np
         numbers = column[usable]
         if not len(numbers):
             continue
-        weights = np.ones(len(numbers))
-        if relative:
-            # Relative to the smallest, whose own inverse could overflow.
-            weights = np.abs(numbers).min() / np.abs(numbers)
+        # Relative to the smallest, whose own inverse could overflow.
+        weights = np.abs(numbers).min() / np.abs(numbers) if relative else np.ones(len(numbers))
         # A weighted median minimizes the weighted sum of absolute deviations.
         constants[j] = np.quantile(numbers, 0.5, method="inverted_cdf", weights=weights)
     return constants
@@ -140,9 +138,7 @@ def skill_scores(
     with np.errstate(over="ignore"):
         error = float(np.mean(np.abs(p - r) / size))
         constant_error = float(np.mean(np.abs(c - r) / size))
-    skill = float("nan")
-    if 0 < constant_error < np.inf:
-        skill = 1 - error / constant_error
+    skill = 1 - error / constant_error if 0 < constant_error < np.inf else float("nan")
     return skill, error, constant_error, len(r)
 
 

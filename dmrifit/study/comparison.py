@@ -533,13 +533,12 @@ def _run(
         bank.material(cell.entrant, cell.view, cell.repeat)
         if cell.entrant.recipe and isinstance(cell.entrant.estimator.regressor, str):
             algorithms.add(cell.entrant.estimator.regressor)
-    train = delayed(_train)
     n_failures = 0
     with step_bar(len(waiting), "model", "compare") as count:
         while waiting:
             futures = _send_arrays([cells[i] for i in waiting], bank)
             tasks = [
-                train(algorithms, i, cells[i], *_material(cells[i], bank, futures))
+                delayed(_train)(algorithms, i, cells[i], *_material(cells[i], bank, futures))
                 for i in waiting
             ]
             parallel = Parallel(n_jobs, return_as="generator_unordered", max_nbytes=_SHARED_BYTES)

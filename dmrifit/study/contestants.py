@@ -211,9 +211,7 @@ def check_unseen(source: Protocol, target: Protocol) -> None:
 
 def _fewer_inputs(protocol: Protocol) -> str:
     """Name inputs that leave contrasts to predict: the shortest TE, else all but the highest b."""
-    b = protocol.b
-    if protocol.te is not None:
-        b = b[protocol.te == protocol.te.min()]
+    b = protocol.b if protocol.te is None else protocol.b[protocol.te == protocol.te.min()]
     remedy = "leave out the longer echo times"
     if len(b) == len(protocol):
         b = b[b < b.max()]

@@ -50,8 +50,7 @@ class PatientPredictions:
     def volume(self, values: NDArray) -> NDArray:
         """Put values of the voxels, (n_voxels, …), on the grid of the scan, (x, y, z, …)."""
         values = np.asarray(values)
-        dtype = np.result_type(values, np.float32)
-        out = np.full((*self.shape, *values.shape[1:]), np.nan, dtype=dtype)
+        out = np.full((*self.shape, *values.shape[1:]), np.nan, np.result_type(values, np.float32))
         out[tuple(self.index.T)] = values
         return out
 

@@ -70,9 +70,7 @@ def summary_of(
     check_number("level", level, above=0, below=1)
     scores, signals = largest(scores), matching(largest(signals), contrast=POOLED)
     names = unique(scores["metric"])
-    alone = names
-    if not every_parameter:
-        alone = [name for name in _ALONE if name in names]
+    alone = names if every_parameter else [name for name in _ALONE if name in names]
     groups = {"tissue": unique(averaged(scores)["metric"])} | {name: [name] for name in alone}
     parts = {name: scores["metric"].isin(metrics) for name, metrics in groups.items()}
     table = in_parts(scores, parts, "parameters")

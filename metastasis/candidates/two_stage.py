@@ -304,9 +304,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         A segmenter that is fitted already is used as it is for all cases. Otherwise, segmenters
         are trained by cross-validation, and `segmenter_` is trained on all cases at the end.
         """
-        segmenter = self.segmenter
-        if segmenter is None:
-            segmenter = small_unet(self.random_state)
+        segmenter = small_unet(self.random_state) if self.segmenter is None else self.segmenter
         if _is_fitted(segmenter):
             self.segmenter_ = segmenter
             for number in range(len(cases)):

@@ -91,8 +91,7 @@ def ensemble(
     """
     # A label is of a finding, all connected voxels that either model marks: 2 if the specific
     # model marks any of them, else 1.
-    models = {"sensitive": sensitive, "specific": specific}
-    _segment(models, thresholds, scans, options, run)
+    _segment({"sensitive": sensitive, "specific": specific}, thresholds, scans, options, run)
 
 
 def prepare(
@@ -284,5 +283,4 @@ def _sentences(contents: Sequence[Mapping[str, Any]], out: Path) -> Iterator[str
             names.setdefault(content["statement"], []).append(content["name"])
     for statement, of_scans in names.items():
         # Scans with notes have a statement of their own.
-        whose = f"{first_few(of_scans)}: " if len(names) > 1 else ""
-        yield f"{whose}{statement}"
+        yield f"{first_few(of_scans)}: {statement}" if len(names) > 1 else statement

@@ -44,8 +44,7 @@ def model_figures(path: Path) -> dict[str, Any]:
     for key, values in lists.items():
         if not isinstance(values, list) or not all(map(is_number, values)):
             raise ValueError(f"{card}: {key} must be a list of numbers, not {values!r}")
-    seen = {"seen": content["seen"]} if content.get("seen") else {}
-    return numbers | lists | seen
+    return numbers | lists | ({"seen": content["seen"]} if content.get("seen") else {})
 
 
 def findings_in_words(

@@ -62,8 +62,7 @@ def plot_overlay(
     for mask in (label_map if case.label is None else case.label, label_map):
         numbers = label_components(mask > 0)
         sizes.append(np.sum(numbers == numbers[index]) if numbers[index] else 0)
-    volume_ml = max(sizes) * voxel_volume(case.affine) / MM3_PER_ML
-    is_small = 0 < volume_ml < _ZOOMED_ML
+    is_small = 0 < max(sizes) * voxel_volume(case.affine) / MM3_PER_ML < _ZOOMED_ML
 
     brain = case.image != 0 if case.brain is None else case.brain
     # Of an empty brain the whole image.

@@ -225,9 +225,7 @@ class Voxel:
             If `rotation` is not a rotation, or as for the constructor.
         """
         r = np.asarray(rotation, dtype=np.float64)
-        error = np.inf
-        if r.shape == (3, 3):
-            error = np.abs(r.T @ r - np.eye(3)).max()
+        error = np.abs(r.T @ r - np.eye(3)).max() if r.shape == (3, 3) else np.inf
         if not (error <= ROUNDED_TURN and np.linalg.det(r) > 0):
             raise ValueError(
                 "the matrix of a voxel must be a rotation (orthogonal, determinant 1), got "

@@ -92,17 +92,15 @@ def _page(out: Path, contents: Mapping[str, Mapping[str, Any]], _lesions: Any) -
     from placement.exchange.pages import box_assets, case_summary, console_numbers, rotation_words
     from placement.exchange.vendor_texts import NOTICE
 
-    lines = []
-    pictures = []
+    lines, pictures = [], []
     for name, content in contents.items():
         flags = "; ".join(content["flags"]) or "none"
         lines.append(_row(name, content) | {"rotation": rotation_words(content), "flags": flags})
         alt = f"Voxel of {name} in three planes"
         parts = RUN.shown(out / name, {"voxel_overlay.png": alt})
         pictures.append((name, [case_summary(content), *parts, console_numbers(content)]))
-    note = _TEXTS["sides"]
     table = page.Table(lines, _TEXTS["overview"])
-    return RunPage("Voxels", [table], pictures, note, f"{NOTICE}.", **box_assets())
+    return RunPage("Voxels", [table], pictures, _TEXTS["sides"], f"{NOTICE}.", **box_assets())
 
 
 def _row(name: str, content: Mapping[str, Any]) -> dict[str, Any]:

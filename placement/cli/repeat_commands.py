@@ -157,8 +157,7 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
     from placement.exchange.pages import box_assets, console_numbers, pose_rows, rotation_words
     from placement.exchange.vendor_texts import NOTICE
 
-    lines = []
-    pictures = []
+    lines, pictures = [], []
     for name, record in records.items():
         flags = "; ".join(record["flags"]) or "none"
         angles = rotation_words(record) if record["reliable"] else "n/a"

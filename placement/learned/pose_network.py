@@ -140,9 +140,7 @@ class PlacementNetwork(nn.Module):
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        expected = torch.zeros_like(step)
-        if len(self.heat):
-            expected = self._expected(maps) * step
+        expected = self._expected(maps) * step if len(self.heat) else torch.zeros_like(step)
         x = x.flatten(1)
         x = functional.silu(
             self._centered(self.features(torch.cat([x, torch.log(step / self.step)], dim=1)))

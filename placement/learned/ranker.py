@@ -166,8 +166,7 @@ class VoxelRanker(BaseEstimator):
         volumes = np.prod(experts[..., 3:6], axis=-1) / MM3_PER_ML
         self.optimizer_ = optimizer
         self.volumes_ = np.nanquantile(volumes, VOLUME_QUANTILES)
-        features = []
-        targets = []
+        features, targets = [], []
         found = self._gather(self._training_boxes, scenes, "candidates")
         for (boxes, columns), rows in zip(found, experts, strict=True):
             placed = [Voxel.from_array(row) for row in rows[~np.isnan(rows).all(axis=1)]]

@@ -328,9 +328,7 @@ class VoxelRegressor(VolumeEstimator):
         self, inputs: Sequence[Any], targets: Sequence[Any], rng: np.random.Generator, epoch: int
     ) -> Iterator[tuple[Any, Any]]:
         for i in rng.permutation(len(inputs)):
-            flip = FLIPS[0]
-            if self.augment:
-                flip = FLIPS[rng.integers(len(FLIPS))]
+            flip = FLIPS[rng.integers(len(FLIPS))] if self.augment else FLIPS[0]
             target = targets[i]
             experts: Iterable[Any] = [None]
             if self.expert_loss == "each":
@@ -424,6 +422,4 @@ def _polished(
     def worth(box: Voxel) -> tuple[int, float]:
         return -len(search.flags(box, own=True)), tumor_fraction(box, scene)
 
-    if worth(polished) >= worth(voxel):
-        return polished
-    return voxel
+    return polished if worth(polished) >= worth(voxel) else voxel

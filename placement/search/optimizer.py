@@ -201,8 +201,7 @@ class VoxelOptimizer(BaseEstimator):
         if voxels is None:
             return self
         scenes = [] if scenes is None else list(scenes)
-        volumes = []
-        fractions = []
+        volumes, fractions = [], []
         for scene, rows in zip(scenes, expert_voxels(voxels, scenes), strict=True):
             for row in rows[~np.isnan(rows).any(axis=1)]:
                 voxel = Voxel.from_array(row)

@@ -256,9 +256,7 @@ class Search:
             # The first block's middle, at index 1, lies half a block from the outer face of the
             # first row, at index 1.
             move = np.array([*(1 - block[:2]) / 2, 0.0])
-            averaged = rows.prefix
-            if block[:2].max() > 1:
-                averaged = rows.averaged(*block[:2])
+            averaged = rows.averaged(*block[:2]) if block[:2].max() > 1 else rows.prefix
             matrix = rows.matrix * scale
             inverse = self.whole.inverse / scale[:, None]
             self.grids.append(Grid(averaged, matrix, inverse, rows.offset + rows.matrix @ move))

@@ -538,9 +538,8 @@ def _box(item: Any) -> Voxel | None:
     if item is None or isinstance(item, Voxel):
         return item
     numbers = np.asarray(item, dtype=np.float64)
-    if numbers.shape == (9,) and np.isnan(numbers).all():
-        return None
-    return Voxel.from_array(numbers)
+    is_missing = numbers.shape == (9,) and np.isnan(numbers).all()
+    return None if is_missing else Voxel.from_array(numbers)
 
 
 def _volumes(boxes: Sequence[Voxel | None]) -> NDArray[np.float64]:

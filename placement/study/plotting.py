@@ -85,8 +85,7 @@ def _draw_agreement(
     mean = rows["volume"] - rows["difference"] / 2
     ax.plot(mean, rows["difference"], markersize=3.5, alpha=0.6, color=color, **_POINTS)
     table = tables["bland_altman"]
-    is_row = (table["method"] == method) & (table["against"] == "mean of experts")
-    limits = table[is_row].iloc[0]
+    limits = table[(table["method"] == method) & (table["against"] == "mean of experts")].iloc[0]
     for key, dash in (("bias", "-"), ("lower", "--"), ("upper", "--")):
         if np.isfinite(limits[key]):
             ax.axhline(limits[key], color=color, linestyle=dash, linewidth=1)

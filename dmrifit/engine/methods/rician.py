@@ -39,9 +39,7 @@ class FlooredGaussian:
 
     def expected(self, signal: NDArray, sigma: NDArray) -> NDArray:
         """Compute the expected magnitude."""
-        if not self.has_floor:
-            return signal
-        return np.sqrt(signal**2 + np.pi / 2 * sigma**2)
+        return np.sqrt(signal**2 + np.pi / 2 * sigma**2) if self.has_floor else signal
 
     def losses(self, signal: NDArray, measured: NDArray, sigma: NDArray) -> NDArray:
         """Compute half the squared residuals in units of the noise."""

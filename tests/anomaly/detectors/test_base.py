@@ -204,8 +204,7 @@ def test_the_rule_is_not_changed_and_no_threshold_is_fitted_where_none_is_wanted
 
 
 def test_an_image_scale_ends_at_one_and_keeps_the_order():
-    rng = np.random.default_rng(0)
-    map_, mask = rng.gamma(2, size=(10, 10, 10)), np.ones((10, 10, 10), dtype=bool)
+    map_, mask = np.random.default_rng(0).gamma(2, size=(10, 10, 10)), np.ones((10, 10, 10), dtype=bool)
     mask[0] = False
     scaled = image_scaled(map_, mask)
     top = np.quantile(map_[mask], 0.999)

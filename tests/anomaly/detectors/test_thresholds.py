@@ -240,8 +240,7 @@ def test_the_guaranteed_threshold_is_the_largest_scan_at_the_best_level_and_too_
 
 
 def test_the_spread_of_a_threshold_is_that_over_draws_of_scans():
-    rng = np.random.default_rng(5)
-    maps = maps_of(rng, 8)
+    maps = maps_of(np.random.default_rng(5), 8)
     rule = HealthyRateThreshold(0.02).fit(maps)
     low, high = limit_spread(rule, maps)
     assert low < rule.threshold_ < high
@@ -262,8 +261,7 @@ GRID = (3, 4, 2)
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 def test_opening_keeps_what_cubes_fill(size):
-    rng = np.random.default_rng(size)
-    binary = rng.random((3, 14, 12, 13)) < 0.98
+    binary = np.random.default_rng(size).random((3, 14, 12, 13)) < 0.98
     found = open_map(binary, size)
     for one, opened in zip(binary, found, strict=True):
         np.testing.assert_array_equal(opened, ndimage.binary_opening(one, np.ones((size,) * 3)))

@@ -33,8 +33,7 @@ def uniform_look(mean=0.42, spread=0.1, mask=None):
 
 def fiber_signals(n_directions=30):
     """Compute the signal of fibers along x (1.7 and 0.3 µm²/ms) in directions over the sphere."""
-    rng = np.random.default_rng(0)
-    directions = rng.standard_normal((n_directions, 3))
+    directions = np.random.default_rng(0).standard_normal((n_directions, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     return np.exp(-B * (0.3 + 1.4 * directions[:, 0] ** 2))
 

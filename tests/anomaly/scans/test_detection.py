@@ -97,8 +97,7 @@ def figures_of(scores, marked, scored=None):
 
 
 def test_the_bulk_leaves_out_the_largest_component_and_its_mirror_image():
-    rng = np.random.default_rng(0)
-    scores = rng.normal(size=SHAPE)
+    scores = np.random.default_rng(0).normal(size=SHAPE)
     plain = figures_of(scores, np.zeros(SHAPE, bool))
     assert (plain.share, plain.n_components, plain.largest_mL) == (0, 0, 0)
     left, right = scores[:10], scores[11:]

@@ -136,8 +136,7 @@ SPARSE = Protocol(np.arange(0, 2801, 400))
 
 def kurtosis_fit(truth, protocol, snr, n=2000):
     """Fit Rician magnitudes of one tissue, with the noise known."""
-    rng = np.random.default_rng([4103, snr])
-    noise = rng.normal(0, truth[0] / snr, (2, n, len(protocol)))
+    noise = np.random.default_rng([4103, snr]).normal(0, truth[0] / snr, (2, n, len(protocol)))
     clean = MODELS["kurtosis"].signal([truth], protocol)
     signals = np.hypot(clean + noise[0], noise[1])
     return fit_voxels(signals, protocol, "kurtosis", sigma=truth[0] / snr)

@@ -84,8 +84,7 @@ def test_maps_are_filled_where_the_voxels_of_the_slab_lie():
 
 @pytest.mark.parametrize(("n", "kind"), [(1, np.uint16), (8, np.uint16), (9, np.uint32), (17, np.uint64)])
 def test_bounds_come_back_from_their_bits(n, kind):
-    rng = np.random.default_rng(n)
-    low, high = rng.random((2, 50, n)) < 0.3
+    low, high = np.random.default_rng(n).random((2, 50, n)) < 0.3
     low[0], high[0] = True, True
     bits = pack_bounds(low, high)
     assert bits.dtype == bits_type(n) == kind

@@ -63,8 +63,7 @@ def test_noise_falls_to_a_level_that_is_found_and_what_is_outside_the_mask_or_no
 
 @pytest.mark.parametrize("shape", [(14, 12, 2, 10), (14, 12, 1, 10), (5, 5, 5, 10), (9, 9, 3, 40)])
 def test_thin_images_are_denoised(shape):
-    rng = np.random.default_rng(1)
-    denoised, sigma = denoise(100 + 3 * rng.normal(size=shape))
+    denoised, sigma = denoise(100 + 3 * np.random.default_rng(1).normal(size=shape))
     assert denoised.shape == shape
     assert np.median(sigma) == pytest.approx(3, rel=0.35)
 

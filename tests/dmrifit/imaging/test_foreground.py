@@ -41,8 +41,7 @@ def test_the_body_is_found_with_its_dark_hole_and_without_specks():
 
 
 def test_a_block_of_tissue_alone_and_an_empty_image_have_no_foreground():
-    rng = np.random.default_rng(0)
-    values = rng.uniform(200, 600, (8, 8, 8, 2)).astype(np.float32)
+    values = np.random.default_rng(0).uniform(200, 600, (8, 8, 8, 2)).astype(np.float32)
     assert foreground_mask(Series.open(nib.Nifti1Image(values, np.eye(4))), PROTOCOL) is None
     values = np.zeros((8, 8, 8, 2), np.float32)
     with pytest.raises(ValueError, match="no foreground was found"):

@@ -89,8 +89,7 @@ def test_statistics_are_those_of_pandas_over_solutions_only(values, labels):
 
 
 def test_shares_at_bounds_are_those_of_the_fit(labels):
-    rng = np.random.default_rng(1)
-    parameters = np.column_stack([np.full(120, 300.0), rng.uniform(0.2, 2.0, 120)])
+    parameters = np.column_stack([np.full(120, 300.0), np.random.default_rng(1).uniform(0.2, 2.0, 120)])
     signals = MODELS["adc"].signal(parameters, PROTOCOL)
     signals[:10] = -1
     bounds = {"ADC": (0.5, 1.2)}

@@ -56,8 +56,7 @@ def test_several_directions_are_told_by_info_and_fit_until_they_are_averaged():
 def in_air(image, sigma, n_air=48):
     """Put an image into air, whose magnitudes are those of noise alone."""
     values = np.asarray(image.dataobj)
-    rng = np.random.default_rng(1)
-    air = np.hypot(*rng.normal(0, sigma, (2, n_air, *values.shape[1:])))
+    air = np.hypot(*np.random.default_rng(1).normal(0, sigma, (2, n_air, *values.shape[1:])))
     return nib.Nifti1Image(np.concatenate([values, air]).astype(np.float32), np.eye(4))
 
 

@@ -12,11 +12,7 @@ from dmrifit.io.parameter_json import decoded, encoded, encoded_model, refuse_ke
 DIRECTED = Protocol([0, 500, 1000], [80, 80, 90], directions=[[0, 0, 0], [1, 0, 0], [0, 1, 0]], name="three")
 STRETCHED = SignalModel.from_expression(
     "S0*exp(-(b*D)**a)",
-    [
-        Parameter("S0", "signal", 0, np.inf),
-        Parameter("D", "µm²/ms", 0.1, 3),
-        Parameter("a", "", 0.3, 1),
-    ],
+    [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0.1, 3), Parameter("a", "", 0.3, 1)],
     name="stretched",
 )
 
@@ -67,11 +63,7 @@ def test_a_model_comes_back_as_its_formula_and_parameters():
     assert encoded_model(STRETCHED) == {
         "name": "stretched",
         "expression": "S0*exp(-(b*D)**a)",
-        "parameters": [
-            ["S0", "signal", 0, {"$float": "inf"}],
-            ["D", "µm²/ms", 0.1, 3],
-            ["a", "", 0.3, 1],
-        ],
+        "parameters": [["S0", "signal", 0, {"$float": "inf"}], ["D", "µm²/ms", 0.1, 3], ["a", "", 0.3, 1]],
     }
     back = there_and_back(STRETCHED)
     assert back == STRETCHED

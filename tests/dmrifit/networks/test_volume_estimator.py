@@ -203,8 +203,7 @@ def test_after_an_error_in_training_threads_are_given_back_and_nothing_is_fitted
 
 
 def test_one_array_holds_cases_of_one_shape_and_channels_come_last():
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(4, 6, 5, 4, 3))
+    X = np.random.default_rng(0).normal(size=(4, 6, 5, 4, 3))
     model = LesionVolume(training=Training(epochs=1), random_state=0).fit(X, np.arange(4.0))
     assert model.n_channels_ == 3
     assert bits(model.predict(X)) == bits(model.predict(list(X)))

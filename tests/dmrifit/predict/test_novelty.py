@@ -67,7 +67,6 @@ def test_rounding_does_not_part_equal_distances():
 
 
 def test_constant_features_do_not_count():
-    rng = np.random.default_rng(0)
-    X = np.column_stack([rng.normal(size=500), np.ones(500)])
+    X = np.column_stack([np.random.default_rng(0).normal(size=500), np.ones(500)])
     novelty = learned(X, np.arange(500) % 10)
     assert np.isfinite(novelty.typicality(X)).all()

@@ -28,8 +28,7 @@ def test_the_networks_keep_the_rules_of_scikit_learn(estimator, check):
 @pytest.fixture(scope="module")
 def world():
     """Targets that depend on the middle voxel and, not linearly, on its neighbors; 2 channels."""
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(1500, 9, 2))
+    X = np.random.default_rng(0).normal(size=(1500, 9, 2))
     first = X[:, 4, 0] + np.tanh(2 * X[:, :, 1].mean(axis=1)) * X[:, 4, 1]
     return X.reshape(1500, 18), np.stack([first, X[:, 4, 0] - X[:, 4, 1]], axis=1)
 

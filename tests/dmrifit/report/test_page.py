@@ -49,13 +49,7 @@ def test_text_is_escaped_and_markup_is_not():
 
 def test_cells_are_the_values_of_records_by_the_formats_of_their_columns(tab, tmp_path):
     rows = pd.DataFrame(
-        {
-            "name": ["<a>", "b"],
-            "x": [-1.256, np.nan],
-            "x_low": [-2.0, np.nan],
-            "x_high": [0.5, np.nan],
-            "n": [3, 4],
-        }
+        {"name": ["<a>", "b"], "x": [-1.256, np.nan], "x_low": [-2.0, np.nan], "x_high": [0.5, np.nan], "n": [3, 4]}
     )
     table = Table(rows, "name {name} | value {x:.2f} | with interval {x:.1i} | of {n:.0f} in {x:.1s}")
     page = shown(tab, tmp_path, table)
@@ -116,15 +110,7 @@ def test_names_that_look_alike_as_files_stay_apart():
 def test_all_figures_are_pages_of_one_file_with_the_same_bytes_each_time():
     page = Page(
         "title",
-        [
-            Section(
-                "",
-                *(
-                    Picture(drawing(width), name, name=name)
-                    for name, width in (("a", 2), ("b", 3))
-                ),
-            )
-        ],
+        [Section("", *(Picture(drawing(width), name, name=name) for name, width in (("a", 2), ("b", 3))))],
     )
     pdf = page.vectors()
     assert pdf.startswith(b"%PDF")

@@ -149,8 +149,7 @@ def test_any_order_of_storage_shows_the_same(layers):
 
 
 def test_a_large_scan_is_made_coarser_and_the_page_says_so():
-    rng = np.random.default_rng(0)
-    values = rng.uniform(1, 2, (33, 32, 16))
+    values = np.random.default_rng(0).uniform(1, 2, (33, 32, 16))
     mask = np.zeros(values.shape, np.uint8)
     mask[17, 9, 3] = 3
     made = html_viewer(

@@ -233,8 +233,7 @@ def test_a_missing_value_leaves_out_what_is_missing_for_all_algorithms():
 
 
 def test_each_parameter_can_be_tested_for_itself():
-    generator = np.random.default_rng(2)
-    values = 0.4 + generator.normal(0, 0.1, (8, 3, 3))
+    values = 0.4 + np.random.default_rng(2).normal(0, 0.1, (8, 3, 3))
     table = table_of(values, "ABC", metrics=("S0", "f", "Dt"))
     found = study_statistics(table, by_metric=True)["friedman"].set_index("metrics")["p"]
     assert set(found.index) == {"all", "f", "Dt"}

@@ -135,8 +135,7 @@ def test_a_mixed_model_that_cannot_be_fitted_is_a_row(monkeypatch):
 
 
 def test_without_variance_between_patients_the_mixed_model_is_least_squares_and_says_so():
-    generator = np.random.default_rng(7)
-    log = generator.normal(0, 0.2, (10, 3, 2))
+    log = np.random.default_rng(7).normal(0, 0.2, (10, 3, 2))
     log -= log.mean(axis=(1, 2), keepdims=True)
     mixed = fitted(np.exp(log))
     assert mixed["reason"].str.contains("variance between patients is zero").all()

@@ -22,8 +22,7 @@ def test_draws_of_patients_are_as_many_as_patients_and_undefined_samples_left_ou
 
 @pytest.mark.parametrize("n", [5, 8, 30])
 def test_intervals_of_few_patients_hold_the_true_mean_as_often_as_they_say(n):
-    rng = np.random.default_rng(n)
-    scores, draws = rng.normal(size=(2000, n)), patient_draws(n, 1000, 4)[1:] / n
+    scores, draws = np.random.default_rng(n).normal(size=(2000, n)), patient_draws(n, 1000, 4)[1:] / n
     ends = np.array([percentile_interval(draws @ one, n) for one in scores])
     coverage = np.mean((ends[:, 0] <= 0) & (ends[:, 1] >= 0))
     # Plain percentiles hold .84 of 5 and .89 of 8; three standard errors are .015.

@@ -74,8 +74,7 @@ def test_the_highest_score_of_a_voxel_counts_and_an_oversized_component_has_the_
 
 @pytest.mark.parametrize("name", ["trees", "linear"])
 def test_classifiers_learn_and_weights_name_the_feature(name):
-    rng = np.random.default_rng(0)
-    table = rng.normal(size=(400, N))
+    table = np.random.default_rng(0).normal(size=(400, N))
     truth = (table[:, 3] > 0.8).astype(float)
     classifier = make_classifier(name, 0).fit(classifier_columns(table), truth)
     weights = shuffled_losses(classifier, classifier_columns(table), truth, 0)

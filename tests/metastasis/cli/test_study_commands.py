@@ -185,17 +185,9 @@ def test_what_cannot_be_trained_is_refused(table, synthetic_cases, learn_nothing
     bare = write_cases([synthetic_cases[0], replace(synthetic_cases[1], label=None)], tmp_path / "bare")
     alone = write_cases(synthetic_cases[:1], tmp_path / "alone")
     for cases, options, message in (
-        (
-            table,
-            {"validation": table},
-            "an operating point needs both --false-positives and --validation",
-        ),
+        (table, {"validation": table}, "an operating point needs both --false-positives and --validation"),
         (table, {"false_positives": 1.0}, "an operating point needs both"),
-        (
-            table,
-            {"validation": table, "false_positives": 1.0},
-            "has patients that .* has too: synthetic-001",
-        ),
+        (table, {"validation": table, "false_positives": 1.0}, "has patients that .* has too: synthetic-001"),
         (bare, {}, f"no label of {synthetic_cases[1].name}; name one in the column label"),
         (alone, {}, "has scans of one patient: a model of two stages learns from two or more"),
         (table, {"loss": "dice"}, "loss"),

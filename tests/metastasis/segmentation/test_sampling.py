@@ -91,8 +91,7 @@ def test_the_brain_has_mean_0_and_deviation_1():
 @pytest.mark.parametrize("how", ["average", "stride"])
 @pytest.mark.parametrize("factor", [3, 5])
 def test_cells_are_those_of_the_voxels_they_cover(factor, how):
-    rng = np.random.default_rng(0)
-    volume = rng.normal(size=(1, 9, 8, 7)).astype(np.float32)
+    volume = np.random.default_rng(0).normal(size=(1, 9, 8, 7)).astype(np.float32)
     # Two layers lose two cells on either side of an output.
     first, count = (-4, 2, -11), (4, 5, 8)
     begin, size = [a + 2 * factor for a in first], [factor * (n - 4) for n in count]
@@ -115,8 +114,7 @@ def test_a_window_goes_on_beyond_the_border_with_the_outermost_voxels(first, siz
 
 
 def test_lesion_voxels_are_listed_lesion_by_lesion():
-    rng = np.random.default_rng(0)
-    label = ndimage.gaussian_filter(rng.normal(size=(16, 16, 16)), 1) > 0.15
+    label = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(16, 16, 16)), 1) > 0.15
     voxels, ends = lesion_voxels(label)
     numbers, n = ndimage.label(label, np.ones((3, 3, 3)))
     parts = np.split(voxels, ends[:-1])

@@ -64,8 +64,7 @@ def test_the_share_of_a_ball_in_a_voxel_is_that_of_27_points_and_is_cut_at_the_b
 
 
 def test_an_uneven_surface_is_a_sum_of_waves():
-    rng = np.random.default_rng(1)
-    nodule = draw_nodule(np.zeros(3), 12.0, rng)
+    nodule = draw_nodule(np.zeros(3), 12.0, np.random.default_rng(1))
     window, filled, _ = shares(nodule, GRID)
     unstretched = (centers(window) - nodule.center) @ nodule.axes.T / nodule.radius
     radius = np.linalg.norm(unstretched, axis=-1)

@@ -187,8 +187,7 @@ def test_the_hard_world_has_vessels_as_bright_as_metastases_all_statuses_and_lab
 
 
 def test_lesions_in_pieces_or_contact_keep_rows_and_volumes_of_their_own():
-    rng = np.random.default_rng(0)
-    nodule = draw_varied_nodule(np.zeros(3), "solid", 8.0, rng, contrasts=(0.2, 0.3))
+    nodule = draw_varied_nodule(np.zeros(3), "solid", 8.0, np.random.default_rng(0), contrasts=(0.2, 0.3))
     nodules = [replace(nodule, status=status) for status in ("new", "stable", "grown")]
     shape = (20, 6, 6)
     parts = np.zeros((3, *shape), bool)

@@ -318,8 +318,7 @@ def test_segments_are_counted_as_by_hand_and_by_a_plain_loop():
     inside = segment_scores([label], [found], segment=8, masks=[mask])
     # Those of the mask, and the lesion outside it.
     assert (inside["n_positive"], inside["n_negative"]) == (2, 1)
-    rng = np.random.default_rng(2)
-    label, found = rng.random((2, 13, 17, 11)) > 0.98
+    label, found = np.random.default_rng(2).random((2, 13, 17, 11)) > 0.98
     counts = np.zeros((2, 2), int)
     for place in np.ndindex(3, 4, 3):
         tile = tuple(slice(5 * i, 5 * i + 5) for i in place)

@@ -114,8 +114,7 @@ def test_lesions_within_the_tolerance_are_the_same_and_merged_and_divided_ones_c
 
 
 def test_probabilities_are_those_inside_each_lesion(scans):
-    rng = np.random.default_rng(0)
-    probability = rng.random(SHAPE)
+    probability = np.random.default_rng(0).random(SHAPE)
     table = reader_table(scans[0], AFFINE, probability=probability)
     inside = probability[ball((30, 10, 10), 5)]
     assert table.loc[0, "probability"] == inside.max()
@@ -189,8 +188,7 @@ class Listener:
 
 
 def test_prior_scans_go_with_the_scan_and_brains_with_both():
-    rng = np.random.default_rng(0)
-    scan, prior = rng.normal(size=(2, 5, 5, 5)).astype(np.float32)
+    scan, prior = np.random.default_rng(0).normal(size=(2, 5, 5, 5)).astype(np.float32)
     brain = np.zeros((5, 5, 5), bool)
     brain[1:4] = True
     model = Listener()

@@ -8,8 +8,7 @@ from placement.box.row_integrals import ROW_MM, Rows, _mirrored_strips
 
 
 def test_rows_run_along_the_longest_edge_with_the_first_voxel_where_the_affine_says():
-    rng = np.random.default_rng(0)
-    volume = rng.random((3, 4, 5)).astype(np.float32)
+    volume = np.random.default_rng(0).random((3, 4, 5)).astype(np.float32)
     for spacing, axes in (((1, 1, 4), (0, 1, 2)), ((1, 4, 1), (0, 2, 1)), ((4, 1, 1), (1, 2, 0))):
         rows = Rows.of(volume, np.diag([*spacing, 1.0]), (0, 0, 0))
         assert rows.axes == axes

@@ -38,8 +38,7 @@ def test_outlines_have_the_area_of_the_cut(axis):
     assert (outline[:, axis] == height).all()
     x, y = np.delete(outline, axis, axis=1).T
     area = abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2
-    rng = np.random.default_rng(0)
-    points = VOXEL.center + rng.uniform(-25, 25, (200_000, 3))
+    points = VOXEL.center + np.random.default_rng(0).uniform(-25, 25, (200_000, 3))
     points[:, axis] = height
     assert area == pytest.approx(VOXEL.contains(points).mean() * 50**2, rel=0.02)
 

@@ -173,9 +173,7 @@ def _shells(protocol: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _spread(counts: Sequence[int]) -> str:
-    if not counts:
-        return "–"
-    return f"{int(np.median(counts))} ({min(counts)}–{max(counts)})"
+    return f"{int(np.median(counts))} ({min(counts)}–{max(counts)})" if counts else "–"
 
 
 def times(board: Board) -> Iterator[Any]:

@@ -41,8 +41,7 @@ def test_scattered_b_values_count_once_and_a_protocol_of_one_has_no_model():
     for protocol in (Protocol([1000, 1000, 1000]), Protocol([0, 500, 1000], te=[50, 70, 90])):
         with pytest.raises(ValueError, match="two b-values at one echo time"):
             suggest_model(protocol)
-    rng = np.random.default_rng(93)
-    b = np.concatenate([[0, 3, 9.5], 1000 + rng.uniform(-5, 5, 30), [1990, 2000, 2010]])
+    b = np.concatenate([[0, 3, 9.5], 1000 + np.random.default_rng(93).uniform(-5, 5, 30), [1990, 2000, 2010]])
     assert len(nominal_contrasts(Protocol(b))) == 3
     assert suggest_model(Protocol(b))[0] == suggest_model(Protocol(b[::-1]))[0] == "kurtosis"
     at_two_te = Protocol(np.tile(b, 2), te=np.repeat([60, 90], len(b)))
