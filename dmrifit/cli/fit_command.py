@@ -94,7 +94,8 @@ def fit(
     bounds NAME=LOW,HIGH: Bounds of a parameter, repeatable; K=0,monotonic keeps the signal
         decreasing (the default of kurtosis; K=0,5 lifts it). published takes all bounds of the
         tool that published the model.
-    fix NAME=VALUE: Fix a parameter at a value, repeatable; S0=measured takes the signal at b = 0.
+    fix NAME=VALUE: Fix a parameter at a value, repeatable; S0=measured takes the signal at b = 0
+        as exact.
     average_directions geometric|arithmetic: Average volumes of equal b and TE before the fit.
     method nlls|ols|wls|segmented|map: Nonlinear least squares (nlls); ordinary or weighted least
         squares of logarithms (ols, wls; adc, kurtosis); Dt first (segmented; ivim); a prior
@@ -144,5 +145,4 @@ def fit(
         typer.echo(f"time: {time.perf_counter() - start:.1f} s")
         return
     refuse_files(first_few(list(map(str, images))), {"--bval": files.bval, "--bvec": files.bvec})
-    run = RunOptions(out, jobs, cluster, overwrite=overwrite)
-    fit_many(context, images, run, options)
+    fit_many(context, images, RunOptions(out, jobs, cluster, overwrite=overwrite), options)
