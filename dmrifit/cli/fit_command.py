@@ -94,7 +94,8 @@ def fit(
     bounds NAME=LOW,HIGH: Bounds of a parameter, repeatable; K=0,monotonic keeps the signal
         decreasing (the default of kurtosis; K=0,5 lifts it). published takes all bounds of the
         tool that published the model.
-    fix NAME=VALUE: Fix a parameter at a value, repeatable; S0=measured takes the signal at b = 0.
+    fix NAME=VALUE: Fix a parameter at a value, repeatable; S0=measured takes the signal at b = 0
+        as exact.
     average_directions geometric|arithmetic: Average volumes of equal b and TE before the fit.
     method nlls|ols|wls|segmented|map: Nonlinear least squares (nlls); ordinary or weighted least
         squares of logarithms (ols, wls; adc, kurtosis); Dt first (segmented; ivim); a prior

@@ -436,9 +436,10 @@ def _result_lines(
     """Say how many scans were fitted, what their maps show, and where all of it is."""
     failures = f", {n_scans - len(records)} failed ({FAILED})" if len(records) < n_scans else ""
     yield f"{counted(n_scans, 'scan')}: {len(records)} fitted{failures}"
+    for sentence in dict.fromkeys(text for record in records for text in record["notes"]):
+        names = [record["name"] for record in records if sentence in record["notes"]]
+        yield f"{first_few(names)}: {sentence}"
     for record in records:
-        for sentence in record["notes"]:
-            yield f"{record['name']}: {sentence}"
         inputs = record["inputs"]
         # Scans in several images are fitted together as a folder or a table alone.
         if len(inputs["images"]) == 1:

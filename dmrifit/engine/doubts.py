@@ -305,9 +305,8 @@ class DoubtTally:
             return ""
         if too_high := self._too_high(j):
             return too_high
-        for reason in (DoubtReason.NEAR_NOISE, DoubtReason.FREE_WATER):
-            if counts[reason] >= _MENTIONED * self.n_counted:
-                return reason.name
+        if counts[DoubtReason.NEAR_NOISE] >= _MENTIONED * self.n_counted:
+            return DoubtReason.NEAR_NOISE.name
         reason = DoubtReason(int(counts.argmax()))
         undetermined = counts[list(_UNDETERMINED)]
         if undetermined.sum() >= counts.sum() / 2:

@@ -133,7 +133,8 @@ def fit_voxels(
         Methods "ols" and "wls" have no bounds; "map" has no ``"monotonic"`` ones.
     fixed : mapping of str to float, array_like of shape (n_voxels,) or "measured", optional
         Parameters that are not fitted, with their values in the model's units (an amplitude in the
-        signals' units). ``{"S0": "measured"}`` takes the mean of the signals at b < 10 s/mm².
+        signals' units). ``{"S0": "measured"}`` takes the mean of the signals at b < 10 s/mm² as
+        exact: its noise is in no error or interval.
     sigma : float or array_like of shape (n_voxels,), optional
         Standard deviation of the noise, in the signals' units. The model is then compared with its
         Rician floor, √(model² + π/2·sigma²), as published; it overstates the excess of a

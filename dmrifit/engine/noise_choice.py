@@ -167,20 +167,24 @@ def noise_of_repeats(signals: NDArray, protocol: Protocol) -> NoiseLevel:
     """
     Compute the noise from repeats at b = 0; NaN without three, or pairs at two echo times.
 
-    Longer echo times, nearer to the noise floor, count only where shorter ones have too few.
+    Longer echo times count where shorter ones have too few, or their own signals are far above
+    the noise floor, near which they would hold less than the noise.
     """
     lowest = np.flatnonzero(protocol.b <= protocol.b.min() + _SAME_B)
     method = f"repeats at b = {span_text(protocol.b[lowest])}"
     te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
     lowest = lowest[np.argsort(te[lowest], kind="stable")]
     groups = np.split(lowest, np.flatnonzero(np.diff(te[lowest]) > TE_MATCH) + 1)
-    n_spare = np.cumsum([len(repeats) - 1 for repeats in groups])
-    if n_spare[-1] < _FEWEST_SPARE or protocol.b.min() > ZERO_B:
+    if len(lowest) - len(groups) < _FEWEST_SPARE or protocol.b.min() > ZERO_B:
         return NoiseLevel(np.nan, method)
     squares, degrees = np.zeros((2, len(signals)))
-    for repeats in groups[: np.searchsorted(n_spare, _FEWEST_SPARE) + 1]:
+    for repeats in groups:
         values = signals[:, repeats]
-        squares += np.nansum((values - mean_of_finite(values)[:, None]) ** 2, axis=1)
+        means = mean_of_finite(values)
+        is_far = means > _NEAR_NOISE * _typical(squares, degrees)
+        if degrees.max(initial=0) >= _FEWEST_SPARE and 2 * is_far.sum() <= len(signals):
+            break
+        squares += np.nansum((values - means[:, None]) ** 2, axis=1)
         degrees += np.fmax(np.isfinite(values).sum(axis=1) - 1, 0)
     return NoiseLevel(_typical(squares, degrees), method)
 

@@ -489,7 +489,7 @@ def average_directions(
         b-values count as one where neighbors differ by the tolerance (s/mm²) at most, and all of
         them by twice that at most, because scanners write the b-value that each direction really
         had. Those that differ by more than 5 % and are each repeated exactly were set so, and stay
-        apart: 1, 10 and 25 of an IVIM scan.
+        apart: 1, 10 and 25 of an IVIM scan. So does a single 0 from those that are repeated.
 
     Returns
     -------
@@ -657,7 +657,8 @@ def _split_repeated(b: NDArray, shell: NDArray[np.intp]) -> NDArray[np.intp]:
     for group in range(shell.max() + 1):
         members = np.flatnonzero(shell == group)
         values, counts = np.unique(b[members], return_counts=True)
-        repeated = values[counts > 1]
+        # Scanners that scatter b-values write no exact 0, unless it was set.
+        repeated = values[(counts > 1) | (values == 0)]
         if len(repeated) < 2 or np.ptp(repeated) <= _SET_APART * repeated[-1]:
             repeated = values[:1]
         nearest = np.abs(b[members, None] - repeated).argmin(axis=1)

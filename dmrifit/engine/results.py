@@ -15,6 +15,7 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.html_repr import html_summary
+from dmrifit.engine.design.precision import rounded
 from dmrifit.engine.intervals import FitInputs, parameter_intervals
 from dmrifit.engine.models import SignalModel, python_words
 from dmrifit.engine.protocol import Protocol
@@ -409,14 +410,9 @@ class FitResult:
         n = len(self.parameters)
         check_number("voxel", voxel, least=-n, most=n - 1, whole=True)
         figure = import_optional("matplotlib.figure").Figure(figsize=(5, 3.6), layout="tight")
-        draw_curve(
-            figure.subplots(),
-            inputs.protocol,
-            inputs.signals[voxel],
-            self.model,
-            self.parameters[voxel],
-            self.doubt[voxel],
-        )
+        values, doubt = self.parameters[voxel], self.doubt[voxel]
+        axes, signals = figure.subplots(), inputs.signals[voxel]
+        draw_curve(axes, inputs.protocol, signals, self.model, values, doubt)
         return figure
 
     def readings(self) -> dict[str, str]:
@@ -579,6 +575,6 @@ def draw_curve(
     axes.set(xlabel="TE (ms)" if over_te else "b (s/mm²)", ylabel="signal (a.u.)", ylim=(0, None))
     texts = []
     for parameter, value, is_doubted in zip(model.parameters, values, doubt, strict=True):
-        text = f"{parameter.name} {value:.3g} {parameter.shown_unit}".rstrip()
+        text = f"{parameter.name} {rounded(value, 3)} {parameter.shown_unit}".rstrip()
         texts.append(f"{text} (in doubt)" if is_doubted else text)
     axes.legend(frameon=False, title="\n".join(texts), fontsize=8, title_fontsize=8)

@@ -81,6 +81,7 @@ from dmrifit.io.bids_derivatives import (
     describe_fit,
     describe_prediction,
     find_tissue,
+    is_tissue,
     stem,
     summarize_bounds,
     summarize_tissue,
@@ -201,7 +202,8 @@ def fit_image(
     bounds : mapping of str to (float, float or "monotonic"), or "published", optional
         Box of the search by parameter, as in `fit_voxels`.
     fixed : mapping of str to float or "measured", optional
-        Parameters that are held at a value, as in `fit_voxels`.
+        Parameters that are held at a value, as in `fit_voxels`. A measured one is taken as exact:
+        its noise is in no error or interval.
     method : str, optional
         As in `fit_voxels`. With ``"map"`` the prior is learned from voxels spread over the region,
         unless it is given.
@@ -333,12 +335,8 @@ def fit_image(
             # There is no prior to learn from a voxel without a signal.
             blank_settings = replace(blank_settings, method="nlls", prior=None)
         box = fit_with(blank, contrasts, model, blank_settings).bounds
-        doubts = DoubtTally(
-            model,
-            box,
-            tuple(settings.capped(model)),
-            noise_remedy="give the noise (--sigma estimate)",
-        )
+        capped, remedy = tuple(settings.capped(model)), "give the noise (--sigma estimate)"
+        doubts = DoubtTally(model, box, capped, noise_remedy=remedy)
         tally = FitTally(model, contrasts, doubts, fixed or {}, is_masked=region is not None)
         with series.unpacked() as readable:
             # Only an unpacked file is known to hold the voxels that its header promises.
@@ -451,6 +449,8 @@ def fit_image(
             told = {"ratio": misfit, "noise": "the noise" if noise is None else "sigma"}
             misfit_text = SENTENCES["misfit"].format(**told)
             if can_lower and lower_b_max is None:
+                lowest = lowest_signals(rows, protocol)
+                rows = rows[is_tissue(lowest, tally.noise_level(), is_masked=tally.is_masked)]
                 lower = _residuals_below(rows, measurements, model, settings)
                 lower /= tally.noise_level()
                 if lower - 1 < (misfit - 1) / 2:
@@ -486,6 +486,9 @@ def fit_image(
         summarize_tissue(sidecar, maps, tissue, tally.n_fitted)
         if merged_b:
             sidecar["MergedB"] = {"Description": merged_b, "MeasuredB": measured_b.tolist()}
+        if names := [name for name, value in (fixed or {}).items() if isinstance(value, str)]:
+            text = SENTENCES["measured_amplitude"].format(name=", ".join(names))
+            sidecar["MeasuredAmplitude"] = {"Description": text}
         if gain_step is not None:
             sidecar["GainStep"] = gain_step.describe()
         if directions_vary(contrasts):
@@ -811,7 +814,8 @@ def _residuals_below(
     """
     Measure the residuals of a fit without the b-values that show kurtosis, as one volume's noise.
 
-    NaN of a model with kurtosis, or without such b-values. Shapes: `rows` (n_voxels, n_kept).
+    NaN of a model with kurtosis, or without such b-values. Shapes: `rows` (n_voxels, n_kept), of
+    tissue.
     """
     protocol = measurements.protocol
     if model.cumulant is not None or not protocol.b.min() < _HIGHEST_PLAIN_B < protocol.b.max():
@@ -819,8 +823,7 @@ def _residuals_below(
     reduced = _Measurements.of(protocol, measurements.average, _HIGHEST_PLAIN_B)
     if missing_for(reduced.protocol, model, settings.fixed or {}):
         return np.nan
-    tissue = rows[above_air(lowest_signals(rows, protocol))]
-    signals, _ = reduced.screened(tissue[:, reduced.kept])
+    signals, _ = reduced.screened(rows[:, reduced.kept])
     n_averaged = len(reduced.protocol) / len(reduced.contrasts)
     settings = reduced.weighted(settings)
     plain = replace(settings, method="nlls", prior=None, threshold=None, sigma=None, noise=None)

@@ -227,9 +227,9 @@ def repeatability(table: pd.DataFrame) -> pd.DataFrame:
         1.96·√2·100·wcv), ``rc`` (the repeatability coefficient, 1.96·√2·within_sd, in the unit of
         the map), and the ends of 95 % intervals of both, ``rc_low``, ``rc_high``,
         ``rc_percent_low`` and ``rc_percent_high``: rc·√(df/χ²) with the quantiles of χ² at as many
-        degrees of freedom as there are repeats beyond the first. NaN without such subjects, and
-        for wcv and rc_percent where a mean is not positive. Then ``unit``, and ``doubtful``, its
-        mean over all scans.
+        degrees of freedom as there are repeats beyond the first. NaN without such subjects, where
+        the medians of each subject are equal, as at a bound, and for wcv and rc_percent where a
+        mean is not positive. Then ``unit``, and ``doubtful``, its mean over all scans.
 
     Raises
     ------
@@ -273,6 +273,8 @@ def repeatability(table: pd.DataFrame) -> pd.DataFrame:
     # Variances are averaged, not standard deviations, which would be too small on average.
     result["within_sd"] = np.sqrt(groups["var"].mean())
     result["wcv"] = np.sqrt(groups["relative_variance"].mean()).where(groups["is_positive"].all())
+    # Equal medians, as at a bound, tell nothing of how well others repeat.
+    result.loc[result["within_sd"] == 0, ["within_sd", "wcv"]] = np.nan
     # A difference has the variance of two measurements.
     result["rc_percent"] = 1.96 * np.sqrt(2) * 100 * result["wcv"]
     result["rc"] = 1.96 * np.sqrt(2) * result["within_sd"]
@@ -307,7 +309,8 @@ def repeatability_text(repeats: pd.DataFrame) -> str:
     for row in parameters.to_dict("records"):
         interval = f"{significant(row['rc_low'])}, {significant(row['rc_high'])}"
         coefficients.append(f"{significant(row['rc'])} [{interval}] {row['unit']}".rstrip())
-    table["repeatability coefficient [95 %]"] = coefficients
+    varies = parameters["rc"] > 0
+    table["repeatability coefficient [95 %]"] = np.where(varies, coefficients, "at a bound")
     table["in doubt"] = parameters["doubtful"].map(percent, na_action="ignore").fillna("–")
     text = table.to_string(index=False)
     if table["subjects"].min() == 1:

@@ -208,11 +208,9 @@ class FitTally:
         snr, signals, noise, _ = self._finite_rows()
         if not len(snr):
             return np.nan
-        if not np.isfinite(noise).all():
-            noise = np.zeros(len(snr))
         # Scanners filter the background, so that a map of the noise is too low there.
-        is_tissue = above_air_or_noise(signals, np.maximum(noise, self.noise_level()))
-        return float(np.median(snr[is_tissue]))
+        is_bright = above_air_or_noise(signals, np.fmax(noise, self.noise_level()))
+        return float(np.median(snr[is_bright]))
 
     def _finite_rows(self) -> NDArray[np.float64]:
         """Give SNR, signal, noise and residuals / noise, (4, n_voxels); the latter may be NaN."""
@@ -230,8 +228,9 @@ class FitTally:
     def misfit(self) -> float:
         """Give the residuals of the typical voxel of tissue over the noise; NaN if unknown."""
         _, signals, _, ratios = self._finite_rows()
-        is_tissue = above_air(signals, self.noise_level()) & np.isfinite(ratios)
-        return float(np.median(ratios[is_tissue])) if is_tissue.any() else np.nan
+        in_tissue = is_tissue(signals, self.noise_level(), is_masked=self.is_masked)
+        ratios = ratios[in_tissue & np.isfinite(ratios)]
+        return float(np.median(ratios)) if len(ratios) else np.nan
 
     @property
     def n_fitted(self) -> int:
@@ -347,7 +346,7 @@ def summarize_tissue(
         "Share": 1 - int(np.count_nonzero(tissue)) / n_voxels if n_voxels else 0.0,
         "Description": "share of the voxels with values that look like air at the lowest b-value, "
         "0 in a mask; Quartiles, Window (percentiles 2 and 98), StandardError and Interval of "
-        "parameters, and all shares, leave them out",
+        "parameters, and all shares, leave them out; all but BelievedMedian are with doubts",
     }
     doubts = maps["doubt"][tissue] if "doubt" in maps else None
     shifts = []
@@ -416,11 +415,10 @@ def _describe_expected_precision(tally: FitTally, protocol: Protocol) -> dict[st
     over = "noise" if tally.knows_noise else "standard deviation of residuals"
     variations: dict[str, float | None] = {}
     for row, parameter in zip(table.to_dict("records"), model.parameters, strict=True):
-        if parameter.name not in tally.fixed:
-            is_open = is_undetermined(parameter, row["value"], row["sd"])
-            # A typical value of 0 has no relative error.
-            if is_open or np.isfinite(row["cv"]):
-                variations[parameter.name] = None if is_open else row["cv"]
+        is_open = is_undetermined(parameter, row["value"], row["sd"])
+        # A typical value of 0 has no relative error.
+        if parameter.name not in tally.fixed and (is_open or np.isfinite(row["cv"])):
+            variations[parameter.name] = None if is_open else row["cv"]
     return {
         "ExpectedPrecision": {
             "Description": "Cramér–Rao bound of the coefficient of variation, the least of an "
@@ -430,6 +428,7 @@ def _describe_expected_precision(tally: FitTally, protocol: Protocol) -> dict[st
             "SNR": snr,
             "SNRContrast": contrast,
             "SNROver": over,
+            "Exact": f", with {', '.join(tally.fixed)} taken as exact" if tally.fixed else "",
             "CoefficientOfVariation": variations,
             "Inseparable": table.loc[np.isinf(table["sd"]), "parameter"].tolist(),
         }

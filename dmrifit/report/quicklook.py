@@ -97,7 +97,7 @@ class ShownMaps:
             row["interval"] = entry.get("Interval", "–")
             row["lower"], row["upper"] = bound_cells(entry)
             error = entry.get("StandardError")
-            row["error"] = "–" if error is None else f"{error:.2g}"
+            row["error"] = "–" if error is None else significant(error, 2)
             if shares:
                 row["believed"] = verdict.believed_median(entry)
                 row["doubt"] = percent(shares[panel.name])
@@ -313,7 +313,7 @@ def value_lines(sidecar: Mapping[str, Any]) -> Iterator[str]:
             meaning = f" ({entry['Meaning']})" if "Meaning" in entry else ""
             intervals.append(f"{parameter}{meaning} {entry['Interval']}")
     if intervals:
-        yield f"95 % intervals (medians of their ends): {'; '.join(intervals)}"
+        yield f"95 % intervals, with doubts (medians of their ends): {'; '.join(intervals)}"
 
 
 def _codes(shown: ShownMaps, slices: Slices) -> page.Grid:

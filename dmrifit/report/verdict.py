@@ -133,7 +133,7 @@ def precision_sentence(sidecar: Mapping[str, Any]) -> str:
         "not determined by this protocol: ": inseparable,
     }
     errors = "; ".join(f"{key}{', '.join(names)}" for key, names in groups.items() if names)
-    text = _TEXTS("precision", errors=errors, **expected)
+    text = _TEXTS("precision", **{"Exact": "", "errors": errors, **expected})
     return text + (_TEXTS["deviations"] if groups[""] else "")
 
 

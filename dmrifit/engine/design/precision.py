@@ -621,4 +621,4 @@ def is_undetermined(parameter: Parameter, value: float, sd: float) -> bool:
 
 def rounded(value: float, n_digits: int) -> str:
     """Write a number with so many digits, without an exponent from 0.0001 to 999000."""
-    return f"{float(f'{value:.{n_digits}g}'):g}"
+    return f"{float(f'{value:.{n_digits}g}'):g}".replace("-", "−")

@@ -225,7 +225,7 @@ def test_intervals_and_the_meaning_of_f_stand_in_the_terminal(tmp_path, output_o
     nib.save(nib.Nifti1Image(signals.reshape(*GRID, 9), AFFINE), path)
     np.savetxt(tmp_path / "scan.bval", protocol.b[None], fmt="%g")
     printed = output_of("fit", path, "--model", "ivim", "--no-quicklook", "--out", tmp_path / "maps")
-    line = next(line for line in printed.splitlines() if line.startswith("95 % intervals"))
+    line = next(line for line in printed.splitlines() if line.startswith("95 % intervals, with doubts"))
     assert "f (T2-weighted signal fraction at the echo time of the scan) none found, < 0.0" in line
     assert "Dv not determined (4 to 100 µm²/ms searched)" in line
 

@@ -40,7 +40,9 @@ def test_water_is_found_where_it_raises_t2_and_not_in_tissue(name):
 
 
 def test_advice_names_the_water():
-    assert any("free water" in sentence for sentence in mixed("t2", 0.3).advice())
+    wet = mixed("t2", 0.3)
+    assert any("free water" in sentence for sentence in wet.advice())
+    assert "upper bound 130 ms in" in fit_voxels(wet.inputs.signals, ECHOES, "t2", bounds={"T2": (10, 130)}).advice()[0]
     assert not any("free water" in sentence for sentence in mixed("t2", 0.0).advice())
 
 

@@ -32,6 +32,9 @@ def test_residuals_and_repeats_measure_the_noise_that_was_added(snr):
     pairs = Protocol([0, 0, 800] * 2, te=np.repeat([60, 90], 3))
     signals = magnitudes(MODELS["t2-adc"], [100.0, 1.0, 80.0], pairs, 2 * snr, 2)
     assert noise_choice.noise_of_repeats(signals, pairs).sigma == pytest.approx(50 / snr, rel=0.05)
+    steps = 100 + np.tile([3.0, -3, 0] * 4 + [1, -1, 0] * 4 + [0.0] * 12, (9, 1)) - np.repeat([0, 10, 99], 12)
+    level = noise_choice.noise_of_repeats(steps, Protocol(np.zeros(36), te=np.repeat([50, 60, 200], 12)))
+    assert level.sigma == pytest.approx((80 / 22) ** 0.5, rel=0.05)
     # Residuals would hold the anisotropy.
     assert noise_choice.directions_vary(Protocol([0, 800, 800], directions=[[0, 0, 0], [1, 0, 0], [0, 1, 0]]))
 
