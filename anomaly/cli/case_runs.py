@@ -33,14 +33,10 @@ _FILES = {"map": "map.nii.gz", "binary": "binary.nii.gz", "opened": "opened.nii.
 _PANELS = "panels.png"
 _VIEW = "view.html"
 _BRIGHTEST = 3.0  # upper end of a map's color scale, in thresholds
-_NUMBERS = ("threshold", "n_lesions", "volume_mL", "share_above")
+_NUMBERS = ("threshold", "opening", "n_lesions", "volume_mL", "share_above")
 _TEXTS = page.Texts(__file__)
 _AS_A_WHOLE = {True: "differs", False: "as healthy ones", None: "not judged"}
 _WORDS = {True: "true", False: "false", None: None}
-_ORIGINS = {
-    "training": "held out in the training",
-    "calibration": "of the calibration, each above a threshold fitted to the other subjects",
-}
 
 
 def detect_scan(
@@ -67,6 +63,7 @@ def detect_scan(
         "patient": case.patient,
         "synthetic": case.synthetic,
         "threshold": detection.threshold if np.isfinite(detection.threshold) else None,
+        "opening": detection.opening,
         "n_lesions": None if is_unknown else len(table),
         "volume_mL": None if is_unknown else float(table["volume_mL"].sum()),
         "share_above": detection.figures.share,
@@ -121,14 +118,13 @@ def count_sentence(contents: Sequence[Mapping[str, Any]]) -> str:
     reference = "unknown in healthy scans by this model, threshold and opening"
     if values["anomalies_per_scan"] is not None:
         scans = counted(values["n_scans"], "healthy scan")
-        reference = f"{{anomalies_per_scan:.2s}} per scan in {scans} {_ORIGINS[values['origin']]}"
+        reference = f"{{anomalies_per_scan:.2f}} per scan in {scans} {_TEXTS[values['origin']]}"
     n_free = counts.count(0)
-    none = "nothing is left after opening, which does not mean that nothing is there"
-    free = f"; in {counted(n_free, 'scan')} {none}" if n_free else ""
+    free = f"; in {counted(n_free, 'scan')} {_TEXTS['none']}" if n_free else ""
     n_small = len(contents) - len(judged)
     text = (
         f"{counted(sum(counts), 'anomaly', 'anomalies')} in {counted(len(judged), 'scan')} "
-        f"({{mean:.2s}} per scan; {reference}){free}"
+        f"({{mean:.2f}} per scan; {reference}){free}"
         f"{f'; {n_small} too small to be judged' if n_small else ''}"
     )
     return wording(text, values)
@@ -147,12 +143,8 @@ def above_in_words(
     shown = {"share": share, "low": low, "high": high, "highest": max(shares)}
     shown |= zip(("n", "n_low", "n_high"), mean_over_scans(n_components), strict=True)
     # Few scans have no interval.
-    interval = "95 % interval over scans {low:.1%} to {high:.1%}; " if np.isfinite(low) else ""
-    return wording(
-        f"{{share:.1%}} % of the voxels above {threshold} ({interval}highest scan "
-        "{highest:.1%}), {n:.1i} anomalies after opening",
-        shown,
-    )
+    interval = wording(_TEXTS["interval"], shown) if np.isfinite(low) else ""
+    return _TEXTS("above_in_scans", threshold=threshold, interval=interval, **shown)
 
 
 def scan_sentences(contents: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -201,9 +193,14 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
 
 
 def read_detections(
-    tables: Mapping[str, Path], scans: Sequence[PreparedScan]
+    tables: Mapping[str, Path], scans: Sequence[PreparedScan], openings: dict[str, int]
 ) -> dict[str, list[NDArray[Any]]]:
-    """Read maps (x, y, z), and the binary maps at the threshold stored with their model."""
+    """
+    Read maps (x, y, z), and the binary maps at the threshold stored with their model.
+
+    `openings` takes the edge of the cube of each method's opening; earlier tables do not say it,
+    and had that of the study unless asked otherwise.
+    """
     from anomaly.study.report import STORED
     from dmrifit.io.masks import MASK_THRESHOLD
 
@@ -211,6 +208,13 @@ def read_detections(
     maps: dict[str, list[NDArray[Any]]] = {}
     for method, table in tables.items():
         results = case_tables.ResultTable.read(table, names, ("map", "binary"))
+        opening = results.setting("opening", int, 3)
+        if openings.setdefault(method, opening) != opening:
+            raise ValueError(
+                f"{table}: opened by {opening}³ voxels, other scans of {method} by "
+                f"{openings[method]}³; detect with one --opening"
+            )
+        openings[f"{method}{STORED}"] = opening
         volumes: dict[str, list[NDArray[Any]]] = {}
         for column in ("map", "binary"):
             pairs = zip(scans, results.volumes(column, scans), strict=True)
@@ -254,7 +258,7 @@ def _panels(detection: Detection) -> Figure:
         {"map": detection.map},
         {"map": threshold},
         {"map": (0.0, top)},
-        opening=detection.opening,
+        opening={"map": detection.opening},
         number=int(mask.sum(axis=(0, 1)).argmax()),
         # The default title says whether the scan is healthy, which is unknown here.
         title=case.name,

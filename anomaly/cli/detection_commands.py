@@ -118,8 +118,8 @@ def detect(
         names=lambda scan: {"name": scan.label, "patient": scan.subject},
         work=partial(work, detector=detector, figure=run.draws, **options),
         inputs=inputs,
-        # Earlier records lack this field, and name it otherwise.
-        is_whole=lambda _, record: "share_above" in record,
+        # Earlier records lack this field.
+        is_whole=lambda _, record: "opening" in record,
         say=sentences,
         failed=failed,
     )

@@ -259,10 +259,11 @@ def evaluate(
     options: dict[str, Any] = {"tissue": estimate_tissue, "mask": not all_voxels, "b": b}
     scans = prepared_cases(series_of([cases]), **options)
     healthy_scans = [] if healthy is None else prepared_cases(series_of([healthy]), **options)
-    maps = read_detections(detections, scans)
-    healthy_maps = read_detections(healthy_tables, healthy_scans)
+    openings: dict[str, int] = {}
+    maps = read_detections(detections, scans, openings)
+    healthy_maps = read_detections(healthy_tables, healthy_scans, openings)
     options = {"healthy": [scan.case for scan in healthy_scans], "figures": figures}
-    options |= {"healthy_maps": healthy_maps or None, "overwrite": overwrite}
+    options |= {"healthy_maps": healthy_maps or None, "overwrite": overwrite, "opening": openings}
     tables = report.write_evaluation([scan.case for scan in scans], maps, out, **options)
     rule = report.rule_in_use(tables)
     typer.echo(format_summary(tables, rule=rule or None).to_string())

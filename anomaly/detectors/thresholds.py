@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from anomaly.detectors.features import check_spacing
 from dmrifit._utils.affines import MM3_PER_ML
 from dmrifit._utils.checks import Count, Within, check_fields, check_finite, is_number
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, size_text
 from dmrifit._utils.randomness import Seed
 from dmrifit.io.case_tables import checked_mask
 from dmrifit.io.parameter_json import refuse_keys
@@ -383,13 +383,21 @@ class MeanPoolThreshold(ThresholdRule):
         if self.spacing is not None:
             check_spacing(self.spacing)
 
-    def _of_all(self, scans: list[ScoredScan]) -> float:
+    def _window(self, shape: Sequence[int]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """Give the edges of a window in voxels, inside a map of a shape, and those of a voxel."""
         spacing = STUDY_SPACING if self.spacing is None else self.spacing
-        n_voxels = np.rint(self.size_mm / np.broadcast_to(np.array(spacing, dtype=np.float64), 3))
-        edges = np.maximum(n_voxels, 1).astype(int)
+        steps = np.broadcast_to(np.array(spacing, dtype=np.float64), 3)
+        return np.clip(np.rint(self.size_mm / steps).astype(int), 1, shape), steps
+
+    def window_in_words(self, shape: Sequence[int]) -> str:
+        """Give the size of a window inside a map of a shape, in voxels and mm."""
+        box, steps = self._window(shape)
+        return f"{size_text(box)} voxels ({size_text(f'{x:g}' for x in box * steps)} mm)"
+
+    def _of_all(self, scans: list[ScoredScan]) -> float:
         means = []
         for scan in scans:
-            box = np.minimum(edges, scan.map.shape)
+            box, _ = self._window(scan.map.shape)
             scores = np.where(scan.mask, scan.map, 0).astype(np.float64)
             pooled = ndimage.uniform_filter(scores, box, mode="constant")
             # Only around these voxels the box lies inside the volume.

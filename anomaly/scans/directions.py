@@ -176,7 +176,8 @@ def loss_by_resampling(matrix: NDArray[np.float64]) -> str:
     return (
         f"signals along {n_wanted} directions are estimated from {n_measured} other ones: what "
         f"varies over directions faster than harmonics of order {harmonic_order(n_measured)} is "
-        f"lost, and noise is {100 * noise_factor:.0f} % of that measured, which scores can show"
+        f"lost, and their noise is {noise_factor:.2f} times that of the measured signals, so that "
+        "scores can differ"
     )
 
 

@@ -270,8 +270,8 @@ def prepare_scan(
         if bval is None:
             beside = f"{stem(source)}.bval" if source else "a file of this ending"
             raise ValueError(
-                f"{series.name}: no b-values; give bval=… (--bval), or put {beside} beside "
-                "the image"
+                f"{series.name}: no b-values; put {beside} beside the image, or name the file: "
+                "bval=…, the column bval of a table, or detect --bval"
             )
         protocol = Protocol.read(bval, bvec=bvec)
     series.check_count(protocol)

@@ -50,7 +50,7 @@ class Bench:
 
     cases: Sequence[Case]
     healthy: Sequence[Case]
-    opening: int
+    opening: int | Mapping[str, int]
     connectivity: int
     min_overlap: int
     lesion_wise: bool
@@ -79,10 +79,15 @@ class Bench:
         # A patient's second scan without the lesion is not that of a healthy person.
         shared = [case for case in healthy if case.patient in patients]
         _refuse("healthy scans that are of patients among the cases", shared)
-        # Checks the size of the cube.
-        open_map(np.zeros((1, 1, 1), dtype=bool), self.opening)
+        # Checks the size of the largest cube.
+        open_map(np.zeros((1, 1, 1), dtype=bool), self.edge(""))
         self.regions = [{WHOLE: case.scored, **strata_masks(case)} for case in cases]
         self.healthy_regions = [{WHOLE: case.scored, **strata_masks(case)} for case in healthy]
+
+    def edge(self, method: str) -> int:
+        """Give the edge in voxels of the cube that the masks of a method are opened by."""
+        edges = self.opening
+        return edges.get(method, max(edges.values())) if isinstance(edges, Mapping) else edges
 
     @property
     def spacing(self) -> tuple[float, float, float] | None:

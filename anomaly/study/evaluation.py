@@ -47,7 +47,7 @@ def evaluate_detectors(
     validation_maps: Maps | None = None,
     rules: Rules | None = None,
     folds: Sequence[str] | None = None,
-    opening: int = 3,
+    opening: int | Mapping[str, int] = 3,
     controls: bool = True,
     lesion_wise: bool = True,
     connectivity: int = 26,
@@ -85,8 +85,9 @@ def evaluate_detectors(
         Names of repetitions, such as the folds of the healthy scans that a method was trained on.
         Then each value of `maps`, `healthy_maps` and `validation_maps`, and `validation`, is a
         sequence with one entry for each fold.
-    opening : int, default=3
-        Edge of the cube of `open_map`, in voxels.
+    opening : int or mapping of str to int, default=3
+        Edge of the cube of `open_map`, in voxels, of all or of each method; controls have the
+        largest.
     controls : bool, default=True
         Whether the rows of `CONTROLS` are added.
     lesion_wise : bool, default=True
@@ -109,8 +110,8 @@ def evaluate_detectors(
         ``"summary"``: ``part`` ("all" and, where there are several, each kind of lesion), the keys
         of methods and rules, ``n_patients``, then means over patients (of folds' means) and, as
         ``…_sd``, standard deviations over patients and, as ``…_sd_folds``, of the means over
-        patients between folds; ``gain`` (opened dice / dice), and from the healthy scans
-        ``false_positive_rate``, ``…_opened``, ``empty`` and ``empty_opened``.
+        patients between folds; ``gain`` (opened dice / dice), ``opening``, and from the healthy
+        scans ``false_positive_rate``, ``…_opened``, ``empty`` and ``empty_opened``.
         ``"healthy"``: for each fold, healthy scan, method and rule ``n_scored``, ``n_found``,
         ``false_positive_rate``, ``empty``, and the same opened, ``n_components_opened``.
         ``"thresholds"``: ``fold``, method, rule, ``threshold`` (NaN where each scan has its own),
@@ -156,6 +157,7 @@ def evaluate_detectors(
     results = Parallel(n_jobs=n_jobs)(jobs)
     tables = {key: joined([result[key] for result in results]) for key in results[0]}
     tables["summary"] = scan_summary(tables["scans"], tables["healthy"])
+    tables["summary"]["opening"] = tables["summary"]["method"].map(bench.edge)
     tables["lesion_scores"] = lesion_summary(tables.pop("counts"))
     tables["strata"] = strata_summary(tables["strata"])
     tables["areas"] = area_summary(tables.pop("areas"))
@@ -242,8 +244,9 @@ def format_summary(
             row[line["rule"]] = wording("{dice:.3f} / {dice_opened:.3f}", line)
         # Masks follow no rule, and stand in the table of every rule.
         elif line["rule"] in (rule, AS_GIVEN):
-            row["AP"] = _text(line, "average_precision")
+            row["average precision"] = _text(line, "average_precision")
             row["Dice, raw"], row["Dice, opened"] = _text(line, "dice"), _text(line, "dice_opened")
+            row["opened by, voxels"] = f"{line['opening']}³"
             row["false positives, opened, %"] = wording("{false_positive_rate_opened:.2%}", line)
             row["scans with nothing marked, opened, %"] = wording("{empty_opened:.1%}", line)
     table = pd.DataFrame.from_dict(rows, orient="index").fillna("–")

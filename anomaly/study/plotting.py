@@ -106,7 +106,7 @@ def plot_panels(
     thresholds: Mapping[str, float],
     limits: Mapping[str, tuple[float, float]],
     *,
-    opening: int = 3,
+    opening: Mapping[str, int] | None = None,
     number: int | None = None,
     title: str = "",
 ) -> style.Figure:
@@ -117,17 +117,18 @@ def plot_panels(
     with style.drawing(size, (len(maps), 4), changes) as (figure, rows):
         for axes, (name, volume) in zip(rows, maps.items(), strict=True):
             values = np.asarray(volume)
-            mask_title, mask = "mask", values
+            mask, mask_title = values, "mask"
             if values.dtype != bool:
                 mask = values > thresholds[name]
                 if np.isfinite(thresholds[name]):
                     mask_title = f"above {thresholds[name]:.3g}"
-            opened = open_map(mask & case.scored, opening) & case.scored
+            edge = (opening or {}).get(name, 3)
+            opened = open_map(mask & case.scored, edge) & case.scored
             panels: list[tuple[str, NDArray, tuple[float, float], Any]] = [
                 ("mean signal", case.signal.mean(axis=-1), _SIGNAL, "gray"),
                 (name, values, limits.get(name, (0.0, 1.0)), style.COLORMAP),
                 (mask_title, mask & case.scored, (0.0, 1.0), mask_colors),
-                (f"opened, {opening}³", opened, (0.0, 1.0), mask_colors),
+                (f"opened, {edge}³", opened, (0.0, 1.0), mask_colors),
             ]
             images = []
             for ax, (heading, *panel) in zip(axes, panels, strict=True):
@@ -140,10 +141,8 @@ def plot_panels(
         if case.lesion is not None and not case.healthy:
             style.legend_below(figure, {"lesion": {"color": style.REFERENCE}}, linewidth=1.5)
         grade = f"grade {case.grade}" if case.grade else ""
-        kinds = [title or case.name, grade, case.kind]
-        if not title and case.healthy:
-            kinds.append("healthy")
-        heading = ", ".join(filter(None, kinds))
+        health = "healthy" if case.healthy and not title else ""
+        heading = ", ".join(filter(None, [title or case.name, grade, case.kind, health]))
         figure.suptitle(heading, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return figure
 

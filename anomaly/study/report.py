@@ -13,13 +13,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from anomaly.detectors.thresholds import open_map
+from anomaly.detectors.thresholds import MeanPoolThreshold, open_map
 from anomaly.scans.cases import Case
 from anomaly.scans.detection import lesions_of, mean_over_scans
 from anomaly.study import plotting
 from anomaly.study.contestants import CONTROLS
 from anomaly.study.evaluation import AS_GIVEN, evaluate_detectors
-from dmrifit._utils.counts import counted
 from dmrifit.report import page, style
 from dmrifit.report.numerals import wording
 from dmrifit.report.viewer import Layer, html_viewer
@@ -30,8 +29,6 @@ _TEXTS = page.Texts(__file__)
 _SHOWN_RULE = "healthy rate"
 #: End of the names of masks at the threshold that is stored with a model.
 STORED = ", stored"
-_OPENING = 3  # voxels along the edge of the cube
-_OPENED = f"after opening by a cube of {_OPENING}³ voxels"
 
 
 def write_evaluation(
@@ -41,6 +38,7 @@ def write_evaluation(
     *,
     healthy: Sequence[Case] = (),
     healthy_maps: Mapping[str, Sequence[ArrayLike]] | None = None,
+    opening: int | Mapping[str, int] = 3,
     figures: int = 6,
     overwrite: bool = False,
     command: str = "",
@@ -61,6 +59,8 @@ def write_evaluation(
         Healthy scans that were not learned from.
     healthy_maps : mapping of str to sequence, optional
         Their maps.
+    opening : int or mapping of str to int, default=3
+        As for `evaluate_detectors`.
     figures : int, default=6
         How many scans are shown: those in which the best method's opened Dice is worst; one
         healthy scan is added.
@@ -85,10 +85,10 @@ def write_evaluation(
     """
     with page.report_files(folder, _TEXTS["files"], overwrite=overwrite) as write:
         tables = evaluate_detectors(
-            cases, maps, healthy=healthy, healthy_maps=healthy_maps, opening=_OPENING
+            cases, maps, healthy=healthy, healthy_maps=healthy_maps, opening=opening
         )
-        comparison = _Comparison(cases, maps, healthy, healthy_maps or {}, tables)
-        origin = page.origin(command, [["opening", f"cube of {_OPENING}³ voxels"]])
+        edges = tables["summary"].set_index("method")["opening"].to_dict()
+        comparison = _Comparison(cases, maps, healthy, healthy_maps or {}, tables, edges)
         sections = [
             page.Section("", *_answer(comparison)),
             page.Section("Methods", *_summaries(comparison)),
@@ -98,7 +98,7 @@ def write_evaluation(
             page.Section("By place", *_strata(comparison)),
             page.Section("Lesion by lesion", *comparison.by_rule("lesion_scores")),
             page.Section("Where lesions grow later", *comparison.by_rule("followup")),
-            page.Section("How this was made", origin, page.Note(_TEXTS["files_beside"])),
+            page.Section("How this was made", page.origin(command), _TEXTS["files_beside"]),
         ]
         lead = page.notice_lead(case.synthetic for case in [*cases, *healthy])
         title = "Anomalies found, and marked by mistake"
@@ -126,6 +126,7 @@ class _Comparison:
     healthy: Sequence[Case]
     healthy_maps: Mapping[str, Sequence[ArrayLike]]
     tables: Mapping[str, pd.DataFrame]
+    opening: Mapping[str, int]  # edge in voxels of the cube for the masks of each method
 
     @cached_property
     def rule(self) -> str:
@@ -150,6 +151,12 @@ class _Comparison:
         masks = [name for name in self.maps if name not in self.graded]
         scores = {name: self.dice(name).mean() for name in masks or self.graded}
         return max(scores, key=lambda name: np.nan_to_num(scores[name], nan=-1.0))
+
+    @property
+    def opened(self) -> str:
+        """How the masks of the method that is shown were opened, in words."""
+        edge = self.opening[self.shown]
+        return f"after opening by a cube of {edge}³ voxels" if edge > 1 else "without opening"
 
     def in_use(self, table: pd.DataFrame) -> pd.DataFrame:
         """Give the rows of a table at the thresholds that figures show, and of masks."""
@@ -192,36 +199,37 @@ def _answer(comparison: _Comparison) -> Iterator[Any]:
         threshold = "at its stored threshold"
         if shown in comparison.graded:
             threshold = f"at its threshold by the rule {comparison.rule}"
-        values = {"name": name, "threshold": threshold, "opened": _OPENED, "dice": dice.mean()}
-        answer = _TEXTS("answer", n_patients=len(dice), **values)
+        values = {"name": name, "threshold": threshold, "dice": dice.mean()}
+        answer = _TEXTS("answer", n_patients=len(dice), opened=comparison.opened, **values)
         if len(comparison.healthy):
             rows = comparison.in_use(comparison.tables["healthy"]).query("method == @shown")
             voxel_ml = [np.prod(comparison.healthy[i].spacing) / 1000 for i in rows["case"]]
             false_ml = rows["n_found_opened"] * voxel_ml
             median, most = false_ml.median(), false_ml.max()
-            values = {"median": median, "most": most, "opened": _OPENED}
+            values = {"median": median, "most": most, "opened": comparison.opened}
             answer += " " + _TEXTS("false_volume", n_scans=len(rows), **values)
         yield answer
         figure = plotting.plot_examples(_examples(comparison), name)
-        yield _TEXTS.picture("examples", figure, method=name, opened=_OPENED)
+        yield _TEXTS.picture("examples", figure, method=name, opened=comparison.opened)
     cases = comparison.cases
     n_patients = len({case.patient for case in cases})
     prefix = "synthetic " if all(case.synthetic for case in cases) else ""
     kinds = Counter(case.kind for case in cases if case.kind)
     counts = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
-    text = f"{counted(len(cases), f'{prefix}scan')} of {counted(n_patients, 'patient')}"
-    if counts:
-        text += f" ({counts})"
-    yield f"{text}, and {counted(len(comparison.healthy), 'healthy scan')}."
+    words = {"prefix": prefix, "kinds": f" ({counts})" if counts else "", "n_patients": n_patients}
+    yield _TEXTS("cohort", n_cases=len(cases), n_healthy=len(comparison.healthy), **words)
     yield page.few_note(n_patients)
 
 
 def _examples(comparison: _Comparison) -> dict[str, tuple[Case, NDArray | None, NDArray]]:
-    """Give the best, median and worst scan, or all of fewer: case, map if any, and mask."""
+    """Give the best, middle and worst scan, or all of fewer: case, map if any, and mask."""
     shown = comparison.shown
     scans = comparison.scans_of(shown)
     examples: dict[str, tuple[Case, NDArray | None, NDArray]] = {}
-    places = [("best: ", -1), ("median: ", len(scans) // 2), ("worst: ", 0)]
+    # Of an even number of scans none need be the median, and the next better one is shown.
+    is_above = scans["dice_opened"].iloc[len(scans) // 2] > scans["dice_opened"].median()
+    middle = "above median: " if is_above else "median: "
+    places = [("best: ", -1), (middle, len(scans) // 2), ("worst: ", 0)]
     if len(scans) < len(places):
         # The median of two would be the best or the worst one.
         places = [("", k) for k in range(len(scans))]
@@ -235,7 +243,7 @@ def _examples(comparison: _Comparison) -> dict[str, tuple[Case, NDArray | None, 
         values = np.asarray(comparison.maps[scores][i]) if scores in comparison.graded else None
         if marked.dtype != bool:
             marked = marked > row["threshold"]
-        opened = open_map(marked & case.scored, _OPENING) & case.scored
+        opened = open_map(marked & case.scored, comparison.opening[shown]) & case.scored
         # Names are long, and headings of neighbors must not touch.
         heading = f"{word}{case.name}\n" + wording("Dice {dice_opened:.2f}, opened", row)
         examples[heading] = (case, values, opened)
@@ -244,7 +252,7 @@ def _examples(comparison: _Comparison) -> dict[str, tuple[Case, NDArray | None, 
 
 def _summaries(comparison: _Comparison) -> Iterator[Any]:
     summary = comparison.tables["summary"]
-    text = _TEXTS("explained", opening=_OPENING, masks=_TEXTS["masks"])
+    text = _TEXTS("explained", masks=_TEXTS["masks"])
     if comparison.rule:
         text += f" Thresholds of maps are those by the rule {comparison.rule}."
     yield text
@@ -257,9 +265,13 @@ def _summaries(comparison: _Comparison) -> Iterator[Any]:
     of_all = summary[(summary["part"] == "all") & (summary["rule"] != AS_GIVEN)]
     thresholds = comparison.tables["thresholds"].dropna(subset="threshold")
     limits = page.Table(thresholds[~thresholds["method"].isin(CONTROLS)], _TEXTS["limits"])
+    # The window of the grid of these scans, which the threshold is that of.
+    case = comparison.cases[0]
+    window = {"window": MeanPoolThreshold(spacing=case.spacing).window_in_words(case.shape)}
+    rules = {rule: wording(where, window) for rule, where in _TEXTS["rules"].items()}
     yield page.Fold(
         "All rules for thresholds",
-        page.Table(_TEXTS["rules"].items(), ["rule", "where it sets the threshold"]),
+        page.Table(rules.items(), ["rule", "where it sets the threshold"]),
         opening,
         page.Table(of_all, _TEXTS["scores_by_rule"]),
         page.Heading("Thresholds that all scans share") if limits else None,
@@ -275,9 +287,7 @@ def _densities(comparison: _Comparison) -> Iterator[page.Picture]:
         healthy = {"healthy": comparison.healthy, "healthy_maps": comparison.healthy_maps}
     scans = comparison.cases, comparison.maps
     figure = plotting.plot_densities(*scans, **healthy, thresholds=comparison.thresholds)
-    text = ""
-    if comparison.rule:
-        text = f"Each curve has the area 1. Dotted: the threshold by {comparison.rule}."
+    text = _TEXTS("dotted", rule=comparison.rule) if comparison.rule else ""
     yield _TEXTS.picture("densities", figure, text=text)
 
 
@@ -306,8 +316,7 @@ def _strata(comparison: _Comparison) -> Iterator[Any]:
     if comparison.rule in set(table["rule"]):
         figure = plotting.plot_strata(comparison.tables, rule=comparison.rule)
         yield _TEXTS.picture("strata", figure)
-    places = comparison.by_rule("strata", "needs_truth == False")
-    yield page.Fold("AUC and Dice by place", *places)
+    yield page.Fold("AUC and Dice by place", *comparison.by_rule("strata", "needs_truth == False"))
 
 
 def _panels(comparison: _Comparison, figures: int) -> Iterator[Any]:
@@ -344,7 +353,7 @@ def _panels(comparison: _Comparison, figures: int) -> Iterator[Any]:
         main_map = {main: maps.pop(main)}
         shown, *folded = [
             page.Picture(
-                plotting.plot_panels(case, group, thresholds, limits, opening=_OPENING),
+                plotting.plot_panels(case, group, thresholds, limits, opening=comparison.opening),
                 f"{title}: mean signal, maps and masks",
             )
             for group in (main_map, maps)

@@ -76,6 +76,7 @@ def score_method(
             rows["strata"].append(row | {"stratum": region, "healthy": kind == "healthy"})
 
     lesion_tables = []
+    edge = bench.edge(entry.method)
     matching = {"connectivity": bench.connectivity, "min_overlap": bench.min_overlap}
     for decision in _decisions(bench, entry, rules):
         rule_keys = keys | {"rule": decision.rule, "needs_truth": decision.needs_truth}
@@ -85,7 +86,7 @@ def score_method(
             case, lesion = bench.cases[i], bench.lesions[i]
             columns = rule_keys | _case_columns(i, case)
             # Opened first: a cube may reach beyond the scored voxels.
-            opened = open_map(marked, bench.opening) & bench.scored[i]
+            opened = open_map(marked, edge) & bench.scored[i]
             limit = np.nan if decision.limits is None else decision.limits[i]
             for name, region in bench.regions[i].items():
                 row = columns | rankings[i][name]
@@ -104,17 +105,12 @@ def score_method(
                 own = {key.replace("kind", "lesion_kind"): value for key, value in columns.items()}
                 lesion_tables.append(table.assign(**own))
             if case.followup is not None and case.lesion is not None:
-                overlap = overlap_with_followup(
-                    opened,
-                    case.lesion,
-                    case.followup,
-                    brain=bench.scored[i],
-                    affine=case.affine,
-                    connectivity=bench.connectivity,
-                )
+                where: dict[str, Any] = {"brain": bench.scored[i], "affine": case.affine}
+                where["connectivity"] = bench.connectivity
+                overlap = overlap_with_followup(opened, case.lesion, case.followup, **where)
                 rows["followup"].append({**rule_keys, "grade": case.grade, **vars(overlap)})
         for i, marked in enumerate(decision.healthy or ()):
-            opened = open_map(marked, bench.opening) & bench.healthy_scored[i]
+            opened = open_map(marked, edge) & bench.healthy_scored[i]
             n_components = label_components(opened, connectivity=bench.connectivity).max()
             for name, region in bench.healthy_regions[i].items():
                 row = rule_keys | _case_columns(i, bench.healthy[i], ("name", "patient"))
@@ -125,12 +121,8 @@ def score_method(
     tables["curves"] = tables["areas"] = pd.DataFrame()
     if entry.healthy and not entry.is_mask:
         masks = zip(entry.healthy, bench.healthy_scored, strict=True)
-        curve = coverage_curve(
-            [values[mask] for values, mask in masks],
-            entry.maps,
-            bench.lesions,
-            connectivity=bench.connectivity,
-        )
+        scored = [values[mask] for values, mask in masks]
+        curve = coverage_curve(scored, entry.maps, bench.lesions, connectivity=bench.connectivity)
         tables["curves"] = curve.assign(**keys)
         tables["areas"] = pd.DataFrame([keys | curve_areas(curve)])
     return tables

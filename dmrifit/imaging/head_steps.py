@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes, binary_opening, distance_transform_edt, label
+from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
 from dmrifit._optional import import_optional
@@ -17,7 +17,7 @@ from dmrifit.engine.noise_choice import is_dark_tissue
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.corrections import quiet_dipy
 from dmrifit.io.bids_derivatives import ALL_VOXELS
-from dmrifit.io.components import largest_components
+from dmrifit.io.components import drop_small, largest_components
 from dmrifit.io.grids import Volume, as_stored
 from dmrifit.io.masks import MASK_THRESHOLD, binarize
 from dmrifit.io.nifti import Image, image_name, load_image
@@ -81,6 +81,34 @@ def find_brain(image: Image) -> tuple[NDArray[np.bool_], bool]:
     return as_stored(share.values > MASK_THRESHOLD, stored_affine), False
 
 
+def head_span(values: NDArray, affine: NDArray[np.float64]) -> tuple[float, float]:
+    """
+    Measure from where to where a head reaches in mm, up to its outer faces, left to right (RAS+).
+
+    Shapes: `values` (x, y, z, ...), brighter in the head than on average.
+    """
+    numbers = np.nan_to_num(values.reshape(*values.shape[:3], -1)[..., 0])
+    head = numbers > numbers.mean(dtype=np.float64)
+    # Parts below 1 % of it are noise in air.
+    head = drop_small(head, 1 + head.sum() // 100, connectivity=6)
+    index = np.argwhere(head & ~ndimage.binary_erosion(head))
+    if not len(index):
+        return -np.inf, np.inf
+    x, half = index @ affine[0, :3] + affine[0, 3], np.abs(affine[0, :3]).sum() / 2
+    return float(x.min() - half), float(x.max() + half)
+
+
+def side_doubt(span: tuple[float, float]) -> str:
+    """Say that signs of x tell no side where a head lies beside x = 0; "" where they do."""
+    low, high = span
+    if low < 0 < high:
+        return ""
+    return (
+        f"the sign of x does not tell the side, as x = 0 is not in this head (x from {low:.0f} to "
+        f"{high:.0f} mm): look at the picture"
+    )
+
+
 def _stripped_brain(values: NDArray, affine: NDArray[np.float64]) -> NDArray[np.bool_] | None:
     """Find the brain in an image (x, y, z) without a skull; None if the skull is there."""
     edge = np.concatenate([np.take(values, (0, -1), axis=axis).ravel() for axis in range(3)])
@@ -93,7 +121,8 @@ def _stripped_brain(values: NDArray, affine: NDArray[np.float64]) -> NDArray[np.
     if not (is_stripped and _SMALLEST_BRAIN < volume < _LARGEST_BRAIN):
         return None
     # Opening drops single voxels that a tool left outside.
-    return np.asarray(binary_fill_holes(largest_components(binary_opening(inside))))
+    largest = largest_components(ndimage.binary_opening(inside))
+    return np.asarray(ndimage.binary_fill_holes(largest))
 
 
 def _search_brain(picture: NDArray, steps: NDArray[np.float64]) -> NDArray[np.bool_] | None:
@@ -109,15 +138,15 @@ def _search_brain(picture: NDArray, steps: NDArray[np.float64]) -> NDArray[np.bo
     level = float(np.median(picture[middle & bright])) if (middle & bright).any() else np.inf
     darkest, brightest = _TISSUE
     tissue = (picture > darkest * level) & (picture < brightest * level)
-    depth = distance_transform_edt(tissue, sampling=steps)
+    depth = ndimage.distance_transform_edt(tissue, sampling=steps)
     # The narrowest cut that frees a brain of plausible size keeps most of it.
     for neck in _NECKS:
-        components, _ = label(depth > neck)
+        components, _ = ndimage.label(depth > neck)
         sizes = np.bincount(components[middle])
         if not sizes[1:].any():
             return None
         core = components == 1 + sizes[1:].argmax()
-        grown = distance_transform_edt(~core, sampling=steps) <= neck + 1
+        grown = ndimage.distance_transform_edt(~core, sampling=steps) <= neck + 1
         brain = _filled(grown & tissue, steps)
         volume = brain.sum() * float(np.prod(steps)) / MM3_PER_ML
         if _SMALLEST_BRAIN < volume < _LARGEST_BRAIN:
@@ -130,9 +159,9 @@ def _filled(brain: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np.
     # Closing near the border would take the border for tissue.
     pad = int(np.ceil(_DENT / steps.min())) + 1
     padded = np.pad(brain, pad)
-    grown = distance_transform_edt(~padded, sampling=steps) <= _DENT
-    closed = distance_transform_edt(grown, sampling=steps) > _DENT
-    return np.asarray(binary_fill_holes(closed | padded)[pad:-pad, pad:-pad, pad:-pad])
+    grown = ndimage.distance_transform_edt(~padded, sampling=steps) <= _DENT
+    closed = ndimage.distance_transform_edt(grown, sampling=steps) > _DENT
+    return np.asarray(ndimage.binary_fill_holes(closed | padded)[pad:-pad, pad:-pad, pad:-pad])
 
 
 def correct_bias_field(
@@ -189,7 +218,7 @@ def bright_brain(picture: NDArray, affine: NDArray[np.float64]) -> NDArray[np.bo
     radius = int(np.clip(np.rint(_SMOOTHED / edge), 1, 4))
     inside = _otsu_mask(picture, radius=radius, passes=_MEDIAN_PASSES)
     # Eyes and neck may be bright, too; the brain is the largest part.
-    return np.asarray(binary_fill_holes(largest_components(inside)))
+    return np.asarray(ndimage.binary_fill_holes(largest_components(inside)))
 
 
 def _otsu_mask(picture: NDArray, *, radius: int, passes: int) -> NDArray[np.bool_]:
@@ -240,7 +269,7 @@ def foreground_mask(series: Series, protocol: Protocol) -> NDArray[np.bool_] | N
     reference = np.clip(reference, 0, np.percentile(reference, 99.5))
     # A filter wider than an image would leave nothing of it.
     radius = max(0, min(_MEDIAN_RADIUS, (min(series.grid) - 1) // 8))
-    inside = binary_fill_holes(_otsu_mask(reference, radius=radius, passes=_MEDIAN_PASSES))
+    inside = ndimage.binary_fill_holes(_otsu_mask(reference, radius=radius, passes=_MEDIAN_PASSES))
     inside = largest_components(inside, _SMALLEST_PIECE)
     share = inside.mean()
     if share < _SMALLEST_SHARE:

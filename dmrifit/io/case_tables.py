@@ -260,6 +260,20 @@ class ResultTable:
             raise ValueError(f"{path} has no {first_few(missing)}; write it anew for these cases")
         return cls(path, [rows[name] for name in names])
 
+    def setting(self, key: str, number: Callable[[str], Any], default: Any) -> Any:
+        """Read the number that all cases were run with; the default without one, or with two."""
+        values = {row.get(key, "") for row in self.rows}
+        if len(values) > 1:
+            raise ValueError(
+                f"{self.path}: the cases have different values of {key} "
+                f"({', '.join(sorted(values))})"
+            )
+        text = values.pop()
+        try:
+            return default if not text or "," in text else number(text)
+        except ValueError:
+            raise ValueError(f"{self.path}: the {key} {text!r} is not a number") from None
+
     def volumes(self, column: str, cases: Sequence[Any]) -> Iterator[NDArray[Any]]:
         """Read the volumes of a column, which must lie on the grids of their cases."""
         for row, case in zip(self.rows, cases, strict=True):

@@ -20,7 +20,7 @@ from dmrifit.io.tables import TABLE
 from dmrifit.networks.volume_cases import called
 from metastasis.scans.cases import Case
 from metastasis.scans.preparation import prepare_scan
-from metastasis.scans.scan_checks import NotedCase, unlike_notes
+from metastasis.scans.scan_checks import NotedCase, side_note, unlike_notes
 from metastasis.segmentation.ensemble import (
     MARKED_BY_BOTH,
     SensitivitySpecificityEnsemble,
@@ -93,22 +93,10 @@ def read_segmentations(
     An ensemble has two thresholds: None.
     """
     results = case_tables.ResultTable.read(table, [case.name for case in cases])
-    settings: dict[str, Any] = {}
-    for key, number, default in (("threshold", float, None), ("min_voxels", int, 1)):
-        # Scores of cases at different thresholds are those of no operating point.
-        values = {row.get(key, "") for row in results.rows}
-        if len(values) > 1:
-            raise ValueError(
-                f"{table}: the cases were segmented at different values of {key} "
-                f"({', '.join(sorted(values))})"
-            )
-        text = values.pop()
-        try:
-            settings[key] = default if not text or "," in text else number(text)
-        except ValueError:
-            raise ValueError(f"{table}: the {key} {text!r} is not a number") from None
+    # Scores of cases at different thresholds are those of no operating point.
+    threshold = results.setting("threshold", float, None)
+    min_voxels = results.setting("min_voxels", int, 1)
     # Ensembles have two thresholds: labels tell candidates from lesions that both mark.
-    threshold = settings["threshold"]
     column = "label" if threshold is None else "probability"
     for row in results.rows:
         if not row.get(column):
@@ -120,7 +108,7 @@ def read_segmentations(
     # Labels without a threshold come from elsewhere, and may be of a single model.
     if not results.rows[0].get("threshold"):
         threshold = 0.5
-    return predictions, threshold, settings["min_voxels"]
+    return predictions, threshold, min_voxels
 
 
 def segment_case(
@@ -167,7 +155,9 @@ def segment_case(
     remarks = [*notes, *unlike_notes(case, seen, labels)]
     options: dict[str, Any] = {"is_noted": bool(remarks), "n_models": len(models)}
     statement = findings_in_words(len(lesions), figures, **options)
-    size_notes = large_finding_notes(case.name, lesions, figures)
+    # Sizes and sides say nothing of how the scan differs from those of the training.
+    all_notes = [*remarks, *large_finding_notes(case.name, lesions, figures)]
+    all_notes += [*open_ring_notes(case.name, lesions), side_note(case, lesions)]
     if prior_labels is not None:
         statement += f"; since the prior scan: {changes_in_words(table)}"
     content: dict[str, Any] = {
@@ -181,8 +171,8 @@ def segment_case(
         "volume_with_core_mL": round(float(lesions["volume_with_core_mL"].sum()), _DIGITS),
         "statement": statement,
         "model": figures.get("model", ""),
-        # Sizes say nothing of how the scan differs from those of the training.
-        "notes": [*remarks, *size_notes, *open_ring_notes(case.name, lesions)],
+        # The record names the scan.
+        "notes": [note.removeprefix(f"{case.name}: ") for note in all_notes if note],
     }
     drawing = None
     if figure:

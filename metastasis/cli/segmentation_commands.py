@@ -276,7 +276,7 @@ def _sentences(contents: Sequence[Mapping[str, Any]], out: Path) -> Iterator[str
     names: dict[str, list[str]] = {}
     for content in contents:
         for note in content["notes"]:
-            say(note)
+            say(f"{content['name']}: {note}")
         if content["statement"] and not content["n_lesions"]:
             yield f"{content['name']}: {content['statement']}"
         elif content["statement"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,7 @@ from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.checks import is_number
 from dmrifit._utils.counts import counted
 from dmrifit._utils.text_files import read_object
-from dmrifit.imaging.head_steps import find_brain
+from dmrifit.imaging.head_steps import find_brain, head_span, side_doubt
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import Volume
 from dmrifit.io.nifti import load_image
@@ -265,6 +265,11 @@ def unlike_notes(
     if not reasons:
         return []
     return [f"{case.name}: this scan is unlike the training scans: {'; '.join(reasons)}"]
+
+
+def side_note(case: Case, lesions: Sized) -> str:
+    """Say that positions of lesions do not tell the side of the brain; empty where they do."""
+    return side_doubt(head_span(_brain(case), case.affine)) if len(lesions) else ""
 
 
 def _brain(case: Case) -> NDArray[np.bool_]:

@@ -31,6 +31,7 @@ __all__ = ["write_evaluation"]
 _TEXTS = page.Texts(__file__)
 MEASURES: dict[str, str] = _TEXTS["measures"]  # what a reader sees of them
 _COLORS = (style.UNSURE, style.FOUND)  # of candidates and what both models mark
+_REFERENCE = (style.REFERENCE,)
 _STRIPS = 3  # methods whose findings are drawn lesion by lesion
 
 _Tables = Mapping[str, pd.DataFrame]
@@ -157,14 +158,11 @@ def scan_page(
     ]
     if case.label is not None:
         # Hidden at first, so that a reader judges before the answer is seen.
-        layers.append(
-            Layer("reference", case.label, "mask", shown=False, colors=(style.REFERENCE,))
-        )
-    located = lesions.dropna(subset=["x", "y", "z"])
+        layers.append(Layer("reference", case.label, "mask", shown=False, colors=_REFERENCE))
     planes = _viewer(
         case,
         layers,
-        points=[("{number}: {volume_mL:.3f} mL marked", located)],
+        points=[("{number}: {volume_mL:.3f} mL marked", lesions.dropna(subset=[*"xyz"]))],
         overlay=None if threshold is not None else "",
         label="Findings over the scan",
         instead=page.Picture(picture, f"Findings of {case.name} in three planes", width=1000),
@@ -249,15 +247,14 @@ def _answer(cases: Sequence[Case], tables: _Tables) -> Iterator[Any]:
     intervals = tables["intervals"].query("part == 'all' and method == @best")
     intervals = intervals[intervals["measure"] == "strict_sensitivity"].dropna(subset="low")
     ties = [str(name) for name in ranked.index[1:][ranked["strict_f1"][1:] == scores["strict_f1"]]]
-    equal = f" ({', '.join(ties)}: the same F1)" if ties else ""
+    equal = f", the same as {', '.join(ties)}" if ties else ""
     counts = {"n_cases": len(cases), "n_wrong": scores["n_false_positives"] + scores["n_flagged"]}
     # Without small lesions there is no share of them.
     n_found_small = round(np.nan_to_num(scores["sensitivity_small"] * scores["n_small"]))
-    counts |= {"n_found_small": n_found_small}
-    leading = f"Best of {len(ranked)}{equal}: " if len(ranked) > 1 else ""
+    leading = f"Best of {len(ranked)} methods by F1{equal}: " if len(ranked) > 1 else ""
     interval = "".join(wording(_TEXTS["interval"], row) for row in intervals.to_dict("records"))
-    words = {"best": best, "leading": leading, "interval": interval}
-    yield _TEXTS("answer", **scores, **counts, **words, small_ml=SMALL_ML)
+    counts |= {"n_found_small": n_found_small, "small_ml": SMALL_ML}
+    yield _TEXTS("answer", **scores, **counts, best=best, leading=leading, interval=interval)
     shown = [str(name) for name in ranked.index[:_STRIPS]]
     order = _scans_by_errors(tables["scans"], best)["name"]
     figure = plotting.plot_strip(tables["lesions"], list(order), shown, small_ml=SMALL_ML)
@@ -339,9 +336,8 @@ def _sizes_and_changes(tables: _Tables) -> Iterator[Any]:
 
 
 def _curves(tables: _Tables) -> Iterator[Any]:
-    bars = ""
-    if tables["froc"]["strict_sensitivity_low"].notna().any():
-        bars = " Bars: 95 % intervals over patients."
+    has_bars = tables["froc"]["strict_sensitivity_low"].notna().any()
+    bars = " Bars: 95 % intervals over patients." if has_bars else ""
     yield _TEXTS.picture("curves", plotting.plot_curves(tables), bars=bars)
     yield page.Fold(
         "Areas and the FROC score",
@@ -413,8 +409,10 @@ def _planes(
 ) -> Any:
     """Make the viewer of one scan with the results of each method, and the lesions to look at."""
     assert case.label is not None
-    scores, masks = [], [Layer("reference", case.label, "mask", colors=(style.REFERENCE,))]
+    scores, masks = [], [Layer("reference", case.label, "mask", colors=_REFERENCE)]
     points: list[tuple[str, Any]] = []
+    # Only one method can have the colors of its pictures, an ensemble before others.
+    main = next((name for name in predictions if name in ensembles), next(iter(predictions)))
     for name, values in predictions.items():
         if values.dtype.kind == "f":
             look: dict[str, Any] = {"window": (0.0, 1.0), "threshold": limits[name][0]}
@@ -422,7 +420,8 @@ def _planes(
         labels = _labels(values, *limits[name])
         names = ("candidate", MARKED_BY_BOTH) if name in ensembles else ()
         # Further methods are hidden, and have colors of their own.
-        look = {"shown": not points, "colors": () if points else _COLORS[-max(len(names), 1) :]}
+        colors = _COLORS[-max(len(names), 1) :] if name == main else ()
+        look = {"shown": not points, "colors": colors}
         masks.append(Layer(name, labels, "mask", names=names, **look))
         if not points:
             center, words = plotting.place_to_show(case, labels)

@@ -392,11 +392,12 @@ def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[tuple[float, 
     """Draw a box on an image; give the head's reach along x, and how much of the box is in it."""
     import numpy as np
 
+    from dmrifit.imaging.head_steps import head_span
     from dmrifit.io.atomic_files import FileSet
     from dmrifit.io.grids import three_axes
     from dmrifit.io.nifti import load_image, values_of
     from placement.exchange.overlays import plot_box
-    from placement.exchange.prescription import center_is_inside, head_share, head_span
+    from placement.exchange.prescription import center_is_inside, head_share
 
     loaded = load_image(image)
     if not center_is_inside(voxel, loaded.shape[:3], loaded.affine):

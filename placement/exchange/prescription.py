@@ -14,14 +14,14 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion, binary_fill_holes
+from scipy.ndimage import binary_fill_holes
 from sklearn.base import clone
 
 import dmrifit
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.counts import percent
+from dmrifit.imaging.head_steps import head_span, side_doubt
 from dmrifit.io.atomic_files import FileSet
-from dmrifit.io.components import drop_small
 from dmrifit.io.grids import Volume
 from placement.box.voxel import CONVENTION, Voxel
 from placement.exchange.displacement import displaced_share, displacement, region_distances
@@ -351,23 +351,6 @@ def check_reason(force: str) -> None:
         raise ValueError(f"the reason of --force is one line of printable text, not {force!r}")
 
 
-def head_span(values: NDArray, affine: NDArray[np.float64]) -> tuple[float, float]:
-    """
-    Measure from where to where a head reaches in mm, up to its outer faces, left to right (RAS+).
-
-    Shapes: `values` (x, y, z, ...), brighter in the head than on average.
-    """
-    numbers = np.nan_to_num(values.reshape(*values.shape[:3], -1)[..., 0])
-    head = numbers > numbers.mean(dtype=np.float64)
-    # Parts below 1 % of it are noise in air.
-    head = drop_small(head, 1 + head.sum() // 100, connectivity=6)
-    index = np.argwhere(head & ~binary_erosion(head))
-    if not len(index):
-        return -np.inf, np.inf
-    x, half = index @ affine[0, :3] + affine[0, 3], np.abs(affine[0, :3]).sum() / 2
-    return float(x.min() - half), float(x.max() + half)
-
-
 def head_share(voxel: Voxel, values: NDArray, affine: NDArray[np.float64]) -> float:
     """Measure which part of a box lies in a head, `values` (x, y, z) as for `head_span`."""
     numbers = np.nan_to_num(values)
@@ -405,15 +388,10 @@ def describe_side(voxel: Voxel, span: tuple[float, float] = (-np.inf, np.inf)) -
         words = f"it crosses x = 0, its center {place}"
     else:
         words = f"it lies {place}, x = 0"
-    low, high = span
-    if low == -np.inf:
+    if span[0] == -np.inf:
         words += "; without a head in an image this does not tell the side of the head"
-    elif not low < 0 < high:
-        return (
-            f"its center lies at x = {x:.1f} mm; x = 0 is not in this head (x from {low:.0f} to "
-            f"{high:.0f} mm), so that the sign does not tell the side: look at the picture"
-        )
-    return words
+    doubt = side_doubt(span)
+    return f"its center lies at x = {x:.1f} mm; {doubt}" if doubt else words
 
 
 def geometry_image(voxel: Voxel) -> nib.Nifti1Image:

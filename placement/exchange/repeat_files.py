@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 import dmrifit
 from dmrifit._utils.counts import percent
+from dmrifit.imaging.head_steps import head_span
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import Volume
@@ -18,13 +19,7 @@ from dmrifit.report import page, style
 from dmrifit.report.viewer import Layer, html_viewer
 from placement.box.voxel import CONVENTION, Voxel
 from placement.exchange.pages import box_assets, box_line, console_numbers, pose_rows
-from placement.exchange.prescription import (
-    BOX_FILES,
-    box_of_console,
-    describe_side,
-    head_span,
-    write_box,
-)
+from placement.exchange.prescription import BOX_FILES, box_of_console, describe_side, write_box
 from placement.exchange.repeats import Repeat, validity
 from placement.exchange.vendor_texts import NOTICE, console_record
 from placement.search.objective import describe_content

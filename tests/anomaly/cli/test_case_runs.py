@@ -140,13 +140,14 @@ def test_scans_of_several_shells_are_compared_on_the_one_that_is_named(made, tmp
         nib.save(nib.Nifti1Image(np.concatenate([values, values[..., 1:] / 2], -1), image.affine), one.image)
         np.savetxt(one.bval, np.append(b, 2 * b[1:])[None])
         np.savetxt(one.bvec, np.hstack([along, along[:, 1:]]))
-    detect(made / "low.dmrifit", [cases / TABLE], run=tables(tmp_path / "found"))
+    detect(made / "low.dmrifit", [cases / TABLE], opening=1, run=tables(tmp_path / "found"))
     words = (cases / TABLE, {"z": tmp_path / "found" / "detections.tsv"}, tmp_path / "compared")
     with pytest.raises(ValueError, match=r"several shells.*--b"):
         evaluate(*words, figures=0)
     evaluate(*words, figures=0, b=1000.0)
-    rows = pd.read_csv(tmp_path / "compared" / "scans.csv")
-    assert (rows["method"] == "z, stored").any()
+    rows = pd.read_csv(tmp_path / "compared" / "scans.csv").query("method == 'z, stored'")
+    # Opened as detect did.
+    assert rows["n_found_opened"].tolist() == rows["n_found"].tolist() != []
     low, high = (prepared_cases(read_series(cases / TABLE)[:1], tissue=False, mask=True, b=b)[0] for b in (1000, 2000))
     assert (low.case.b, high.case.b) == (1000, 2000)
     assert low.case.signal.max() > high.case.signal.max()

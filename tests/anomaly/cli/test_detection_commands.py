@@ -20,7 +20,6 @@ from dmrifit._utils.text_files import read_sealed
 from dmrifit.cli.case_runs import CaseRun, RunOptions, SimulationRun
 from dmrifit.cli.training_files import TrainingFiles
 from dmrifit.model_files.model_file import load_model, save_model
-from dmrifit.report.numerals import significant
 
 
 def volume(path):
@@ -119,7 +118,7 @@ def test_one_series_is_given_by_options(output_of, cases, model, series, tmp_pat
     detection = load_model(model).detect(series_of([cases / "gliomas.tsv"])[0])
     np.testing.assert_array_equal(volume(tmp_path / "single" / "synthetic-glioma-001_dwi" / "map.nii.gz"), detection.map)
     said = output_of(*words, "--out", tmp_path / "none", "--threshold", 1e6, "--estimate-tissue")
-    assert [said[:33], said.split("); ")[1][:25]] == ["0 anomalies in 1 scan (0 per scan", "in 1 scan nothing is left"]
+    assert [said[:33], said.split("); ")[1][:25]] == ["0 anomalies in 1 scan (0.00 per s", "in 1 scan nothing is left"]
 
 
 def test_a_folder_of_series_is_as_good_as_a_table(run, error_of, cases, model, tmp_path):
@@ -151,7 +150,7 @@ def test_anomalies_are_counted_beside_those_of_healthy_scans(run, cases, model, 
     per_scan = float(np.mean(counts))
     out = tmp_path / "found"
     words = ("detect", model, cases / "gliomas.tsv", "--out", out)
-    reference = f"{significant(per_scan, 2)} per scan in {len(counts)} healthy scans held out in the training)"
+    reference = f"{per_scan:.2f} per scan in {len(counts)} healthy scans held out in the training)"
     assert reference in run(*words)[1].splitlines()[0]
     table = pd.read_csv(out / "detections.tsv", sep="\t")
     assert table["n_lesions_healthy"].tolist() == pytest.approx([per_scan] * len(table))

@@ -108,6 +108,7 @@ def test_the_mean_pool_is_the_largest_mean_over_all_windows(shape, size, spacing
     windows = np.lib.stride_tricks.sliding_window_view(inside, tuple(edges))
     rule = MeanPoolThreshold(size, spacing=spacing).fit([volume], [mask])
     assert rule.threshold_ == pytest.approx(windows.mean(axis=(3, 4, 5)).max(), rel=1e-12)
+    assert rule.window_in_words(shape).startswith(" × ".join(map(str, edges)) + " voxels (")
 
 
 def test_limits_of_each_scan_are_those_of_its_map_alone_and_mean_pools_are_averaged():

@@ -171,7 +171,7 @@ def test_resampling_where_it_is_needed_says_what_is_lost(head):
     # Independent noise, resampled by hundreds.
     noise = np.random.default_rng(0).normal(size=(4000, 45)).astype(np.float32)
     resampled = resample_directions(noise, other.directions, fitted.protocol.directions)
-    assert f"noise is {100 * resampled.std():.0f} % of that measured" in lost
+    assert f"noise is {resampled.std():.2f} times that of the measured" in lost
     with pytest.raises(ValueError, match="has 5 directions, and the detector was fitted to 20"):
         head.prepare(head.series[..., :6], head.protocol.take(np.arange(6)), **options)
 

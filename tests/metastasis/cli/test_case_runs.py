@@ -115,8 +115,9 @@ def test_a_ring_that_does_not_close_is_flagged_and_its_scan_is_not_called_unlike
         (content,) = run(brightness(0.5), [case], tmp_path / name)
         (sizes,) = content["lesions"]
         assert sizes["open_ring"] == (name == "open")
-        assert content["notes"] == open_ring_notes(name, pd.DataFrame(content["lesions"]))
-        assert len(content["notes"]) == sizes["open_ring"]
+        *rings, side = content["notes"]
+        assert [f"{name}: {note}" for note in rings] == open_ring_notes(name, pd.DataFrame(content["lesions"]))
+        assert (len(rings), "x = 0 is not in this head" in side) == (sizes["open_ring"], True)
         assert "the notes on this scan" not in content["statement"]
         written = pd.read_csv(tmp_path / name / "lesions.tsv", sep="\t")
         assert written[list(FIGURES)].to_dict("records") == [pytest.approx({name: sizes[name] for name in FIGURES})]

@@ -9,13 +9,13 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from dmrifit._utils.text_files import read_sealed
+from dmrifit.imaging.head_steps import head_span
 from placement.box.voxel import Voxel, rotation_of
 from placement.exchange.prescription import (
     describe_placement,
     describe_side,
     geometry_image,
     head_share,
-    head_span,
     largest_box,
     target_verdict,
     write_prescription,
