@@ -290,8 +290,6 @@ def benchmark(
     remedy = "or leave it out: --without {name}"
     # Before cohorts are read, which takes longer than all checks of options.
     estimators = _predictors(names, strategy_names, remedy, model=model)
-    if not overwrite:
-        _check_study(out, names, strategy_names)
     cohorts = Cohort.read(table)
     source = None
     if source_b is not None:
@@ -302,6 +300,8 @@ def benchmark(
         estimators = {f"{name} s2s": estimators[f"{name} s2s"] for name in names}
     for estimator in estimators.values():
         estimator.set_params(source=source)
+    if not overwrite:
+        _check_study(out, estimators, controls=sampling.controls)
     options: dict[str, Any] = vars(sampling) | {"out": out, "n_train": sizes, "random_state": seed}
     options["n_repeats"] = options.pop("repeats")
     options["max_voxels"] = sampling.max_voxels or None
@@ -412,31 +412,32 @@ def _has_clinical_maps(cohorts: Mapping[str, Cohort], source: Protocol | None) -
     return True
 
 
-def _check_study(out: Path, algorithms: Sequence[str], strategies: Sequence[str]) -> None:
+def _check_study(out: Path, estimators: Mapping[str, Any], *, controls: bool) -> None:
     """Refuse to drop from the tables of a finished comparison what is not asked for again."""
-    import pandas as pd
+    from dmrifit.io.digests import describe
+    from dmrifit.study.study_folder import StudyFolder
 
-    from dmrifit.predict.algorithms import REGRESSORS
-    from dmrifit.predict.controls import CONSTANT
-
-    try:
-        scores = pd.read_csv(out / "scores.csv", usecols=["algorithm", "strategy"])
-    # No table of scores; the comparison itself says what is wrong with it.
-    except (OSError, ValueError):
-        return
-    pairs = scores[["algorithm", "strategy"]].drop_duplicates().itertuples(index=False, name=None)
-    asked = set(product(algorithms, strategies))
-    dropped = [
-        f"{algorithm} {strategy}"
-        for algorithm, strategy in pairs
-        if algorithm in {*REGRESSORS} - {CONSTANT} and (algorithm, strategy) not in asked
-    ]
+    dropped = []
+    for name, earlier in StudyFolder(out).description().get("estimators", {}).items():
+        # The description of a control is a list.
+        if name not in estimators and not (controls and isinstance(earlier, list)):
+            dropped.append(name)
+        elif name in estimators and _task(earlier) != _task(describe(estimators[name])):
+            dropped.append(f"{name} with {_task(earlier)}")
     if dropped:
         raise ValueError(
             f"{out} holds a comparison that also has {first_few(dropped)}, which would "
-            "disappear from its tables and report; name them as well, choose another folder, or "
-            "--overwrite"
+            "disappear from its tables and report; repeat the options that made it, choose "
+            "another folder, or --overwrite"
         )
+
+
+def _task(described: Any) -> str:
+    """Name the model and the inputs in the description of an estimator."""
+    described = described[-1] if isinstance(described, list) else described
+    source = described["parameters"].get("source")
+    b = ",".join(f"{b:g}" for b in source["protocol"]["b"]) if source else "by default"
+    return f"--model {described['parameters'].get('model')}, inputs {b}"
 
 
 def _source(protocol: Protocol, source_b: Sequence[float]) -> Protocol:
