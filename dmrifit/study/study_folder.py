@@ -81,9 +81,7 @@ class StudyFolder:
     def check(self, settings: Mapping[str, Any]) -> None:
         """Raise ValueError if the folder has a study of other settings."""
         earlier = self.settings()
-        if not earlier:
-            return
-        for key, value in describe(settings).items():
+        for key, value in describe(settings).items() if earlier else ():
             if earlier.get(key) != value:
                 raise ValueError(
                     f"{self.path} holds the results of another study: {key} was "
@@ -95,8 +93,7 @@ class StudyFolder:
         """Begin or resume a study, which counts as unfinished until `write_study`."""
         self.check(settings)
         # What an earlier run finished is still told, until the tables are written again.
-        content = {**self.description(), "settings": describe(settings)}
-        content.pop(_FINISHED, None)
+        content = self.description() | {"settings": describe(settings), _FINISHED: None}
         self._write_description(**content)
         for folder in (self.path, self.path / _CELLS):
             remove_abandoned_parts(folder)
