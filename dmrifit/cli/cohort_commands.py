@@ -22,7 +22,6 @@ from dmrifit.engine.protocol import Protocol
 if TYPE_CHECKING:
     from dmrifit.cohort.cohort import Cohort
     from dmrifit.study.comparison import Evaluation
-    from dmrifit.study.report.reporting import Report
 
 _FIELDS = {"cohort1": 1.5, "cohort2": 3.0}  # T
 
@@ -186,9 +185,8 @@ def train(
     sampling |= {"patch_shape": patches, "random_state": seed}
     samples = [cohort.arrays(source, protocol, **sampling) for cohort in training]
     n_patients = sum(len(cohort.patients) for cohort in training)
-    X = np.concatenate([sample.X for sample in samples])
-    Y = np.concatenate([sample.Y for sample in samples])
-    groups = np.concatenate([sample.groups for sample in samples])
+    parts = zip(*((sample.X, sample.Y, sample.groups) for sample in samples), strict=True)
+    X, Y, groups = map(np.concatenate, parts)
     if coverage and n_patients < FEWEST_PATIENTS:
         typer.echo(f"no intervals: train on {FEWEST_PATIENTS} patients or more, not {n_patients}")
         coverage = 0.0
@@ -278,7 +276,6 @@ def benchmark(
     from dmrifit.cohort.cohort import Cohort
     from dmrifit.predict.algorithms import ALGORITHMS, REGRESSORS
     from dmrifit.study.comparison import compare
-    from dmrifit.study.report.reporting import write_report
 
     import_optional("matplotlib", "jinja2")
     strategy_names = ("s2s", "m2m") if strategies is None else strategies
@@ -290,21 +287,19 @@ def benchmark(
     remedy = "or leave it out: --without {name}"
     # Before cohorts are read, which takes longer than all checks of options.
     estimators = _predictors(names, strategy_names, remedy, model=model)
-    if not overwrite:
-        _check_study(out, names, strategy_names)
     cohorts = Cohort.read(table)
-    source = None
-    if source_b is not None:
-        source = _source(next(iter(cohorts.values())).scans[0].protocol, source_b)
+    protocol = next(iter(cohorts.values())).scans[0].protocol
+    source = None if source_b is None else _source(protocol, source_b)
     for cohort in cohorts.values():
         _check_echo_times(model, cohort.scans[0].protocol, table)
     if strategies is None and not _has_clinical_maps(cohorts, source):
         estimators = {f"{name} s2s": estimators[f"{name} s2s"] for name in names}
     for estimator in estimators.values():
         estimator.set_params(source=source)
+    if not overwrite:
+        _check_study(out, estimators, controls=sampling.controls)
     options: dict[str, Any] = vars(sampling) | {"out": out, "n_train": sizes, "random_state": seed}
-    options["n_repeats"] = options.pop("repeats")
-    options["max_voxels"] = sampling.max_voxels or None
+    options |= {"n_repeats": options.pop("repeats"), "max_voxels": sampling.max_voxels or None}
     options["n_jobs"] = None if cluster else jobs
     options["train_on"] = _training_cohorts(train_on, cohorts, sampling.resynthesize)
     try:
@@ -321,7 +316,7 @@ def benchmark(
             # What the table lacks was said when it was read.
             if patient not in cohorts[name].skipped:
                 say(f"{name}: {patient}: {reason}")
-    _finish_report([evaluation], write_report(evaluation, out))
+    _finish_report([evaluation], out)
 
 
 def report(studies: list[Path], /, out: Path | None = None) -> None:
@@ -338,11 +333,10 @@ def report(studies: list[Path], /, out: Path | None = None) -> None:
     Example: dmrifit report study
     """
     from dmrifit.study.comparison import Evaluation
-    from dmrifit.study.report.reporting import write_report
 
     import_optional("matplotlib", "jinja2")
     evaluations = [Evaluation.read(study) for study in studies]
-    _finish_report(evaluations, write_report(evaluations, studies[0] if out is None else out))
+    _finish_report(evaluations, studies[0] if out is None else out)
 
 
 def _predictors(
@@ -412,44 +406,45 @@ def _has_clinical_maps(cohorts: Mapping[str, Cohort], source: Protocol | None) -
     return True
 
 
-def _check_study(out: Path, algorithms: Sequence[str], strategies: Sequence[str]) -> None:
+def _check_study(out: Path, estimators: Mapping[str, Any], *, controls: bool) -> None:
     """Refuse to drop from the tables of a finished comparison what is not asked for again."""
-    import pandas as pd
+    from dmrifit.io.digests import describe
+    from dmrifit.study.study_folder import StudyFolder
 
-    from dmrifit.predict.algorithms import REGRESSORS
-    from dmrifit.predict.controls import CONSTANT
-
-    try:
-        scores = pd.read_csv(out / "scores.csv", usecols=["algorithm", "strategy"])
-    # No table of scores; the comparison itself says what is wrong with it.
-    except (OSError, ValueError):
-        return
-    pairs = scores[["algorithm", "strategy"]].drop_duplicates().itertuples(index=False, name=None)
-    asked = set(product(algorithms, strategies))
-    dropped = [
-        f"{algorithm} {strategy}"
-        for algorithm, strategy in pairs
-        if algorithm in {*REGRESSORS} - {CONSTANT} and (algorithm, strategy) not in asked
-    ]
+    dropped = []
+    for name, earlier in StudyFolder(out).description().get("estimators", {}).items():
+        # The description of a control is a list.
+        if name not in estimators and not (controls and isinstance(earlier, list)):
+            dropped.append(name)
+        elif name in estimators and _task(earlier) != _task(describe(estimators[name])):
+            dropped.append(f"{name} with {_task(earlier)}")
     if dropped:
         raise ValueError(
             f"{out} holds a comparison that also has {first_few(dropped)}, which would "
-            "disappear from its tables and report; name them as well, choose another folder, or "
-            "--overwrite"
+            "disappear from its tables and report; repeat the options that made it, choose "
+            "another folder, or --overwrite"
         )
+
+
+def _task(described: Any) -> str:
+    """Name the model and the inputs in the description of an estimator."""
+    described = described[-1] if isinstance(described, list) else described
+    source = described["parameters"].get("source")
+    b = ",".join(f"{b:g}" for b in source["protocol"]["b"]) if source else "by default"
+    return f"--model {described['parameters'].get('model')}, inputs {b}"
 
 
 def _source(protocol: Protocol, source_b: Sequence[float]) -> Protocol:
     """Find the contrasts with these b-values at the shortest echo time."""
-    from dmrifit.engine.resynthesis import missing_contrasts
-
     te = None if protocol.te is None else protocol.te.min()
     source = Protocol([*source_b, *protocol.b], te).take(np.arange(len(source_b)))
     text = ",".join(f"{b:g}" for b in source_b)
     with errors_about(f"--source-b {text}"):
-        if missing_contrasts(source, protocol):
-            b = np.unique(protocol.b if te is None else protocol.b[protocol.te == te])
-            raise ValueError(f"choose from {', '.join(f'{value:g}' for value in b)}")
+        b = np.unique(protocol.b if te is None else protocol.b[protocol.te == te])
+        measured = [f"{value:g}" for value in b]
+        # Protocols of cohorts match within a tolerance; what a user asks for is taken at its word.
+        if not {*text.split(",")} <= {*measured}:
+            raise ValueError(f"choose from {', '.join(measured)}")
         return protocol.take(source.indices_in(protocol))
 
 
@@ -472,10 +467,13 @@ def _training_cohorts(
     return ["same", "other"]
 
 
-def _finish_report(evaluations: list[Evaluation], page: Report) -> None:
-    """Print the summary and the conclusion of the first comparison, and where the page is."""
+def _finish_report(evaluations: list[Evaluation], out: Path) -> None:
+    """Write the page; print the summary and the conclusion of the first comparison."""
+    from dmrifit.study.report.reporting import write_report
     from dmrifit.study.summaries import TEXTS, headline, headline_notes
 
+    say("writing the report")
+    page = write_report(evaluations, out)
     table = headline(evaluations[0].summary())
     typer.echo(table.to_string(index=False))
     notes = headline_notes(evaluations[0].study, table)

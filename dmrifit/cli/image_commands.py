@@ -125,10 +125,9 @@ def table(
     if not is_bids_folder(folder):
         raise ValueError(f"{folder} is no BIDS folder: it has no folders sub-*; check its name")
     scans = find_scans(folder)
-    options = {"mask": mask, "lesion": lesion, "sigma": sigma}
     files = {
         column: match_files(f"--{column}", pattern, scans, folder)
-        for column, pattern in options.items()
+        for column, pattern in {"mask": mask, "lesion": lesion, "sigma": sigma}.items()
         if pattern is not None
     }
     rows = []
@@ -326,6 +325,8 @@ def predict(
     Example: dmrifit predict model.dmrifit sub-02_dwi.nii.gz --mask mask.nii.gz --out predicted
     """
     from dmrifit.imaging.fit_predict import predict_image
+    from dmrifit.imaging.scan_info import contrast_lines
+    from dmrifit.io.digests import command_line
     from dmrifit.model_files.model_file import load_model
     from dmrifit.predict.conformal import strategy_of
     from dmrifit.report.quicklook import value_lines
@@ -354,11 +355,14 @@ def predict(
         raise ValueError("no image is named; give one, or maps of a clinical fit (--map)")
     else:
         images, protocol = scan_of(image, files, needs_te=source.te is not None)
-        options = vars(prediction) | {"out": out, "overwrite": overwrite}
+        options = vars(prediction) | {"out": out, "overwrite": overwrite, "model_file": model}
         options["sigma"] = number_or_path(prediction.sigma)
         options["average"] = options.pop("average_directions")
         options["quicklook"] = quicklook and can_draw("quick-look page")
+        options["command"] = command_line() + ("" if overwrite else " --overwrite")
         predicted = predict_image(estimator, images, protocol=protocol, progress=True, **options)
+        used = "; ".join(contrast_lines(source))
+        say(f"using protocol: {used} (of {counted(len(protocol), 'volume')})")
         typer.echo(map_verdict(predicted.sidecar))
     lines = [*value_lines(predicted.sidecar), *file_lines(predicted.sidecar, out)]
     for line in lines + predicted.advice():

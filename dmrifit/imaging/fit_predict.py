@@ -528,6 +528,8 @@ def predict_image(
     quicklook: bool = False,
     overwrite: bool = False,
     progress: bool = False,
+    command: str | None = None,
+    model_file: str | Path | None = None,
 ) -> ImageMaps:
     """
     Predict the maps of an advanced protocol from the images of a clinical one.
@@ -576,6 +578,10 @@ def predict_image(
         Whether files of the same names in `out` may be replaced.
     progress : bool, default=False
         Whether to show a progress bar on the standard error stream.
+    command : str, optional
+        The command by which this prediction can be repeated, for sidecar and page.
+    model_file : path, optional
+        The file that the estimator was loaded from, for sidecar and page.
 
     Returns
     -------
@@ -618,7 +624,7 @@ def predict_image(
         names = predicted_map_names(model, with_intervals=intervals is not None)
         endings = {"html": "quicklook.html", "sidecar": "dwimap.json"}
         files |= _files(series, names, endings, desc="predicted", model=model.name)
-    inputs = (image, mask, sigma)
+    inputs = (image, mask, sigma, model_file)
     with output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
         if quicklook and file_set is not None and model is not None:
             import_quicklook_libraries()
@@ -645,7 +651,7 @@ def predict_image(
         if isinstance(scale, PatientScale):
             scale_text = "patient"
         settings = {"Scale": scale_text, "Sigma": _noise_text(noise), "Region": region_text}
-        sidecar["Settings"] = settings | {"BTolerance": b_tolerance}
+        sidecar["Settings"] = settings | {"BTolerance": b_tolerance, "Command": command}
         sidecar["Voxels"] = prediction.counts
         tissue = find_tissue(
             scan.values, prediction.region, typical_noise, is_masked=region is not None
@@ -827,8 +833,7 @@ def _residuals_below(
     n_averaged = len(reduced.protocol) / len(reduced.contrasts)
     settings = reduced.weighted(settings)
     plain = replace(settings, method="nlls", prior=None, threshold=None, sigma=None, noise=None)
-    result = fit_with(signals, reduced.contrasts, model, plain)
-    return noise_of_residuals(result) * n_averaged**0.5
+    return noise_of_residuals(fit_with(signals, reduced.contrasts, model, plain)) * n_averaged**0.5
 
 
 def _learn_prior(
@@ -1031,7 +1036,8 @@ def _image_maps(
         {**sidecar, **series.describe()},
         files,
         title=series.stem or sidecar.get("Protocol", {}).get("name") or "image",
-        sources=dict(zip(("Image", "Mask", "Sigma"), inputs, strict=True)),
+        # A fit has no model file.
+        sources=dict(zip(("Image", "Mask", "Sigma", "Model file"), inputs, strict=False)),
         **more,
     )
 

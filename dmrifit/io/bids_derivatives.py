@@ -484,10 +484,13 @@ def describe_prediction(
 ) -> dict[str, Any]:
     """Describe a prediction for the JSON file that stands beside its maps."""
     parameters = describe(estimator.get_params(deep=False))
+    regressor = getattr(estimator, "regressor", None)
+    regressor = regressor if isinstance(regressor, str) else type(regressor).__name__
+    classes = {"Class": type(estimator).__name__, "Regressor": regressor}
     described: dict[str, Any] = {
         "Description": "Predicted from images of another protocol",
         **makers("dmrifit", "numba", "numpy", "nibabel", "scikit-learn"),
-        "Estimator": {"Class": type(estimator).__name__, "Parameters": parameters},
+        "Estimator": {**classes, "Parameters": parameters},
     }
     if getattr(estimator, "synthetic_", False):
         described["Estimator"]["TrainingData"] = SYNTHETIC_TRAINING

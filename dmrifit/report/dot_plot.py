@@ -82,16 +82,18 @@ def _draw(
     panel: Panel,
     styles: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    low_end, high_end = panel.ends or _ends(table, panel)
+    ends = panel.ends or _ends(table, panel)
+    # With a margin, in which values are drawn where they are.
+    low_end, high_end = np.array(ends) + 0.03 * np.ptp(ends) * np.array([-1, 1])
     place_of = {row: i for i, row in enumerate(rows)}
     for j, (name, look) in enumerate(styles.items()):
         values = table[table["series"] == name]
         offset = _BAND * ((j + 0.5) / len(styles) - 0.5)
         y = np.array([place_of[row] + offset for row in values["row"]], dtype=float)
         middle, low, high = _values(values, panel)
-        ends = np.clip(low, low_end, high_end), np.clip(high, low_end, high_end)
+        drawn = np.clip(low, low_end, high_end), np.clip(high, low_end, high_end)
         color = look.get("color", style.INK)
-        ax.hlines(y, *ends, color=color, linewidth=1.0, alpha=0.6, zorder=2)
+        ax.hlines(y, *drawn, color=color, linewidth=1.0, alpha=0.6, zorder=2)
         tip: dict[str, Any] = {"markersize": 4, "color": color, "zorder": 5, "clip_on": False}
         for marker, end, is_cut in (
             ("<", low_end, (low < low_end) & (middle > low_end)),
@@ -113,8 +115,7 @@ def _draw(
             for place, value in zip(y[shown], middle[shown], strict=True):
                 text = fixed(value, panel.digits)
                 ax.text(1.04, place, text, transform=at_end, size=7.5, va="center")
-    margin = 0.03 * (high_end - low_end)
-    ax.set_xlim(low_end - margin, high_end + margin)
+    ax.set_xlim(low_end, high_end)
     if low_end <= 0 <= high_end:
         ax.axvline(0, color=style.FAINT, linewidth=1.0, zorder=1)
 

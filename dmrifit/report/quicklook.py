@@ -492,7 +492,7 @@ def write_prediction_page(
     figures: Any = ()
     if shown.region.any():
         figures = _maps(panels, widths, outlines, Slices(region, shown.affine), intervals)
-    estimator = ["estimator", sidecar["Estimator"]["Class"]]
+    estimator = ["estimator", "{Class}, {Regressor}".format(**sidecar["Estimator"])]
     scale = ["signals divided by", f"{sidecar['Scale']:.6g}"]
     sections = [
         page.Section("", *first_screen),

@@ -193,8 +193,8 @@ class Evaluation:
         Parameters
         ----------
         level : float, default=0.95
-            Level of the intervals: a bootstrap over five patients or more, conditional on the
-            trained estimators.
+            Level of the intervals: a bootstrap over patients, widened for few people, from five
+            patients on, conditional on the trained estimators.
 
         Returns
         -------
@@ -403,6 +403,7 @@ def compare(
         descriptions[name] = {
             "synthetic": cohort.synthetic,
             "repeated": bank.repeated[name],
+            "regions": cohort.regions is not None,
             "simulation": describe(getattr(cohort, "simulation", None)),
             "patients": bank.patients[name],
             "protocol": cohort.scans[0].protocol.to_dict(),
@@ -534,7 +535,7 @@ def _run(
         if cell.entrant.recipe and isinstance(cell.entrant.estimator.regressor, str):
             algorithms.add(cell.entrant.estimator.regressor)
     n_failures = 0
-    with step_bar(len(waiting), "model", "compare") as count:
+    with step_bar(len(waiting), "training", "compare") as count:
         while waiting:
             futures = _send_arrays([cells[i] for i in waiting], bank)
             tasks = [

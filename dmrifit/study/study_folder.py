@@ -52,10 +52,10 @@ class StudyFolder:
 
     def settings(self) -> dict[str, Any]:
         """Read the settings of the study in the folder; empty without a study."""
-        return self._description().get("settings", {})
+        return self.description().get("settings", {})
 
-    def _description(self) -> dict[str, Any]:
-        """Read study.json; empty without a study."""
+    def description(self) -> dict[str, Any]:
+        """Read study.json, also of an unfinished study; empty without one."""
         path = self.path / _STUDY
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file; name a folder of a comparison")
@@ -81,9 +81,7 @@ class StudyFolder:
     def check(self, settings: Mapping[str, Any]) -> None:
         """Raise ValueError if the folder has a study of other settings."""
         earlier = self.settings()
-        if not earlier:
-            return
-        for key, value in describe(settings).items():
+        for key, value in describe(settings).items() if earlier else ():
             if earlier.get(key) != value:
                 raise ValueError(
                     f"{self.path} holds the results of another study: {key} was "
@@ -94,19 +92,21 @@ class StudyFolder:
     def claim(self, settings: Mapping[str, Any]) -> None:
         """Begin or resume a study, which counts as unfinished until `write_study`."""
         self.check(settings)
-        self._write_description(settings=describe(settings))
+        # What an earlier run finished is still told, until the tables are written again.
+        content = self.description() | {"settings": describe(settings), _FINISHED: None}
+        self._write_description(**content)
         for folder in (self.path, self.path / _CELLS):
             remove_abandoned_parts(folder)
 
     def write_study(self, content: Mapping[str, Any], tables: Mapping[str, str]) -> None:
         """Write the tables of a finished study by their file names, then study.json."""
-        settings = content.get("settings", {})
+        content = {"settings": {}, **content}
         # Without digests the study counts as unfinished while its tables are replaced.
-        self._write_description(settings=settings)
+        self._write_description(**content)
         for name, text in tables.items():
             write_text(self.path / name, text)
         digests = {name: _sha256(text) for name, text in tables.items()}
-        self._write_description(**{"settings": settings, **content, _FINISHED: digests})
+        self._write_description(**content, **{_FINISHED: digests})
 
     def _write_description(self, **content: Any) -> None:
         text = json.dumps({"format": _FORMAT, **content}, indent=1, ensure_ascii=False)
@@ -115,7 +115,7 @@ class StudyFolder:
     def read_study(self, names: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
         """Read study.json and the tables of these names of a finished study."""
         path = self.path / _STUDY
-        content = self._description()
+        content = self.description()
         if not content:
             raise FileNotFoundError(f"{path} does not exist; name a folder of dmrifit benchmark")
         digests = content.pop(_FINISHED, None)

@@ -303,14 +303,16 @@ class Board:
         name = predictor_words(*best)
         if not len(rivals):
             return TEXTS("alone", name=name), ""
+        # By a control, or by the best constant, whose skill is 0.
+        is_beaten = max(0.0, self.skills(TO_BEAT).max()) > self.skills(self.learners).max()
         if self.undecided:
-            return TEXTS("here", name=name), TEXTS("no_verdict", why=capital(self.undecided))
+            why = TEXTS("no_verdict", why=capital(self.undecided))
+            return TEXTS("first" if is_beaten else "here", name=name), why
         nearest = rivals.iloc[-1]
         how = TEXTS("tested", **nearest)
         if len(rivals) * 2.0 ** (1 - nearest["n_patients"]) >= ALPHA:
             how += TEXTS("cannot", n_others=len(rivals), alpha=ALPHA)
         alike = ", ".join(rivals.loc[rivals["p_holm"] >= ALPHA, "predictor"])
-        is_beaten = self.skills(TO_BEAT).max() > self.skills([best[1]])[best]
         kind = "alike" if alike else "first" if is_beaten or len(self.unshown) else "best"
         return TEXTS(kind, name=name, others=alike), how
 
@@ -346,8 +348,7 @@ class Board:
         shuffled = matching(rows, algorithm=SHUFFLED)["signal_skill"].groupby(level=0).max()
         rows = matching(rows, strategy=strategy, algorithm=algorithm).assign(shuffled=shuffled)
         is_shown = rows["signal_skill_low"] > np.fmax(rows["shuffled"], 0)
-        is_judged = rows["signal_skill"].notna() & (self.skill_column == "skill")
-        return rows[is_judged & ~is_shown]
+        return rows[rows["signal_skill"].notna() & (self.skill_column == "skill") & ~is_shown]
 
     def skills(self, algorithms: Collection[str], **where: Any) -> pd.Series:
         """Average the skill of maps over cohorts, by strategy and algorithm; first training."""

@@ -132,6 +132,7 @@ def test_models_of_five_patients_have_intervals_that_a_prediction_writes(run, ou
     # Also of a real person's image: what stands in the files must say what the model has learned from.
     written = [next((tmp_path / "out").glob(f"*.{ending}")).read_text() for ending in ("json", "html")]
     assert all("trained on synthetic data: its accuracy in people is unknown" in text for text in [out, *written])
+    assert all("model.dmrifit" in text for text in written)
     assert len(list((tmp_path / "out").glob("*high*.nii.gz"))) == 7
     output_of("train", table, "--out", model, "--coverage", 0, "--overwrite")
     assert isinstance(load_model(model), SignalToSignal)
@@ -248,7 +249,7 @@ def test_the_inputs_of_a_comparison_are_chosen_by_their_b_values(table, comparis
     protocol = next(iter(cohorts.values())).scans[0].protocol
     assert estimator.source.b.tolist() == [100, 0]
     assert set(estimator.source.te) == {protocol.te.min()}
-    assert "--source-b 1,7: choose from 0, 50, 100" in error_of("benchmark", table, *options, "1,7")
+    assert "--source-b 0,51: choose from 0, 50, 100" in error_of("benchmark", table, *options, "0,51")
 
 
 def regions_of(folder, b):

@@ -134,13 +134,12 @@ def test_a_missing_library_names_its_command_before_anything_is_read(run, tmp_pa
 def test_the_folder_of_a_study_keeps_its_algorithms_and_is_left_alone_by_another_study(study, table, error_of):
     folder, _ = study
     before = (folder / "scores.csv").read_bytes()
-    for options in (("--algorithms", "RFR"), ("--algorithms", "LR", "--strategies", "s2s")):
-        err = error_of("benchmark", table, "--out", folder, *options, "--max-voxels", 40, "--sizes", "1,2")
-        assert "also has LR " in err
+    other = "--source-b 0,50,100,400,900,1200"
+    for words in ("--algorithms RFR", "--strategies s2s", "--model t2-ivim", other, "--no-controls"):
+        options = ("--algorithms", "LR", *words.split(), "--max-voxels", 40, "--sizes", "1,2")
+        err = error_of("benchmark", table, "--out", folder, *options)
+        assert ("also has constant " if "no" in words else "also has LR ") in err
         assert "--overwrite" in err
-    assert (folder / "scores.csv").read_bytes() == before
-    folder, _ = study
-    before = (folder / "scores.csv").read_bytes()
     err = error_of("benchmark", table, "--out", folder, "--algorithms", "LR", "--max-voxels", 41, "--sizes", "1,2")
     assert "another study: --max-voxels was 40 there and is 41 now" in err
     assert (folder / "scores.csv").read_bytes() == before

@@ -50,16 +50,17 @@ def test_rows_run_down_and_each_series_has_its_place_in_a_row():
 def test_values_and_intervals_beyond_an_axis_stand_hollow_or_as_an_arrow_at_its_end():
     (axes,) = plot_dots(table(), [Panel("skill", "skill", ends=(-1.0, 1.0))], STYLES, "").axes
     learner, control = clouds(axes)
-    np.testing.assert_allclose(learner.get_offsets()[:, 0], [0.5, -1.0])
+    np.testing.assert_allclose(learner.get_offsets()[:, 0], [0.5, -1.06])
     assert [to_hex(color) for color in learner.get_facecolors()] == ["#0072b2", "#ffffff"]
     # A score that is not defined has no dot.
     assert len(control.get_offsets()) == 1
     np.testing.assert_allclose(intervals(axes)[0, :, 0], [0.4, 0.6])
     panel = Panel("skill", "skill", ends=(-1.0, 1.0))
-    rows = table(skill=[0.5, 0.0, -0.5, np.nan], skill_high=[1.5, 0, -0.2, np.nan])
+    rows = table(skill=[0.5, 0.0, -0.5, np.nan], skill_low=[-1.05, 0, -4, 0], skill_high=[1.5, 0, -0.2, np.nan])
     (axes,) = plot_dots(rows, [panel], {"LR": STYLES["LR"]}, "").axes
+    # An interval that ends in the margin, which is drawn, has no arrow there.
     tips = {line.get_marker(): line.get_xydata().tolist() for line in axes.lines if line.get_marker() in "<>"}
-    assert tips == {"<": [[-1.0, 1.0]], ">": [[1.0, 0.0]]}
+    assert tips == {"<": [[-1.06, 1.0]], ">": [[1.06, 0.0]]}
 
 
 def test_axes_begin_at_a_marked_zero_and_nothing_to_draw_is_an_empty_frame():

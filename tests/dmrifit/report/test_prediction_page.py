@@ -19,7 +19,7 @@ SIDECAR = {
     "Versions": {"dmrifit": "0"},
     "Model": {"Name": "adc", "Expression": "S0*exp(-b*ADC)"},
     "Parameters": {"S0": {"Units": "a.u."}, "ADC": {"Units": "µm²/ms"}},
-    "Estimator": {"Class": "SignalToSignal"},
+    "Estimator": {"Class": "SignalToSignal", "Regressor": "LR"},
     "Scale": 1.0,
     "Settings": {},
     "Sources": {},

@@ -70,7 +70,10 @@ def verdict(board: Board) -> list[str]:
     place = 2 if is_credited.any() else 0
     for row in board.unshown[::-1].to_dict("records"):
         floor = _TEXTS("floor", **row) if np.isfinite(row["shuffled"]) else "0"
-        sentences.insert(place, _TEXTS("unshown", name=name, floor=floor, **row))
+        floor += "" if np.isfinite(row["signal_skill_low"]) else _TEXTS["no_interval"]
+        # A skill below 0 needs no explanation.
+        end = _TEXTS("explained_by", **row) if row["skill"] > 0 else "."
+        sentences.insert(place, _TEXTS("unshown", name=name, floor=floor, **row) + end)
     controls, best = board.skills(TO_BEAT), board.skills([board.best[1]])[board.best]
     if controls.max() > best:
         names = predictor_words(*controls.idxmax())
@@ -152,8 +155,7 @@ def _skill(board: Board) -> Iterator[Any]:
     # One cohort alone is narrow enough for a phone, where a wider figure would be cut.
     width = min(_WIDTH, 2.0 + 2.4 * len(shown))
     figure = plot_dots(matching(table, cohort=shown[0]), panels, styles, width=width)
-    name = predictor_words(*(board.best or ("", "")))
-    yield _TEXTS.picture("answer_skill", figure, name=name)
+    yield _TEXTS.picture("answer_skill", figure, name=predictor_words(*(board.best or ("", ""))))
     note = _TEXTS["axis"]
     if len(board.cohorts) > len(shown):
         note += f" In the tables below: {counted(len(board.cohorts) - len(shown), 'more cohort')}."
@@ -176,14 +178,13 @@ def _example(board: Board) -> Iterator[Any]:
     maps = patients.best_maps(board, patient, list(dict.fromkeys([best, worst])))
     figure = plot_lesion(patient, maps, "", width=_WIDTH)
     label = " and ".join(row.name for row in maps)
-    is_lesion = board.setting("score_mask", "lesion") == "lesion"
-    region = "largest lesion" if is_lesion else "body"
-    note = f"{page.capital(region)} of {patient.cohort}'s median patient, {patient.patient}"
+    region = {"lesion": "largest lesion"}.get(board.setting("score_mask", "lesion"), "body")
+    values = {"label": label, "region": region, "patient": patient.patient}
+    note = page.capital(_TEXTS("example", cohort=patient.cohort, **values))
     if len(maps) > 1:
         note += f": {best}, the best predicted, and {worst}, the worst"
         if others := [name for name in patient.names if name not in names]:
             note += f", without {', '.join(others)}, which the means leave out"
-    values = {"label": label, "region": region, "patient": patient.patient}
     yield _TEXTS.picture("answer_maps", figure, **values)
     yield page.Note(f"{note}. Plain gray: no E.")
 
@@ -196,8 +197,8 @@ def _sites(board: Board) -> Iterator[Any]:
         yield "One cohort was compared, so nothing is known about other cohorts."
         return
     if len(regimes) < 2:
-        command = rerun_command(board.study, *_TEXTS["rerun_cohorts"])
-        yield _TEXTS("not_tried", trained=training_words(regimes[0]), command=command)
+        yield _TEXTS("not_tried", trained=training_words(regimes[0]))
+        yield page.Code(rerun_command(board.study, *_TEXTS["rerun_cohorts"]))
         return
     if not rows[measure].notna().any():
         yield "No skill is defined in the other cohort."
@@ -232,7 +233,7 @@ def _sizes(board: Board) -> Iterator[Any]:
             sizes = ",".join(f"{n:g}" for n in (1, 2, 3, 5) if n < largest) + f",{largest:g}"
             python = f'n_train=[{sizes}], out="study-sizes"'
             options = f"--sizes {sizes} --out study-sizes"
-            yield f"To see more: {rerun_command(board.study, options, python)}"
+            yield from ("To see more:", page.Code(rerun_command(board.study, options, python)))
         return
     measure = board.skill_column
     table = table[table["cohort"].isin(board.cohorts[:_MOST_COHORTS])].assign(series="best")
@@ -264,7 +265,8 @@ def enough_in_words(gains: pd.DataFrame) -> str:
     enough = means[(means["gain_high"] < SMALL_GAIN)[::-1].cummin()[::-1]]
     row = (enough if len(enough) else means.iloc[-1:]).iloc[0].to_dict()
     kind = "enough" if len(enough) else "rising" if row["gain_low"] > 0 else "untold"
-    return _TEXTS(kind, small=SMALL_GAIN, **row)
+    # A digit more where it decides the sign.
+    return _TEXTS(kind, small=SMALL_GAIN, digits=2 + (0 < row["gain_low"] < 0.005), **row)
 
 
 def other_sites(board: Board) -> Iterator[Any]:
@@ -299,9 +301,8 @@ def curves(board: Board) -> Iterator[Any]:
         Panel("dispersion", "DI (%)", 100),
     ]
     looks = series_looks(table, board.learners, board.strategies, "linestyle")
-    shown = board.cohorts[:2]
     yield (f"Means over patients, draws and the parameters {', '.join(board.averaged_metrics)}.")
-    figure = plot_sizes(table[table["cohort"].isin(shown)], panels, looks, width=12.4)
+    figure = plot_sizes(table[table["cohort"].isin(board.cohorts[:2])], panels, looks, width=12.4)
     yield _TEXTS.picture("learning", figure, constant=board.constant)
     yield page.Numbers("learning", learning)
 

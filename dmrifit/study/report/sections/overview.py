@@ -24,21 +24,21 @@ _TEXTS = Texts(__file__)
 def introduction(board: Board) -> Iterator[Any]:
     """State question and data, the algorithms, the controls and the indices, a paragraph each."""
     max_voxels = board.setting("max_voxels")
-    voxels = f"at most {counted(max_voxels, 'voxel')}" if max_voxels else "all voxels"
+    regions = [cohort.get("regions") for cohort in board.study.get("cohorts", {}).values()]
+    unit = "region" if regions and all(regions) else "voxel"
+    voxels = f"at most {counted(max_voxels, unit)}" if max_voxels else f"all {unit}s"
     patients = board.scores.groupby("cohort", sort=False)["patient"].nunique()
     counts = []
     for name, n in patients.items():
         noun = "synthetic patient" if name in board.evaluation.synthetic else "patient"
         counts.append(f"{counted(n, noun)} of {name}")
-    regimes = []
-    for train_on in board.regimes:
-        size = board.size(matching(board.scores, train_on=train_on))
-        regimes.append(f"{training_words(train_on)} ({size})")
+    sizes = {way: board.size(matching(board.scores, train_on=way)) for way in board.regimes}
+    regimes = [f"{training_words(way)} ({size})" for way, size in sizes.items()]
     seed = board.setting("seed")
     draws = counted(board.setting("n_repeats", 1), "draw")
     draws += "" if seed is None else f", seed {seed}"
     yield _TEXTS(
-        "question",
+        f"question_{unit}",
         cohorts=" and ".join(counts),
         voxels=voxels,
         train_mask=board.setting("train_mask", "body"),
@@ -190,7 +190,7 @@ def times(board: Board) -> Iterator[Any]:
     yield Table(table, _TEXTS("times", size=board.size(board.scores)))
     yield "Training, prediction and the fit of the prediction, one thread for linear algebra."
     if "seconds" in board.study:
-        yield f"The last run, without earlier ones, took {board.study['seconds']:.0f} s."
+        yield f"Training and prediction of the last run took {board.study['seconds']:.0f} s."
 
 
 def origin(board: Board, evaluations: Sequence[Evaluation]) -> Iterator[Any]:

@@ -63,7 +63,7 @@ def test_the_best_predictor_is_named_with_skill_interval_and_parameters(make_eva
     assert verdict(study_of(make_evaluation, control=("truth", 0.5)))[0] == name
     assert verdict(study_of(make_evaluation, control=("copy", 0.5)))[:2] == [
         "On average no algorithm is better than the control copy, signals to signals: its mean skill is 0.50, that of "
-        "the best algorithm 0.07.", "Highest mean of the algorithms: LR, signals to signals."]  # fmt: skip
+        "the best algorithm 0.07.", "Highest mean map skill of the algorithms: LR, signals to signals."]  # fmt: skip
 
 
 @pytest.mark.parametrize(("skill", "shuffled"), [(0.5, 0.1), (-0.1, -0.2), (0.5, 0.6)])
@@ -79,7 +79,7 @@ def test_a_predictor_is_the_best_where_signed_rank_tests_of_its_skill_say_so(mak
     evaluation = make_evaluation(rows, study=TWO_DRAWS)
     # Of 8 differences the second or third smallest is negative: p = 6/256 or 10/256, doubled by Holm's correction.
     for signs, name in (([1, -1, 1], "Best predictor: LR, signals to signals."),
-                        ([1, 1, -1], "Highest mean: LR, signals to signals; not told apart from ETR s2s, RFR s2s.")):  # fmt: skip
+                        ([1, 1, -1], "Highest mean map skill: LR, signals to signals; not told apart from ETR s2s, RFR s2s.")):
         differences = np.append(signs, np.ones(5)) * np.arange(1, 9) / 100
         skill = np.concatenate([np.full(8, 0.5), *[0.5 - differences] * 2])
         scores = evaluation.scores.assign(skill=skill)
@@ -89,7 +89,8 @@ def test_a_predictor_is_the_best_where_signed_rank_tests_of_its_skill_say_so(mak
 @pytest.mark.parametrize(("options", "reason"), [({"settings": {}}, "One draw of"), ({"n_patients": 3}, "3 patients")])
 def test_one_seed_or_few_patients_have_skill_and_interval_and_no_verdict(make_evaluation, options, reason):
     name, skill, last = verdict(study_of(make_evaluation, **options))
-    assert name == "Highest mean here: LR, signals to signals."
+    assert name == "Highest mean map skill here: LR, signals to signals."
+    assert "of the algorithms: LR" in verdict(study_of(make_evaluation, control=("copy", 0.5), **options))[1]
     assert (" (" in skill) == ("settings" in options)
     assert last.startswith(reason)
     assert " cannot show whether algorithms differ." in last
@@ -124,12 +125,11 @@ def test_the_first_screen_has_four_answers(make_evaluation, read):
     html = read(answer(board))
     assert list(read.figures) == ["answer_skill", "answer_maps", "answer_sites", "answer_sizes"]
     # Of even numbers the lower of the middle: patients are ordered by f alone.
-    assert "Largest lesion of A&#39;s median patient, A3: Dt, the best predicted, and K, the worst." in html
+    assert "Largest lesion of A3, in the middle of A by skill: Dt, the best predicted, and K, the worst." in html
     numbers = {text.get_text() for text in read.figures["answer_sites"].axes[0].texts}
     assert {"0.07", "−0.13"} <= numbers
     rising = "2 to 3 patients: 0.10 (0.10 to 0.10), still rising"
-    assert "LR, signals to signals, gain of map skill (0 is " in html
-    assert f"): A, {rising}; B, {rising}." in html
+    assert f"in map skill (LR, signals to signals): A, {rising}; B, {rising}. Skill is 0 for the best " in html
 
 
 def test_what_was_not_compared_is_said_in_the_place_of_its_picture(make_evaluation, read):
@@ -140,14 +140,14 @@ def test_what_was_not_compared_is_said_in_the_place_of_its_picture(make_evaluati
     assert "No predictions of single voxels were kept" in html
     command = "dmrifit benchmark &#39;my data/p.tsv&#39; --seed 1 --sizes 1,2,3 --out study-sizes<"
     assert "was tried with one number of training patients (N = 3)." in html
-    assert f"To see more: {command}" in html
+    assert f"<p>To see more:</p><pre>{command}" in "".join(html.splitlines())
     pooled = study_of(make_evaluation, settings=settings, train_on=("same", "pooled"))
     scores = pooled.evaluation.scores.assign(n_train=lambda rows: np.where(rows["train_on"] == "same", 2, 5))
     evaluation = Evaluation(scores, pooled.evaluation.signals, pooled.study)
     assert " --sizes 1,2 --out study-sizes<" in read(answer(Board(evaluation)))
     two = read(answer(study_of(make_evaluation, cohorts=("A", "B"), sizes=(1,))))
     call = "compare(…, train_on=[&#34;same&#34;, &#34;other&#34;], resynthesize=True, out=&#34;study-cohorts&#34;)"
-    assert f"To try it: {call}" in two
+    assert f"To try it:</p><pre>{call}" in "".join(two.splitlines())
     assert "To see more" not in two
 
 
@@ -157,6 +157,7 @@ def test_what_was_not_compared_is_said_in_the_place_of_its_picture(make_evaluati
         (np.full(8, 0.01), "2 to 5 patients: 0.01 (0.01 to 0.01), less than 0.02"),
         (np.full(8, -0.1), "2 to 5 patients: −0.10 (−0.10 to −0.10), less than 0.02"),
         (np.full(8, 0.2), "2 to 5 patients: 0.20 (0.20 to 0.20), still rising"),
+        (np.full(8, 0.004), "2 to 5 patients: 0.004 (0.004 to 0.004), less than 0.02"),
         (np.linspace(-0.5, 0.4, 8), ", not shown to differ from 0"),
     ],
 )
