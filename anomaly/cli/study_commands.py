@@ -235,8 +235,9 @@ def evaluate(
     Compare anomaly maps with lesions inside white and gray matter: CSV tables and a page.
 
     Each map is thresholded by every rule of the study, and by the threshold that is stored with
-    its model (rows whose name ends in "stored"). Every table includes controls that ignore the
-    scans.
+    its model (rows whose name ends in "stored"). What is marked is opened by the cube of detect
+    (of 3 voxels, where the table of an earlier version does not say it). Every table includes
+    controls that ignore the scans.
 
     Options:
     detections NAME=FILE: Table detections.tsv from detect for these cases; repeatable.

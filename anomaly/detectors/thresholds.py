@@ -390,7 +390,19 @@ class MeanPoolThreshold(ThresholdRule):
         return np.clip(np.rint(self.size_mm / steps).astype(int), 1, shape), steps
 
     def window_in_words(self, shape: Sequence[int]) -> str:
-        """Give the size of a window inside a map of a shape, in voxels and mm."""
+        """
+        Give the size of a window in voxels and mm.
+
+        Parameters
+        ----------
+        shape : sequence of int
+            Shape of the map in which it lies, which cuts it.
+
+        Returns
+        -------
+        str
+            Such as ``8 × 8 × 8 voxels (40 × 40 × 40 mm)``.
+        """
         box, steps = self._window(shape)
         return f"{size_text(box)} voxels ({size_text(f'{x:g}' for x in box * steps)} mm)"
 

@@ -245,7 +245,7 @@ def _examples(comparison: _Comparison) -> dict[str, tuple[Case, NDArray | None, 
             marked = marked > row["threshold"]
         opened = open_map(marked & case.scored, comparison.opening[shown]) & case.scored
         # Names are long, and headings of neighbors must not touch.
-        heading = f"{word}{case.name}\n" + wording("Dice {dice_opened:.2f}, opened", row)
+        heading = f"{word}{case.name}\n" + wording("Dice {dice_opened:.2f}", row)
         examples[heading] = (case, values, opened)
     return examples
 

@@ -240,7 +240,7 @@ def test_a_scan_of_few_voxels_is_written_and_not_judged_as_a_whole(output_of, ca
         assert f"); 1 too small to be judged: {tmp_path / 'found'}" in lines[0]
         assert {f"synthetic-glioma-001: {marked}", f"synthetic-glioma-001: {small}", "flagged: 1 of 2"} <= {*lines}
         record = read_sealed(tmp_path / "found" / "synthetic-glioma-002" / "detection.json")
-        RUN.keep(tmp_path / "found", "synthetic-glioma-002", {"share_found": record.pop("share_above"), **record})
+        RUN.keep(tmp_path / "found", "synthetic-glioma-002", {"cube": record.pop("opening"), **record})
     rows = pd.read_csv(tmp_path / "found" / "detections.tsv", sep="\t")
     assert rows[["differs", "n_lesions", "volume_mL"]].isna().all(axis=1).tolist() == [True, False]
     assert [rows["flags"][0], rows["notes"][1][:29]] == [f"{marked}; {small}", "the opening by a cube of 3 vo"]
