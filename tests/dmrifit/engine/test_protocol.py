@@ -103,7 +103,7 @@ def test_averaging_keeps_zeros_and_joins_neither_chained_shells_nor_repeated_low
     np.testing.assert_allclose(averaged, [2.5, 3.5, 16 / 3, 9.5])
     # Scanners write what each direction had: no value comes again.
     assert average_directions(np.ones(3), Protocol([1, 10, 25]))[1].b.tolist() == [12]
-    assert average_directions(np.ones(3), Protocol([10, 0, 10]))[1].b.tolist() == [0, 10]
+    assert average_directions(np.ones(4), Protocol([10, 0, 10, 25]))[1].b.tolist() == [0, 15]
 
 
 def test_b_values_that_were_meant_to_be_one_become_one():
