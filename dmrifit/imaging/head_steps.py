@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,32 +82,34 @@ def find_brain(image: Image) -> tuple[NDArray[np.bool_], bool]:
     return as_stored(share.values > MASK_THRESHOLD, stored_affine), False
 
 
-def head_span(values: NDArray, affine: NDArray[np.float64]) -> tuple[float, float]:
-    """
-    Measure from where to where a head reaches in mm, up to its outer faces, left to right (RAS+).
+class HeadSpan(NamedTuple):
+    """From where to where a head reaches in mm, up to its outer faces, left to right (RAS+)."""
 
-    Shapes: `values` (x, y, z, ...), brighter in the head than on average.
-    """
-    numbers = np.nan_to_num(values.reshape(*values.shape[:3], -1)[..., 0])
-    head = numbers > numbers.mean(dtype=np.float64)
-    # Parts below 1 % of it are noise in air.
-    head = drop_small(head, 1 + head.sum() // 100, connectivity=6)
-    index = np.argwhere(head & ~ndimage.binary_erosion(head))
-    if not len(index):
-        return -np.inf, np.inf
-    x, half = index @ affine[0, :3] + affine[0, 3], np.abs(affine[0, :3]).sum() / 2
-    return float(x.min() - half), float(x.max() + half)
+    low: float = -np.inf  # where no head is known
+    high: float = np.inf
 
+    @classmethod
+    def of(cls, values: NDArray, affine: NDArray[np.float64]) -> HeadSpan:
+        """Measure it in `values` (x, y, z, ...) that are brighter in the head than on average."""
+        numbers = np.nan_to_num(values.reshape(*values.shape[:3], -1)[..., 0])
+        head = numbers > numbers.mean(dtype=np.float64)
+        # Parts below 1 % of it are noise in air.
+        head = drop_small(head, 1 + head.sum() // 100, connectivity=6)
+        index = np.argwhere(head & ~ndimage.binary_erosion(head))
+        if not len(index):
+            return cls()
+        x, half = index @ affine[0, :3] + affine[0, 3], np.abs(affine[0, :3]).sum() / 2
+        return cls(float(x.min() - half), float(x.max() + half))
 
-def side_doubt(span: tuple[float, float]) -> str:
-    """Say that signs of x tell no side where a head lies beside x = 0; "" where they do."""
-    low, high = span
-    if low < 0 < high:
-        return ""
-    return (
-        f"the sign of x does not tell the side, as x = 0 is not in this head (x from {low:.0f} to "
-        f"{high:.0f} mm): look at the picture"
-    )
+    @property
+    def doubt(self) -> str:
+        """Say that signs of x tell no side where the head lies beside x = 0; "" where they do."""
+        if self.low < 0 < self.high:
+            return ""
+        return (
+            f"the sign of x does not tell the side, as x = 0 is not in this head (x from "
+            f"{self.low:.0f} to {self.high:.0f} mm): look at the picture"
+        )
 
 
 def _stripped_brain(values: NDArray, affine: NDArray[np.float64]) -> NDArray[np.bool_] | None:

@@ -16,7 +16,7 @@ from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.checks import is_number
 from dmrifit._utils.counts import counted
 from dmrifit._utils.text_files import read_object
-from dmrifit.imaging.head_steps import find_brain, head_span, side_doubt
+from dmrifit.imaging.head_steps import HeadSpan, find_brain
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import Volume
 from dmrifit.io.nifti import load_image
@@ -269,7 +269,7 @@ def unlike_notes(
 
 def side_note(case: Case, lesions: Sized) -> str:
     """Say that positions of lesions do not tell the side of the brain; empty where they do."""
-    return side_doubt(head_span(_brain(case), case.affine)) if len(lesions) else ""
+    return HeadSpan.of(_brain(case), case.affine).doubt if len(lesions) else ""
 
 
 def _brain(case: Case) -> NDArray[np.bool_]:

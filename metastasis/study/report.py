@@ -17,7 +17,6 @@ from dmrifit.report import page, style
 from dmrifit.report.numerals import wording
 from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.stats.lesion_matching import lesion_table
-from dmrifit.stats.patient_summary import FEWEST_PATIENTS
 from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.study import plotting
@@ -292,10 +291,11 @@ def _summaries(tables: _Tables) -> Iterator[Any]:
 
 def _interval_sentence(tables: _Tables) -> str:
     """Say what stands in brackets, or why nothing does."""
+    if tables["intervals"].empty:
+        return ""
     n_patients = len(set(tables["scans"]["patient"]))
-    if n_patients < FEWEST_PATIENTS:
-        return f"No intervals: they need {FEWEST_PATIENTS} patients or more, not {n_patients}."
-    return "" if tables["intervals"].empty else "In brackets the 95 % interval over patients."
+    key = "no_intervals" if tables["intervals"]["low"].isna().all() else "intervals_over"
+    return _TEXTS(key, n=n_patients)
 
 
 def _sizes_and_changes(tables: _Tables) -> Iterator[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -346,7 +345,7 @@ def read(
         raise ValueError("a picture needs both --image, to draw the box on, and --out")
     record = read_voxel_file(file)
     shares = {name: tissue_share(record.voxel, path) for name, path in (tissue or {}).items()}
-    span = (-math.inf, math.inf)
+    span = None
     if out is not None and image is not None:
         span, in_head = _draw(record.voxel, file, image, out)
         _check_source(record, file, image, in_head)
@@ -388,11 +387,11 @@ def _check_source(record: Any, file: Path, image: Path, in_head: float) -> None:
         warnings.warn(doubt, UserWarning, stacklevel=2)
 
 
-def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[tuple[float, float], float]:
+def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[Any, float]:
     """Draw a box on an image; give the head's reach along x, and how much of the box is in it."""
     import numpy as np
 
-    from dmrifit.imaging.head_steps import head_span
+    from dmrifit.imaging.head_steps import HeadSpan
     from dmrifit.io.atomic_files import FileSet
     from dmrifit.io.grids import three_axes
     from dmrifit.io.nifti import load_image, values_of
@@ -411,4 +410,4 @@ def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[tuple[float, 
     figure = plot_box(voxel, values, loaded.affine, "", {})
     with FileSet(out.parent, [out.name], overwrite=True) as files:
         figure.savefig(files.path(out.name), dpi=110, format="png")
-    return head_span(values, loaded.affine), head_share(voxel, values, loaded.affine)
+    return HeadSpan.of(values, loaded.affine), head_share(voxel, values, loaded.affine)

@@ -20,7 +20,7 @@ from sklearn.base import clone
 import dmrifit
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.counts import percent
-from dmrifit.imaging.head_steps import head_span, side_doubt
+from dmrifit.imaging.head_steps import HeadSpan
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.grids import Volume
 from placement.box.voxel import CONVENTION, Voxel
@@ -352,7 +352,7 @@ def check_reason(force: str) -> None:
 
 
 def head_share(voxel: Voxel, values: NDArray, affine: NDArray[np.float64]) -> float:
-    """Measure which part of a box lies in a head, `values` (x, y, z) as for `head_span`."""
+    """Measure which part of a box lies in a head, `values` (x, y, z) as for `HeadSpan.of`."""
     numbers = np.nan_to_num(values)
     head = binary_fill_holes(numbers > numbers.mean())
     filled = voxel.mask(numbers.shape, affine, partial=True)
@@ -367,18 +367,16 @@ def center_is_inside(voxel: Voxel, shape: Sequence[int], affine: NDArray[np.floa
     return bool(((index > -0.5) & (index < np.array(shape) - 0.5)).all())
 
 
-def _span(scene: Scene) -> tuple[float, float]:
+def _span(scene: Scene) -> HeadSpan:
     """Measure how far the head of a scene reaches, as far as its images tell."""
     if OUTSIDE_BRAIN in scene.margins:
-        return head_span(~scene.region(OUTSIDE_BRAIN), scene.affine)
-    if scene.image is not None:
-        return head_span(scene.image, scene.affine)
-    return -np.inf, np.inf
+        return HeadSpan.of(~scene.region(OUTSIDE_BRAIN), scene.affine)
+    return HeadSpan() if scene.image is None else HeadSpan.of(scene.image, scene.affine)
 
 
-def describe_side(voxel: Voxel, span: tuple[float, float] = (-np.inf, np.inf)) -> str:
-    """Say on which side of the isocenter a box lies; `span` as `head_span` gives it."""
-    x = voxel.center[0]
+def describe_side(voxel: Voxel, span: HeadSpan | None = None) -> str:
+    """Say on which side of the isocenter a box lies."""
+    span, x = span or HeadSpan(), voxel.center[0]
     side = "right" if x > 0 else "left"
     # Heads do not always lie in the middle, so that nothing is said of the side of the brain.
     place = f"{abs(x):.1f} mm to the patient's {side} of the isocenter"
@@ -388,10 +386,9 @@ def describe_side(voxel: Voxel, span: tuple[float, float] = (-np.inf, np.inf)) -
         words = f"it crosses x = 0, its center {place}"
     else:
         words = f"it lies {place}, x = 0"
-    if span[0] == -np.inf:
+    if span.low == -np.inf:
         words += "; without a head in an image this does not tell the side of the head"
-    doubt = side_doubt(span)
-    return f"its center lies at x = {x:.1f} mm; {doubt}" if doubt else words
+    return f"its center lies at x = {x:.1f} mm; {span.doubt}" if span.doubt else words
 
 
 def geometry_image(voxel: Voxel) -> nib.Nifti1Image:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import dmrifit
 from dmrifit._utils.counts import percent
-from dmrifit.imaging.head_steps import head_span
+from dmrifit.imaging.head_steps import HeadSpan
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import Volume
@@ -70,7 +70,7 @@ def describe_repeat(
         "size_mm": voxel.size.tolist(),
         "volume_mL": voxel.volume,
         "convention": CONVENTION,
-        "side": describe_side(voxel, head_span(new_scan.values, new_scan.affine)),
+        "side": describe_side(voxel, HeadSpan.of(new_scan.values, new_scan.affine)),
         "valid": valid,
         "target": target,
         "content": content,

@@ -107,7 +107,7 @@ def test_the_page_gives_froc_intervals_over_patients_or_says_why_there_are_none(
     assert f"{row['strict_sensitivity']:.2f} {interval}" in pages["six"]
     assert "Bars: 95 % intervals" in pages["six"]
     assert "No intervals" not in pages["six"]
-    assert "No intervals: they need 5 patients or more, not 4." in pages["four"]
+    assert "No intervals: they need five patients or more, not 4." in pages["four"]
     assert "Bars: 95 % intervals" not in pages["four"]
     assert "95 % interval " not in pages["four"]
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from dmrifit._utils.text_files import read_sealed
-from dmrifit.imaging.head_steps import head_span
+from dmrifit.imaging.head_steps import HeadSpan
 from placement.box.voxel import Voxel, rotation_of
 from placement.exchange.prescription import (
     describe_placement,
@@ -122,7 +122,7 @@ def test_no_side_is_claimed_where_the_middle_of_the_scanner_is_outside_the_head(
     side = describe_placement(Voxel(scene.centroid, (20, 20, 20)), scene)["side"]
     assert ("x = 0 is not in this head" in side) is bool(reach)
     assert reach in side
-    assert head_span(np.zeros((3, 3, 3)), affine) == (-np.inf, np.inf)
+    assert HeadSpan.of(np.zeros((3, 3, 3)), affine) == (-np.inf, np.inf)
 
 
 def test_a_head_is_counted_with_cavities_inside_the_image_and_its_span_on_fine_grids_too():
@@ -133,7 +133,7 @@ def test_a_head_is_counted_with_cavities_inside_the_image_and_its_span_on_fine_g
         assert head_share(Voxel((x, 20, 20), (10, 10, 10)), values, np.eye(4)) == pytest.approx(share, abs=0.01)
     values = np.zeros((300, 20, 20))
     values[50:240] = 1.0
-    np.testing.assert_allclose(head_span(values, np.diag([-1.0, 1.0, 1.0, 1.0])), (-239.5, -49.5))
+    np.testing.assert_allclose(HeadSpan.of(values, np.diag([-1.0, 1.0, 1.0, 1.0])), (-239.5, -49.5))
 
 
 def test_all_files_say_as_long_as_what_they_are_valid(scene, tmp_path):
