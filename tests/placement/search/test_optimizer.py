@@ -270,6 +270,16 @@ def test_rounded_voxels_are_what_a_console_takes_within_the_constraints_where_th
     assert optimizer.rounded(turned, tilted).angles.tolist() == [12.3, 0, 0]
 
 
+def test_rounding_of_a_box_loses_no_more_than_legal_neighbors_show_nor_does_a_thorough_search(data_dir):
+    scene = Scene.read(data_dir / "brain_tumour_thick_slice_1" / "label.nii.gz")
+    placement = VoxelOptimizer(rounding=CONSOLE, random_state=0).placement(scene)
+    # The nearest sides, 24 x 13 x 20 mm, have 0.54.
+    assert placement.objective >= PlacementObjective()(Voxel((-41.9, -21.3, 26), (23, 14, 19), (0, 0, 13.2)), scene) > 0.61
+    assert placement.feasible
+    thorough = VoxelOptimizer(rounding=CONSOLE, random_state=0, thorough=True).placement(scene)
+    assert thorough.objective >= placement.objective
+
+
 def test_candidates_are_distinct_and_sorted_with_those_that_break_constraints_last(cube, monkeypatch):
     scene = Scene(lump(shape=(90, 70, 60), center=(45, 35, 30), radii=(34, 26, 22)), np.eye(4))
     candidates = VoxelOptimizer(random_state=0).candidates(scene, 6)
