@@ -33,6 +33,8 @@ PALE = "#a3aab3"
 OUTLINES = ("#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#f0e442", "#d55e00", "#0072b2")
 #: Outlines that mean the same in pictures and viewers: what may be a finding, what is, the truth.
 UNSURE, FOUND, REFERENCE = OUTLINES[:3]
+#: Number of the outline of a box.
+BOX = 4
 #: What every figure of patients says, and what those of simulated ones say.
 NOT_CLINICAL, SYNTHETIC = "Not for clinical use", "Synthetic, no person was scanned"
 

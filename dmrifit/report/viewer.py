@@ -33,7 +33,7 @@ from dmrifit._utils.affines import voxel_volume
 from dmrifit.io.grids import upright, upright_affine
 from dmrifit.report.page import fill, read_data
 from dmrifit.report.slice_figures import robust_limits
-from dmrifit.report.style import COLORMAPS, OUTLINES
+from dmrifit.report.style import BOX, COLORMAPS, OUTLINES
 from dmrifit.report.voxel_records import VoxelRecords
 
 if TYPE_CHECKING:
@@ -117,12 +117,12 @@ def html_viewer(
     packed, factors = stack.fit_size(max_bytes)
     layers = [layer for layer in stack.layers if layer.kind != "rows"]
     matrix = stack.affine
-    n_colors = _number_colors(layers, packed)
+    _number_colors(layers, packed)
     if start is None:
         start = places[0][1] if places else (matrix @ [*(np.array(stack.shape) - 1) / 2, 1])[:3]
     box_entries = [
         {"name": name, "affine": np.asarray(box, float)[:3].tolist(), "color": color}
-        for color, (name, box) in enumerate(boxes.items(), start=n_colors)
+        for color, (name, box) in enumerate(boxes.items(), start=BOX)
     ]
     colormaps = import_optional("matplotlib").colormaps
     colors = {name: colormaps[name](np.arange(256), bytes=True)[:, :3] for name in COLORMAPS}
@@ -277,8 +277,8 @@ class _Stack:
             self.affine = self.affine @ pair
 
 
-def _number_colors(layers: Sequence[Layer], packed: Sequence[dict[str, Any]]) -> int:
-    """Give masks the colors of their layers, then unused ones; return the next unused number."""
+def _number_colors(layers: Sequence[Layer], packed: Sequence[dict[str, Any]]) -> None:
+    """Give masks the colors of their layers, then unused ones."""
     own_colors = [[OUTLINES.index(color) for color in layer.colors] for layer in layers]
     n_colors = max((color for own in own_colors for color in own), default=-1) + 1
     for entry, layer, own in zip(packed, layers, own_colors, strict=True):
@@ -287,7 +287,6 @@ def _number_colors(layers: Sequence[Layer], packed: Sequence[dict[str, Any]]) ->
             n_further = max(max(largest, len(layer.names), 1) - len(own), 0)
             entry["colors"] = [*own, *range(n_colors, n_colors + n_further)]
             n_colors += n_further
-    return n_colors
 
 
 def _window(layer: Layer, region: NDArray[np.bool_]) -> tuple[float, float] | None:

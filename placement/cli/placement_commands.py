@@ -80,9 +80,10 @@ def case_line(name: str, content: Mapping[str, Any], command: str) -> str:
     from placement.exchange.pages import summary_line
     from placement.exchange.prescription import PRESCRIBE
 
-    words = [f"{name}: {summary_line(content)}", *content["advice"], *content["notes"]]
+    result, _, details = summary_line(content).partition("; ")
+    words = [f"{name}: {result}", *content["advice"], *content["notes"], details]
     if content["console"]["withheld"]:
-        words.append(f"no numbers for consoles: {content['console']['withheld']}")
+        words.insert(1, f"no numbers for consoles: {content['console']['withheld']}")
     return "; ".join(words).replace(PRESCRIBE, command)
 
 
@@ -95,8 +96,7 @@ def _page(out: Path, contents: Mapping[str, Mapping[str, Any]], _lesions: Any) -
     for name, content in contents.items():
         flags = "; ".join(content["flags"]) or "none"
         lines.append(_row(name, content) | {"rotation": rotation_words(content), "flags": flags})
-        alt = f"Voxel of {name} in three planes"
-        parts = RUN.shown(out / name, {"voxel_overlay.png": alt})
+        parts = RUN.shown(out / name, {"voxel_overlay.png": f"Voxel of {name} in three planes"})
         pictures.append((name, [case_summary(content), *parts, console_numbers(content)]))
     table = page.Table(lines, _TEXTS["overview"])
     return RunPage("Voxels", [table], pictures, _TEXTS["sides"], f"{NOTICE}.", **box_assets())

@@ -5,7 +5,8 @@ Options:
 bandwidth HZ: Bandwidths of the pulses in Hz: one number, or one per side. The boxes of water, the
     metabolite and lipid must then stay in the brain.
 brain FILE|auto|none: Mask of the brain, outside of which no box may reach; auto takes the column
-    brain of the table, or finds the brain in the image.
+    brain of the table, or finds the brain in the image; what it finds at the edge depends on the
+    thickness of slices, so that a mask is better where the tumor is said to lie outside.
 brain_margin 0..: Distance to keep inside the brain, in mm.
 carrier: Chemical shift that the pulses are tuned to, in ppm.
 cases CASES: NIfTI mask of the tumor, where probabilities count as parts of voxels; a folder of

@@ -15,7 +15,7 @@ from placement.search.tissue_labels import named_labels
 
 _FILES = ("old", "box", "new")
 #: Columns of the table of all cases that are fields of a record.
-_FIGURES = ("agreement", "changed_share", "disagreement_mm", "target", "content")
+_FIGURES = ("volume_mL", "agreement", "changed_share", "disagreement_mm", "target", "content")
 _TEXTS = page.Texts(__file__)
 
 
@@ -40,10 +40,11 @@ def repeat(
     """
     Repeat boxes of earlier sessions on later scans of the same heads. Not for clinical use.
 
-    Registers both scans rigidly and moves the box. Answers "repeated", "repeated, but tissue in
-    the box changed" or "not the same head"; without a reliable match, no numbers for scanners are
-    written. Cases that lack a file or fail are listed in failed.tsv. An interrupted run resumes
-    when started again with the same options.
+    Registers both scans rigidly and moves the box; their agreement is the median local correlation
+    in the head, 1 if they are alike. Answers "repeated", "repeated, but tissue in the box changed"
+    or "not the same head"; without a reliable match, no numbers for scanners are written. Cases
+    that lack a file or fail are listed in failed.tsv. An interrupted run resumes when started
+    again with the same options.
 
     Options:
     old [OLD_T1]: T1 scan of the session of the box (NIfTI).
@@ -162,11 +163,13 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
         flags = "; ".join(record["flags"]) or "none"
         angles = rotation_words(record) if record["reliable"] else "n/a"
         lines.append({**record, "name": name, "angles": angles, "flags": flags})
-        remarks = map(page.sentence, [*record["flags"], record["content"], *record["notes"]])
+        texts = [_TEXTS("case", **record), *record["flags"], record["content"], *record["notes"]]
         pose = page.Table(pose_rows(record) if record["reliable"] else [])
         alts = {f"voxel_{scan}.png": f"Voxel of {name}, {scan} scan" for scan in ("old", "new")}
         shown = _CASE_RUN.shown(out / name, alts)
-        pictures.append((name, [*remarks, pose, *shown, console_numbers(record)]))
+        pictures.append(
+            (name, [*map(page.sentence, texts), pose, *shown, console_numbers(record)])
+        )
     note = _TEXTS["sides"]
     table = page.Table(lines, _TEXTS["overview"])
     return RunPage("Repeated voxels", [table], pictures, note, f"{NOTICE}.", **box_assets())

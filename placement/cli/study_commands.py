@@ -98,6 +98,7 @@ def reader(
     out: Annotated[Path, ".html"],
     proposals: Path | None = None,
     include: tuple[int, ...] | None = None,
+    labels: str | None = None,
     n: int = 24,
     seed: int = 0,
     overwrite: bool = False,
@@ -107,7 +108,8 @@ def reader(
 
     One HTML file that needs no network. Readers see numbers instead of names, and not where a
     proposed box comes from. What they save is the table EXPERTS that evaluate reads; tables of
-    several readers are joined below each other.
+    several readers are joined below each other. All files of CASES must be there, so that each
+    reader sees the same cases.
 
     Options:
     out: Page (.html) to write.
@@ -133,7 +135,7 @@ def reader(
         boxes = read_boxes(proposals, names)
         voxels = {name: Voxel.from_array(box) for name, box in zip(names, boxes, strict=True)}
     rows = progress(table.itertuples(), len(table))
-    scenes = [read_scene(row, include=include) for row in rows]
+    scenes = [read_scene(row, include=include, labels=labels) for row in rows]
     page = reader_page(scenes, proposals=voxels, random_state=seed)
     with FileSet(out.parent, [out.name], overwrite=overwrite) as file_set:
         file_set.path(out.name).write_text(page, encoding="utf-8")
@@ -236,8 +238,7 @@ def train(
             placer.fit(scenes, boxes, **fit_options)
         files.save(placer)
     # An expert without a box of a case has NaN there.
-    n_boxes = int((boxes[..., 0] == boxes[..., 0]).sum())
-    boxes_of_cases = counted(n_boxes, "box", "boxes")
+    boxes_of_cases = counted(int((boxes[..., 0] == boxes[..., 0]).sum()), "box", "boxes")
     typer.echo(f"trained on {counted(len(scenes), 'case')} with {boxes_of_cases}: {files.out}")
     if table["synthetic"].any():
         typer.echo("trained on synthetic cases and simulated experts, not clinical experts")
@@ -250,6 +251,7 @@ def evaluate(
     placements: dict[str, Path],
     out: Path,
     include: tuple[int, ...] | None = None,
+    labels: str | None = None,
     figure: bool = True,
     seed: int = 0,
     overwrite: bool = False,
@@ -275,7 +277,7 @@ def evaluate(
     names_written = ["evaluation.png", *(f"{title}.csv" for title in titles)]
     with FileSet(out, names_written, overwrite=overwrite) as file_set:
         rows = progress(table.itertuples(), len(table))
-        scenes = [read_scene(row, include=include, image=False) for row in rows]
+        scenes = [read_scene(r, include=include, labels=labels, image=False) for r in rows]
         tables = evaluate_placements(scenes, by_expert, boxes, random_state=seed)
         for title in titles:
             save_table(tables[title], file_set.path(f"{title}.csv"), 7)

@@ -13,7 +13,6 @@ from dmrifit.report import style
 from dmrifit.report.plane_figures import Outline, plot_planes
 from placement.box.voxel import Voxel
 from placement.search.scene import Scene
-from placement.search.tissue_labels import outline_title
 
 _MOST_BOXES = 5
 _AROUND = 20.0  # mm
@@ -52,13 +51,13 @@ def plot_overlay(voxels: Voxel | Mapping[str, Voxel], scene: Scene) -> style.Fig
         image, window = scene.tumor, (-0.2, 2.0)
     else:
         image, window = scene.image.reshape(*scene.image.shape[:3], -1)[..., 0], None
-    tumor, regions = scene.tumor, scene.outlined
+    tumor = scene.tumor
     outlines = {scene.target_name: Outline(style.OUTLINES[0], tumor, width=1.1)}
-    for name, color in regions.items():
-        outline = Outline(style.OUTLINES[color], scene.region(name), width=0.9)
-        outlines[outline_title(name)] = outline
-    others = [c for i, c in enumerate(style.OUTLINES) if i and i not in regions.values()]
-    colors = itertools.cycle(others)
+    for name, (color, region) in scene.outlined.items():
+        outlines[name] = Outline(style.OUTLINES[color], region, width=0.9)
+    taken = {outline.color for outline in outlines.values()}
+    own = style.OUTLINES[style.BOX]
+    colors = itertools.cycle([own, *(c for c in style.OUTLINES if c not in {*taken, own})])
     for name, voxel in boxes.items():
         outlines[name] = _box(voxel, middle, next(colors))
     # The tumor and the boxes are shown.
@@ -78,7 +77,7 @@ def plot_box(
 ) -> style.Figure:
     """Draw a box and masks in three planes through its center; `image`, masks (x, y, z)."""
     outlines = {name: Outline(style.OUTLINES[0], mask) for name, mask in masks.items()}
-    outlines["voxel"] = _box(voxel, voxel.center, style.OUTLINES[1])
+    outlines["voxel"] = _box(voxel, voxel.center, style.OUTLINES[style.BOX])
     shown: dict[str, Any] = {"margin": _AROUND_BOX, "around": [voxel.corners]}
     return plot_planes(image, affine, voxel.center, outlines, title, **shown)
 

@@ -30,9 +30,8 @@ def box_assets() -> dict[str, Any]:
 def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: bytes) -> str:
     """Make the page of a voxel: what it holds, planes to move through, and its numbers."""
     layers = scene_layers(scene, scene.target_name)
-    for name, color in scene.outlined.items():
-        region, colors = scene.region(name), (style.OUTLINES[color],)
-        layers.append(Layer(outline_title(name), region, "mask", colors=colors))
+    for name, (color, region) in scene.outlined.items():
+        layers.append(Layer(name, region, "mask", colors=(style.OUTLINES[color],)))
     planes = html_viewer(
         layers,
         scene.affine,
@@ -43,7 +42,6 @@ def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: 
     )
     numbers = [
         *pose_rows(content),
-        ["volume, mL", f"{content['volume_mL']:.2f}"],
         ["part that is target", share_words(content["scores"]["tumor_fraction"])],
         ["target", ", ".join(content["targets"])],
     ]
@@ -165,6 +163,7 @@ def pose_rows(record: Mapping[str, Any]) -> list[list[str]]:
     return [
         ["center (RAS+), mm", _three(pose["center_mm"])],
         ["sides, mm", " × ".join(f"{x:.2f}" for x in record["size_mm"])],
+        ["volume, mL", f"{record['volume_mL']:.2f}"],
         ["angles, degrees", _three(pose["angles_deg"])],
         ["orientation", rotation_words(record)],
     ]

@@ -23,7 +23,7 @@ from dmrifit.io.nifti import describe_sources, load_image, values_of
 from dmrifit.io.tables import read_rows
 from placement.exchange.prescription import FORMAT_VERSION, UNCHECKED_BRAIN
 from placement.search.scene import Scene
-from placement.search.tissue_labels import OUTSIDE_BRAIN
+from placement.search.tissue_labels import OUTSIDE_BRAIN, named_labels
 
 #: Columns of a box: center in mm RAS+, sides in mm, angles in degrees.
 BOX = ("x", "y", "z", "size_x", "size_y", "size_z", "angle_x", "angle_y", "angle_z")
@@ -135,6 +135,8 @@ def read_scene(
 
     The mask of the brain is the file in the column brain, or found in the image (auto).
     """
+    if isinstance(options.get("labels"), str):
+        options["labels"] = named_labels(options["labels"])
     excluded = _excluded(row, options.get("labels"))
     if (margin or tolerance) and not excluded:
         message = "margin and tolerance have no effect, because nothing is excluded (--exclude)"

@@ -126,8 +126,7 @@ def _angulations(voxel: Voxel) -> NDArray[np.float64]:
     # Half a turn about a side gives the same box: the least turned has the angles of consoles.
     half_turns = TURNS[np.all(np.abs(TURNS) == np.eye(3), axis=(1, 2))]
     rotations = voxel.rotation @ half_turns
-    rotation = rotations[np.argmax(np.trace(rotations, axis1=1, axis2=2))]
-    return LPS_TO_RAS * angles_of(rotation)
+    return LPS_TO_RAS * angles_of(rotations[np.argmax(np.trace(rotations, axis1=1, axis2=2))])
 
 
 def _tilts(normal: NDArray[np.float64]) -> tuple[list[int], NDArray[np.float64]]:

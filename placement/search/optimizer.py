@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Annotated, Any
 
@@ -25,6 +26,9 @@ CONSOLE = (0.1, 1.0, 0.1)
 
 #: Range of sides in mm for searches of boxes with more target than the constraints allow.
 LOOSE_SIDES = (5.0, 60.0)
+
+#: Rounded boxes are improved as long as a step gains this factor.
+LEAST_GAIN = 1.001
 
 
 @dataclass(frozen=True)
@@ -117,15 +121,16 @@ class VoxelOptimizer(BaseEstimator):
         Ratio of the longest to the shortest side above which a voxel is flagged; the search
         penalizes ratios above 92 % of it. None to leave both out, as the study did.
     thorough : bool, default=False
-        Whether to start from more places and turns, for about twice the time.
+        Whether to search from more places and turns, too, and take the better box, for about three
+        times the time.
     tie_break : float, default=0.03
         Part of the best objective that may be given up for fewer angles, and for a place
         nearer the centroid with sides more alike; 0 to take the best as it is.
     rounding : tuple of 3 float, default=None
         Steps of center (mm), sides (mm) and angles (degrees) to round to, such as `CONSOLE`; the
-        sides are then rounded up or down as the constraints and the objective have it. Where every
-        rounded box breaks a constraint that the voxel keeps, the voxel stays as it is and has the
-        flag ``sides not rounded``.
+        rounded box is then improved by such steps, the sides, the center and the angles, as
+        the constraints and the objective have it. Where every rounded box breaks a constraint that
+        the voxel keeps, the voxel stays as it is and has the flag ``sides not rounded``.
     inside_image : bool, default=True
         Whether the voxel must lie within the image.
     random_state : int, RandomState or None, default=None
@@ -281,6 +286,10 @@ class VoxelOptimizer(BaseEstimator):
             breaks no other constraint.
         """
         placement = self._placed(scene)
+        if self.thorough:
+            # More starts may end in another optimum, after rounding in a lower one.
+            quick = copy(self).set_params(thorough=False)._placed(scene)
+            placement = max(placement, quick, key=lambda p: (-len(p.flags), p.objective))
         if placement.tumor_fraction < LEAST_TARGET:
             purest = self.assess(self.purest(scene), scene)
             if purest.tumor_fraction >= LEAST_TARGET and not purest.breaks_beyond(placement):
@@ -294,13 +303,13 @@ class VoxelOptimizer(BaseEstimator):
         if len(scene.margins) > len(scene.excluded):
             # Limits seldom matter where the target is pure, and the search without them is quick.
             quick = Search(wishes, scene.unlimited)
-            voxel, best = self._best(quick)
-            if not search.touched(voxel):
-                return _assessed(voxel, best, scene, search)
-        placement = _assessed(*self._best(search), scene, search)
+            voxels, best = self._best(quick)
+            if not search.touched(voxels[0]):
+                return _settled(voxels, best, scene, search)
+        placement = _settled(*self._best(search), scene, search)
         if placement.tumor_fraction < LEAST_TARGET and scene.margins != scene.strict.margins:
             # Limits of tissues are worth no box that is useless.
-            lenient = _assessed(*self._best(Search(wishes, scene.strict)), scene, search)
+            lenient = _settled(*self._best(Search(wishes, scene.strict)), scene, search)
             more = lenient.tumor_fraction > placement.tumor_fraction
             return lenient if more and not lenient.breaks_beyond(placement) else placement
         return placement
@@ -332,8 +341,7 @@ class VoxelOptimizer(BaseEstimator):
             # Boxes that overlap by more are one candidate to a reader.
             if len(distinct) < n and all(voxel.dice(better) <= 0.8 for better in distinct):
                 distinct.append(voxel)
-        objective = search.wishes.objective
-        pairs = [(voxel, objective(voxel, scene)) for voxel in distinct]
+        pairs = [(voxel, search.wishes.objective(voxel, scene)) for voxel in distinct]
 
         def rank(pair: tuple[Voxel, float]) -> tuple[int, float]:
             voxel, score = pair
@@ -434,10 +442,10 @@ class VoxelOptimizer(BaseEstimator):
         """
         return self._wishes(scene).objective
 
-    def _best(self, search: Search) -> tuple[Voxel, float]:
-        """Search the best box, rounded if that is asked for; with it, the best objective."""
-        voxel, best = search.simplest(search.run(search.n_starts, 6))
-        return search.rounded_simple(voxel), best
+    def _best(self, search: Search) -> tuple[list[Voxel], float]:
+        """Search a simple box and the best, rounded if asked for; with them, its objective."""
+        simple, best = search.simplest(search.run(search.n_starts, 6))
+        return [search.rounded(voxel) for voxel in (simple, search.free or simple)], best
 
     @property
     def _objective(self) -> PlacementObjective:
@@ -512,6 +520,33 @@ def _assessed(voxel: Voxel, best_objective: float, scene: Scene, search: Search)
         flags=flags,
         scene=scene,
     )
+
+
+def _settled(voxels: Sequence[Voxel], best: float, scene: Scene, search: Search) -> Placement:
+    """Improve a simple box and the best after rounding; take the simple one if it will do."""
+    ends = [_climbed(_assessed(v, best, scene, search), search) for v in dict.fromkeys(voxels)]
+    simple, free = ends[0], ends[-1]
+    enough = free.objective * (1 - search.wishes.tie_break)
+    is_enough = search.is_rounded(simple.voxel) and simple.objective >= enough
+    return simple if is_enough or set(free.flags) - set(simple.flags) else free
+
+
+def _climbed(start: Placement, search: Search) -> Placement:
+    """Improve a rounded box by steps of the console that break no further constraint."""
+    best = start
+    is_rounded = search.wishes.rounding is not None and search.is_rounded(start.voxel)
+    while is_rounded and best.objective * LEAST_GAIN < start.best_objective:
+        # The box itself is among its neighbors, so that one will do.
+        for voxel in search.neighbors(best.voxel):
+            better = _assessed(voxel, start.best_objective, start.scene, search)
+            # Another pose of a box turned by over 45 degrees would have other angles.
+            is_canonical = np.allclose(voxel.canonical().angles, voxel.angles, atol=1e-4)
+            if is_canonical and set(better.flags) <= set(start.flags):
+                break
+        if better.objective <= best.objective * LEAST_GAIN:
+            break
+        best = better
+    return best
 
 
 def share_words(share: float) -> str:

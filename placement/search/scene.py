@@ -395,10 +395,15 @@ class Scene:
         return "target" if self.targets else "tumor"
 
     @property
-    def outlined(self) -> dict[str, int]:
-        """Regions to outline in a picture, not tissue without a label; numbers of their colors."""
+    def outlined(self) -> dict[str, tuple[int, NDArray[np.bool_]]]:
+        """Regions to outline in a picture, not tissue without a label: number of color, mask."""
         names = [name for name in self.margins if name != tissue_labels.NORMAL]
-        return tissue_labels.color_numbers(names)
+        outlined = {}
+        for name, number in tissue_labels.color_numbers(names).items():
+            # What lies outside the brain would have an outline along the border of the image, too.
+            mask = ~self.region(name) if name == tissue_labels.OUTSIDE_BRAIN else self.region(name)
+            outlined[tissue_labels.outline_title(name)] = number, mask
+        return outlined
 
     def region(self, name: str) -> NDArray[np.bool_]:
         """
@@ -700,8 +705,7 @@ class Scene:
         # The labels are those of the cropped tumor, whose first voxel is at `origin`.
         shift = scene.affine.copy()
         shift[:3, 3] += scene.affine[:3, :3] @ np.array(scene.origin, dtype=np.float64)
-        inside = labels[voxel.mask(labels.shape, shift)]
-        counts = np.bincount(inside, minlength=n + 1)[1:]
+        counts = np.bincount(labels[voxel.mask(labels.shape, shift)], minlength=n + 1)[1:]
         return int(counts.argmax()) if counts.any() else -1
 
     def holds(self, voxel: Voxel) -> bool:

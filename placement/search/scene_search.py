@@ -138,6 +138,9 @@ SQUEEZED = ((1.0, 100), (0.5, 250))
 #: Where no box keeps all limits: from how many boxes a last search for one starts.
 N_RESCUED = 8
 
+#: Steps of the console by which a rounded box is moved or turned at once.
+N_STEPS = (-20, -5, -1, 1, 5, 20)
+
 #: Rows to an image voxel along each of two axes where boxes are compared.
 N_ROWS = 3
 
@@ -355,8 +358,7 @@ class Search:
             region = scene.forbidden_in(origin, np.array(shape) + 2 * reach, names=[name])
             if margin > 0 and region.any():
                 region = distance_transform_edt(~region, sampling=scene.spacing) <= margin
-            inner = tuple(slice(r, r + n) for r, n in zip(reach, shape, strict=True))
-            excluded |= region[inner]
+            excluded |= region[tuple(slice(r, r + n) for r, n in zip(reach, shape, strict=True))]
         return excluded
 
     def inner(self) -> Boxes:
@@ -467,8 +469,7 @@ class Search:
         if every:
             rounds = ALL
         if wishes.max_rotations == 3:
-            n_turned = 4 if self.thorough else 2
-            quick = join_boxes(quick, self.best_turned(centers, sides, n_turned))
+            quick = join_boxes(quick, self.best_turned(centers, sides, 4 if self.thorough else 2))
         elif wishes.max_rotations:
             quick = self.best_tilted(centers, sides, 2 if self.thorough else 1)
         if len(self.margins):
@@ -574,8 +575,7 @@ class Search:
         origins = np.concatenate([inner.origins, centers])
         log_sides = inner.x[:, 3:6]
         # At the centers of the first search, too, boxes start as small as the first of these.
-        center_sides = np.tile(log_sides[:1], (len(centers), 1))
-        sizes = np.exp(np.concatenate([log_sides, center_sides]))
+        sizes = np.exp(np.concatenate([log_sides, np.tile(log_sides[:1], (len(centers), 1))]))
         family = FAMILIES[self.wishes.max_rotations]
         if family == (ANY_TURN,):
             starts = join_boxes(inner, self.spread(origins, sizes, family, self.turns(N_TURNS)))
@@ -631,8 +631,7 @@ class Search:
 
     def turns(self, n: int) -> NDArray[np.float64]:
         """Draw rotations to start from, the same for the same seed."""
-        rng = Seed(self.wishes.random_state).rng("turns")
-        axes = rng.normal(size=(n, 3))
+        axes = Seed(self.wishes.random_state).rng("turns").normal(size=(n, 3))
         x, y, z = (axes / np.sqrt((axes**2).sum(axis=1, keepdims=True))).T
         cross = np.zeros((n, 3, 3))
         cross[:, 0, 1], cross[:, 0, 2], cross[:, 1, 2] = -z, y, -x
@@ -661,8 +660,7 @@ class Search:
         if free is None:
             # Every box breaks a constraint, so take one that breaks fewest.
             voxels = [self.voxel(box) for box in candidates.boxes[order]]
-            n_flags = [len(self.flags(voxel, own=True)) for voxel in voxels]
-            best = int(np.argmin(n_flags))
+            best = int(np.argmin([len(self.flags(voxel, own=True)) for voxel in voxels]))
             return voxels[best], float(values[order[best]])
         value = float(values[order[best]])
         self.free = free
@@ -725,23 +723,21 @@ class Search:
         """Describe a box by its canonical pose."""
         return Voxel.from_rotation(box[0], box[1], box[2:5]).canonical()
 
-    def rounded_simple(self, simple: Voxel) -> Voxel:
-        """Round a simple box, or the best one where rounding costs the simple one too much."""
-        rounded = self.rounded(simple)
-        if self.free is None or self.free == simple:
-            return rounded
-        best = self.rounded(self.free)
-        if best is self.free or self.flags(best, own=True):
-            return rounded
-        if rounded is simple:  # which cannot be rounded
-            return best
-        enough = self.value(best) * (1 - self.wishes.tie_break)
-        return rounded if self.value(rounded) >= enough else best
+    def neighbors(self, voxel: Voxel) -> list[Voxel]:
+        """List boxes a few console steps away, of other sides or moved or turned, best first."""
+        assert self.wishes.rounding is not None
+        of_center, of_size, of_angle = self.wishes.rounding
+        sides = np.pad(list(itertools.product((-of_size, 0, of_size), repeat=3)), ((0, 0), (3, 3)))
+        # An angle of none stays none to set.
+        steps = np.diag([*[of_center] * 3, 0, 0, 0, *np.where(voxel.angles, of_angle, 0.0)])
+        rows = voxel.as_array() + np.concatenate([sides, *(n * steps for n in N_STEPS)])
+        rows = rows[(rows[:, 3:6] > 0).all(axis=1)].round(6)
+        return self.best_first([Voxel.from_array(row) for row in rows])
 
-    def value(self, voxel: Voxel) -> float:
-        """Give the objective of a voxel, as `values` does."""
-        box = np.concatenate([voxel.center[None], voxel.size[None], voxel.rotation])
-        return float(self.values(box[None])[0])
+    def best_first(self, voxels: Sequence[Voxel]) -> list[Voxel]:
+        """Order voxels by their objectives."""
+        boxes = np.array([[v.center, v.size, *v.rotation] for v in voxels]).reshape(-1, 5, 3)
+        return [voxels[index] for index in np.argsort(-self.values(boxes), kind="stable")]
 
     def flags(self, voxel: Voxel, *, own: bool = False) -> tuple[str, ...]:
         """List the constraints that a voxel breaks; `own` omits what no voxel could meet."""
@@ -810,14 +806,13 @@ class Search:
             steps = np.array([*np.ndindex((2 + 2 * reach,) * 3)]) - reach
             sizes = ((down + steps) * of_size).round(6)
             options = [Voxel(center, size, angles) for size in sizes if (size > 0).all()]
-            boxes = np.array([[v.center, v.size, *v.rotation] for v in options]).reshape(-1, 5, 3)
-            for index in np.argsort(-self.values(boxes), kind="stable"):
-                flags = self.flags(options[index], own=True)
-                flags += ("less target",) * (tumor_fraction(options[index], self.scene) < least)
+            for option in self.best_first(options):
+                flags = self.flags(option, own=True)
+                flags += ("less target",) * (tumor_fraction(option, self.scene) < least)
                 if not flags:
-                    return options[index]
+                    return option
                 if no_worse is None and broken.issuperset(flags):
-                    no_worse = options[index]
+                    no_worse = option
         return voxel if no_worse is None else no_worse
 
     def is_rounded(self, voxel: Voxel) -> bool:
@@ -847,8 +842,7 @@ def spaced_points(
     while len(candidates) and len(selected) < n:
         best = candidates[:1]
         selected.append(best[0])
-        distances = cdist(points[candidates], points[best], metric)[:, 0]
-        candidates = candidates[distances > distance]
+        candidates = candidates[cdist(points[candidates], points[best], metric)[:, 0] > distance]
     return np.array(selected, dtype=np.int64)
 
 
@@ -871,8 +865,7 @@ def scanned_shapes(
     volumes = shapes.prod(axis=1) * block_volume
     mean = float(limits.objective.mean_volume)
     least = 0.8 * max(limits.min_volume, 0.08 * mean)
-    most = max(2.0 * mean, 1.4 * limits.min_volume)
-    return shapes[(volumes >= least) & (volumes <= most)]
+    return shapes[(volumes >= least) & (volumes <= max(2.0 * mean, 1.4 * limits.min_volume))]
 
 
 def join_boxes(*searches: Boxes) -> Boxes:

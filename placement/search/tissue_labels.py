@@ -33,9 +33,9 @@ MOSTLY, LEAST_TARGET = 0.75, 0.5
 LIMITS = {NECROSIS: 0.10, MERGED: 0.10, CAVITY: 0.10, NORMAL: 0.02}
 
 # Numbers of colors that outlines in pictures and bars of contents (pages.css) share; 0 is the
-# target's. No scheme has both kinds of necrosis.
+# target's, 4 the box's. No scheme has both kinds of necrosis.
 _COLORS = {OUTSIDE_BRAIN: 1, NECROSIS: 2, MERGED: 2, CAVITY: 3}
-_MOST_COLORS = 5  # one is left for boxes
+_OTHER_COLORS = (5, 6, 3, 2, 1)  # first those that never mean a tissue
 
 #: Values of published label images. BRATS 2013: Menze et al., IEEE TMI 34:1993–2024, 2015. 2017
 #: to 2022: Bakas et al., Sci Data 4:170117, 2017. The metastasis challenge of 2023: Moawad et
@@ -77,16 +77,10 @@ def named_labels(text: str) -> dict[str, Any]:
 
 
 def color_numbers(names: Sequence[str]) -> dict[str, int]:
-    """Give regions the numbers of colors, from 1; without a fixed one the next that is free."""
-    fixed = {_COLORS[name] for name in names if name in _COLORS}
-    numbers: dict[str, int] = {}
-    for name in names:
-        number = _COLORS.get(name)
-        taken = {*numbers.values()}
-        if number is None or number in taken:
-            number = next(i for i in itertools.count(1) if i not in fixed | taken)
-        numbers[name] = number
-    return {name: 1 + (number - 1) % _MOST_COLORS for name, number in numbers.items()}
+    """Give regions the numbers of colors: fixed ones, and others by turns."""
+    fixed = {name: _COLORS[name] for name in names if name in _COLORS}
+    others = itertools.cycle(n for n in _OTHER_COLORS if n not in fixed.values())
+    return {name: fixed.get(name) or next(others) for name in names}
 
 
 def outline_title(name: str) -> str:

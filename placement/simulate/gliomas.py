@@ -252,8 +252,7 @@ def place_boxes(
     """
     mean_log_volume, sd_log_volume, start_sd = _HABITS[kind]
     steps = np.diag(affine)[:3]
-    solid = tumor & ~necrosis
-    aim = solid if kind == "preference" else tumor
+    aim = tumor & ~necrosis if kind == "preference" else tumor
     depth = distance_transform_edt(aim, sampling=steps)
     points = np.argwhere(aim)
     deep = depth[aim]
@@ -274,8 +273,7 @@ def place_boxes(
         alternative = points[_draw((deep / deep.max()) ** 2, rng)]
         at = (alternative if rng.random() < _APART else start) * steps + affine[:3, 3]
         at = at + start_sd * rng.standard_normal(3)
-        share = _sampler(aim, affine)
-        box = _search(at, target, turned, share, kind, rng)
+        box = _search(at, target, turned, _sampler(aim, affine), kind, rng)
         hand = _JITTER * rng.standard_normal(3)
         # Drawn in any case, so that a slip does not change the later placements.
         slip = 8.0 * rng.standard_normal(3)
@@ -325,8 +323,7 @@ def _search(
         boxes = np.repeat(best[None], _PROPOSALS, axis=0)
         # The first box stays as it is, so that a round cannot lose the best.
         boxes[1:, :3] += scale * 3.5 * rng.standard_normal((_PROPOSALS - 1, 3))
-        change = scale * 0.22 * rng.standard_normal((_PROPOSALS - 1, 3))
-        boxes[1:, 3:6] *= np.exp(change)
+        boxes[1:, 3:6] *= np.exp(scale * 0.22 * rng.standard_normal((_PROPOSALS - 1, 3)))
         turn = scale * 12 * rng.standard_normal((_PROPOSALS - 1, 3))
         boxes[1:, 6:] += np.where(turned, turn, 0.0)
         boxes[:, 3:6] = np.clip(boxes[:, 3:6], *_SIDES)

@@ -622,8 +622,8 @@ def test_outlines_boxes_and_the_crosshair_are_drawn_where_they_are(layers, tmp_p
     assert not blue[row, column + 3]
     assert blue[middle(4, 6)[0] - int(scale / 2) + 1, middle(4, 6)[1]]
     assert not (drawn == [230, 159, 0]).all(-1).any()  # the second label is in another slice
-    pink = (drawn == [204, 121, 167]).all(-1)
-    rows, columns = np.nonzero(pink)
+    yellow = (drawn == [240, 228, 66]).all(-1)
+    rows, columns = np.nonzero(yellow)
     assert np.ptp(columns) + 1 == pytest.approx(8 / 2 * scale, abs=4)
     assert np.ptp(rows) + 1 == pytest.approx(12 / 2 * scale, abs=4)
     assert (columns.min() + columns.max()) / 2 == pytest.approx(middle(7, 5)[1], abs=2)

@@ -57,7 +57,7 @@ def test_overlays_show_the_exact_outlines_of_box_tumor_and_excluded_regions(scen
     radius = np.linalg.norm(lines[OUTLINES[0]] - [12, -8], axis=1)
     np.testing.assert_allclose(radius, 22, atol=2)
     # The first image voxel of the wall lies at 52 mm: its border is half a voxel before it.
-    border = lines[OUTLINES[1]]
+    border = lines[OUTLINES[5]]
     assert border[:, 0].min() == pytest.approx(51, abs=0.6)
 
 
@@ -99,7 +99,7 @@ def test_the_legend_names_what_is_drawn_and_the_figure_what_is_synthetic_and_not
     figure = plot_overlay({"expert": VOXEL, "network": Voxel((0, 0, 0), (9, 9, 9))}, scene)
     assert legend(figure) == ["tumor", "wall", "expert", "network"]
     colors = [line.get_color() for line in figure.legends[0].get_lines()]
-    assert colors[2:] == [figure.axes[2].lines[0].get_color(), OUTLINES[3]]
+    assert colors[2:] == [OUTLINES[4], OUTLINES[1]]
     assert set(colors[:2]) == set(contours(figure.axes[2]))
     assert legend(plot_overlay(VOXEL, sphere_scene[0]())) == ["tumor", "voxel"]
     for shown in (scene, sphere_scene[0](synthetic=True)):

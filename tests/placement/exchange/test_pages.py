@@ -43,13 +43,13 @@ def test_flags_stand_above_what_a_box_holds_and_the_bar_adds_up(scene):
 
 
 def test_the_bar_has_the_colors_of_the_outlines_in_pictures(scene):
-    assert scene.outlined == {"necrosis": 2}
+    assert [(name, color) for name, (color, _) in scene.outlined.items()] == [("necrosis", 2)]
     css, tissues = pages.box_assets()["style"], pages._TEXTS["bar"]
     regions = color_numbers([OUTSIDE_BRAIN, "necrosis", "resection cavity"])
     for name, color in ({"tumor": 0, MERGED: 2} | regions).items():
         assert f"rect.t{tissues.index(name)} {{ fill: {OUTLINES[color]}; }}" in css
-    # A region without a color of its own takes one that no other has.
-    assert list(color_numbers(["wall", OUTSIDE_BRAIN, "skull", "necrosis"]).values()) == [3, 1, 4, 2]
+    # A region without a color of its own takes one that no other and no box has.
+    assert list(color_numbers(["wall", OUTSIDE_BRAIN, "skull", "necrosis"]).values()) == [5, 1, 6, 2]
 
 
 def bar_percent(summary):
@@ -67,7 +67,7 @@ def test_the_bar_adds_up_where_the_brain_leaves_out_labeled_tissue(labels, noun)
         block = Scene(values, np.eye(4), labels=labels, brain=brain, name="synthetic block")
     summary = str(case_summary(describe_placement(Voxel((22.5, 14.5, 14.5), (24, 16, 16)), block)))
     outer = case_line("block", describe_placement(Voxel((32.5, 14.5, 14.5), (22, 16, 16)), block), "")
-    assert re.search("; 64 % of the box lies outside the brain; .*no numbers for consoles: 64 % of the box lies outs", outer)
+    assert re.search("no numbers for consoles: 64 % of the box lies outs.*; 64 % of the box lies outside the brain; ", outer)
     assert f"6.8 mL (44 %) of {noun} lies outside the mask of the brain: look at the mask, or give another one" in summary
     assert bar_percent(summary) == pytest.approx(100, abs=0.05)
     assert "outside the brain 21 % (of it 80 % labeled)" in summary
