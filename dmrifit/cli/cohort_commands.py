@@ -17,7 +17,7 @@ from dmrifit._utils.checks import check_word, check_words, errors_about
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.options import NewFile, given, numbers, pairs, say
 from dmrifit.cli.workers import scheduler
-from dmrifit.engine.protocol import Protocol
+from dmrifit.engine.protocol import TE_MATCH, Protocol
 
 if TYPE_CHECKING:
     from dmrifit.cohort.cohort import Cohort
@@ -409,12 +409,12 @@ def _has_clinical_maps(cohorts: Mapping[str, Cohort], source: Protocol | None) -
 def _check_study(out: Path, estimators: Mapping[str, Any], *, controls: bool) -> None:
     """Refuse to drop from the tables of a finished comparison what is not asked for again."""
     from dmrifit.io.digests import describe
+    from dmrifit.predict.controls import is_control
     from dmrifit.study.study_folder import StudyFolder
 
     dropped = []
     for name, earlier in StudyFolder(out).description().get("estimators", {}).items():
-        # The description of a control is a list.
-        if name not in estimators and not (controls and isinstance(earlier, list)):
+        if name not in estimators and not (controls and is_control(name.split()[0])):
             dropped.append(name)
         elif name in estimators and _task(earlier) != _task(describe(estimators[name])):
             dropped.append(f"{name} with {_task(earlier)}")
@@ -440,7 +440,7 @@ def _source(protocol: Protocol, source_b: Sequence[float]) -> Protocol:
     source = Protocol([*source_b, *protocol.b], te).take(np.arange(len(source_b)))
     text = ",".join(f"{b:g}" for b in source_b)
     with errors_about(f"--source-b {text}"):
-        b = np.unique(protocol.b if te is None else protocol.b[protocol.te == te])
+        b = np.unique(protocol.b if te is None else protocol.b[protocol.te < te + TE_MATCH])
         measured = [f"{value:g}" for value in b]
         # Protocols of cohorts match within a tolerance; what a user asks for is taken at its word.
         if not {*text.split(",")} <= {*measured}:

@@ -354,7 +354,7 @@ def _with_noise_before(result: FitResult, settings: FitSettings) -> FitResult:
         return result
     # With a prior, errors come from sigma already.
     if settings.method != "map":
-        share = np.sqrt(result.reduced_chi2 * settings.n_averaged)
+        share = np.sqrt(result.reduced_chi2)
         share = np.where(np.isfinite(share), np.clip(share, 1e-9, 1), 1)
         result.standard_errors[:] /= share[:, None]
     known = inputs.sigma / np.sqrt(settings.n_averaged)

@@ -220,9 +220,11 @@ class FitResult:
         if self.inputs is None or self.inputs.sigma is None:
             return np.full(len(self), np.nan)
         dof = self.degrees_of_freedom
+        # Averages have less noise than the measurements, of which sigma is.
+        noise = self.inputs.sigma if self.inputs.noise is None else self.inputs.noise
         with np.errstate(divide="ignore", invalid="ignore"):
             is_known = (dof > 0) & (self.inputs.sigma > 0)
-            return np.where(is_known, self.cost / (dof * self.inputs.sigma**2), np.nan)
+            return np.where(is_known, self.cost / (dof * noise**2), np.nan)
 
     def intervals(self, level: float = 0.95) -> NDArray[np.float64]:
         """

@@ -475,7 +475,8 @@ def fit_image(
             options["Choice"] = f"two steps, Dt from b ≥ {settings.threshold:g} s/mm²{end}"
         else:
             options["Choice"] = f"one step, method {settings.method}, likelihood {likelihood}{end}"
-        sidecar = describe_fit(tally, settings, box, protocol, contrasts, options, files)
+        fitted = contrasts.take(measurements.contrast_of)
+        sidecar = describe_fit(tally, settings, box, protocol, fitted, options, files)
         if level is not None and np.isfinite(snr):
             sidecar["Noise"] = {"Sigma": level.sigma, "Method": level.method, "SNR": snr}
             sidecar["Noise"]["Description"] = str(level)

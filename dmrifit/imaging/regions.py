@@ -310,7 +310,7 @@ def repeatability_text(repeats: pd.DataFrame) -> str:
         interval = f"{significant(row['rc_low'])}, {significant(row['rc_high'])}"
         coefficients.append(f"{significant(row['rc'])} [{interval}] {row['unit']}".rstrip())
     varies = parameters["rc"] > 0
-    table["repeatability coefficient [95 %]"] = np.where(varies, coefficients, "at a bound")
+    table["repeatability coefficient [95 %]"] = np.where(varies, coefficients, "equal medians")
     table["in doubt"] = parameters["doubtful"].map(percent, na_action="ignore").fillna("–")
     text = table.to_string(index=False)
     if table["subjects"].min() == 1:

@@ -243,11 +243,15 @@ def describe_fit(
     settings: FitSettings,
     bounds: Sequence[tuple[float, float]],
     protocol: Protocol,
-    contrasts: Protocol,
+    fitted: Protocol,
     inputs: Mapping[str, Any],
     files: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Describe a fit for the JSON file that stands beside its maps."""
+    """
+    Describe a fit for the JSON file that stands beside its maps.
+
+    `fitted` has, for each measurement of `protocol`, the contrast that it was fitted as.
+    """
     model = tally.model
     method = _METHODS[settings.method or "nlls"]
     if settings.likelihood != "gaussian":
@@ -260,14 +264,14 @@ def describe_fit(
         **_describe_voxel_maps(tally, files),
         **tally.screening.describe(),
         **({} if settings.prior is None else {"Prior": settings.prior.describe()}),
-        **_describe_expected_precision(tally, protocol),
+        **_describe_expected_precision(tally, fitted),
         "NoValue": (
             "0 outside the mask, NaN inside it where a voxel could not be fitted or an error is "
             "not defined"
         ),
         "Settings": settings.describe() | dict(inputs),
         "Protocol": protocol.to_dict(),
-        "FittedProtocol": contrasts.to_dict(),
+        "FittedProtocol": tally.contrasts.to_dict(),
     }
 
 
@@ -395,12 +399,12 @@ def _finite_bounds(bounds: tuple[float, float]) -> list[float | None]:
     return [float(bound) if np.isfinite(bound) else None for bound in bounds]
 
 
-def _describe_expected_precision(tally: FitTally, protocol: Protocol) -> dict[str, Any]:
+def _describe_expected_precision(tally: FitTally, fitted: Protocol) -> dict[str, Any]:
     """Describe what the protocol can determine in typical tissue at the SNR of this scan."""
     snr = tally.snr()
     contrasts, model = tally.contrasts, tally.model
     # Residuals are those of averages; a noise is that of one volume.
-    of_volume = 1.0 if tally.knows_noise else np.sqrt(len(contrasts) / len(protocol))
+    of_volume = 1.0 if tally.knows_noise else np.sqrt(len(contrasts) / len(fitted))
     of_amplitude = snr_of_amplitude(snr * of_volume, contrasts, model)
     if np.isnan(of_amplitude):
         return {}
@@ -409,7 +413,7 @@ def _describe_expected_precision(tally: FitTally, protocol: Protocol) -> dict[st
     if contrasts.te is not None:
         contrast += f" and TE {contrasts.te[reference]:g} ms"
     try:
-        table = expected_precision(protocol, model, tally.fixed, of_amplitude)
+        table = expected_precision(fitted, model, tally.fixed, of_amplitude)
     except ValueError:  # no finite derivative: typical tissue is unknown for a user's model
         return {}
     over = "noise" if tally.knows_noise else "standard deviation of residuals"

@@ -276,7 +276,8 @@ def _sentences(contents: Sequence[Mapping[str, Any]], out: Path) -> Iterator[str
     names: dict[str, list[str]] = {}
     for content in contents:
         for note in content["notes"]:
-            say(f"{content['name']}: {note}")
+            # Notes of earlier runs begin with the name.
+            say(f"{content['name']}: {note.removeprefix(content['name'] + ': ')}")
         if content["statement"] and not content["n_lesions"]:
             yield f"{content['name']}: {content['statement']}"
         elif content["statement"]:

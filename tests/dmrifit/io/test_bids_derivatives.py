@@ -118,7 +118,7 @@ def test_the_snr_is_of_signals_that_were_measured_in_voxels_with_spare_values(no
     signals = clean + np.random.default_rng(5).normal(0, 20, clean.shape)
     tally = tally_of(fit_voxels(signals, protocol, "adc"), protocol)
     assert tally.snr() == pytest.approx(50 * np.exp(-0.5), rel=0.1)
-    section = bids_derivatives._describe_expected_precision(tally, 1.0)["ExpectedPrecision"]
+    section = bids_derivatives._describe_expected_precision(tally, protocol)["ExpectedPrecision"]
     assert section["SNRContrast"] == "b = 500 s/mm² and TE 80 ms"
     # In typical tissue of 1 µm²/ms, the lower bound is that of S0 at an SNR of 50.
     table = expected_precision(protocol, MODELS["adc"], (), 50)
@@ -130,7 +130,7 @@ def test_a_parameter_that_is_typically_0_has_no_relative_error(noisy_signals):
     parameters = [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0, 5), Parameter("c", "", -1, 1)]
     model = SignalModel.from_expression("S0*(exp(-b*D)+c)", parameters, name="own")
     tally = tally_of(fit_voxels(signals, protocol, model, fixed={"D": 1.0}), protocol)
-    section = bids_derivatives._describe_expected_precision(tally, 1.0)["ExpectedPrecision"]
+    section = bids_derivatives._describe_expected_precision(tally, protocol)["ExpectedPrecision"]
     assert "c" not in section["CoefficientOfVariation"]
     json.dumps(section, allow_nan=False)
 
