@@ -183,7 +183,7 @@ def test_pages_of_runs_show_names_of_scans_as_text(package, tmp_path):
     columns = ["number", "diameter_mm", *lesion_sizes.FIGURES, "x", "y", "z", "probability", "mean_probability"]
     content = {
         "name": PLANT, "patient": PLANT, "folder": FILE, "synthetic": True, "threshold": 3.0, "n_lesions": 1,
-        "volume_mL": 1.0, "share_above": 0.1, "lesions": [dict.fromkeys(columns, 1.0)], "lesion_columns": columns,
+        "volume_mL": 1.0, "opening": 3, "share_above": 0.1, "lesions": [dict.fromkeys(columns, 1.0)], "lesion_columns": columns,
         "differs": True, "min_voxels": 1, "n_marked_by_both": None, "volume_with_core_mL": 1.0, "statement": PLANT,
         "notes": [f": {PLANT}"], "healthy": {"anomalies_per_scan": 0.5, "n_scans": 2, "origin": "training"}, "flags": [PLANT], "model": PLANT,
     }  # fmt: skip
