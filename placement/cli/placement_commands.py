@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage
 from dmrifit.cli.options import given, trained_model
 from dmrifit.report import page
 from placement.search.tissue_labels import named_labels
+
+if TYPE_CHECKING:
+    from dmrifit.imaging.head_steps import HeadSpan
 
 _TEXTS = page.Texts(__file__)
 
@@ -387,7 +390,7 @@ def _check_source(record: Any, file: Path, image: Path, in_head: float) -> None:
         warnings.warn(doubt, UserWarning, stacklevel=2)
 
 
-def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[Any, float]:
+def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[HeadSpan, float]:
     """Draw a box on an image; give the head's reach along x, and how much of the box is in it."""
     import numpy as np
 
