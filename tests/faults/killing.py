@@ -51,7 +51,8 @@ TIMES = {
 
 # The date, and the table of seconds with what is said of it.
 _TIMES_OF_PAGES = re.compile(
-    r"<td>date</td><td>[^<]*</td>|<table>(?:(?!<table).)*</table></div><p>Training, prediction and the fit[^<]*</p>",
+    r"<td>date</td><td[^>]*>[^<]*</td>|<p>Training and prediction of the last run[^<]*</p>"
+    r"|<table[^>]*>(?:(?!<table).)*</table></div><p>Training, prediction and the fit[^<]*</p>",
     re.DOTALL,
 )
 

@@ -2,14 +2,17 @@
 
 import importlib
 import random
+import re
 
 import pytest
 import typer
 from commands import LONG, SPARED
 from counts import kind_of_complaint
 from kill_trials import ONE_THREAD, Trials, shares
-from killing import PROGRAMS, Finished, damages, final_files
+from killing import PROGRAMS, Finished, contents, damages, final_files
 from run_kills import IN_A_ROW, NAMES, finished
+
+from dmrifit.report import page
 
 for library in ("torch", "skorch", "matplotlib", "jinja2", "xgboost"):
     pytest.importorskip(library)
@@ -116,6 +119,19 @@ def test_the_checker_sees_files_that_are_cut_off(tmp_path):
     assert list(final_files(tmp_path)) == []
     (tmp_path / "map.nii.gz").write_bytes(b"half")
     assert len(damages(tmp_path)) == 1
+
+
+def test_pages_of_two_times_are_the_same(tmp_path):
+    seconds = [page.Table([["LR", "0.012"]]), "Training, prediction and the fit took."]
+    pages = [page.Section("How", page.origin("a command"), *seconds, "Training and prediction of the last run took 0 s.")]
+    written = page.Page("Title", pages).html()
+    for number, time in enumerate(("12:33", "12:34")):
+        later = re.sub(r"\d\d:\d\d UTC", f"{time} UTC", written).replace("0.012", f"0.01{number}")
+        (tmp_path / time).mkdir()
+        (tmp_path / time / "report.html").write_text(later.replace("took 0 s", f"took {number} s"))
+    first, second = (contents(tmp_path / time) for time in ("12:33", "12:34"))
+    assert first == second
+    assert "a command" in first["report.html"]
 
 
 def test_every_command_of_the_programs_is_killed_or_spared_for_a_reason():
