@@ -540,7 +540,7 @@ def learn_prior(
     """
     model = resolve_model(model)
     start = fit_with(signals, protocol, model, _least_squares_of(settings, model))
-    return prior_of(start)
+    return prior_of(start, settings.n_averaged)
 
 
 def _run(
@@ -591,7 +591,7 @@ def _refine_fit(start: FitResult, settings: FitSettings) -> FitResult:
     knows_noise = settings.method == "map" or settings.likelihood == "rician"
     prior = expanded = None
     if settings.method == "map":
-        prior = settings.prior or prior_of(start)
+        prior = settings.prior or prior_of(start, settings.n_averaged)
         expanded = prior.expanded(model)
     problem = Refinement(
         model,
@@ -601,6 +601,7 @@ def _refine_fit(start: FitResult, settings: FitSettings) -> FitResult:
         start.inputs.weights,
         expanded,
         knows_noise,
+        1.0 if noise is None or not knows_noise else settings.n_averaged,
     )
     result = replace(
         start, method=str(settings.method), likelihood=settings.likelihood, prior=prior

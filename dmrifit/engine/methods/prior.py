@@ -78,8 +78,12 @@ class Prior:
         return mean, precision
 
 
-def prior_of(start: FitResult) -> Prior:
-    """Learn a prior from the voxels of a nonlinear fit (see `Prior` for the derivation)."""
+def prior_of(start: FitResult, n_averaged: float) -> Prior:
+    """
+    Learn a prior from the voxels of a nonlinear fit (see `Prior` for the derivation).
+
+    `n_averaged` is the mean number of signals of a known noise in one measurement.
+    """
     assert start.inputs is not None
     model, protocol, sigma = start.model, start.inputs.protocol, start.inputs.sigma
     is_solved = np.isin(start.status, (FitStatus.CONVERGED, FitStatus.AT_BOUND))
@@ -119,6 +123,7 @@ def prior_of(start: FitResult) -> Prior:
             is_free,
             start.inputs.weights,
             prior.expanded(model, widening=1.0),
+            n_averaged=1.0 if sigma is None else n_averaged,
         )
         search = Search(problem, signals, noise, start, [points])
         modes = search.values[:, columns]

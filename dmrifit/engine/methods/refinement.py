@@ -166,6 +166,7 @@ class Refinement:
     # the search is that in the box.
     prior: tuple[NDArray, NDArray] | None = None
     knows_noise: bool = True  # whether `sigma` is the noise, or residuals tell it
+    n_averaged: float = 1.0  # mean number of signals of noise `sigma` in one measurement
 
 
 class Search:
@@ -258,7 +259,7 @@ class Search:
         problem = self.problem
         signal = problem.model.signal(self.coordinates.out_of(values), problem.protocol)
         losses = problem.likelihood.losses(signal, self.measured[rows], self.sigma[rows])
-        weight = self.weight[rows]
+        weight = self.weight[rows] * problem.n_averaged
         total = np.where(weight > 0, weight * losses, 0.0).sum(axis=1)
         if problem.prior is not None:
             mean, precision = problem.prior
@@ -278,7 +279,7 @@ class Search:
         pull, bend = problem.likelihood.slopes(signal, self.measured[rows], self.sigma[rows])
         if is_expected:
             bend = problem.likelihood.information(signal, self.sigma[rows])
-        weight = self.weight[rows]
+        weight = self.weight[rows] * problem.n_averaged
         pull, bend = weight * pull, weight * bend
         slope = np.einsum("nm,nmi->ni", pull, jacobian)
         curvature = np.einsum("nm,nmi,nmj->nij", bend, jacobian, jacobian)

@@ -543,6 +543,15 @@ def test_misfit_and_intervals_are_right_for_averages_of_unequal_numbers_too(aver
         assert ((low <= truth) & (high >= truth)).mean() == pytest.approx(0.95, abs=0.03)
 
 
+def test_errors_with_a_prior_and_a_known_noise_are_those_of_averages():
+    rng = np.random.default_rng(6)
+    protocol, truth = Protocol(np.repeat([0.0, 500, 1000], [2, 10, 20])), rng.lognormal(0, 0.25, (20, 20, 5))
+    signals = rng.normal(1000 * np.exp(-protocol.b / 1000 * truth[..., None]), 80)
+    maps = fit_image(nib.Nifti1Image(signals, AFFINE), protocol, "adc", method="map", sigma=80, average="arithmetic")
+    share = (data(maps["ADC"]) - truth) / data(maps["ADC_se"])
+    assert np.sqrt(np.mean(share**2)) == pytest.approx(1, abs=0.1)
+
+
 def test_a_prior_is_learned_from_geometric_means_of_positive_values():
     protocol = Protocol(np.repeat([0.0, 300.0, 600.0, 1000.0], [1, 4, 4, 4]))
     rng = np.random.default_rng(5)
