@@ -59,12 +59,9 @@ class Scan:
     affine: np.ndarray
     mask: np.ndarray
 
-    def averaged(self, rows: np.ndarray | None = None) -> tuple[np.ndarray, Protocol]:
-        """Average the measurements of each b-value, or of some of them."""
-        chosen = np.arange(len(self.protocol)) if rows is None else rows
-        return average_directions(
-            self.signals[..., chosen], self.protocol.take(chosen), tolerance=0
-        )
+    def averaged(self) -> tuple[np.ndarray, Protocol]:
+        """Average the measurements of each b-value."""
+        return average_directions(self.signals, self.protocol, tolerance=0)
 
 
 def read_scan(place: Path, name: str, share: float) -> Scan:
@@ -74,6 +71,18 @@ def read_scan(place: Path, name: str, share: float) -> Scan:
     protocol = Protocol.read(place / f"{name}.bval", bvec=place / f"{name}.bvec")
     first = signals[..., protocol.b == protocol.b.min()].mean(axis=-1)
     return Scan(signals, protocol, image.affine, first > share * np.percentile(first, 99))
+
+
+def fit_averages(
+    signals: np.ndarray, protocol: Protocol, model: str, mean: str = "geometric"
+) -> FitResult:
+    """Fit the averages of voxels' readings, which count by their numbers, as in `fit_image`."""
+    averaged, contrasts = average_directions(signals, protocol, mean=mean, tolerance=0)
+    same = np.equal.outer(contrasts.b, protocol.b)
+    if protocol.te is not None:
+        assert contrasts.te is not None
+        same &= np.equal.outer(contrasts.te, protocol.te)
+    return fit_voxels(averaged, contrasts, model, weights=same.sum(axis=1), n_threads=1)
 
 
 def halves(protocol: Protocol) -> list[np.ndarray]:
@@ -101,20 +110,22 @@ def fit_leg(*, quick: bool) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         scan = Scan(scan.signals[:, :, 11:14], scan.protocol, scan.affine, scan.mask[:, :, 11:14])
         labels = labels[:, :, 11:14]
     averaged, contrasts = scan.averaged()
-    fit_voxels(averaged[scan.mask][:10], contrasts, "ivim")  # compiles
+    inside = labels > 0
+    muscles_mask = nib.Nifti1Image(inside.astype(np.uint8), scan.affine)
     mask = nib.Nifti1Image(scan.mask.astype(np.uint8), scan.affine)
+    image = nib.Nifti1Image(scan.signals, scan.affine)
+    options: dict[str, Any] = {"average": "geometric", "n_threads": 1}
+    # The first fit compiles.
+    of_muscles = fit_image(image, scan.protocol, "ivim", mask=muscles_mask, **options)
     begun = time.process_time()
-    again, _ = scan.averaged()
-    maps = fit_image(again, contrasts, "ivim", affine=scan.affine, mask=mask, n_threads=1)
+    maps = fit_image(image, scan.protocol, "ivim", mask=mask, **options)
     seconds = time.process_time() - begun
     arrays = {name: np.asanyarray(image.dataobj) for name, image in maps.items()}
-    inside = labels > 0
-    result = fit_voxels(averaged[inside], contrasts, "ivim", n_threads=1)
-    names = result.names
-    fits = []
-    for rows in halves(scan.protocol):
-        signals, half_contrasts = scan.averaged(rows)
-        fits.append(fit_voxels(signals[inside], half_contrasts, "ivim", n_threads=1))
+    bits = np.asanyarray(of_muscles["doubt"].dataobj)[inside].astype(int)
+    fits = [
+        fit_averages(scan.signals[inside][:, rows], scan.protocol.take(rows), "ivim")
+        for rows in halves(scan.protocol)
+    ]
     table = roi_table(arrays, labels.astype(np.int16))
     muscles = []
     for label, rows in table.groupby("label"):
@@ -133,9 +144,10 @@ def fit_leg(*, quick: bool) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "cpu_s": round(seconds, 2),
         "muscles": muscles,
         "in_doubt": {
-            n: round(float(v), 4) for n, v in zip(names, result.doubt.mean(0), strict=True)
+            name: round(float((bits >> j & 1).mean()), 4)
+            for j, name in enumerate(of_muscles.names)
         },
-        "advice": result.advice(),
+        "advice": of_muscles.advice(),
         "retest": retest(fits, labels[inside]),
         "sides": both_sides(muscles),
     }
@@ -204,7 +216,7 @@ def fit_oil(*, quick: bool) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]
             middle = mask.shape[2] // 2
             mask[:, :, : middle - 1] = mask[:, :, middle + 2 :] = False
         averaged, contrasts = scan.averaged()
-        result = fit_voxels(averaged[mask], contrasts, "kurtosis", n_threads=1)
+        result = fit_averages(scan.signals[mask], scan.protocol, "kurtosis")
         d, k = result.names.index("D"), result.names.index("K")
         low_end = result.intervals(0.95)[:, d, 0]
         reasons = result.doubt_reasons[:, k]
@@ -243,7 +255,7 @@ def fit_genu() -> tuple[dict[str, Any], dict[str, Any]]:
     """Fit the powder averages, and both halves of the readings."""
     signals, protocol = read_genu()
     averaged, contrasts = average_directions(signals, protocol, mean="arithmetic", tolerance=0)
-    result = fit_voxels(averaged, contrasts, "t2-ivim-kurtosis")
+    result = fit_averages(signals, protocol, "t2-ivim-kurtosis", "arithmetic")
     ends = result.intervals(0.95)
     voxels = []
     for i in range(len(averaged)):
@@ -257,12 +269,10 @@ def fit_genu() -> tuple[dict[str, Any], dict[str, Any]]:
                 "doubt": DoubtReason(result.doubt_reasons[i, j]).name.lower(),
             }
         voxels.append(voxel)
-    fits = []
-    for rows in halves(protocol):
-        half, half_contrasts = average_directions(
-            signals[:, rows], protocol.take(rows), mean="arithmetic", tolerance=0
-        )
-        fits.append(fit_voxels(half, half_contrasts, "t2-ivim-kurtosis"))
+    fits = [
+        fit_averages(signals[:, rows], protocol.take(rows), "t2-ivim-kurtosis", "arithmetic")
+        for rows in halves(protocol)
+    ]
     genu = {
         "n_readings": len(protocol),
         "n_contrasts": len(contrasts),
