@@ -416,7 +416,8 @@ def _describe_expected_precision(tally: FitTally, fitted: Protocol) -> dict[str,
         table = expected_precision(fitted, model, tally.fixed, of_amplitude)
     except ValueError:  # no finite derivative: typical tissue is unknown for a user's model
         return {}
-    over = "noise" if tally.knows_noise else "standard deviation of residuals"
+    of_averages = " of averages" if len(contrasts) < len(fitted) else ""
+    over = "noise" if tally.knows_noise else f"standard deviation of residuals{of_averages}"
     variations: dict[str, float | None] = {}
     for row, parameter in zip(table.to_dict("records"), model.parameters, strict=True):
         is_open = is_undetermined(parameter, row["value"], row["sd"])
