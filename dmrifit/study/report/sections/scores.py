@@ -52,11 +52,9 @@ def metric_text(metric: MapMetric, value: float) -> str:
 def independent(rows: pd.DataFrame) -> pd.DataFrame:
     """Take skill and correlation with independent noise, and no other score."""
     rows = rows[rows["skill_independent"].notna()]
-    names = ("skill", "skill_low", "skill_high")
-    scores = {name: rows[name.replace("skill", "skill_independent")] for name in names}
-    scores["pearson"] = rows["pearson_independent"]
-    others = dict.fromkeys(("signal_skill", "abs_bias", "dispersion"), np.nan)
-    return rows.assign(**scores, **others)
+    scores = rows.filter(like="_independent")
+    scores.columns = scores.columns.str.replace("_independent", "")
+    return rows.select_dtypes(exclude="number").join(scores)
 
 
 def predictor_panels(board: Board, skill_column: str) -> list[Panel]:
