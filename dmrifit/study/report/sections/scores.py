@@ -163,15 +163,14 @@ def reference_table(board: Board) -> Iterator[Any]:
         if metric == "f" and not {"T2t", "dR2"} & set(board.metrics):
             meaning = "T2-weighted signal fraction of perfusion"
         unit = str(reference["unit"].iloc[0]).replace("signal", "relative") or "1"
-        undefined, failed = (
-            table[column].sum() / max(table["n_voxels"].sum(), 1)
-            for table, column in ((reference, "n_undefined"), (predicted, "n_failed"))
-        )
+        # As at a bound, each patient counts as much.
+        undefined = (reference["n_undefined"] / reference["n_voxels"]).mean()
+        failed = (predicted["n_failed"] / predicted["n_voxels"]).mean()
         shares = [*at_bound, undefined, failed]
         rows.append([metric, meaning, unit, *map(percent, shares)])
+    kinds = [*(f"at a bound, {name}" for name in board.cohorts), "E undefined", "not predicted"]
     header: list[Any] = ["parameter", "meaning", "unit"]
-    header += [f"at a bound (% of\nvoxels), {cohort}" for cohort in board.cohorts]
-    header += ["E undefined\n(%)", "not predicted\n(%)"]
+    header += [f"{kind}\n(% of voxels,\nmean over patients)" for kind in kinds]
     yield Table(rows, header, numbers=range(3, len(header)))
     yield Note(_TEXTS["reference"])
 

@@ -71,7 +71,7 @@ def test_truth_stands_beside_reference(board, random_study, read):
 
 def test_shares_at_a_bound_are_those_of_the_reference(board, random_study, html_tables):
     header, *rows = html_tables(sections.reference_table(board)).tables[0][1]
-    assert header[3:5] == ["at a bound (% of voxels), A<1>", "at a bound (% of voxels), B"]
+    assert header[3:5] == [f"at a bound, {name} (% of voxels, mean over patients)" for name in ("A<1>", "B")]
     assert [row[0] for row in rows] == ["S0", *random_study.tissue]
     scores = random_study.evaluation.scores
     for row in rows:
@@ -83,14 +83,14 @@ def test_shares_at_a_bound_are_those_of_the_reference(board, random_study, html_
 
 def test_voxels_without_a_reference_or_a_prediction_are_counted_by_hand(make_evaluation, html_tables):
     rows = [
-        {"patient": "p1", "n_voxels": 10, "n_undefined": 1, "n_failed": 2},
+        {"patient": "p1", "n_voxels": 10, "n_undefined": 3, "n_failed": 2},
         {"patient": "p2", "n_voxels": 30, "n_undefined": 3, "n_failed": 0},
-        {"patient": "p1", "algorithm": "RFR", "n_voxels": 10, "n_undefined": 1, "n_failed": 10},
+        {"patient": "p1", "algorithm": "RFR", "n_voxels": 10, "n_undefined": 3, "n_failed": 10},
         {"patient": "p2", "algorithm": "RFR", "n_voxels": 30, "n_undefined": 3, "n_failed": 12},
     ]
     _, row = html_tables(sections.reference_table(Board(make_evaluation(rows)))).tables[0][1]
-    # Undefined for the first estimator: 4 of 40; not predicted by all of them: 24 of 80.
-    assert row == ["Dt", "tissue diffusivity", "µm²/ms", "0.0", "10", "30"]
+    # Means over patients: undefined in 3 of 10 and 3 of 30; not predicted in 2 and 10 of 10, 0 and 12 of 30.
+    assert row == ["Dt", "tissue diffusivity", "µm²/ms", "0.0", "20", "40"]
 
 
 def test_signal_errors_are_means_over_patients(board, random_study, read):
