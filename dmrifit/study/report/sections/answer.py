@@ -327,6 +327,8 @@ def statistics_tables(board: Board) -> tuple[list[Any], dict[str, pd.DataFrame]]
         for metric in metrics:
             tests[metric.name] = board.evaluation.statistics(index=metric.column)
             for name, table in tests[metric.name].items():
+                if board.undecided and "verdict" in table:
+                    table = table.assign(verdict="undecided", reason=board.undecided)
                 tables[f"statistics_{metric.column}_{name}"] = table
     except ImportError as error:
         return [f"No tests between algorithms: {error}."], {}
