@@ -182,7 +182,7 @@ def _example(board: Board) -> Iterator[Any]:
     values = {"label": label, "region": region, "patient": patient.patient}
     note = page.capital(_TEXTS("example", cohort=patient.cohort, **values))
     if len(maps) > 1:
-        note += _TEXTS("extremes", best=best, worst=worst, cohort=patient.cohort)
+        note += _TEXTS("extremes", best=best, worst=worst)
         if others := [name for name in patient.names if name not in names]:
             note += f", without {', '.join(others)}, which the means leave out"
     yield _TEXTS.picture("answer_maps", figure, **values)

@@ -125,7 +125,7 @@ def test_the_first_screen_has_four_answers(make_evaluation, read):
     html = read(answer(board))
     assert list(read.figures) == ["answer_skill", "answer_maps", "answer_sites", "answer_sizes"]
     # Of even numbers the lower of the middle: patients are ordered by f alone.
-    assert "A3, in the middle of A by skill: Dt, on average the best predicted in A, and K, the worst." in html
+    assert "Largest lesion of A3, in the middle of A by skill: Dt, on average predicted best, and K, worst." in html
     numbers = {text.get_text() for text in read.figures["answer_sites"].axes[0].texts}
     assert {"0.07", "−0.13"} <= numbers
     rising = "2 to 3 patients: 0.10 (0.10 to 0.10), still rising"
