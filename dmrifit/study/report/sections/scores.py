@@ -123,6 +123,8 @@ def parameter_scores(board: Board) -> Iterator[Any]:
     # A color for each algorithm and a shape for each strategy.
     looks = series_looks(shown, board.learners, board.strategies, "marker")
     yield from _by_cohort(board, "by_parameter", shown, panels, looks)
+    if board.skill_column != "skill":
+        yield Note(_TEXTS["first_panel"])
     if board.parameters != board.averaged_metrics:
         yield Note(_TEXTS["left_out"])
     yield Numbers("parameters", table)
