@@ -329,7 +329,8 @@ class Board:
         best, others = wide.pop(self.best), skills.index.drop(self.best)
         # Two-sided, as the best one was chosen by the same skills.
         p = holm([2 * signed_rank(best, wide[other], "greater")[1] for other in others])
-        table = pd.DataFrame({"predictor": [f"{a} {s}" for s, a in others], "p_holm": p})
+        first, *predictors = (f"{a} {s}" for s, a in [best.name, *others])
+        table = pd.DataFrame({"best": first, "predictor": predictors, "p_holm": p})
         # Equal skills have no p value.
         table = table.fillna({"p_holm": 1.0}).assign(n_patients=len(wide))
         return table.sort_values("p_holm", kind="stable", ignore_index=True)

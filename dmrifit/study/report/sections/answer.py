@@ -182,7 +182,7 @@ def _example(board: Board) -> Iterator[Any]:
     values = {"label": label, "region": region, "patient": patient.patient}
     note = page.capital(_TEXTS("example", cohort=patient.cohort, **values))
     if len(maps) > 1:
-        note += f": {best}, the best predicted, and {worst}, the worst"
+        note += _TEXTS("extremes", best=best, worst=worst)
         if others := [name for name in patient.names if name not in names]:
             note += f", without {', '.join(others)}, which the means leave out"
     yield _TEXTS.picture("answer_maps", figure, **values)
@@ -327,6 +327,8 @@ def statistics_tables(board: Board) -> tuple[list[Any], dict[str, pd.DataFrame]]
         for metric in metrics:
             tests[metric.name] = board.evaluation.statistics(index=metric.column)
             for name, table in tests[metric.name].items():
+                if board.undecided and "verdict" in table:
+                    table = table.assign(verdict="undecided", reason=board.undecided)
                 tables[f"statistics_{metric.column}_{name}"] = table
     except ImportError as error:
         return [f"No tests between algorithms: {error}."], {}

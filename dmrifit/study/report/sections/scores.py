@@ -52,11 +52,9 @@ def metric_text(metric: MapMetric, value: float) -> str:
 def independent(rows: pd.DataFrame) -> pd.DataFrame:
     """Take skill and correlation with independent noise, and no other score."""
     rows = rows[rows["skill_independent"].notna()]
-    names = ("skill", "skill_low", "skill_high")
-    scores = {name: rows[name.replace("skill", "skill_independent")] for name in names}
-    scores["pearson"] = rows["pearson_independent"]
-    others = dict.fromkeys(("signal_skill", "abs_bias", "dispersion"), np.nan)
-    return rows.assign(**scores, **others)
+    scores = rows.filter(like="_independent")
+    scores.columns = scores.columns.str.replace("_independent", "")
+    return rows.select_dtypes(exclude="number").join(scores)
 
 
 def predictor_panels(board: Board, skill_column: str) -> list[Panel]:
@@ -125,6 +123,8 @@ def parameter_scores(board: Board) -> Iterator[Any]:
     # A color for each algorithm and a shape for each strategy.
     looks = series_looks(shown, board.learners, board.strategies, "marker")
     yield from _by_cohort(board, "by_parameter", shown, panels, looks)
+    if board.skill_column != "skill":
+        yield Note(_TEXTS["first_panel"])
     if board.parameters != board.averaged_metrics:
         yield Note(_TEXTS["left_out"])
     yield Numbers("parameters", table)
@@ -165,15 +165,14 @@ def reference_table(board: Board) -> Iterator[Any]:
         if metric == "f" and not {"T2t", "dR2"} & set(board.metrics):
             meaning = "T2-weighted signal fraction of perfusion"
         unit = str(reference["unit"].iloc[0]).replace("signal", "relative") or "1"
-        undefined, failed = (
-            table[column].sum() / max(table["n_voxels"].sum(), 1)
-            for table, column in ((reference, "n_undefined"), (predicted, "n_failed"))
-        )
+        # As at a bound, each patient counts as much.
+        undefined = (reference["n_undefined"] / reference["n_voxels"]).mean()
+        failed = (predicted["n_failed"] / predicted["n_voxels"]).mean()
         shares = [*at_bound, undefined, failed]
         rows.append([metric, meaning, unit, *map(percent, shares)])
+    kinds = [*(f"at a bound, {name}" for name in board.cohorts), "E undefined", "not predicted"]
     header: list[Any] = ["parameter", "meaning", "unit"]
-    header += [f"at a bound (% of\nvoxels), {cohort}" for cohort in board.cohorts]
-    header += ["E undefined\n(%)", "not predicted\n(%)"]
+    header += [f"{kind}\n(% of voxels,\nmean over patients)" for kind in kinds]
     yield Table(rows, header, numbers=range(3, len(header)))
     yield Note(_TEXTS["reference"])
 

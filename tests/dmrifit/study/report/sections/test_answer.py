@@ -125,7 +125,7 @@ def test_the_first_screen_has_four_answers(make_evaluation, read):
     html = read(answer(board))
     assert list(read.figures) == ["answer_skill", "answer_maps", "answer_sites", "answer_sizes"]
     # Of even numbers the lower of the middle: patients are ordered by f alone.
-    assert "Largest lesion of A3, in the middle of A by skill: Dt, the best predicted, and K, the worst." in html
+    assert "Largest lesion of A3, in the middle of A by skill: Dt, on average predicted best, and K, worst." in html
     numbers = {text.get_text() for text in read.figures["answer_sites"].axes[0].texts}
     assert {"0.07", "−0.13"} <= numbers
     rising = "2 to 3 patients: 0.10 (0.10 to 0.10), still rising"
@@ -151,16 +151,13 @@ def test_what_was_not_compared_is_said_in_the_place_of_its_picture(make_evaluati
     assert "To see more" not in two
 
 
-@pytest.mark.parametrize(
-    ("gain", "words"),
-    [
-        (np.full(8, 0.01), "2 to 5 patients: 0.01 (0.01 to 0.01), less than 0.02"),
-        (np.full(8, -0.1), "2 to 5 patients: −0.10 (−0.10 to −0.10), less than 0.02"),
-        (np.full(8, 0.2), "2 to 5 patients: 0.20 (0.20 to 0.20), still rising"),
-        (np.full(8, 0.004), "2 to 5 patients: 0.004 (0.004 to 0.004), less than 0.02"),
-        (np.linspace(-0.5, 0.4, 8), ", not shown to differ from 0"),
-    ],
-)
+@pytest.mark.parametrize(("gain", "words"), [
+    (np.full(8, 0.01), "2 to 5 patients: 0.01 (0.01 to 0.01), less than 0.02"),
+    (np.full(8, -0.1), "2 to 5 patients: −0.10 (−0.10 to −0.10), less than 0.02"),
+    (np.full(8, 0.2), "2 to 5 patients: 0.20 (0.20 to 0.20), still rising"),
+    (np.full(8, 0.004), "2 to 5 patients: 0.004 (0.004 to 0.004), less than 0.02"),
+    (np.linspace(-0.5, 0.4, 8), ", not shown to differ from 0"),
+])  # fmt: skip
 def test_patients_are_enough_where_an_interval_of_paired_gains_says_so(gain, words):
     patients = [f"p{i}" for i in range(8)]
     gains = pd.DataFrame({"cohort": "A", "patient": patients, "n_train": 2, "most": 5, "gain": gain})

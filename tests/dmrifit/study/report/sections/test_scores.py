@@ -2,14 +2,9 @@
 
 import numpy as np
 import pytest
-from matplotlib.collections import PathCollection
+from matplotlib.collections import LineCollection, PathCollection
 
-from dmrifit.study.report.sections.scores import (
-    parameter_scores,
-    reference_table,
-    signal_scores,
-    truth_scores,
-)
+from dmrifit.study.report.sections import scores as sections
 from dmrifit.study.summaries import Board, matching
 
 
@@ -25,23 +20,21 @@ def dots(axes):
 
 
 def test_every_parameter_is_tabulated_with_all_scores_as_means_over_patients(board, random_study, read):
-    read(parameter_scores(board))
+    read(sections.parameter_scores(board))
     table = read.tables["parameters"]
     assert len(table) == 2 * 2 * 2 * 5 * 7
     keys = {"train_on": "other", "cohort": "B", "strategy": "m2m", "algorithm": "LR"}
     rows = matching(table, **keys).set_index("parameters")
     scores = random_study.rows("other", "B", "m2m", "LR")
     means = scores.assign(bias=scores["bias"].abs()).groupby("metric").mean(numeric_only=True)
-    names = {"abs_bias": "bias", "dispersion": "dispersion", "median_abs_error": "median_abs_error"}
-    names |= {"pearson": "pearson", "spearman": "spearman"}
-    for column, name in names.items():
-        np.testing.assert_allclose(rows[column], means.loc[rows.index, name])
+    for column in ("abs_bias", "dispersion", "median_abs_error", "pearson", "spearman"):
+        np.testing.assert_allclose(rows[column], means.loc[rows.index, column.removeprefix("abs_")])
     # Of four patients there is no interval.
     assert rows["abs_bias_low"].isna().all()
 
 
 def test_parameters_are_drawn_for_each_cohort_with_the_constant(board, read):
-    read(parameter_scores(board))
+    read(sections.parameter_scores(board))
     assert list(read.figures) == ["parameters_A-1-", "parameters_B"]
     panel = next(axes for axes in read.figures["parameters_B"].axes if axes.get_xlabel() == "DI (%)")
     rows = matching(read.tables["parameters"], train_on="same", cohort="B", parameters="S0")
@@ -50,8 +43,21 @@ def test_parameters_are_drawn_for_each_cohort_with_the_constant(board, read):
     np.testing.assert_allclose(sorted(values), np.clip(sorted(100 * drawn), None, max(values)))
 
 
+def test_independent_noise_is_drawn_with_its_own_interval_and_where_it_is_scored(make_evaluation, read):
+    scores = [{"skill": i / 9, "skill_independent": i / 20, "pearson_independent": i / 50} for i in range(6)]
+    board = Board(make_evaluation([score | {"patient": f"p{i}"} for i, score in enumerate(scores)]))
+    read(sections.predictor_scores(board))
+    panels = {"map skill": ["skill", "skill_independent"], "r": ["pearson", "pearson_independent"]}
+    for axes in read.figures["predictors_A"].axes:
+        lines = [line.get_segments() for line in axes.collections if isinstance(line, LineCollection)]
+        drawn = [segment[:, 0] for segments in lines for segment in segments if len(segment)]
+        names = panels.get(axes.get_xlabel(), ["abs_bias" if "BI" in axes.get_xlabel() else "dispersion"])
+        ends = [board.summary[[f"{name}_low", f"{name}_high"]].iloc[0] for name in names]
+        np.testing.assert_allclose(drawn, np.array(ends) * (1 if len(names) > 1 else 100))
+
+
 def test_truth_stands_beside_reference(board, random_study, read):
-    read(truth_scores(board))
+    read(sections.truth_scores(board))
     figure = read.figures["truth"]
     panel = next(axes for axes in figure.axes if axes.get_xlabel() == "r")
     partly = [name for name in random_study.tissue if name != "T2v"]
@@ -64,8 +70,8 @@ def test_truth_stands_beside_reference(board, random_study, read):
 
 
 def test_shares_at_a_bound_are_those_of_the_reference(board, random_study, html_tables):
-    header, *rows = html_tables(reference_table(board)).tables[0][1]
-    assert header[3:5] == ["at a bound (% of voxels), A<1>", "at a bound (% of voxels), B"]
+    header, *rows = html_tables(sections.reference_table(board)).tables[0][1]
+    assert header[3:5] == [f"at a bound, {name} (% of voxels, mean over patients)" for name in ("A<1>", "B")]
     assert [row[0] for row in rows] == ["S0", *random_study.tissue]
     scores = random_study.evaluation.scores
     for row in rows:
@@ -77,18 +83,18 @@ def test_shares_at_a_bound_are_those_of_the_reference(board, random_study, html_
 
 def test_voxels_without_a_reference_or_a_prediction_are_counted_by_hand(make_evaluation, html_tables):
     rows = [
-        {"patient": "p1", "n_voxels": 10, "n_undefined": 1, "n_failed": 2},
+        {"patient": "p1", "n_voxels": 10, "n_undefined": 3, "n_failed": 2},
         {"patient": "p2", "n_voxels": 30, "n_undefined": 3, "n_failed": 0},
-        {"patient": "p1", "algorithm": "RFR", "n_voxels": 10, "n_undefined": 1, "n_failed": 10},
+        {"patient": "p1", "algorithm": "RFR", "n_voxels": 10, "n_undefined": 3, "n_failed": 10},
         {"patient": "p2", "algorithm": "RFR", "n_voxels": 30, "n_undefined": 3, "n_failed": 12},
     ]
-    _, row = html_tables(reference_table(Board(make_evaluation(rows)))).tables[0][1]
-    # Undefined for the first estimator: 4 of 40; not predicted by all of them: 24 of 80.
-    assert row == ["Dt", "tissue diffusivity", "µm²/ms", "0.0", "10", "30"]
+    _, row = html_tables(sections.reference_table(Board(make_evaluation(rows)))).tables[0][1]
+    # Means over patients: undefined in 3 of 10 and 3 of 30; not predicted in 2 and 10 of 10, 0 and 12 of 30.
+    assert row == ["Dt", "tissue diffusivity", "µm²/ms", "0.0", "20", "40"]
 
 
 def test_signal_errors_are_means_over_patients(board, random_study, read):
-    read(signal_scores(board))
+    read(sections.signal_scores(board))
     assert list(read.figures) == ["signal_errors_A-1-", "signal_errors_B"]
     table = read.tables["signals_by_contrast"]
     assert len(table) == 2 * 2 * 2 * 5 * 3
