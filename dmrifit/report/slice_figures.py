@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.counts import percent
 from dmrifit.io.grids import upright, upright_affine, upright_edges
 from dmrifit.report import style
 
@@ -300,8 +301,8 @@ def _draw_histogram(axes: style.Axes, slices: Slices, panel: MapPanel) -> None:
     ):
         if low <= bound <= high:
             axes.axvline(bound, color=_BOUND_COLOR, **look)
-            text = f"{100 * share:.2g} % at the bound"
             places = (bound, 1.0), shift, ("data", "axes fraction"), "offset points"
+            text = f"{percent(share)} at the bound"
             axes.annotate(text, *places, ha=side, size=8, color=_BOUND_COLOR)
     for median in panel.summary(slices.mask)[1:2]:
         axes.axvline(median, color="#1d2530", linewidth=1)
