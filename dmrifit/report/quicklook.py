@@ -389,7 +389,7 @@ def single_map_figure(
         raise ValueError(f"the voxel at {place} mm has no signals; choose one that was fitted")
     figure = plot_maps(slices, [panels[name]], title=title, beside=_CURVE_INCHES)
     left = figure.get_figwidth() - _CURVE_INCHES
-    axes = style.add_axes(figure, left + 0.8, 0.7, _CURVE_INCHES - 1, 3)
+    axes = style.add_axes(figure, left + 1.05, 0.7, _CURVE_INCHES - 1.25, 3)
     described = shown.sidecar["Model"]
     parameters = tuple(Parameter(p.name, p.unit, -np.inf, np.inf) for p in shown.panels)
     formula, source = described.get("Expression", ""), described.get("Source", "")
