@@ -23,8 +23,8 @@ def size_text(sizes: Iterable[object]) -> str:
 
 
 def percent(share: float) -> str:
-    """Write a share in percent without decimals, but never as none or all where it is not."""
-    for digits in range(6):
+    """Write a share in percent, below 1 % to one digit; never as none or all where it is not."""
+    for digits in range(int(share < 0.0095), 6):
         text = f"{100 * share:.{digits}f}"
         if float(text) not in (0, 100) or share > 1:
             return f"{text} %"

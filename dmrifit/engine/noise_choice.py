@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.counts import counted
 from dmrifit.engine.design.identifiability import nominal_contrasts
+from dmrifit.engine.design.precision import rounded
 from dmrifit.engine.means import mean_of_finite
 from dmrifit.engine.models import read_table
 from dmrifit.engine.protocol import TE_MATCH, ZERO_B, Protocol, least_weighted, span_text
@@ -78,7 +79,7 @@ def describe_choice(
         key = "unknown"
     elif not np.isfinite(snr):
         key = "without_signal"
-    text = _SENTENCES[key].format(threshold=threshold, snr=snr)
+    text = _SENTENCES[key].format(threshold=threshold, snr=rounded(snr, 3))
     if n_floored:
         text += _SENTENCES["floored"].format(n=counted(n_floored, "voxel"))
     return text

@@ -73,8 +73,8 @@ class FitResult:
         for which there is `intervals`. NaN for a parameter that is fixed or at a bound and where
         no degree of freedom is left, infinite for one that the signal does not depend on.
     cost : ndarray of shape (n_voxels,)
-        Sum of squared residuals, weighted by `weights` of the fit if there are any, over the
-        measurements used, in the signals' units squared.
+        Sum of squared residuals over the measurements used, in the signals' units squared; with
+        `weights` of the fit, each times its weight over the mean weight.
     status : ndarray of shape (n_voxels,)
         Codes of `FitStatus`.
     n_iter : ndarray of shape (n_voxels,)

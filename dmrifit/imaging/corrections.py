@@ -157,7 +157,7 @@ def correct_motion(
             "motion correction needs at least 4 voxels along each axis; the image has "
             f"{size_text(signals.shape[:3])}"
         )
-    fixed = np.nan_to_num(_volume(signals, reference)).astype(np.float64)
+    fixed = np.nan_to_num(_volume(signals, reference).astype(np.float64), posinf=0, neginf=0)
     transforms = np.tile(np.eye(4), (n, 1, 1))
     for i in range(n):
         if i != reference:

@@ -238,14 +238,15 @@ def fit_image(
     ImageMaps
         A mapping of names to images that shows itself in notebooks. One map for each parameter
         under its name, its standard error under ``<name>_se``,
-        ``"cost"`` (sum of squared residuals, in squared units of the image), ``"status"`` (codes
-        of `FitStatus`, uint8), ``"at_bound"`` (bit 2j is set where parameter j, from 0, is at its
-        lower bound, bit 2j + 1 where it is at its upper one) and ``"doubt"`` (bit j is
-        set where parameter j is in doubt, `FitResult.doubt`, and the bit after the last where
-        starts disagree). ``<name>_low`` and ``<name>_high`` are the ends of the 95 % interval,
-        ``"chi2"`` the reduced χ² (with `sigma` alone). Maps are float32, 0 outside the mask,
-        and NaN inside it where a voxel could not be fitted, so that no mean can take such a voxel
-        for a measurement; the status is 255 outside the mask.
+        ``"cost"`` (sum of squared residuals, in squared units of the image; with `weights`, or
+        averages of unlike numbers of volumes, each times its weight over the mean weight),
+        ``"status"`` (codes of `FitStatus`, uint8), ``"at_bound"`` (bit 2j is set where parameter
+        j, from 0, is at its lower bound, bit 2j + 1 where it is at its upper one) and ``"doubt"``
+        (bit j is set where parameter j is in doubt, `FitResult.doubt`, and the bit after the last
+        where starts disagree). ``<name>_low`` and ``<name>_high`` are the ends of the 95 %
+        interval, ``"chi2"`` the reduced χ² (with `sigma` alone). Maps are float32, 0 outside the
+        mask, and NaN inside it where a voxel could not be fitted, so that no mean can take such a
+        voxel for a measurement; the status is 255 outside the mask.
 
     Raises
     ------

@@ -232,14 +232,14 @@ def _piesno(signals: Array, n_coils: int) -> float | None:
     quantile = estimates.opt_quantile.get(n_coils, 0.5)
     # dipy's `piesno` starts so from a whole image in memory; a sample takes its place here.
     step = -(-math.prod(signals.shape) // _SAMPLE)
-    samples = [np.nan_to_num(values).ravel(order="K")[::step] for _, values in read_slabs(signals)]
+    samples = [_finite(values).ravel(order="K")[::step] for _, values in read_slabs(signals)]
     start = np.percentile(np.concatenate(samples).astype(np.float64), 100 * quantile)
     start = float(start) / np.sqrt(2 * estimates._inv_nchi_cdf(n_coils, 1, quantile))
     by_slice, n_background = [], 0
     totals = np.zeros(signals.shape[3])
     for _, values in read_slabs(signals):
         for k in range(values.shape[2]):
-            finite = np.nan_to_num(values[:, :, k]).astype(np.float64, order="C")
+            finite = _finite(values[:, :, k]).astype(np.float64, order="C")
             with np.errstate(divide="ignore", invalid="ignore"):
                 sigma, background = estimates._piesno_3D(
                     finite, n_coils, return_mask=True, initial_estimation=start
@@ -260,19 +260,24 @@ def _piesno(signals: Array, n_coils: int) -> float | None:
     return float(np.median(by_slice))
 
 
+def _finite(values: NDArray) -> NDArray:
+    """Replace NaN and infinite values by 0."""
+    return np.nan_to_num(values, posinf=0.0, neginf=0.0)
+
+
 def _local(signals: Array, mask: NDArray[np.bool_] | None) -> float:
     """Estimate the noise from differences of neighbors; the least of all measurements."""
     noise_estimate = import_optional("dipy.denoise.noise_estimate")
     region = mask
     if region is None:
-        region = voxels_where(signals, lambda values: np.nan_to_num(values) != 0)
+        region = voxels_where(signals, lambda values: _finite(values) != 0)
     every = slice(None)
     n_at_once = max(1, _VALUES // region.size)
     estimates: list[float] = []
     for first in range(0, signals.shape[3] if region.any() else 0, n_at_once):
         values = read_block(signals, (every, every, every, slice(first, first + n_at_once)))
         # dipy derives its mask from the first volume.
-        masked = np.concatenate([region[..., None], np.nan_to_num(values)], axis=-1, dtype=float)
+        masked = np.concatenate([region[..., None], _finite(values)], axis=-1, dtype=float)
         spread = noise_estimate.estimate_sigma(masked, disable_background_masking=True)[1:]
         volumes = zip(spread, np.moveaxis(masked[..., 1:], -1, 0), strict=True)
         estimates += [_without_floor(own, volume, region) for own, volume in volumes]

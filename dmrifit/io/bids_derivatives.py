@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dmrifit import __version__
 from dmrifit._utils.spread_sample import SpreadSample, by_slice
 from dmrifit.engine.design.identifiability import expected_precision, snr_of_amplitude
-from dmrifit.engine.design.precision import is_undetermined
+from dmrifit.engine.design.precision import is_undetermined, rounded
 from dmrifit.engine.doubts import DoubtTally, least_weighted_signals
 from dmrifit.engine.fit_maps import FIT_MAPS, OUTSIDE
 from dmrifit.engine.fit_settings import FitSettings
@@ -364,10 +364,10 @@ def summarize_tissue(
         if len(values):
             low, *entry["Quartiles"], high = np.percentile(values, (2, 25, 50, 75, 98)).tolist()
             entry["Window"] = [low, high]
-            believed_median, median = entry.get("BelievedMedian"), entry["Quartiles"][1]
-            is_sampled = believed_median is not None
-            if is_sampled and not np.isclose(believed_median, median, rtol=_LARGEST_SHIFT, atol=0):
-                shifts.append(f"{name} {believed_median:.3g} without them, {median:.3g} with them")
+            believed, every = entry.get("BelievedMedian"), entry["Quartiles"][1]
+            if believed is not None and not np.isclose(believed, every, _LARGEST_SHIFT, atol=0):
+                medians = rounded(believed, 3), rounded(every, 3)
+                shifts.append("{} {} without them, {} with them".format(name, *medians))
         if f"{name}_se" in maps:
             entry["StandardError"] = median_without(maps[f"{name}_se"][tissue])
     if shifts:
@@ -387,8 +387,8 @@ def summarize_bounds(
             continue
         bounds = parameter.low, parameter.high
         # Values and bounds are rounded as maps are.
-        rounded = values.astype(np.float32)
-        is_low, is_high = rounded <= np.float32(bounds[0]), rounded >= np.float32(bounds[1])
+        stored = values.astype(np.float32)
+        is_low, is_high = stored <= np.float32(bounds[0]), stored >= np.float32(bounds[1])
         entry = sidecar["Parameters"][parameter.name]
         entry["Bounds"] = _finite_bounds(bounds)
         entry["ShareAtBounds"] = {"Lower": float(is_low.mean()), "Upper": float(is_high.mean())}

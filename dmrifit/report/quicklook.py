@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.html_repr import InlinePage, html_summary
+from dmrifit.engine.design.precision import rounded
 from dmrifit.engine.fit_maps import OUTSIDE, unpack_bits
 from dmrifit.engine.formulas.model_formula import AMPLITUDE_UNIT
 from dmrifit.engine.models import Parameter, SignalModel
@@ -282,14 +283,14 @@ def _summary(shown: ShownMaps) -> Iterator[Any]:
 def bound_cells(entry: Mapping[str, Any]) -> list[str]:
     """Write how many voxels stand at the lower and at the upper bound of a parameter."""
     if "Fixed" in entry:
-        value = entry["Fixed"]
+        held = entry["Fixed"]
         # S0 may be fixed at what was measured in each voxel.
-        return [f"fixed: {value}" if isinstance(value, str) else f"fixed at {value:g}", ""]
+        return [f"fixed: {held}" if isinstance(held, str) else f"fixed at {rounded(held, 6)}", ""]
     if "Bounds" not in entry:
         return ["–", "–"]
     unit = "× the largest signal" if "BoundsUnits" in entry else short_unit(entry["Units"])
     bounds = [
-        "" if bound is None else f"{bound:g} {unit if bound else ''}".rstrip()
+        "" if bound is None else f"{rounded(bound, 6)} {unit if bound else ''}".rstrip()
         for bound in entry["Bounds"]
     ]
     if "UpperBoundRule" in entry:
@@ -389,7 +390,7 @@ def single_map_figure(
         raise ValueError(f"the voxel at {place} mm has no signals; choose one that was fitted")
     figure = plot_maps(slices, [panels[name]], title=title, beside=_CURVE_INCHES)
     left = figure.get_figwidth() - _CURVE_INCHES
-    axes = style.add_axes(figure, left + 0.8, 0.7, _CURVE_INCHES - 1, 3)
+    axes = style.add_axes(figure, left + 1.05, 0.7, _CURVE_INCHES - 1.25, 3)
     described = shown.sidecar["Model"]
     parameters = tuple(Parameter(p.name, p.unit, -np.inf, np.inf) for p in shown.panels)
     formula, source = described.get("Expression", ""), described.get("Source", "")

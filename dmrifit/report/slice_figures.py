@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.counts import percent
 from dmrifit.io.grids import upright, upright_affine, upright_edges
 from dmrifit.report import style
 
@@ -25,6 +26,7 @@ COUNT_COLORS = (*_STATUS_COLORS[:3], "#4d150b")
 _N_BINS = 40
 _MOST_COLUMNS = 3  # of slices side by side
 _FAINT = 0.65  # of the way to white
+_CURVE_HEIGHT = 4.0  # inches
 # Room between slices and for the line of text below them, in widths of a slice.
 _GAP = 0.06
 _LINE = 0.22
@@ -198,10 +200,15 @@ def plot_maps(
     histograms: bool = True,
     beside: float = 0.0,
 ) -> style.Figure:
-    """Show slices of maps above histograms; `beside` is free room at the right, in inches."""
+    """
+    Show slices of maps above histograms.
+
+    `beside` is free room at the right in inches, for a curve with its title, however flat the
+    slices are.
+    """
     per_line, width, height = slices.arrange(3.6, 3.2)
     edge, foot = (4.6, 1.85) if histograms else (width + 1.1, 0.25)
-    line = foot + height + 0.35
+    line = max(foot + height + 0.35, _CURVE_HEIGHT if beside else 0.0)
     n_columns = 2 if len(panels) == 4 else min(3, len(panels))
     n_lines = -(-len(panels) // n_columns)
     with style.shared_style(_STYLE):
@@ -290,9 +297,10 @@ def _draw_histogram(axes: style.Axes, slices: Slices, panel: MapPanel) -> None:
         if not low < high:
             low, high = low - margin, high + margin
     counts, edges = np.histogram(np.clip(values, low, high), bins=_N_BINS, range=(low, high))
-    shares = 100 * counts / max(len(values), 1)
-    axes.stairs(shares, edges, fill=True, color=_BAR_COLOR)
+    axes.stairs(100 * counts / max(len(values), 1), edges, fill=True, color=_BAR_COLOR)
     axes.set(xlabel=panel.label, ylabel="voxels (%)", xlim=(low, high))
+    # Numbers of six digits would run into each other.
+    axes.locator_params("x", nbins=5)
     look: dict[str, Any] = {"linewidth": 1.6, "linestyle": (0, (4, 2)), "clip_on": False}
     # On two lines, because both do not fit side by side over a small histogram.
     for bound, share, side, shift in zip(
@@ -300,8 +308,8 @@ def _draw_histogram(axes: style.Axes, slices: Slices, panel: MapPanel) -> None:
     ):
         if low <= bound <= high:
             axes.axvline(bound, color=_BOUND_COLOR, **look)
-            text = f"{100 * share:.2g} % at the bound"
             places = (bound, 1.0), shift, ("data", "axes fraction"), "offset points"
+            text = f"{percent(share)} at the bound"
             axes.annotate(text, *places, ha=side, size=8, color=_BOUND_COLOR)
     for median in panel.summary(slices.mask)[1:2]:
         axes.axvline(median, color="#1d2530", linewidth=1)

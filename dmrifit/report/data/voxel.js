@@ -4,6 +4,7 @@
 const FLAGS = { doubt: 1, low: 2, high: 4 };
 const AT_BOUND = FLAGS.low | FLAGS.high;
 const CURVE_POINTS = 121;
+const LINE = 13;
 const PLOT = { left: 52, right: 70, top: 20, gap: 22, bottom: 34, residuals: 0.32 };
 const OPERATIONS = new Map([
   ["=Add", (a, b) => a + b], ["=Sub", (a, b) => a - b], ["=Mult", (a, b) => a * b], ["=Div", (a, b) => a / b], ["=Pow", (a, b) => a ** b],
@@ -211,17 +212,17 @@ class VoxelPanel {
     const z = (value) => middle - ((bottom - split - PLOT.gap) / 2) * (value / reach);
     this.axes({ x, y, z, right, bottom, split, reach, last, ticks: log ? decadesOf(base, top) : ticksOf(base, top, 5) });
     decays.forEach((one, number) => {
-      const style = `t${number % 7}`, shown = one.curve.map((value, i) => [one.grid[i], value]).filter(([, value]) => !log || value > 0);
+      const group = this.group(number), shown = one.curve.map((value, i) => [one.grid[i], value]).filter(([, value]) => !log || value > 0);
       if (shown.length && shown.every(([, value]) => Number.isFinite(value))) {
         const path = shown.map(([b, value], i) => `${i ? "L" : "M"}${x(b).toFixed(1)} ${y(value).toFixed(1)}`).join("");
-        svgElement(svg, "path", { d: path, class: `curve ${style}` });
+        svgElement(group, "path", { d: path, class: "curve" });
       }
       one.b.forEach((b, i) => {
         const signal = one.signals[i], rest = one.residuals[i];
-        if (Number.isFinite(signal) && (!log || signal > 0)) svgElement(svg, "circle", { cx: x(b), cy: y(signal), r: 3.2, class: style });
+        if (Number.isFinite(signal) && (!log || signal > 0)) svgElement(group, "circle", { cx: x(b), cy: y(signal), r: 3.2 });
         if (!Number.isFinite(rest)) return;
-        svgElement(svg, "line", { x1: x(b), x2: x(b), y1: middle, y2: z(rest), class: style });
-        svgElement(svg, "circle", { cx: x(b), cy: z(rest), r: 2.2, class: style });
+        svgElement(group, "line", { x1: x(b), x2: x(b), y1: middle, y2: z(rest) });
+        svgElement(group, "circle", { cx: x(b), cy: z(rest), r: 2.2 });
       });
     });
     this.label(x, y, log);
@@ -247,14 +248,23 @@ class VoxelPanel {
     text({ x: 0, y: PLOT.top - 9 }, "signal");
   }
 
-  // Echo times stand at the right ends of their curves, pushed apart where these meet.
+  // What belongs to one echo time has its color, from the first to the last on one scale.
+  group(number) {
+    const group = svgElement(this.svg, "g", { class: "te" });
+    group.style.setProperty("--te", number / Math.max(this.decays.length - 1, 1));
+    return group;
+  }
+
+  // Echo times stand at the right ends of their curves, pushed apart where these meet; every second or third where all have no room.
   label(x, y, log) {
+    const bottom = this.svg.clientHeight - PLOT.bottom, every = Math.ceil((this.decays.length * LINE) / (bottom - PLOT.top + LINE));
     const ends = this.decays.map((one, number) => ({ te: one.te, number, end: one.curve.at(-1) }))
-      .filter((one) => one.te !== null && Number.isFinite(one.end) && (!log || one.end > 0)).sort((a, b) => a.end - b.end);
-    let lowest = Infinity;
-    for (const { te, number, end } of ends) {
-      lowest = Math.min(y(end) + 4, lowest - 13);
-      svgElement(this.svg, "text", { x: x(Math.max(...this.records.b)) + 6, y: lowest, class: `t${number % 7} name` }, `TE ${written(te)} ms`);
+      .filter((one) => one.number % every === 0 && one.te !== null && Number.isFinite(one.end) && (!log || one.end > 0)).sort((a, b) => a.end - b.end);
+    let lowest = Infinity, highest = PLOT.top - LINE;
+    for (const one of ends) one.place = lowest = Math.min(y(one.end) + 4, lowest - LINE);
+    for (const one of ends.reverse()) one.place = highest = Math.max(one.place, highest + LINE);
+    for (const { te, number, place } of ends) {
+      svgElement(this.group(number), "text", { x: x(Math.max(...this.records.b)) + 6, y: place, class: "name" }, `TE ${written(te)} ms`);
     }
   }
 }

@@ -94,6 +94,7 @@ def test_tables_of_maps_have_places_in_mm_and_the_values_of_the_images(make, sca
 def test_a_picture_shows_the_map_and_the_curve_of_a_voxel(scan):
     maps = fit_image(scan, PROTOCOL, "adc")
     axes = maps.plot("ADC", voxel=(1, 2, 0)).axes[-1]
+    assert axes.figure.get_tightbbox().y1 <= axes.figure.get_figheight()
     assert axes.get_title() == "voxel at -2, 4, 0 mm"
     measured = axes.lines[1]
     np.testing.assert_array_equal(measured.get_xdata(), PROTOCOL.b)

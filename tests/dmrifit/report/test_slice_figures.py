@@ -91,10 +91,10 @@ def test_outside_the_mask_the_page_shows_and_missing_values_are_gray(slices):
 def test_histograms_hold_all_voxels_up_to_the_bounds_they_sit_at_whose_shares_do_not_overlap(slices):
     values = np.random.default_rng(0).uniform(1, 2, SHAPE)
     values[0] = 0
-    histogram = plot_maps(slices, [MapPanel("K", "", values, (0.0, 5.0), (0.1, 0.0))]).axes[-1]
+    histogram = plot_maps(slices, [MapPanel("K", "", values, (0.0, 5.0), (0.0051, 0.0))]).axes[-1]
     assert histogram.get_xlim()[0] == 0
     assert histogram.get_xlim()[1] < 3
-    assert [text.get_text() for text in histogram.texts] == ["10 % at the bound"]
+    assert [text.get_text() for text in histogram.texts] == ["0.5 % at the bound"]
     values = np.linspace(0, 5, 560).reshape(SHAPE)
     figure = plot_maps(slices, [MapPanel("K", "", values, (0.0, 5.0), (0.32, 0.67))])
     low, high = (text.get_window_extent() for axes in figure.axes for text in axes.texts if "bound" in text.get_text())

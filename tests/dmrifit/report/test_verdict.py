@@ -65,7 +65,7 @@ def test_each_row_says_in_a_sign_and_in_words_what_its_color_says_why_and_what_t
 
 @pytest.mark.parametrize(
     ("share", "text"),
-    [(1.0, "100 %"), (0.9961, "99.6 %"), (0.99996, "99.996 %"), (0.0, "0 %"), (0.004, "0.4 %"), (0.824, "82 %"), (1.000001, "100 %")],
+    [(1.0, "100 %"), (0.9961, "99.6 %"), (0.99996, "99.996 %"), (0.0, "0 %"), (0.00506, "0.5 %"), (0.824, "82 %"), (1.000001, "100 %")],
 )
 def test_a_share_below_all_is_not_written_as_all(share, text):
     assert percent(share) == text
