@@ -92,9 +92,8 @@ def test_an_image_without_differences_has_no_noise_to_estimate(data_dir):
 
 
 def test_estimates_that_disagree_are_reported_where_they_are_used():
-    agreeing, doubt = describe_noise_levels([NoiseLevel(10.0, "mppca"), NoiseLevel(12.0, "local")])
-    assert agreeing == "10 (mppca), 12 (local)"
-    assert doubt == ""
+    agreeing = [NoiseLevel(10.0, "mppca"), NoiseLevel(12.0, "local")]
+    assert describe_noise_levels(agreeing) == ("10 (mppca), 12 (local)", "")
     _, doubt = describe_noise_levels([NoiseLevel(1.9, "mppca"), NoiseLevel(24.9, "local")])
     assert "differ 13.1 times" in doubt
     assert describe_noise_levels([])[1] == ""
