@@ -33,19 +33,24 @@ class InlinePage:
 
 
 def html_summary(
-    title: str, header: Sequence[str], rows: Iterable[Sequence[object]], *, note: str = ""
+    title: str,
+    header: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    note: str = "",
+    most_rows: int | None = MOST_ROWS,
 ) -> str:
-    """Write a small table; all text is escaped."""
+    """Write a small table, of the first `most_rows` rows; all text is escaped."""
     all_rows = list(rows)
     lines = [f"<p><strong>{escape(title)}</strong></p>"]
     cells = "".join(f'<th style="text-align: left">{escape(name)}</th>' for name in header)
     lines += ["<table>", f"<thead><tr>{cells}</tr></thead>", "<tbody>"]
-    for row in all_rows[:MOST_ROWS]:
+    for row in all_rows[:most_rows]:
         cells = "".join(f'<td style="text-align: left">{escape(_text(cell))}</td>' for cell in row)
         lines.append(f"<tr>{cells}</tr>")
     lines += ["</tbody>", "</table>"]
-    if len(all_rows) > MOST_ROWS:
-        hidden = counted(len(all_rows) - MOST_ROWS, "more row")
+    if n_hidden := len(all_rows) - len(all_rows[:most_rows]):
+        hidden = counted(n_hidden, "more row")
         note = "; ".join(filter(None, [hidden, note]))
     if note:
         lines.append(f"<p><small>{escape(note)}</small></p>")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit._utils.checks import errors_about, real_numbers
+from dmrifit._utils.checks import check_number, errors_about, real_numbers
 from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.html_repr import html_summary
 from dmrifit._utils.randomness import RandomState, Seed
@@ -206,7 +206,7 @@ class Cohort:
             It also stands for neighbors outside the image, outside the body or without signal.
             `resolve_patch_shape` tells what an estimator needs.
         max_voxels : int, optional
-            At most so many voxels of each scan, drawn at random; all by default.
+            At most so many voxels of each scan, drawn at random; None for all.
         random_state : int, RandomState or None, default=None
             Seed of the draw. A patient's voxels depend on the seed and the patient, not on the
             others.
@@ -221,8 +221,8 @@ class Cohort:
         ValueError
             If a scan lacks a contrast, its signal rises with b or TE in most pairs of contrasts
             (volumes in another order than their protocol), a sigma map is negative or not finite
-            in the mask, no patient has a voxel in the mask, or `patch_shape` is not three odd
-            numbers.
+            in the mask, no patient has a voxel in the mask, `max_voxels` is neither None nor a
+            whole number of at least 1, or `patch_shape` is not three odd numbers.
         """
         first = self.scans[0].protocol
         if source is None:
@@ -235,6 +235,8 @@ class Cohort:
         rule = PatientScale() if isinstance(scale, str) and scale == "patient" else scale
         if rule is not None and not isinstance(rule, PatientScale):
             raise ValueError(f"scale must be 'patient', None or a PatientScale, not {scale!r}")
+        if max_voxels is not None:
+            check_number("max_voxels", max_voxels, least=1, whole=True)
         # Without a draw no random state is used up.
         seed = Seed(0 if max_voxels is None else random_state)
         columns: dict[str, list[NDArray]] = defaultdict(list)

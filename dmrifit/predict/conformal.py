@@ -383,9 +383,11 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
                 "of: nothing is known about new patients"
             )
         least = 100 * self.coverage * n / (n + 1)
+        rule = f"{percent} × {n}/{n + 1}, a rule without a proof"
+        text = f"at least {least:.3g} % ({rule}) is expected in similar new patients"
         # Fits in more steps have other values, which intervals hold less often.
-        fit = "" if self._model() is None else ", fitted in one step (dmrifit fit --method nlls)"
-        text = f"at least {least:.3g} % is expected in similar new patients{fit}, without a proof"
+        if self._model() is not None:
+            text += "; this is for fits in one step (dmrifit fit --method nlls)"
         # The margin absorbs the rounding of 0.95 / 0.05, which is 19.
         n_needed = ceil(self.coverage / (1 - self.coverage) - 1e-9)
         if n < n_needed:

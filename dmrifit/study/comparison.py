@@ -110,13 +110,16 @@ class Evaluation:
     predictions: Mapping[tuple[str, str], PatientPredictions] = field(default_factory=dict)
 
     def __repr__(self) -> str:
+        algorithms = ", ".join(self.scores["algorithm"].drop_duplicates())
+        scores = counted(len(self.scores), "score")
+        return f"<Evaluation: {self._cohorts_in_words()}; {algorithms}; {scores}>"
+
+    def _cohorts_in_words(self) -> str:
         cohorts = []
         for cohort, patients in self.scores.groupby("cohort", sort=False)["patient"]:
             origin = "synthetic " if cohort in self.synthetic else ""
             cohorts.append(f"{origin}{cohort!r} of {counted(patients.nunique(), 'patient')}")
-        algorithms = ", ".join(self.scores["algorithm"].drop_duplicates())
-        scores = counted(len(self.scores), "score")
-        return f"<Evaluation: {', '.join(cohorts)}; {algorithms}; {scores}>"
+        return ", ".join(cohorts) or "no patient"
 
     @property
     def synthetic(self) -> list[str]:
@@ -126,14 +129,11 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         """Show the head of the summary in notebooks."""
-        table = headline(self.summary().sort_values("dispersion"))
-        n = self.scores[["cohort", "patient"]].drop_duplicates().shape[0]
-        title = f"Evaluation: {counted(n, 'patient')}, each left out once"
-        notes = [TEXTS["means"], *headline_notes(self.study, table)]
-        if self.synthetic:
-            notes.append(f"{', '.join(self.synthetic)}: synthetic patients")
+        table = self.headline()
+        title = f"Evaluation: {self._cohorts_in_words()}, each left out once"
+        note = "; ".join([TEXTS["means"], *headline_notes(self.study, table)])
         rows = table.itertuples(index=False)
-        return html_summary(title, list(table), rows, note="; ".join(notes))
+        return html_summary(title, list(table), rows, note=note, most_rows=None)
 
     @classmethod
     def read(cls, folder: str | Path) -> Evaluation:

@@ -193,8 +193,9 @@ def choose_views(
             # Where all train within their cohort, none needs the contrasts of another one.
             is_crossed = not resynthesize and any(regime != "same" for regime in regimes)
             for training_name, training_cohort in cohorts.items():
-                remedy = "" if training_name == name else _TEXTS("crossed", name=repr(name))
-                for scan in training_cohort.scans if not remedy or is_crossed else ():
+                is_own = training_name == name
+                remedy = _TEXTS["mixed"] if is_own else _TEXTS("crossed", name=repr(name))
+                for scan in training_cohort.scans if is_own or is_crossed else ():
                     where = f"patient {scan.patient} of cohort {training_name!r}"
                     with errors_about(where, remedy):
                         source.indices_in(scan.protocol)

@@ -37,6 +37,8 @@ _N_DRAWS = 2000
 _CORRELATIONS = ("pearson", "pearson_independent")
 _OF_REPEATS = ("map skill, independent", "shared noise", "r, independent")
 
+#: Columns of skill as the table of skill names them.
+SKILL_NAMES = {"skill": "map skill", "skill_independent": "map skill, independent"}
 _STRATEGIES = {"s2s": "signals to signals", "m2m": "maps to maps"}
 
 #: Level of the tests between algorithms.
@@ -300,21 +302,21 @@ class Board:
     def standing(self) -> tuple[str, str]:
         """Name the predictor with the highest skill, and say whether tests tell it apart."""
         best, rivals = self.best or ("", ""), self.rivals
-        name = predictor_words(*best)
+        name, skill = predictor_words(*best), SKILL_NAMES[self.skill_column]
         if not len(rivals):
             return TEXTS("alone", name=name), ""
         # By a control, or by the best constant, whose skill is 0.
         is_beaten = max(0.0, self.skills(TO_BEAT).max()) > self.skills(self.learners).max()
         if self.undecided:
             why = TEXTS("no_verdict", why=capital(self.undecided))
-            return TEXTS("first" if is_beaten else "here", name=name), why
+            return TEXTS("first" if is_beaten else "here", name=name, skill=skill), why
         nearest = rivals.iloc[-1]
         how = TEXTS("tested", **nearest)
         if len(rivals) * 2.0 ** (1 - nearest["n_patients"]) >= ALPHA:
             how += TEXTS("cannot", n_others=len(rivals), alpha=ALPHA)
         alike = ", ".join(rivals.loc[rivals["p_holm"] >= ALPHA, "predictor"])
         kind = "alike" if alike else "first" if is_beaten or len(self.unshown) else "best"
-        return TEXTS(kind, name=name, others=alike), how
+        return TEXTS(kind, name=name, others=alike, skill=skill), how
 
     @cached_property
     def rivals(self) -> pd.DataFrame:

@@ -216,7 +216,7 @@ function inMm(x) {
 }
 
 function describe(layer, code) {
-  if (layer.kind === "mask") return code ? `in ${layer.names[code - 1] ?? layer.name}` : "";
+  if (layer.kind === "mask") return code ? (layer.names[code - 1] ?? layer.name) : "";
   if (!code) return `${layer.name}: no value`;
   const end = code === 1 && layer.clipped[0] ? "\u2264 " : code === levelsOf(layer) && layer.clipped[1] ? "\u2265 " : "";
   return `${layer.name}: ${end}${reading(layer, valueOf(layer, code))}${layer.unit && ` ${layer.unit}`}`;

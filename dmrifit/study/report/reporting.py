@@ -189,4 +189,4 @@ class Report(_Path):  # type: ignore[misc, valid-type]
         table = self.frames["headline"]
         rows = table.itertuples(index=False)
         note = "; ".join([*self.sentences, *headline_notes({}, table)])
-        return html_summary(self.title, list(table), rows, note=note)
+        return html_summary(self.title, list(table), rows, note=note, most_rows=None)

@@ -129,23 +129,24 @@ def test_a_page_in_a_frame_is_one_line_of_plain_letters_that_means_the_page():
     assert repr(frame) == "<page of 0 kB; a notebook shows it; .html is its text>"
 
 
-def test_an_evaluation_is_shown_best_row_first_or_in_one_line_of_text():
+def test_an_evaluation_is_shown_like_its_headline_or_in_one_line_of_text():
     page = shown(Evaluation(scores(), pd.DataFrame()))
-    assert "2 patients" in page.words
+    assert "'cohort1' of 2 patients" in page.words
     assert page.rows[1:] == [
         ["same", "3", "cohort1", "s2s", "LR", "–", "–", "30.0", "10.0", "0.70"],
         ["same", "3", "cohort1", "s2s", "RFR", "–", "–", "30.0", "30.0", "0.70"],
     ]
     assert len(shown(Evaluation(scores().iloc[:0], pd.DataFrame())).rows) == 1
+    # In the order of the scores, whatever the dispersion, and to the last row.
+    names = [f"A{i}" for i in range(MOST_ROWS)]
+    page = shown(Evaluation(pd.concat([scores("ETR").assign(dispersion=1.0), *map(scores, names)]), pd.DataFrame()))
+    assert [row[4] for row in page.rows[1:]] == ["ETR", "RFR", *names]
     study = {"cohorts": {"cohort1": {"synthetic": True}}}
     evaluation = Evaluation(scores(), pd.DataFrame(), study)
     assert repr(evaluation) == "<Evaluation: synthetic 'cohort1' of 2 patients; LR, RFR; 12 scores>"
-    assert "cohort1: synthetic patients" in shown(evaluation).words
-    assert (
-        "synthetic"
-        not in repr(Evaluation(scores(), pd.DataFrame()))
-        + Evaluation(scores(), pd.DataFrame())._repr_html_()
-    )
+    assert "Evaluation: synthetic 'cohort1' of 2 patients" in shown(evaluation).words
+    measured = Evaluation(scores(), pd.DataFrame())
+    assert "synthetic" not in repr(measured) + measured._repr_html_()
 
 
 def test_a_voxel_is_shown_in_millimeters_and_milliliters():

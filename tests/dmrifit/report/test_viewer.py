@@ -652,7 +652,7 @@ def test_keys_clicks_and_the_list_of_places_move_the_planes(layers, tmp_path, ta
     text = page.evaluate("document.querySelector('[data-role=values]').textContent")
     assert text.startswith(f"At {target[0]:.1f}, {target[1]:.1f}".replace("-", "−"))
     assert f"score: {float(f'{layers[1].values[9, 3, 3]:.3g}'):g}" in text
-    assert "in candidate" in text
+    assert text.endswith("; candidate")
     # The slider of the threshold by keyboard.
     page.evaluate("document.querySelector('[data-role=threshold]').focus()")
     before = page.evaluate("document.querySelector('[data-role=limit]').textContent")

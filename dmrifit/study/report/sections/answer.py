@@ -19,7 +19,7 @@ from dmrifit.stats.patient_summary import summarize
 from dmrifit.study import summaries
 from dmrifit.study.report.figures import plot_lesion, plot_sizes, series_looks
 from dmrifit.study.report.sections import patients, scores
-from dmrifit.study.report.sections.scores import SKILL_ENDS, SKILL_NAMES, training_words
+from dmrifit.study.report.sections.scores import SKILL_ENDS, training_words
 from dmrifit.study.summaries import ALPHA, Board, averaged, matching, predictor_words, unique
 
 #: A further gain of skill that is not worth more patients.
@@ -77,7 +77,8 @@ def verdict(board: Board) -> list[str]:
     controls, best = board.skills(TO_BEAT), board.skills([board.best[1]])[board.best]
     if controls.max() > best:
         names = predictor_words(*controls.idxmax())
-        text = _TEXTS("beaten", control=names, mean=controls.max(), best=best)
+        skill = summaries.SKILL_NAMES[measure]
+        text = _TEXTS("beaten", control=names, skill=skill, mean=controls.max(), best=best)
         sentences.insert(0, text + "".join(_exceptions(board)))
     return sentences
 
@@ -203,7 +204,7 @@ def _sites(board: Board) -> Iterator[Any]:
     if not rows[measure].notna().any():
         yield "No skill is defined in the other cohort."
         return
-    panel = Panel(measure, SKILL_NAMES[measure], digits=2)
+    panel = Panel(measure, summaries.SKILL_NAMES[measure], digits=2)
     figure = _plot_regimes(board, rows.assign(row=rows["cohort"]), [panel], width=_WIDTH)
     yield _TEXTS.picture("answer_sites", figure, constant=board.constant.partition(",")[0])
 
@@ -237,7 +238,7 @@ def _sizes(board: Board) -> Iterator[Any]:
         return
     measure = board.skill_column
     table = table[table["cohort"].isin(board.cohorts[:_MOST_COHORTS])].assign(series="best")
-    panel = Panel(measure, SKILL_NAMES[measure])
+    panel = Panel(measure, summaries.SKILL_NAMES[measure])
     figure = plot_sizes(table, [panel], {"best": {"color": style.INK}}, width=_WIDTH)
     scored = patients.of_best(board, matching(board.evaluation.scores, train_on=board.regimes[0]))
     by = ["cohort", "patient", "metric"]
@@ -247,7 +248,7 @@ def _sizes(board: Board) -> Iterator[Any]:
     gains = gains.assign(gain=last[measure] - gains[measure], most=last["n_train"])
     texts = [enough_in_words(rows) for _, rows in gains.query("n_train < most").groupby("cohort")]
     yield _TEXTS.picture("answer_sizes", figure)
-    name, skill = predictor_words(*(board.best or ("", ""))), SKILL_NAMES[measure]
+    name, skill = predictor_words(*(board.best or ("", ""))), summaries.SKILL_NAMES[measure]
     told = {"constant": board.constant.partition(",")[0], "gains": "; ".join(texts) or "not known"}
     yield page.Note(_TEXTS("gain", name=name, skill=skill, **told))
 
@@ -297,7 +298,7 @@ def curves(board: Board) -> Iterator[Any]:
     learning, measure = sizes_of(board), board.skill_column
     table = learning.assign(series=learning["algorithm"] + " " + learning["strategy"])
     panels = [
-        Panel(measure, SKILL_NAMES[measure], ends=_ends(table[measure].dropna())),
+        Panel(measure, summaries.SKILL_NAMES[measure], ends=_ends(table[measure].dropna())),
         Panel("dispersion", "DI (%)", 100),
     ]
     looks = series_looks(table, board.learners, board.strategies, "linestyle")

@@ -15,12 +15,10 @@ from dmrifit.report.page import Grid, Note, Numbers, Picture, Table, Texts
 from dmrifit.report.style import FAINT, GOOD, LINK, PALE, WARN
 from dmrifit.stats.metrics import METRICS, MapMetric
 from dmrifit.study.report.figures import plot_signal_errors, series_looks
-from dmrifit.study.summaries import KEYS, Board, matching, summary_metrics, unique
+from dmrifit.study.summaries import KEYS, SKILL_NAMES, Board, matching, summary_metrics, unique
 
 #: Name of the images that are not among the inputs.
 SIGNALS = "unseen signals"
-#: Columns of skill as the table of skill names them.
-SKILL_NAMES = {"skill": "map skill", "skill_independent": "map skill, independent"}
 #: Ends of axes of skill: how much worse than the constant a predictor is below −1 is of no use.
 SKILL_ENDS = (-1.0, 1.0)
 

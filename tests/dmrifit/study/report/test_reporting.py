@@ -201,7 +201,7 @@ def opened(folder, tab):
 
 def test_the_first_screen_answers(opened, tab):
     verdict = opened.locator(".verdict")
-    assert verdict.inner_text().startswith("Highest map skill here: ")
+    assert verdict.inner_text().startswith("Highest map skill, independent: ")
     assert tab.is_on_first_screen(verdict)
     for alt in ("Skill of", "reference, prediction and error", "cohorts trained on", "number of training patients"):
         assert tab.is_on_first_screen(opened.locator(f'img[alt*="{alt}"]').first), alt
