@@ -9,6 +9,7 @@ from dmrifit._utils.counts import counted, percent
 from dmrifit.report import page, style
 from dmrifit.report.viewer import Layer, html_viewer
 from placement.box.voxel import Voxel
+from placement.exchange.prescription import UNCHECKED_BRAIN
 from placement.exchange.vendor_texts import NOTICE, UNVERIFIED_PLANES
 from placement.search.objective import describe_content
 from placement.search.optimizer import share_words
@@ -148,7 +149,8 @@ def _checks(content: Mapping[str, Any]) -> list[str]:
             if share := region.get("share_within_margin"):
                 unkept = f"the margin of {region['margin_mm']:g} mm is not kept"
                 words[-1] += f" ({unkept}: {percent(share)} of the box lies in it)"
-    if content["brain"] is None:
+    # A flag says that it was searched in vain.
+    if content["brain"] is None and UNCHECKED_BRAIN not in content["flags"]:
         words.append("the brain is unknown: skull and scalp not checked")
     return [*words, content["lipid"], content["shim"]]
 
