@@ -155,24 +155,25 @@ def _read_box(files: Mapping[str, Path]) -> Any:
 
 def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> RunPage:
     """Make the page of all cases, with their pictures."""
-    from placement.exchange.pages import box_assets, console_numbers, pose_rows, rotation_words
+    from placement.exchange import pages
     from placement.exchange.vendor_texts import NOTICE
 
     lines, pictures = [], []
     for name, record in records.items():
         flags = "; ".join(record["flags"]) or "none"
-        angles = rotation_words(record) if record["reliable"] else "n/a"
+        angles = pages.rotation_words(record) if record["reliable"] else "n/a"
         lines.append({**record, "name": name, "angles": angles, "flags": flags})
-        texts = [_TEXTS("case", **record), *record["flags"], record["content"], *record["notes"]]
-        pose = page.Table(pose_rows(record) if record["reliable"] else [])
+        answer = pages.box_line(record, "repeated")
+        texts = [answer, *record["flags"], record["content"], *record["notes"]]
+        pose = page.Table(pages.pose_rows(record) if record["reliable"] else [])
         alts = {f"voxel_{scan}.png": f"Voxel of {name}, {scan} scan" for scan in ("old", "new")}
         shown = _CASE_RUN.shown(out / name, alts)
         pictures.append(
-            (name, [*map(page.sentence, texts), pose, *shown, console_numbers(record)])
+            (name, [*map(page.sentence, texts), pose, *shown, pages.console_numbers(record)])
         )
     note = _TEXTS["sides"]
     table = page.Table(lines, _TEXTS["overview"])
-    return RunPage("Repeated voxels", [table], pictures, note, f"{NOTICE}.", **box_assets())
+    return RunPage("Repeated voxels", [table], pictures, note, f"{NOTICE}.", **pages.box_assets())
 
 
 def _row(name: str, record: Mapping[str, Any]) -> dict[str, Any]:

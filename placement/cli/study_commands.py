@@ -40,7 +40,7 @@ def simulate(
     """
     Write synthetic gliomas and the boxes of two simulated experts, who are not clinical experts.
 
-    Writes a folder for each case with tumor, necrosis and image as NIfTI files, a table
+    Writes a folder for each case with tumor, necrosis, brain and image as NIfTI files, a table
     experts.tsv of the boxes and a table cases.tsv of the files. An interrupted run resumes when
     started again with the same options.
 
@@ -72,16 +72,19 @@ def _write_glioma(exclude: bool, options: dict[str, Any], i: int, folder: Path) 
     from placement.exchange.tables import box_columns
     from placement.simulate.gliomas import simulate_gliomas
 
-    # Necrosis is excluded in any case here, as only then a scene has its mask.
-    (scene,), (boxes,) = simulate_gliomas(1, skip=i, exclude=("necrosis",), image=True, **options)
+    # Both are excluded in any case here, as only then a scene has their masks.
+    options = options | {"exclude": ("necrosis", "outside"), "image": True}
+    (scene,), (boxes,) = simulate_gliomas(1, skip=i, **options)
     volumes = {
         "tumor": (scene.tumor > 0).astype(np.uint8),
         "necrosis": scene.forbidden["necrosis"].astype(np.uint8),
+        "brain": (~scene.forbidden["outside"]).astype(np.uint8),
         "image": np.asarray(scene.image),
     }
     files = {role: f"{role}.nii.gz" for role in volumes}
     name = {"name": folder.name}
-    row = name | {"tumor": files["tumor"], "image": files["image"], "synthetic": "true"}
+    row = name | {role: files[role] for role in ("tumor", "image", "brain")}
+    row["synthetic"] = "true"
     if exclude:
         row["exclude"] = files["necrosis"]
     rows = [name | {"expert": k, **box_columns(box)} for k, box in enumerate(boxes, start=1)]
@@ -287,6 +290,6 @@ def evaluate(
             drawing = plot_evaluation(tables, synthetic=bool(table["synthetic"].any()))
             drawing.savefig(file_set.path("evaluation.png"), dpi=120)
     typer.echo(format_summary(tables).rename(columns=MEASURES).to_string())
-    typer.echo("mean ± SD over cases")
+    typer.echo("mean ± SD over cases; the difference of experts is expert 1 minus expert 2")
     if table["synthetic"].any():
         typer.echo("synthetic cases: no clinical result")

@@ -51,18 +51,19 @@ def plot_overlay(voxels: Voxel | Mapping[str, Voxel], scene: Scene) -> style.Fig
         image, window = scene.tumor, (-0.2, 2.0)
     else:
         image, window = scene.image.reshape(*scene.image.shape[:3], -1)[..., 0], None
-    tumor = scene.tumor
-    outlines = {scene.target_name: Outline(style.OUTLINES[0], tumor, width=1.1)}
+    outlines = {}
     for name, (color, region) in scene.outlined.items():
         outlines[name] = Outline(style.OUTLINES[color], region, width=0.9)
+    # Over the others and wider, because tissue around the target has the same border there.
+    outlines[scene.target_name] = Outline(style.OUTLINES[0], scene.tumor, width=1.3)
     taken = {outline.color for outline in outlines.values()}
     own = style.OUTLINES[style.BOX]
     colors = itertools.cycle([own, *(c for c in style.OUTLINES if c not in {*taken, own})])
     for name, voxel in boxes.items():
         outlines[name] = _box(voxel, middle, next(colors))
     # The tumor and the boxes are shown.
-    shown: dict[str, Any] = {"inside": tumor, "around": [box.corners for box in boxes.values()]}
-    shown |= {"margin": _AROUND, "window": window}
+    shown: dict[str, Any] = {"inside": scene.tumor, "margin": _AROUND, "window": window}
+    shown["around"] = [box.corners for box in boxes.values()]
     figure = plot_planes(image, scene.affine, middle, outlines, scene.name, **shown)
     # Not below the planes, where the names of many boxes leave no room.
     if scene.synthetic:

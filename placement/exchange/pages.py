@@ -9,11 +9,12 @@ from dmrifit._utils.counts import counted, percent
 from dmrifit.report import page, style
 from dmrifit.report.viewer import Layer, html_viewer
 from placement.box.voxel import Voxel
+from placement.exchange.prescription import UNCHECKED_BRAIN
 from placement.exchange.vendor_texts import NOTICE, UNVERIFIED_PLANES
 from placement.search.objective import describe_content
 from placement.search.optimizer import share_words
 from placement.search.scene import Scene
-from placement.search.tissue_labels import NORMAL, OUTSIDE_BRAIN, outline_title
+from placement.search.tissue_labels import NORMAL, OUTSIDE_BRAIN, border_title
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -31,7 +32,8 @@ def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: 
     """Make the page of a voxel: what it holds, planes to move through, and its numbers."""
     layers = scene_layers(scene, scene.target_name)
     for name, (color, region) in scene.outlined.items():
-        layers.append(Layer(name, region, "mask", colors=(style.OUTLINES[color],)))
+        # Below the target, which may have the same border.
+        layers.insert(-1, Layer(name, region, "mask", colors=(style.OUTLINES[color],)))
     planes = html_viewer(
         layers,
         scene.affine,
@@ -143,11 +145,12 @@ def _checks(content: Mapping[str, Any]) -> list[str]:
         if (distance := region["distance_mm"]) is not None:
             # Never rounded up to a margin that it misses.
             digits = 3 if distance < region["margin_mm"] <= round(distance, 1) else 1
-            words.append(f"{distance:.{digits}f} mm from {outline_title(name)}")
+            words.append(f"{distance:.{digits}f} mm from {border_title(name)}")
             if share := region.get("share_within_margin"):
                 unkept = f"the margin of {region['margin_mm']:g} mm is not kept"
                 words[-1] += f" ({unkept}: {percent(share)} of the box lies in it)"
-    if content["brain"] is None:
+    # A flag says that it was searched in vain.
+    if content["brain"] is None and UNCHECKED_BRAIN not in content["flags"]:
         words.append("the brain is unknown: skull and scalp not checked")
     return [*words, content["lipid"], content["shim"]]
 

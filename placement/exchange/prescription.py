@@ -459,12 +459,12 @@ def target_verdict(placement: Placement, optimizer: VoxelOptimizer) -> str:
         return reason if least else f"{reason}; no box of ≥ 75 % target was found"
     flags = [flag for flag in optimizer.assess(largest, scene).flags if flag not in _UNBROKEN]
     reason += f"; the largest box found with ≥ 75 % target has {milliliters(largest.volume)} "
-    return f"{reason}({_command_of(largest)}), flagged: {', '.join(flags) or 'none'}"
+    return f"{reason}({_command_of(largest, '_largest')}), flagged: {', '.join(flags) or 'none'}"
 
 
-def _command_of(box: Voxel) -> str:
+def _command_of(box: Voxel, suffix: str = "") -> str:
     """Give the command that writes a box which was found but not placed."""
-    command = PRESCRIBE
+    command = PRESCRIBE + suffix
     for name, three in (("center", box.center), ("size", box.size), ("angles", box.angles)):
         command += f" --{name}={','.join(f'{value:z.9g}' for value in three)}"
     return command

@@ -173,14 +173,15 @@ def source_digests(row: Any) -> dict[str, dict[str, str]]:
 
 def prescribe_command(row: Any, *groups: Any) -> str:
     """Write the command of a box in a case, to which advice adds center, sides and angles."""
-    words = ["dmrifit-placement", "prescribe", row.tumor, "--out", f"{row.name}_box"]
+    words = ["dmrifit-placement", "prescribe", row.tumor]
     # The files of a case count instead of options for all.
     for options, field in [(group, field) for group in groups for field in fields(group)]:
         value = getattr(row if field.name in IMAGES else options, field.name)
         if value not in ("", field.default):
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
             words.append(f"--{field.name.replace('_', '-')}" + f"={text}" * (value is not True))
-    return shlex.join(words)
+    # Last, as advice on several boxes adds to the name of the folder.
+    return shlex.join([*words, "--out", f"{row.name}_box"])
 
 
 def case_remarks(row: Any, scene: Scene) -> dict[str, Any]:

@@ -401,8 +401,9 @@ class Scene:
         outlined = {}
         for name, number in tissue_labels.color_numbers(names).items():
             # What lies outside the brain would have an outline along the border of the image, too.
-            mask = ~self.region(name) if name == tissue_labels.OUTSIDE_BRAIN else self.region(name)
-            outlined[tissue_labels.outline_title(name)] = number, mask
+            is_outside = name == tissue_labels.OUTSIDE_BRAIN
+            mask = ~self.region(name) if is_outside else self.region(name)
+            outlined["the brain" if is_outside else name] = number, mask
         return outlined
 
     def region(self, name: str) -> NDArray[np.bool_]:

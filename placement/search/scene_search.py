@@ -29,7 +29,7 @@ from placement.box.row_integrals import Rows
 from placement.box.voxel import MM3_PER_ML, PARALLEL_DEGREES, Voxel
 from placement.search.objective import PlacementObjective, objective_parameters, tumor_fraction
 from placement.search.scene import Scene
-from placement.search.tissue_labels import LEAST_TARGET, MOSTLY, OUTSIDE_BRAIN, outline_title
+from placement.search.tissue_labels import LEAST_TARGET, MOSTLY, OUTSIDE_BRAIN, border_title
 
 #: Edges of the blocks of rows that searches average over, in mm: the first, the second, the last.
 BLOCK_MM = (3.0, 2.0, 0.0)
@@ -773,7 +773,7 @@ class Search:
             if tolerance and name not in scene.excluded:
                 flags.append(f"more than {100 * tolerance:.0f} % {name}")
             elif margin and scene.excluded_fraction(name, voxel) <= TOUCH_INVERTED:
-                flags.append(f"nearer than the margin of {margin:g} mm to {outline_title(name)}")
+                flags.append(f"nearer than the margin of {margin:g} mm to {border_title(name)}")
             else:
                 flags.append(f"{'reaches' if name == OUTSIDE_BRAIN else 'touches'} {name}")
         return flags

@@ -83,8 +83,8 @@ def color_numbers(names: Sequence[str]) -> dict[str, int]:
     return {name: fixed.get(name) or next(others) for name in names}
 
 
-def outline_title(name: str) -> str:
-    """Say what the outline of a region shows: what lies outside the brain is not inside it."""
+def border_title(name: str) -> str:
+    """Name what the distance of a box to a region is measured to."""
     return "the border of the brain" if name == OUTSIDE_BRAIN else name
 
 

@@ -15,7 +15,7 @@ from scipy import stats
 from dmrifit._utils.checks import check_own_names, check_word, check_words, errors_about
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, Seed
-from dmrifit.stats.method_tests import pair_tests, rank_biserial
+from dmrifit.stats.method_tests import pair_tests, rank_biserial, signed_rank
 from dmrifit.stats.patient_summary import in_parts
 from placement.box.voxel import MM3_PER_ML, Voxel
 from placement.search.objective import tumor_fraction
@@ -52,6 +52,7 @@ _Agreement: TypeAlias = Callable[[NDArray[np.float64]], dict[str, Any]]
 _PAIR_COLUMNS = ("t", "t_p", "wilcoxon", "wilcoxon_p", "rank_biserial", "low", "high")
 _COMPARED = ("dice_closest", "dice_mean", "dice_fair", "difference")
 _TAIL = 0.025  # outside each end of an interval
+_EXACT_PAIRS = 8  # at most, of which all orders are tried
 _CORRELATION = ("value", "low", "high", "statistic", "df1", "df2", "p")
 _LIMITS = (
     *("sd", "lower", "upper", "bias_low", "bias_high"),
@@ -147,12 +148,8 @@ def evaluate_placements(
     rows = []
     single_rows = []
     for i, scene in enumerate(scenes):
-        keys = {
-            "case": i,
-            "name": scene.name,
-            "fold": int(held_out[i]),
-            "tumor_volume": scene.tumor_volume,
-        }
+        keys: dict[str, Any] = {"case": i, "name": scene.name, "fold": int(held_out[i])}
+        keys["tumor_volume"] = scene.tumor_volume
         measures = _expert_measures(placed[i], scene)
         rows.append({**keys, "method": EXPERTS, "seconds": np.nan, **measures})
         # One box a row: means over experts vary less than a single expert does.
@@ -369,8 +366,7 @@ def _paired(x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[str, Any]:
     row["reason"] = f"{counted(len(x), 'case')} whose differences vary; three are needed"
     if len(x) > 2 and np.ptp(x - y) > 1e-12:
         row["t"], row["t_p"] = map(float, stats.ttest_rel(x, y))
-        test = stats.wilcoxon(x, y, method="approx")
-        row["wilcoxon"], row["wilcoxon_p"] = float(test.statistic), float(test.pvalue)
+        row["wilcoxon"], row["wilcoxon_p"] = signed_rank(x, y)
         row["rank_biserial"], row["low"], row["high"] = rank_biserial(x, y, n_bootstrap=500)
         row["reason"] = ""
     return row
@@ -388,9 +384,20 @@ def _correlation_table(cases: pd.DataFrame) -> pd.DataFrame:
                 linear = stats.pearsonr(*pair.T)
                 row["pearson"], row["p"] = float(linear.statistic), float(linear.pvalue)
                 row["low"], row["high"] = map(float, linear.confidence_interval(0.95))
-                row["spearman"], row["spearman_p"] = map(float, stats.spearmanr(*pair.T))
+                row["spearman"], row["spearman_p"] = rank_correlation(*pair.T)
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def rank_correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
+    """Compute Spearman's correlation and its two-sided p value, exact for few pairs."""
+    correlation, p = stats.spearmanr(x, y)
+    if len(x) <= _EXACT_PAIRS:
+        # The t distribution gives p = 0 for ranks in one order, however few they are.
+        first, second = stats.rankdata([x, y], axis=1)
+        test = partial(stats.permutation_test, permutation_type="pairings", n_resamples=np.inf)
+        p = test((first,), lambda ranks, axis: ranks @ second, vectorized=True).pvalue
+    return float(correlation), float(p)
 
 
 # Agreement between raters or measurements of the same targets ------------------------------------
@@ -491,7 +498,8 @@ def bland_altman(a: ArrayLike, b: ArrayLike) -> dict[str, Any]:
     Gives ``n``, ``bias``, ``sd`` (of the differences), ``lower`` and ``upper``, all in the unit of
     the measurements, then bias and limits with ``…_low`` and ``…_high``, and ``reason``, why
     numbers are NaN; ``slope`` of the difference over the mean, with its ``slope_p``, tells whether
-    methods differ more in large targets, which limits alone do not.
+    methods differ more in large targets, which limits alone do not; NaN where a method's
+    measurements do not vary.
 
     References
     ----------
@@ -499,7 +507,8 @@ def bland_altman(a: ArrayLike, b: ArrayLike) -> dict[str, Any]:
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     usable = ~(np.isnan(first) | np.isnan(second))
-    difference, mean = (first - second)[usable], (first + second)[usable] / 2
+    first, second = first[usable], second[usable]
+    difference, mean = first - second, (first + second) / 2
     n = len(difference)
     row: dict[str, Any] = {"n": n, "bias": float(difference.mean()) if n else np.nan}
     row |= dict.fromkeys(_LIMITS, np.nan)
@@ -512,7 +521,8 @@ def bland_altman(a: ArrayLike, b: ArrayLike) -> dict[str, Any]:
         further = 0 if name == "bias" else 1.96**2 / (2 * (n - 1))
         width = t * sd * np.sqrt(1 / n + further)
         row[f"{name}_low"], row[f"{name}_high"] = row[name] - width, row[name] + width
-    if n > 2 and np.ptp(mean) > 0:
+    # Where one method does not vary, the slope is 2 or −2 whatever the other one measured.
+    if n > 2 and not any(_is_level(values) for values in (first, second, mean)):
         line = stats.linregress(mean, difference)
         row["slope"], row["slope_p"] = float(line.slope), float(line.pvalue)
     return row | {"reason": ""}

@@ -52,7 +52,8 @@ def plot_evaluation(
                 ax.plot(x, y, markersize=3, alpha=0.6, color=colors[name], **_POINTS)
             ax.set(xlabel="tumor, mL")
         # One range in all panels, so that methods can be compared.
-        reach = cases["difference"].abs().max() * 1.05
+        limits = tables["bland_altman"].query("against == 'mean of experts'")[["lower", "upper"]]
+        reach = 1.05 * max(cases["difference"].abs().max(), limits.abs().max().max())
         for ax, name in zip(below, raters, strict=False):
             _draw_agreement(ax, tables, name, colors[name])
             if np.isfinite(reach):

@@ -12,7 +12,7 @@ const OUTLINES = [[86, 180, 233], [230, 159, 0], [204, 121, 167], [0, 158, 115],
 
 const DOUBTED = [185, 190, 198];
 
-// ---- numbers: what follows knows nothing of a page -------------------------------------------------------------------
+// ---- numbers: what follows knows nothing of a page ----------------------------------------
 
 function inverseOf(a) {
   const [[p, q, r, t], [u, v, w, s], [x, y, z, o]] = a;
@@ -238,7 +238,7 @@ async function unpack(text, length, bits) {
   return codes;
 }
 
-// ---- the page --------------------------------------------------------------------------------------------------------
+// ---- the page ----------------------------------------
 
 class Viewer {
   constructor(element, data) {
@@ -374,10 +374,11 @@ class Viewer {
   describeAt(point, isTold) {
     const offset = offsetOf(this.geometry, point);
     const told = this.layers.filter((layer) => layer.kind === "mask" || isTold(layer));
+    const boxes = this.data.boxes.filter((box) => !offsetOf(geometryOf([1, 1, 1], box.affine), point));
     return told.map((layer) => {
       const words = describe(layer, offset < 0 ? 0 : layer.codes[offset]);
       return words && layer.doubt?.[offset] ? `${words} (in doubt)` : words;
-    }).filter(Boolean).join("; ");
+    }).concat(boxes.map((box) => `in the ${box.name}`)).filter(Boolean).join("; ");
   }
 
   press(plane, event) {
@@ -411,7 +412,7 @@ class Viewer {
       for (const key of shown.filter((key) => key[0] === "b")) this.drawBox(context, plane, this.data.boxes[key.slice(1)]);
       if (this.find("crosshair").checked) this.drawCrosshair(context, plane);
     }
-    this.tell(position, image, overlay, limit);
+    this.tell(position, image, overlay, limit, opacity);
   }
 
   drawBox(context, plane, box) {
@@ -434,7 +435,7 @@ class Viewer {
     context.fillRect(column, 0, 1, height);
   }
 
-  tell(position, image, overlay, limit) {
+  tell(position, image, overlay, limit, opacity) {
     this.sliders.forEach((slider, axis) => {
       const text = `${AXES[axis]} = ${inMm(position[axis])} mm`;
       slider.previousElementSibling.textContent = text;
@@ -445,8 +446,7 @@ class Viewer {
     this.find("values").textContent = `At ${position.map(inMm).join(", ")} mm: ${words}`;
     this.panel?.show(position, offsetOf(this.geometry, position));
     this.find("values").hidden = Boolean(this.panel?.record); // its table says the same, with intervals
-    const opacity = image ? Number(this.find("opacity")?.value ?? 100) / 100 : 1;
-    for (const [role, layer, map, share] of [["image-scale", image, null, 1], ["overlay-scale", overlay, overlay && this.map, opacity]]) {
+    for (const [role, layer, map, share] of [["image-scale", image, null, 1], ["overlay-scale", overlay, overlay && this.map, image ? opacity : 1]]) {
       const scale = this.find(role);
       if (!scale) continue;
       scale.hidden = !layer;

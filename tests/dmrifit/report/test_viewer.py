@@ -594,15 +594,14 @@ def test_colors_and_windows_are_those_that_the_reader_chooses(tmp_path, tab):
 def test_outlines_boxes_and_the_crosshair_are_drawn_where_they_are(layers, tmp_path, tab):
     box = np.diag([8.0, 12.0, 12.0, 1.0])
     box[:3, 3] = (STRAIGHT @ [7, 5, 2, 1])[:3]
-    made = html_viewer(
-        [Layer("blank", np.ones(SHAPE)), layers[2]],
-        STRAIGHT,
-        boxes={"box": box},
-        start=(STRAIGHT @ [3, 4, 2, 1])[:3],
-    )
+    start = (STRAIGHT @ [3, 4, 2, 1])[:3]
+    made = html_viewer([Layer("blank", np.ones(SHAPE)), layers[2]], STRAIGHT, boxes={"box": box}, start=start)
     path = tmp_path / "page.html"
     path.write_text(Page("Page", [Section("Planes", made)]).html(), encoding="utf-8")
     page = tab.open(path)
+    edge = (box[:3, 3] + [3.9, -5.9, 0]).tolist(), (box[:3, 3] + [4.1, 0, 0]).tolist()
+    words = [page.evaluate(f"document.querySelector('.viewer').viewer.describeAt({at}, () => false)") for at in edge]
+    assert ["in the box" in text for text in words] == [True, False]
     drawn = pixels(page, "axial")
     scale = drawn.shape[1] / SHAPE[0]
 

@@ -300,6 +300,7 @@ def test_angles_in_radians_are_doubted_and_beyond_a_full_turn_refused(run, error
     _, text, error = run(*words[:-3], "--image", image, "--margin", 2, "--no-figure", "--out", tmp_path / "image")
     assert "margin and tolerance have no effect, because nothing is excluded" in error
     assert "brain unknown, skull and scalp not checked: no brain that holds the tumor was found in the image" in text
+    assert text.count("skull and scalp") == 1
     assert text.endswith("flagged: 1 of 1\n")
 
 

@@ -97,7 +97,7 @@ def test_planes_pass_the_center_of_the_first_box_with_two_centimeters_around_all
 
 def test_the_legend_names_what_is_drawn_and_the_figure_what_is_synthetic_and_not_for_clinical_use(scene, sphere_scene):
     figure = plot_overlay({"expert": VOXEL, "network": Voxel((0, 0, 0), (9, 9, 9))}, scene)
-    assert legend(figure) == ["tumor", "wall", "expert", "network"]
+    assert legend(figure) == ["wall", "tumor", "expert", "network"]  # the tumor above what shares its border
     colors = [line.get_color() for line in figure.legends[0].get_lines()]
     assert colors[2:] == [OUTLINES[4], OUTLINES[1]]
     assert set(colors[:2]) == set(contours(figure.axes[2]))

@@ -46,7 +46,7 @@ def test_the_bar_has_the_colors_of_the_outlines_in_pictures(scene):
     assert [(name, color) for name, (color, _) in scene.outlined.items()] == [("necrosis", 2)]
     css, tissues = pages.box_assets()["style"], pages._TEXTS["bar"]
     regions = color_numbers([OUTSIDE_BRAIN, "necrosis", "resection cavity"])
-    for name, color in ({"tumor": 0, MERGED: 2} | regions).items():
+    for name, color in ({"tumor": 0, "enhancing": 0, MERGED: 2} | regions).items():
         assert f"rect.t{tissues.index(name)} {{ fill: {OUTLINES[color]}; }}" in css
     # A region without a color of its own takes one that no other and no box has.
     assert list(color_numbers(["wall", OUTSIDE_BRAIN, "skull", "necrosis"]).values()) == [5, 1, 6, 2]

@@ -192,7 +192,7 @@ def test_a_small_tumor_gets_no_numbers_but_the_largest_box_of_enough_target(smal
     reason = target_verdict(placement, optimizer)
     assert reason.startswith("no box of ≥ 6 mL reaches 50 % target: ask a spectroscopist")
     # The command that is named leads to the box.
-    numbers = re.search(r" --center=(.*) --size=(.*) --angles=(.*)\), flagged: (.*)$", reason).groups()
+    numbers = re.search(r" --out BOX_largest --center=(.*) --size=(.*) --angles=(.*)\), flagged: (.*)$", reason).groups()
     assert {"box below the smallest volume", "side out of range"} <= set(numbers[3].split(", "))
     largest = Voxel(*(tuple(map(float, text.split(","))) for text in numbers[:3]))
     assert tumor_fraction(largest, small) >= 0.75

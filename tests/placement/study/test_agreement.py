@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.study.evaluation import ICC_FORMS, bland_altman, icc
+from placement.study.evaluation import ICC_FORMS, bland_altman, icc, rank_correlation
 
 # What versions of pingouin call the forms.
 NAMES = {"ICC(1,1)": ("ICC1", "ICC(1,1)"), "ICC(2,1)": ("ICC2", "ICC(A,1)"), "ICC(3,1)": ("ICC3", "ICC(C,1)")}
@@ -63,6 +63,8 @@ def test_perfect_agreement_is_one_and_a_constant_offset_counts_for_absolute_agre
     for form in ICC_FORMS:
         result = icc(np.c_[x, x, x], form)
         assert (result["value"], result["low"], result["high"], result["p"]) == (1.0, 1.0, 1.0, 0.0)
+    # Of the 24 orders of four ranks, two agree or disagree perfectly.
+    assert rank_correlation(x, -x) == (-1, pytest.approx(2 / 24))
     assert icc(np.c_[x, x + 5], "ICC(3,1)")["value"] == pytest.approx(1.0)
     shifted = icc(np.c_[x, x + 5], "ICC(2,1)")
     # By hand: between 14, raters 50, no residual: 14 / (14 + 2 * 50 / 4).
@@ -107,7 +109,7 @@ def test_limits_of_agreement_are_those_published_and_by_hand_and_leave_out_nan()
     assert (whole["n"], whole["bias"]) == (3, pytest.approx(2.5 / 3))
     single = bland_altman([3.0], [1.0])
     assert (single["bias"], single["n"]) == (2.0, 1)
-    assert np.isnan(single["lower"])
+    assert np.isnan([single["lower"], bland_altman([1.0, 2.0, 4.0], [3.0, 3.0, 3.0])["slope_p"]]).all()
     assert "two are needed" in single["reason"]
     result = bland_altman(WRIGHT, MINI_WRIGHT)
     # The paper multiplies by 2 and rounds: −79.7 and 75.5; 1.96 is 0.04 sd inside. It takes the variance of

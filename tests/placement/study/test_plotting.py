@@ -78,6 +78,7 @@ def test_differences_are_drawn_over_the_mean_of_method_and_experts(small_tables)
     # A box of 9 mL that is 1 mL larger than the experts' of 8 mL, and one of 16 and 10 mL.
     np.testing.assert_allclose(points(agreement), [[[8.5, 1], [13, 6]]])
     assert [height[0] for height in bars(agreement)] == [3.5, -3.43, 10.43]
+    assert agreement.get_ylim()[1] > 10.43
     assert agreement.get_title("left") == "network: 3.5 mL (-3.4 … 10.4)"
     # Limits that are not known are not drawn, and a bias that rounds to zero has no sign.
     small_tables["bland_altman"].loc[1, ["bias", "lower", "upper"]] = [-0.04, np.nan, np.nan]
