@@ -40,10 +40,10 @@ def segment(
     Find metastases in scans by one model. Not for clinical use.
 
     Writes a folder for each scan with probability.nii.gz and label.nii.gz on its grid, a table of
-    its findings and a picture; for all scans segmentations.tsv, lesions.tsv and a page. Scans that
-    are missing or cannot be read or segmented are listed in failed.tsv. Scans with a note, such
-    as one unlike the training scans or with a ring that does not close, are flagged. An
-    interrupted run resumes when started again with the same options.
+    its findings and a picture; for all scans segmentations.tsv, lesions.tsv and a page. Scans of
+    a table that are missing, and scans that cannot be read or segmented, are listed in failed.tsv.
+    Scans with a note, such as one unlike the training scans or with a ring that does not close,
+    are flagged. An interrupted run resumes when started again with the same options.
 
     Options:
     paths [MODEL] SCANS: Model file from train (by default the small included model), and
