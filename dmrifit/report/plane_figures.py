@@ -161,16 +161,20 @@ def _draw_inset(
     # x grows to the patient's right, which is at the left of the picture.
     left = 0.6 if x > plane.x.mean() else 0.0
     bottom = 0.6 if y < plane.y.mean() else 0.0
-    ax = plane.ax.inset_axes((left, bottom, 0.4, 0.4))
+    ax = plane.ax.inset_axes((left, bottom, 0.4, 0.4), facecolor="black")
     zoomed = replace(plane, ax=ax)
     zoomed.show()
     for outline in outlines.values():
         outline.draw(zoomed, 1.8)
+    # Nothing is drawn beyond the edge of the plane.
+    x = np.clip(x, plane.x[0] + _ZOOM, plane.x[-1] - _ZOOM)
+    y = np.clip(y, plane.y[0] + _ZOOM, plane.y[-1] - _ZOOM)
     ax.set(xlim=(x + _ZOOM, x - _ZOOM), ylim=(y - _ZOOM, y + _ZOOM), xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set(color="white", linewidth=1.5)
     ax.text(0.04, 0.04, f"{2 * _ZOOM:g} mm", color="white", fontsize=8, transform=ax.transAxes)
-    plane.ax.indicate_inset_zoom(ax, edgecolor="white", alpha=0.8)
+    # Without lines to the inset, which would cross the scan.
+    plane.ax.indicate_inset((x - _ZOOM, y - _ZOOM, 2 * _ZOOM, 2 * _ZOOM), edgecolor="white")
 
 
 def sample_volume(volume: NDArray[Any], index: NDArray[np.float64]) -> NDArray[np.float64]:
