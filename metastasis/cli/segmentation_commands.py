@@ -237,10 +237,13 @@ def _segment(
             cases = [(replace(case, prior=None), notes) for case, notes in cases]
         settings |= {"command": "segment", "threshold": segmenter.threshold_}
     for model, edge in zip(segmenters, edges, strict=True) if options.resample else ():
-        if edge is None:
-            say("scans are not resampled: the model does it itself, or its voxels are unknown")
+        network = getattr(model, "segmenter_", model)
+        if edge is not None:
+            network.set_params(spacing=edge)
+        elif getattr(network, "spacing", None) is None:
+            say("scans are not resampled: the voxels of the model's training are unknown")
         else:
-            getattr(model, "segmenter_", model).set_params(spacing=edge)
+            say("--resample changes nothing: the model resamples scans by itself")
     figures = model_figures(next(iter(models.values())))
     # Sensitivities hold only where the model is used as measured.
     if options.flips or (options.resample and any(edges)):
