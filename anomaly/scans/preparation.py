@@ -286,10 +286,8 @@ def prepare_scan(
             protocol.take(shell), series.affine, fitted, directions, _name_with(series, bvec)
         )
     # All masks before the series, which is the largest file: an error should come early.
-    choices = {"brain": mask, "tissue": tissue}
-    given = {key: value for key, value in choices.items() if not isinstance(value, bool)}
-    lesions = {"lesion": lesion, "followup": followup}
-    given |= {key: value for key, value in lesions.items() if value}
+    choices = {"brain": mask, "tissue": tissue, "lesion": lesion, "followup": followup}
+    given = {key: value for key, value in choices.items() if not isinstance(value, bool | None)}
     stored: dict[str, NDArray[Any]] = {
         key: _read(value, series, tissue_numbers, is_tissue=key == "tissue")
         for key, value in given.items()
@@ -536,8 +534,7 @@ def _channels(
         )
     if grid_directions is None or target.directions is None:
         if target.directions is not None:
-            message = f"{name}: {_ASSUMED}; give them ({_BVEC}), so that this is checked"
-            warnings.warn(message, stacklevel=3)
+            warnings.warn(f"{name}: {_ASSUMED}; to check this, give {_BVEC}", stacklevel=3)
             return _Channels(measured, None, assumed=_ASSUMED)
         return unchanged
     raise ValueError(

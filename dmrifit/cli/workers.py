@@ -81,10 +81,9 @@ def run_tasks(
         parallel = Parallel(
             n_jobs=n_jobs, batch_size=1, return_as="generator_unordered", max_nbytes=None
         )
-        results = parallel(delayed(attempt)(task) for task in tasks)
         try:
             with step_bar(len(tasks), unit) as count:
-                for result, caught in results:
+                for result, caught in parallel(delayed(attempt)(task) for task in tasks):
                     for message in caught:
                         warnings.warn(message, stacklevel=2)
                     yield result

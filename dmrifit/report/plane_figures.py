@@ -157,7 +157,9 @@ def _draw_inset(
     plane: Plane, center: Sequence[float] | NDArray[np.float64], outlines: Mapping[str, Outline]
 ) -> None:
     """Draw what lies at a place once more and larger, in the corner that is farthest from it."""
-    x, y = center[plane.across], center[plane.up]
+    # Nothing is drawn beyond the edge of the plane.
+    x = np.clip(center[plane.across], plane.x[0] + _ZOOM, plane.x[-1] - _ZOOM)
+    y = np.clip(center[plane.up], plane.y[0] + _ZOOM, plane.y[-1] - _ZOOM)
     # x grows to the patient's right, which is at the left of the picture.
     left = 0.6 if x > plane.x.mean() else 0.0
     bottom = 0.6 if y < plane.y.mean() else 0.0
@@ -166,9 +168,6 @@ def _draw_inset(
     zoomed.show()
     for outline in outlines.values():
         outline.draw(zoomed, 1.8)
-    # Nothing is drawn beyond the edge of the plane.
-    x = np.clip(x, plane.x[0] + _ZOOM, plane.x[-1] - _ZOOM)
-    y = np.clip(y, plane.y[0] + _ZOOM, plane.y[-1] - _ZOOM)
     ax.set(xlim=(x + _ZOOM, x - _ZOOM), ylim=(y - _ZOOM, y + _ZOOM), xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set(color="white", linewidth=1.5)
