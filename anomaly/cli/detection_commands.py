@@ -41,13 +41,14 @@ def detect(
     """
     Find anomalies in diffusion series by a trained model. Not for clinical use.
 
-    Writes a folder for each scan with map.nii.gz, binary.nii.gz and opened.nii.gz on its grid,
-    lesions.csv and detection.json; for all scans detections.tsv, lesions.csv and, with figures, a
-    page. Flags mark scans that differ from the healthy training scans as a whole (scores shifted
-    in both hemispheres, or much more noise), scans in which this cannot be judged and most voxels
-    are above the threshold, and scans with too few voxels to be judged. Scans that are missing or
-    cannot be read or prepared are listed in failed.tsv. An interrupted run resumes when started
-    again with the same options.
+    Writes a folder for each scan with map.nii.gz, binary.nii.gz (voxels above the threshold,
+    without fluid where a tissue map tells it) and opened.nii.gz on its grid, lesions.csv and
+    detection.json; for all scans detections.tsv, lesions.csv and, with figures, a page. Flags mark
+    scans that differ from the healthy training scans as a whole (scores shifted in both
+    hemispheres, or much more noise), scans in which this cannot be judged and most voxels are
+    above the threshold, and scans with too few voxels to be judged. Scans of a table that are
+    missing, and scans that cannot be read or prepared, are listed in failed.tsv. An interrupted
+    run resumes when started again with the same options.
 
     Options:
     model MODEL: Model file from train.

@@ -35,6 +35,8 @@ _STEPS = {
     "tissue": "tissue map",
     "directions_resampled": "resampling of directions",
 }
+#: Notes of the preparation that are sentences.
+_REMARKS = ("lost", "unused", "assumed")
 #: What is said of a scan that differs from healthy ones in bulk or noise.
 DIFFERENT = (
     "this scan differs from the training scans as a whole (protocol, noise, age?), and anomalies "
@@ -182,7 +184,7 @@ class TrainingScans:
     images: tuple[str, ...]  # digests of the files of the series
     patients: tuple[str, ...]  # digests of the patients' names, so that a model file names nobody
     steps: Mapping[str, tuple[str, ...]]  # ways in which brain, tissues and directions came about
-    remarks: tuple[str, ...] = ()  # sentences on what the preparation lost
+    remarks: tuple[str, ...] = ()  # sentences on what the preparation lost or assumed
     # Salt of the patients' digests, from the content of the series, so that a file can be
     # reproduced and no table of digests fits two; empty in the first files, whose digests are
     # quick to guess.
@@ -194,7 +196,7 @@ class TrainingScans:
         steps = {}
         for step in _STEPS:
             steps[step] = tuple(sorted({str(scan.notes[step]) for scan in scans}))
-        sentences = [scan.notes[key] for scan in scans for key in ("lost", "unused")]
+        sentences = [scan.notes.get(key) for scan in scans for key in _REMARKS]
         contents = tuple(file_record(path)["SHA256"] for path in images)
         salt = hashlib.sha256(" ".join(sorted(contents)).encode()).hexdigest()
         patients = {scan.case.patient for scan in scans}
@@ -403,8 +405,8 @@ class Detection:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences on what the preparation lost, and on what holds for these anomalies."""
-        notes = [*filter(None, map(self.scan.notes.get, ("learned", "lost", "unused")))]
+        """Sentences on what the preparation lost or assumed, and on what the anomalies mean."""
+        notes = [*filter(None, map(self.scan.notes.get, ("learned", *_REMARKS)))]
         if self.no_guarantee:
             notes.append(f"the guarantee of the model does not hold: {self.no_guarantee}")
         begin = "the opening by" if self.opening > 1 else "no opening: single voxels count; even"

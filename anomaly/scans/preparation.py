@@ -45,6 +45,9 @@ _CENTERS = ("grid", "brain")
 #: Where the brain and the tissues come from, for the notes; None stands for an image.
 _BRAIN_SOURCES = {True: "found", False: "all voxels with signal", None: "given"}
 _TISSUE_SOURCES = {True: "estimated", False: "none", None: "given"}
+#: What is taken for granted of a scan without directions, and how they are given.
+_ASSUMED = "its directions are unknown: those of the model's training are assumed, in their order"
+_BVEC = "bvec=…, --bvec; the column bvec of a table; or a file .bvec beside the image, of its name"
 
 
 _FLUID_MD = 1.9  # µm²/ms; edema and infiltrated tissue stay below
@@ -211,7 +214,7 @@ def prepare_scan(
         or where they are needed; ``notes["lost"]`` then says what is lost by that. Or the channels
         are powder averages, the mean over the directions of each shell (of `b` alone if it is
         named), for any directions; a shell needs 6 of them, and ``notes["unused"]`` names volumes
-        between shells.
+        between shells. ``notes["assumed"]`` tells where a scan has no directions and `fitted` has.
     spacing : float, optional
         Edge of the voxels to resample to, in mm, 0.5 to 20; None to keep those of the image.
     shape : tuple of 3 int, optional
@@ -283,10 +286,8 @@ def prepare_scan(
             protocol.take(shell), series.affine, fitted, directions, _name_with(series, bvec)
         )
     # All masks before the series, which is the largest file: an error should come early.
-    choices = {"brain": mask, "tissue": tissue}
-    given = {key: value for key, value in choices.items() if not isinstance(value, bool)}
-    lesions = {"lesion": lesion, "followup": followup}
-    given |= {key: value for key, value in lesions.items() if value}
+    choices = {"brain": mask, "tissue": tissue, "lesion": lesion, "followup": followup}
+    given = {key: value for key, value in choices.items() if not isinstance(value, bool | None)}
     stored: dict[str, NDArray[Any]] = {
         key: _read(value, series, tissue_numbers, is_tissue=key == "tissue")
         for key, value in given.items()
@@ -357,11 +358,12 @@ def prepare_scan(
         "b0_volumes": len(plain),
         "b": case.b,
         "directions": len(channels.protocol),
-        "directions_measured": len(shell),
+        "directions_measured": None if channels.assumed else len(shell),
         "directions_resampled": bool(channels.lost),
         "powder_averages": directions == "powder",
         "lost": channels.lost,
         "unused": channels.unused,
+        "assumed": channels.assumed,
         "brain": _BRAIN_SOURCES[mask if isinstance(mask, bool) else None],
         "voxels": int(brain.sum()),
         "voxels_too_dark": n_dark,
@@ -390,6 +392,7 @@ class _Channels:
     weights: NDArray[np.floating] | None  # (n_measurements, n_channels); None: each is a channel
     lost: str = ""
     unused: str = ""
+    assumed: str = ""
 
     def of(self, signal: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.float32]:
         if self.weights is None:
@@ -503,7 +506,7 @@ def _channels(
     if mode == "resampled" and grid_directions is None:
         raise ValueError(
             f"{name}: other directions cannot be estimated without those that were measured; "
-            "give bvec=…"
+            f"give them ({_BVEC})"
         )
     if grid_directions is not None and target.directions is not None:
         # Networks and trees know a direction by its channel, so the order has to be that of
@@ -531,12 +534,8 @@ def _channels(
         )
     if grid_directions is None or target.directions is None:
         if target.directions is not None:
-            message = (
-                f"{name}: its directions are not known, and are assumed to be those that the "
-                "detector was fitted to, in their order; give bvec=… (--bvec), so that this is "
-                "checked"
-            )
-            warnings.warn(message, stacklevel=3)
+            warnings.warn(f"{name}: {_ASSUMED}; to check this, give {_BVEC}", stacklevel=3)
+            return _Channels(measured, None, assumed=_ASSUMED)
         return unchanged
     raise ValueError(
         f"{name} has other directions than those that the detector was fitted to, by more "

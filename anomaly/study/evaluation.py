@@ -247,11 +247,10 @@ def format_summary(
             row["average precision"] = _text(line, "average_precision")
             row["Dice, raw"], row["Dice, opened"] = _text(line, "dice"), _text(line, "dice_opened")
             row["opened by, voxels"] = f"{line['opening']}³"
-            row["false positives, opened, %"] = wording("{false_positive_rate_opened:.2%}", line)
-            row["scans with nothing marked, opened, %"] = wording("{empty_opened:.1%}", line)
-    table = pd.DataFrame.from_dict(rows, orient="index").fillna("–")
-    table.index.name = "method"
-    return table
+            rate = wording("{false_positive_rate_opened:.2%}", line)
+            row["false positives in healthy scans, opened, %"] = rate
+            row["healthy scans without marks, opened, %"] = wording("{empty_opened:.1%}", line)
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("–").rename_axis("method")
 
 
 def healthy_folds(

@@ -35,6 +35,9 @@ def step_bar(
         return
     from tqdm import tqdm
 
+    if n_before:
+        print(f"resumed after {unit} {n_before} of {total}", file=sys.stderr, flush=True)
+    first = "next" if n_before else "first"
     n_done = n_before
     start = last_line = time.monotonic()
     is_over = threading.Event()
@@ -62,7 +65,7 @@ def step_bar(
         def watch_first() -> None:
             seconds = waited = 10
             while not is_over.wait(waited) and n_done == n_before and bar.disable:
-                print(f"first {unit}: over {seconds} s so far", file=sys.stderr, flush=True)
+                print(f"{first} {unit}: over {seconds} s so far", file=sys.stderr, flush=True)
                 seconds, waited = 2 * seconds, seconds
 
         threading.Thread(target=watch_first, daemon=True).start()

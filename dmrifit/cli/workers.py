@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dmrifit._utils.progress import step_bar
 
@@ -59,9 +60,20 @@ def run_tasks(
     line: Callable[[_Result], str] = lambda _: "",
     unit: str = "case",
 ) -> Iterator[_Result]:
-    """Run a function over tasks, giving results as they come, under one bar with the time left."""
+    """
+    Run a function over tasks, giving results as they come, under one bar with the time left.
+
+    What a task warns of is warned of here, when it is done.
+    """
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    def attempt(task: _Task) -> tuple[_Result, list[Any]]:
+        # Those of numpy and of compilers name no file and no remedy.
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            result = function(task)
+        return result, [one.message for one in caught if issubclass(one.category, UserWarning)]
 
     n_jobs = None if cluster else jobs
     with scheduler(cluster):
@@ -69,10 +81,11 @@ def run_tasks(
         parallel = Parallel(
             n_jobs=n_jobs, batch_size=1, return_as="generator_unordered", max_nbytes=None
         )
-        results = parallel(delayed(function)(task) for task in tasks)
         try:
             with step_bar(len(tasks), unit) as count:
-                for result in results:
+                for result, caught in parallel(delayed(attempt)(task) for task in tasks):
+                    for message in caught:
+                        warnings.warn(message, stacklevel=2)
                     yield result
                     count(line(result))
         except TerminatedWorkerError:

@@ -157,11 +157,13 @@ def _draw_inset(
     plane: Plane, center: Sequence[float] | NDArray[np.float64], outlines: Mapping[str, Outline]
 ) -> None:
     """Draw what lies at a place once more and larger, in the corner that is farthest from it."""
-    x, y = center[plane.across], center[plane.up]
+    # Nothing is drawn beyond the edge of the plane.
+    x = np.clip(center[plane.across], plane.x[0] + _ZOOM, plane.x[-1] - _ZOOM)
+    y = np.clip(center[plane.up], plane.y[0] + _ZOOM, plane.y[-1] - _ZOOM)
     # x grows to the patient's right, which is at the left of the picture.
     left = 0.6 if x > plane.x.mean() else 0.0
     bottom = 0.6 if y < plane.y.mean() else 0.0
-    ax = plane.ax.inset_axes((left, bottom, 0.4, 0.4))
+    ax = plane.ax.inset_axes((left, bottom, 0.4, 0.4), facecolor="black")
     zoomed = replace(plane, ax=ax)
     zoomed.show()
     for outline in outlines.values():
@@ -170,7 +172,8 @@ def _draw_inset(
     for spine in ax.spines.values():
         spine.set(color="white", linewidth=1.5)
     ax.text(0.04, 0.04, f"{2 * _ZOOM:g} mm", color="white", fontsize=8, transform=ax.transAxes)
-    plane.ax.indicate_inset_zoom(ax, edgecolor="white", alpha=0.8)
+    # Without lines to the inset, which would cross the scan.
+    plane.ax.indicate_inset((x - _ZOOM, y - _ZOOM, 2 * _ZOOM, 2 * _ZOOM), edgecolor="white")
 
 
 def sample_volume(volume: NDArray[Any], index: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -40,10 +40,10 @@ def segment(
     Find metastases in scans by one model. Not for clinical use.
 
     Writes a folder for each scan with probability.nii.gz and label.nii.gz on its grid, a table of
-    its findings and a picture; for all scans segmentations.tsv, lesions.tsv and a page. Scans that
-    are missing or cannot be read or segmented are listed in failed.tsv. Scans with a note, such
-    as one unlike the training scans or with a ring that does not close, are flagged. An
-    interrupted run resumes when started again with the same options.
+    its findings and a picture; for all scans segmentations.tsv, lesions.tsv and a page. Scans of
+    a table that are missing, and scans that cannot be read or segmented, are listed in failed.tsv.
+    Scans with a note, such as one unlike the training scans or with a ring that does not close,
+    are flagged. An interrupted run resumes when started again with the same options.
 
     Options:
     paths [MODEL] SCANS: Model file from train (by default the small included model), and
@@ -237,10 +237,13 @@ def _segment(
             cases = [(replace(case, prior=None), notes) for case, notes in cases]
         settings |= {"command": "segment", "threshold": segmenter.threshold_}
     for model, edge in zip(segmenters, edges, strict=True) if options.resample else ():
-        if edge is None:
-            say("scans are not resampled: the model does it itself, or its voxels are unknown")
+        network = getattr(model, "segmenter_", model)
+        if edge is not None:
+            network.set_params(spacing=edge)
+        elif getattr(network, "spacing", None) is None:
+            say("scans are not resampled: the voxels of the model's training are unknown")
         else:
-            getattr(model, "segmenter_", model).set_params(spacing=edge)
+            say("--resample changes nothing: the model resamples scans by itself")
     figures = model_figures(next(iter(models.values())))
     # Sensitivities hold only where the model is used as measured.
     if options.flips or (options.resample and any(edges)):

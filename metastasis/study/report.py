@@ -250,7 +250,7 @@ def _answer(cases: Sequence[Case], tables: _Tables) -> Iterator[Any]:
     counts = {"n_cases": len(cases), "n_wrong": scores["n_false_positives"] + scores["n_flagged"]}
     # Without small lesions there is no share of them.
     n_found_small = round(np.nan_to_num(scores["sensitivity_small"] * scores["n_small"]))
-    leading = f"Best of {len(ranked)} methods by F1{equal}: " if len(ranked) > 1 else ""
+    leading = f"Best of {len(ranked)} methods by F1 (strict){equal}: " if len(ranked) > 1 else ""
     interval = "".join(wording(_TEXTS["interval"], row) for row in intervals.to_dict("records"))
     counts |= {"n_found_small": n_found_small, "small_ml": SMALL_ML}
     yield _TEXTS("answer", **scores, **counts, best=best, leading=leading, interval=interval)

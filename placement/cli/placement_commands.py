@@ -160,9 +160,9 @@ def place(
     The optimizer maximizes the objective within the constraints; a model places as it has learned,
     and broken constraints become flags. Writes a folder for each case, the table placements.tsv
     and a page with all overlays. Numbers for consoles are withheld where less than half of the box
-    is target, or brain. Cases that lack a file or fail are listed in failed.tsv. An interrupted
-    run resumes when started again with the same options. CASES may also be several masks, a glob
-    or a BIDS folder.
+    is target, or brain. Cases of a table that lack a file, and cases that fail, are listed in
+    failed.tsv. An interrupted run resumes when started again with the same options. CASES may also
+    be several masks, a glob or a BIDS folder.
 
     Options:
     model FILE: Model file from train; the optimizer by default.

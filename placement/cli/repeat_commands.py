@@ -43,8 +43,8 @@ def repeat(
     Registers both scans rigidly and moves the box; their agreement is the median local correlation
     in the head, 1 if they are alike. Answers "repeated", "repeated, but tissue in the box changed"
     or "not the same head"; without a reliable match, no numbers for scanners are written. Cases
-    that lack a file or fail are listed in failed.tsv. An interrupted run resumes when started
-    again with the same options.
+    of a table that lack a file, and cases that fail, are listed in failed.tsv. An interrupted run
+    resumes when started again with the same options.
 
     Options:
     old [OLD_T1]: T1 scan of the session of the box (NIfTI).

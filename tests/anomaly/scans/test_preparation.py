@@ -266,9 +266,10 @@ def test_directions_beside_the_image_count_and_the_fitted_ones_are_found_in_anot
     again = head.prepare(head.series[..., order], head.protocol.take(order), fitted=fitted.protocol)
     np.testing.assert_array_equal(again.case.signal, fitted.case.signal)
     without = Protocol(head.bval)
-    with pytest.warns(UserWarning, match="its directions are not known, and are assumed to be those"):
+    with pytest.warns(UserWarning, match="its directions are unknown: those .* are assumed, in their order; to check"):
         scan = head.prepare(protocol=without, fitted=fitted.protocol)
-    assert scan.case.directions is None
+    assert (scan.case.directions, scan.notes["directions_measured"]) == (None, None)
+    assert scan.notes["assumed"].endswith("are assumed, in their order")
     head.prepare(protocol=without, fitted=head.prepare(protocol=without).protocol)
 
 

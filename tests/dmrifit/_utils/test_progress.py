@@ -24,6 +24,7 @@ def test_the_state_of_a_step_is_told_and_steps_of_an_earlier_run_took_no_time(ca
         count("loss 0.5", state="loss 0.5")
         count(state="loss 0.4")
     assert capfd.readouterr().err.splitlines() == [
+        "resumed after epoch 4 of 10",
         "epoch 5/10 (about 00:25 left) loss 0.5",
         "epoch 6/10 (about 00:40 left) loss 0.4",
     ]

@@ -15,13 +15,13 @@ AFFINES = {
 
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
 def test_each_plane_shows_the_point_at_its_place(affine, monkeypatch):
-    point = np.array([12.0, 20.0, 26.0])
+    point = np.array([8.0, 20.0, 26.0])
     voxel = np.linalg.solve(affine, [*point, 1])[:3].round().astype(int)
     volume = np.zeros((20, 20, 20))
     volume[tuple(voxel)] = 1
     planes = []
-    monkeypatch.setattr(Outline, "draw", lambda outline, plane: planes.append(plane))
-    look = {"margin": 0, "window": (0, 1), "inside": np.ones_like(volume)}
+    monkeypatch.setattr(Outline, "draw", lambda outline, plane, width=None: planes.append(plane))
+    look = {"margin": 0, "window": (0, 1), "inside": np.ones_like(volume), "zoom": True}
     plot_planes(volume, affine, point, {"point": Outline("red")}, "", **look)
     for plane in planes:
         picture = plane.ax.images[0].get_array()
@@ -30,7 +30,9 @@ def test_each_plane_shows_the_point_at_its_place(affine, monkeypatch):
         assert plane.y[row] == pytest.approx(point[plane.up], abs=0.01)
         assert plane.outline(volume, colors=["red"])
         assert not plane.outline(np.zeros_like(volume), colors=["red"])
-    assert [plane.normal for plane in planes] == [0, 1, 2]
+    assert [plane.normal for plane in planes] == [0, 1, 2, 2]
+    # The inset, 20 mm wide, does not leave the plane.
+    assert planes.pop().ax.get_xlim() == (20, 0)
     # The patient's right, where x is low, is at the left.
     assert [plane.ax.xaxis_inverted() for plane in planes] == [False, True, True]
     assert [text.get_text() for text in planes[2].ax.texts] == ["R", "L", "A", "P"]
