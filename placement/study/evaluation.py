@@ -15,7 +15,7 @@ from scipy import stats
 from dmrifit._utils.checks import check_own_names, check_word, check_words, errors_about
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, Seed
-from dmrifit.stats.method_tests import pair_tests, rank_biserial, signed_rank
+from dmrifit.stats.method_tests import pair_tests, rank_biserial
 from dmrifit.stats.patient_summary import in_parts
 from placement.box.voxel import MM3_PER_ML, Voxel
 from placement.search.objective import tumor_fraction
@@ -366,7 +366,7 @@ def _paired(x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[str, Any]:
     row["reason"] = f"{counted(len(x), 'case')} whose differences vary; three are needed"
     if len(x) > 2 and np.ptp(x - y) > 1e-12:
         row["t"], row["t_p"] = map(float, stats.ttest_rel(x, y))
-        row["wilcoxon"], row["wilcoxon_p"] = signed_rank(x, y)
+        row["wilcoxon"], row["wilcoxon_p"] = map(float, stats.wilcoxon(x, y))
         row["rank_biserial"], row["low"], row["high"] = rank_biserial(x, y, n_bootstrap=500)
         row["reason"] = ""
     return row

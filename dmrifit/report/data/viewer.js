@@ -378,7 +378,7 @@ class Viewer {
     return told.map((layer) => {
       const words = describe(layer, offset < 0 ? 0 : layer.codes[offset]);
       return words && layer.doubt?.[offset] ? `${words} (in doubt)` : words;
-    }).concat(boxes.map((box) => `in the ${box.name}`)).filter(Boolean).join("; ");
+    }).concat(boxes.map((box) => box.name)).filter(Boolean).join("; ");
   }
 
   press(plane, event) {
