@@ -286,8 +286,10 @@ def prepare_scan(
             protocol.take(shell), series.affine, fitted, directions, _name_with(series, bvec)
         )
     # All masks before the series, which is the largest file: an error should come early.
-    choices = {"brain": mask, "tissue": tissue, "lesion": lesion, "followup": followup}
-    given = {key: value for key, value in choices.items() if not isinstance(value, bool | None)}
+    choices = {"brain": mask, "tissue": tissue}
+    given = {key: value for key, value in choices.items() if not isinstance(value, bool)}
+    lesions = {"lesion": lesion, "followup": followup}
+    given |= {key: value for key, value in lesions.items() if value}
     stored: dict[str, NDArray[Any]] = {
         key: _read(value, series, tissue_numbers, is_tissue=key == "tissue")
         for key, value in given.items()

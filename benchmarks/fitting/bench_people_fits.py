@@ -195,9 +195,10 @@ def retest(fits: Sequence[FitResult], labels: np.ndarray) -> list[dict[str, Any]
         regions = repeated.loc[repeated["map"] == name, "wcv"]
         # A parameter at a bound in both halves has no error to compare with.
         compared = round(float(ratio), 3) if usable.any() else None
+        variation = np.sqrt((regions**2).mean())
         rows.append({
             "parameter": name,
-            "wcv_regions": round(float(np.sqrt((regions**2).mean())), 4),
+            "wcv_regions": round(float(variation), 4) if np.isfinite(variation) else None,
             "within_sd_voxels": round(float(np.nanmedian(within[:, j]) / 0.6745), 4),
             "median": round(float(np.nanmedian(values[:, :, j])), 4),
             "ratio_to_standard_error": compared,

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from dmrifit._utils.progress import step_bar
 
@@ -63,17 +63,18 @@ def run_tasks(
     """
     Run a function over tasks, giving results as they come, under one bar with the time left.
 
-    What a task warns of is warned of here, when it is done.
+    What a task warns of is warned of here, when it is done (with threads, when one of them is).
     """
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    def attempt(task: _Task) -> tuple[_Result, list[Any]]:
+    def attempt(task: _Task) -> tuple[_Result, list[str]]:
         # Those of numpy and of compilers name no file and no remedy.
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             result = function(task)
-        return result, [one.message for one in caught if issubclass(one.category, UserWarning)]
+        caught = [one for one in caught if issubclass(one.category, UserWarning)]
+        return result, [str(one.message) for one in caught]
 
     n_jobs = None if cluster else jobs
     with scheduler(cluster):

@@ -744,7 +744,8 @@ class _Measurements:
         """Weight averages by their numbers of measurements, where these differ."""
         counts = np.bincount(self.contrast_of)
         is_weighted = np.ptp(counts) > 0 and settings.method != "ols"
-        return replace(settings, weights=counts if is_weighted else None)
+        weights = counts if is_weighted else None
+        return replace(settings, weights=weights, n_averaged=float(counts.mean()))
 
     def merged_b(self, measured: NDArray, fixed: Mapping[str, float | str]) -> str:
         """Say which measured b-values (n_kept,) count as others; an empty text if none does."""
@@ -832,10 +833,10 @@ def _residuals_below(
     if missing_for(reduced.protocol, model, settings.fixed or {}):
         return np.nan
     signals, _ = reduced.screened(rows[:, reduced.kept])
-    n_averaged = len(reduced.protocol) / len(reduced.contrasts)
     settings = reduced.weighted(settings)
     plain = replace(settings, method="nlls", prior=None, threshold=None, sigma=None, noise=None)
-    return noise_of_residuals(fit_with(signals, reduced.contrasts, model, plain)) * n_averaged**0.5
+    of_averages = noise_of_residuals(fit_with(signals, reduced.contrasts, model, plain))
+    return of_averages * settings.n_averaged**0.5
 
 
 def _learn_prior(

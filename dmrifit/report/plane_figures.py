@@ -173,7 +173,9 @@ def _draw_inset(
         spine.set(color="white", linewidth=1.5)
     ax.text(0.04, 0.04, f"{2 * _ZOOM:g} mm", color="white", fontsize=8, transform=ax.transAxes)
     # Without lines to the inset, which would cross the scan.
-    plane.ax.indicate_inset((x - _ZOOM, y - _ZOOM, 2 * _ZOOM, 2 * _ZOOM), edgecolor="white")
+    plane.ax.indicate_inset(
+        (x - _ZOOM, y - _ZOOM, 2 * _ZOOM, 2 * _ZOOM), edgecolor="white", alpha=0.8
+    )
 
 
 def sample_volume(volume: NDArray[Any], index: NDArray[np.float64]) -> NDArray[np.float64]:

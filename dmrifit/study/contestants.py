@@ -194,7 +194,8 @@ def choose_views(
             is_crossed = not resynthesize and any(regime != "same" for regime in regimes)
             for training_name, training_cohort in cohorts.items():
                 is_own = training_name == name
-                remedy = _TEXTS["mixed"] if is_own else _TEXTS("crossed", name=repr(name))
+                told = {"name": repr(name), "cohort": repr(training_name)}
+                remedy = _TEXTS("mixed" if is_own else "crossed", **told)
                 for scan in training_cohort.scans if is_own or is_crossed else ():
                     where = f"patient {scan.patient} of cohort {training_name!r}"
                     with errors_about(where, remedy):

@@ -290,6 +290,6 @@ def evaluate(
             drawing = plot_evaluation(tables, synthetic=bool(table["synthetic"].any()))
             drawing.savefig(file_set.path("evaluation.png"), dpi=120)
     typer.echo(format_summary(tables).rename(columns=MEASURES).to_string())
-    typer.echo("mean ± SD over cases; the difference of experts is expert 1 minus expert 2")
+    typer.echo("mean ± SD over cases; the difference of experts is that of the first two")
     if table["synthetic"].any():
         typer.echo("synthetic cases: no clinical result")

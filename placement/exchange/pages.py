@@ -9,12 +9,11 @@ from dmrifit._utils.counts import counted, percent
 from dmrifit.report import page, style
 from dmrifit.report.viewer import Layer, html_viewer
 from placement.box.voxel import Voxel
-from placement.exchange.prescription import UNCHECKED_BRAIN
 from placement.exchange.vendor_texts import NOTICE, UNVERIFIED_PLANES
 from placement.search.objective import describe_content
 from placement.search.optimizer import share_words
 from placement.search.scene import Scene
-from placement.search.tissue_labels import NORMAL, OUTSIDE_BRAIN, border_title
+from placement.search.tissue_labels import NORMAL, OUTSIDE_BRAIN, UNCHECKED_BRAIN, border_title
 
 if TYPE_CHECKING:
     from markupsafe import Markup

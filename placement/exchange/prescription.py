@@ -37,6 +37,7 @@ from placement.search.tissue_labels import (
     MERGED,
     MOSTLY,
     OUTSIDE_BRAIN,
+    UNCHECKED_BRAIN,
     milliliters,
 )
 
@@ -56,9 +57,6 @@ PRESCRIBE = "dmrifit-placement prescribe TUMOR OPTIONS --out BOX"
 
 #: What no box is checked for.
 SHIM = "shim not assessed"
-
-#: The flag where a brain was searched in an image, and not found.
-UNCHECKED_BRAIN = "brain unknown, skull and scalp not checked"
 
 # Flags of a tumor, of a limit that is kept, and of sides that no console has to round.
 _UNBROKEN = ("tumor below the smallest volume", "side at its limit", "sides not rounded")

@@ -21,9 +21,9 @@ from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import turn_to_grid
 from dmrifit.io.nifti import describe_sources, load_image, values_of
 from dmrifit.io.tables import read_rows
-from placement.exchange.prescription import FORMAT_VERSION, UNCHECKED_BRAIN
+from placement.exchange.prescription import FORMAT_VERSION
 from placement.search.scene import Scene
-from placement.search.tissue_labels import OUTSIDE_BRAIN, named_labels
+from placement.search.tissue_labels import OUTSIDE_BRAIN, UNCHECKED_BRAIN, named_labels
 
 #: Columns of a box: center in mm RAS+, sides in mm, angles in degrees.
 BOX = ("x", "y", "z", "size_x", "size_y", "size_z", "angle_x", "angle_y", "angle_z")

@@ -25,6 +25,9 @@ FLAIR_BRIGHT = (NON_ENHANCING, MERGED, EDEMA)
 #: Names of what bears no label of a tumor: tissue of the brain, and what is no brain.
 NORMAL, OUTSIDE_BRAIN = "normal", "outside the brain"
 
+#: The flag where a brain was searched in an image, and not found.
+UNCHECKED_BRAIN = "brain unknown, skull and scalp not checked"
+
 #: A voxel with a lower fraction of the target is flagged: exclusion or the least volume asks too
 #: much; below the second, other tissue decides the spectrum.
 MOSTLY, LEAST_TARGET = 0.75, 0.5

@@ -38,7 +38,8 @@ class Prior:
 
         Σ (y − S(u))²/(2σ²) + (u − m)'(4C)⁻¹(u − m)/2,
 
-    minus the logarithm of the posterior density with C widened fourfold. m and C themselves
+    minus the logarithm of the posterior density with C widened fourfold (each square times the
+    number of signals in it, where averages are fitted). m and C themselves
     maximize the likelihood of all signals together, by expectation and maximization with a normal
     approximation to each posterior (Dempster et al., 1977): with the modes û and their covariances
     V of all voxels under the present m and C, the next m is the mean of û, and the next C the mean

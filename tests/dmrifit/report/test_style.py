@@ -83,7 +83,7 @@ def test_letters_have_the_contrast_of_wcag_aa(text, background, mode):
 def test_pages_and_figures_share_one_palette():
     html = page.Page("title", [page.Section("", page.Table([["a"]]))]).html()
     colors = tokens("light")
-    assert set(re.findall(r"var\(--(\w+)\)", html)) <= {*colors, "sans", "mono"}
+    assert set(re.findall(r"var\(--(\w+)\)", html)) <= {*colors, "sans", "mono", "te", "hue"}
     assert not re.search(r"#[0-9a-f]{3,6}", re.search(r"body \{(.*?)\}", html, re.S)[1])
     assert all(getattr(style, name.upper()) == colors[name] for name in ("ink", "faint", "link", "warn", "good", "line"))
     drawn = re.findall(r"color: (\w{6})", page.read_data(page.__file__, "figures.mplstyle"))

@@ -210,7 +210,7 @@ LEARNED = r"all 5 contrasts .*nothing is left .*--source-b 0,50,100,400 "
         (FULL, SignalToSignal(model="adc", source=FULL.take([0]), target=FULL.take([0])), "acquire more b-values"),
         (Protocol([0, 500, 900]), SignalToSignal(model="adc"), r"cohort 'A': a clinical protocol needs 5.*give the estimators"),
         (FULL, MapsToMaps(model="adc", source=FULL.take([0, 1])), r"'x' learns from clinical maps: .*lacks.*--strategies s2s"),
-        (CLINICAL, SignalToSignal(model="adc", target=FULL), r"patient p1 of cohort 'A': .*lacks S_b1500.*another name"),
+        (CLINICAL, SignalToSignal(model="adc", target=FULL), r"patient p1 of cohort 'A': .*lacks S_b1500.*column cohort"),
     ],
 )
 def test_protocols_that_leave_nothing_to_learn_or_to_learn_from_are_refused(protocol, estimator, message):

@@ -50,7 +50,9 @@ def test_simulated_cases_are_written_as_they_are_made(output_of, tmp_path):
         tumor, image = (nib.load(tmp_path / name) for name in (row.tumor, row.image))
         np.testing.assert_array_equal(np.asarray(tumor.dataobj), scene.tumor)
         np.testing.assert_allclose(np.asarray(image.dataobj), scene.image, rtol=1e-6)
-        assert np.asarray(nib.load(tmp_path / row.brain).dataobj)[scene.tumor > 0].all()
+        brain = np.asarray(nib.load(tmp_path / row.brain).dataobj)
+        assert [brain[scene.tumor > 0].all(), brain.all()] == [True, False]
+        np.testing.assert_allclose(tumor.affine, scene.affine)
         necrosis = nib.load(tmp_path / row.name / "necrosis.nii.gz")
         np.testing.assert_array_equal(np.asarray(necrosis.dataobj), scene.forbidden["necrosis"])
     boxes = table_of(tmp_path / "experts.tsv")

@@ -63,7 +63,7 @@ def test_the_best_predictor_is_named_with_skill_interval_and_parameters(make_eva
     assert verdict(study_of(make_evaluation, control=("truth", 0.5)))[0] == name
     assert verdict(study_of(make_evaluation, control=("copy", 0.5)))[:2] == [
         "In map skill, no algorithm is on average better than the control copy, signals to signals: its mean is 0.50, "
-        "that of the best algorithm 0.07.", "Highest map skill, of the algorithms: LR, signals to signals."]  # fmt: skip
+        "that of the best algorithm 0.07.", "Of the algorithms, highest map skill: LR, signals to signals."]  # fmt: skip
 
 
 @pytest.mark.parametrize(("skill", "shuffled"), [(0.5, 0.1), (-0.1, -0.2), (0.5, 0.6)])
@@ -90,7 +90,7 @@ def test_a_predictor_is_the_best_where_signed_rank_tests_of_its_skill_say_so(mak
 def test_one_seed_or_few_patients_have_skill_and_interval_and_no_verdict(make_evaluation, options, reason):
     name, skill, last = verdict(study_of(make_evaluation, **options))
     assert name == "Highest map skill: LR, signals to signals."
-    assert ", of the algorithms: LR" in verdict(study_of(make_evaluation, control=("copy", 0.5), **options))[1]
+    assert "Of the algorithms, highest" in verdict(study_of(make_evaluation, control=("copy", 0.5), **options))[1]
     assert (" (" in skill) == ("settings" in options)
     assert last.startswith(reason)
     assert " cannot show whether algorithms differ." in last
