@@ -103,6 +103,9 @@ def box_line(record: Mapping[str, Any], text: str, **words: str) -> str:
     sides = " × ".join(f"{round(side, 2):g}" for side in record["size_mm"])
     center, turns = (_three(record["ras"][key]) for key in ("center_mm", "angles_deg"))
     words |= {"sides": sides, "center": center, "turns": turns, "rotation": rotation_words(record)}
+    # Of a repeated box.
+    shares = {key: f"{key}_share" for key in ("changed", "shown")}
+    words |= {key: percent(record[name]) for key, name in shares.items() if name in record}
     return _TEXTS(text, **{**record, **words})
 
 

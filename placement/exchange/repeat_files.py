@@ -92,8 +92,7 @@ def describe_repeat(
 
 def summary_line(name: str, record: Mapping[str, Any]) -> str:
     """Say in one line what became of a box."""
-    shares = {key: percent(record[f"{key}_share"]) for key in ("changed", "shown")}
-    parts = [f"{name}: {box_line(record, 'repeated', **shares)}"]
+    parts = [f"{name}: {box_line(record, 'repeated')}"]
     if record["reliable"]:
         parts += [box_line(record, "pose"), record["side"], record["content"]]
     parts += [*record["flags"], *record["notes"]]
