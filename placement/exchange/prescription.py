@@ -23,6 +23,7 @@ from dmrifit._utils.counts import percent
 from dmrifit.imaging.head_steps import HeadSpan
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.grids import Volume
+from dmrifit.report import page
 from placement.box.voxel import CONVENTION, Voxel
 from placement.exchange.displacement import displaced_share, displacement, region_distances
 from placement.exchange.repeats import validity
@@ -37,7 +38,6 @@ from placement.search.tissue_labels import (
     MERGED,
     MOSTLY,
     OUTSIDE_BRAIN,
-    UNCHECKED_BRAIN,
     milliliters,
 )
 
@@ -61,33 +61,7 @@ SHIM = "shim not assessed"
 # Flags of a tumor, of a limit that is kept, and of sides that no console has to round.
 _UNBROKEN = ("tumor below the smallest volume", "side at its limit", "sides not rounded")
 
-# By the start of a flag; the first that fits is taken.
-_REMEDIES = {
-    "tumor below the smallest volume": "a smaller box, which place --min-volume allows, gives a "
-    "weaker signal; ask a spectroscopist",
-    "box below the smallest volume": "enlarge the box, or let place allow it (--min-volume)",
-    "side out of range": "change the side, or let place allow it (--sides)",
-    "side at its limit": "the limit decides this side, not the tumor; see whether a side beyond "
-    "it would do, and allow it (--sides)",
-    "sides not rounded": "each rounded box nearby breaks a constraint that this one keeps; enter "
-    "the sides as they are, or loosen a constraint (--min-volume, --sides)",
-    "too many rotations": "turn it by fewer angles, or let place allow more (--max-rotations)",
-    "outside the image": "move the box, or give an image that covers it",
-    "less than 50 % target": "ask a spectroscopist before measuring",
-    "less than 75 % target": "other tissue adds a quarter or more of the signal: look at the "
-    "content, or ",
-    f"reaches {OUTSIDE_BRAIN}": "lipid of the scalp may spoil the spectrum: move the box, or "
-    "check the mask (--brain)",
-    "touches": "move the box, or tolerate more of it (--tolerance)",
-    "nearer than the margin": "move the box, or lower the margin (--margin, --brain-margin)",
-    "longest side": "a thin box loses signal to the edges of pulses; change sides, or accept it",
-    "more than": "look at the content",
-    UNCHECKED_BRAIN: "no brain that holds the tumor was found in the image: give its mask "
-    "(--brain FILE, in tables the column brain)",
-    "displaced box leaves the brain": "use pulses of larger bandwidth, move the box, or saturate "
-    "the scalp",
-    f"tumor above {LARGEST_TUMOR_ML:g} mL": "it may be the mask of the brain; look at the picture",
-}
+_TEXTS = page.Texts(__file__)
 
 
 def write_prescription(
@@ -194,8 +168,8 @@ def write_prescription(
             if find_spec("jinja2") is not None:
                 from placement.exchange.pages import voxel_page
 
-                page = voxel_page(voxel, scene, content, picture.read_bytes())
-                files.path(f"{name}_view.html").write_text(page, encoding="utf-8")
+                html = voxel_page(voxel, scene, content, picture.read_bytes())
+                files.path(f"{name}_view.html").write_text(html, encoding="utf-8")
         files.write_record(f"{name}.json", content)
     return content
 
@@ -489,7 +463,7 @@ def advice(flags: list[str], smaller: str = "", elsewhere: str = "") -> list[str
     """Explain flags, with what to do about each: how to make a box `smaller`, or move it."""
     sentences = []
     for flag in flags:
-        remedies = (text for start, text in _REMEDIES.items() if flag.startswith(start))
+        remedies = (text for start, text in _TEXTS["remedies"].items() if flag.startswith(start))
         remedy = next(remedies, "")
         if flag == "less than 75 % target":
             remedy += smaller

@@ -460,12 +460,22 @@ def switch(page, role, value):
     )
 
 
-def test_a_browser_draws_the_numbers_and_the_slider_changes_the_picture(layers, tmp_path, tab):
+@pytest.fixture
+def opened(tab, tmp_path):
+    """Open a page that holds a viewer in a browser."""
+
+    def call(viewer, **options):
+        path = tmp_path / "page.html"
+        path.write_text(Page("Page", [Section("Planes", viewer)]).html(), encoding="utf-8")
+        return tab.open(path, **options)
+
+    return call
+
+
+def test_a_browser_draws_the_numbers_and_the_slider_changes_the_picture(layers, tmp_path, tab, opened):
     for affine in (STRAIGHT, OBLIQUE):
         made = html_viewer(layers, affine, start=(affine @ [5, 4, 2, 1])[:3])
-        path = tmp_path / "page.html"
-        path.write_text(Page("Page", [Section("Planes", made)]).html(), encoding="utf-8")
-        page = tab.open(path)
+        page = opened(made)
         data = data_of(made)
         switch(page, "crosshair", False)
         switch(page, "outline", False)
@@ -505,10 +515,10 @@ def test_a_browser_draws_the_numbers_and_the_slider_changes_the_picture(layers, 
         assert (np.ptp(pixels(page, "axial"), axis=-1) > 0).mean() > colored.mean()
         page.evaluate("document.querySelector('[data-role=used]').click()")
         assert page.evaluate("document.querySelector('[data-role=limit]').textContent") == "≥ 0.6"
-    assert set(tab.requests) == {path.resolve().as_uri()}
+    assert set(tab.requests) == {(tmp_path / "page.html").resolve().as_uri()}
 
 
-def test_doubt_is_gray_and_colors_are_those_of_the_bar_at_any_opacity(tmp_path, tab):
+def test_doubt_is_gray_and_colors_are_those_of_the_bar_at_any_opacity(opened):
     rng = np.random.default_rng(0)
     brightness, values = rng.uniform(0, 1, SHAPE), rng.uniform(0, 2, SHAPE)
     doubted = np.zeros(SHAPE)
@@ -519,9 +529,7 @@ def test_doubt_is_gray_and_colors_are_those_of_the_bar_at_any_opacity(tmp_path, 
         Layer("K", doubted, "doubt"),
     ]
     made = html_viewer(layers, STRAIGHT, image="scan", overlay="K", start=(STRAIGHT @ [5, 4, 2, 1])[:3])
-    path = tmp_path / "page.html"
-    path.write_text(Page("Page", [Section("Planes", made)]).html(), encoding="utf-8")
-    page = tab.open(path)
+    page = opened(made)
     switch(page, "crosshair", False)
     bar = "[data-role=overlay-scale] canvas"
     for opacity in (100, 60, 20):
@@ -549,14 +557,12 @@ def test_doubt_is_gray_and_colors_are_those_of_the_bar_at_any_opacity(tmp_path, 
     assert page.evaluate(told % inside_doubt).endswith("(in doubt)")
 
 
-def test_colors_and_windows_are_those_that_the_reader_chooses(tmp_path, tab):
+def test_colors_and_windows_are_those_that_the_reader_chooses(opened):
     rng = np.random.default_rng(1)
     brightness, values = rng.uniform(0, 1, SHAPE), rng.uniform(0, 2, SHAPE)
     layers = [Layer("scan", brightness, window=(0, 1)), Layer("K", values, "map", window=(0, 2))]
     made = html_viewer(layers, STRAIGHT, image="scan", overlay="K", start=(STRAIGHT @ [5, 4, 2, 1])[:3])
-    path = tmp_path / "page.html"
-    path.write_text(Page("Page", [Section("Planes", made)]).html(), encoding="utf-8")
-    page = tab.open(path)
+    page = opened(made)
     switch(page, "crosshair", False)
     points = plane_points(STRAIGHT, SHAPE, "axial", page.evaluate("document.querySelector('.viewer').viewer.position"),
                           pixels(page, "axial").shape[1::-1])  # fmt: skip
@@ -591,14 +597,12 @@ def test_colors_and_windows_are_those_that_the_reader_chooses(tmp_path, tab):
     assert_drawn(brightness[places] / 0.5, "gray")
 
 
-def test_outlines_boxes_and_the_crosshair_are_drawn_where_they_are(layers, tmp_path, tab):
+def test_outlines_boxes_and_the_crosshair_are_drawn_where_they_are(layers, opened):
     box = np.diag([8.0, 12.0, 12.0, 1.0])
     box[:3, 3] = (STRAIGHT @ [7, 5, 2, 1])[:3]
     start = (STRAIGHT @ [3, 4, 2, 1])[:3]
     made = html_viewer([Layer("blank", np.ones(SHAPE)), layers[2]], STRAIGHT, boxes={"box": box}, start=start)
-    path = tmp_path / "page.html"
-    path.write_text(Page("Page", [Section("Planes", made)]).html(), encoding="utf-8")
-    page = tab.open(path)
+    page = opened(made)
     edge = (box[:3, 3] + [3.9, -5.9, 0]).tolist(), (box[:3, 3] + [4.1, 0, 0]).tolist()
     words = [page.evaluate(f"document.querySelector('.viewer').viewer.describeAt({at}, () => false)") for at in edge]
     assert [text.endswith("box") for text in words] == [True, False]
@@ -631,12 +635,10 @@ def test_outlines_boxes_and_the_crosshair_are_drawn_where_they_are(layers, tmp_p
     assert drawn[5, column - 1 : column + 2].std() > 0
 
 
-def test_keys_clicks_and_the_list_of_places_move_the_planes(layers, tmp_path, tab):
+def test_keys_clicks_and_the_list_of_places_move_the_planes(layers, opened):
     target = (STRAIGHT @ [9, 3, 3, 1])[:3]
     made = html_viewer(layers, STRAIGHT, start=(STRAIGHT @ [5, 4, 2, 1])[:3], points=[("Lesion 1", target)])
-    path = tmp_path / "page.html"
-    path.write_text(Page("Page", [Section("Planes", made)]).html(), encoding="utf-8")
-    page = tab.open(path, width=420)
+    page = opened(made, width=420)
     assert page.evaluate("document.documentElement.scrollWidth") <= 420
     where = "document.querySelector('.viewer').viewer.position"
     np.testing.assert_allclose(page.evaluate(where), (STRAIGHT @ [5, 4, 2, 1])[:3])
