@@ -260,8 +260,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         ndarray of shape (n_voxels, n_target)
             The estimator's predictions.
         """
-        x = self._checked(X)
-        return np.asarray(self.estimator_.predict(x), dtype=np.float64)
+        return np.asarray(self.estimator_.predict(self._checked(X)), dtype=np.float64)
 
     def predict_maps(self, X: ArrayLike) -> NDArray[np.float64]:
         """
@@ -282,8 +281,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         AttributeError
             If the estimator predicts no maps.
         """
-        x = self._checked(X)
-        return np.asarray(self.estimator_.predict_maps(x))
+        return np.asarray(self.estimator_.predict_maps(self._checked(X)))
 
     def predict_interval(self, X: ArrayLike) -> NDArray[np.float64]:
         """

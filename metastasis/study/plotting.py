@@ -205,8 +205,8 @@ def _draw_hull(ax: style.Axes, cost: pd.Series, gain: pd.Series, color: str, is_
     ax.plot(cost.abs(), gain, ".", color=color, markersize=4, alpha=0.7)
     if is_few:
         return
-    points = gain.groupby(cost).max().sort_index()
-    best = points.dropna().cummax()
+    # Groups are sorted by their cost.
+    best = gain.groupby(cost).max().dropna().cummax()
     ax.plot(np.abs(best.index), best, drawstyle="steps-post", color=color, linewidth=1.5)
 
 
