@@ -12,6 +12,8 @@ from dmrifit._utils.text_files import read_sealed
 from dmrifit.imaging.head_steps import HeadSpan
 from placement.box.voxel import Voxel, rotation_of
 from placement.exchange.prescription import (
+    LARGEST_TUMOR_ML,
+    advice,
     describe_placement,
     describe_side,
     geometry_image,
@@ -25,6 +27,7 @@ from placement.exchange.voxel_files import read_voxel
 from placement.search.objective import PlacementObjective, tumor_fraction
 from placement.search.optimizer import VoxelOptimizer
 from placement.search.scene import Scene
+from placement.search.tissue_labels import OUTSIDE_BRAIN, UNCHECKED_BRAIN
 
 VOXEL = Voxel((12.5, -8, 20), (22, 17, 30), (12, -20, 35))
 
@@ -153,6 +156,8 @@ def test_scores_and_flags_are_those_of_the_given_constraints(scene):
     assert found["objective"]["mean_volume"] == 10
     assert (found["flags"], found["feasible"]) == (["box below the smallest volume", "too many rotations"], False)
     assert "side at its limit" not in describe_placement(Voxel(VOXEL.center, (10, 25, 25)), scene)["flags"]
+    flags = [f"reaches {OUTSIDE_BRAIN}", UNCHECKED_BRAIN, f"tumor above {LARGEST_TUMOR_ML:g} mL"]
+    assert all(f"{flag}: " in text for flag, text in zip(flags, advice(flags), strict=True))
 
 
 def test_digests_tell_scenes_apart(scene):
