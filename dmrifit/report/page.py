@@ -254,13 +254,14 @@ class Page:
 
     def vectors(self) -> bytes:
         """Draw all figures into one PDF file."""
-        pages = import_optional("matplotlib.backends.backend_pdf").PdfPages
+        backend = import_optional("matplotlib.backends.backend_pdf")
         buffer = io.BytesIO()
         # Without date and program the same figures are the same bytes.
         metadata = dict.fromkeys(("CreationDate", "Creator", "Producer"))
-        with pages(buffer, metadata=metadata) as file:
+        with backend.PdfPages(buffer, metadata=metadata) as file:
             for picture in self.pictures.values():
-                file.savefig(picture.figure)
+                # `savefig` would draw it twice, the first time for a layout that it has by now.
+                backend.FigureCanvasPdf(picture.figure).print_pdf(file)
         return buffer.getvalue()
 
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import time
 from pathlib import Path
 
 from pages import GALLERIES
@@ -53,44 +52,31 @@ class PageOrder:
         return names.index(filename)
 
 
-class SavedPictures:
-    """Show the pictures that a script has written, or else the figures it has left open."""
-
-    def __init__(self):
-        self.since = 0
-
-    def __repr__(self):
-        return "SavedPictures"
-
-    def __call__(self, block, block_vars, gallery_conf):
-        from sphinx_gallery.scrapers import figure_rst, matplotlib_scraper
-
-        # The report of a study has pictures of its own, in folders below these.
-        folder = Path(block_vars["src_file"]).parent / "build"
-        written = [*folder.glob("*.png"), *folder.glob("examples/*.png")]
-        new = sorted(path for path in written if path.stat().st_mtime_ns >= self.since)
-        self.since = time.time_ns()
-        if not new:
-            return matplotlib_scraper(block, block_vars, gallery_conf)
-        import matplotlib.pyplot as plt
-
-        plt.close("all")
-        names = []
-        for path in new:
-            target = Path(next(block_vars["image_path_iterator"]))
-            target.write_bytes(path.read_bytes())
-            names.append(str(target))
-        return figure_rst(names, gallery_conf["src_dir"])
+def picture_of(script, gallery_conf):
+    """Name the picture that a script of the examples writes, which is called like the script."""
+    folder = Path(gallery_conf["src_dir"], gallery_conf["examples_dirs"][0], "build", "examples")
+    return folder / f"{Path(script).stem.removeprefix('plot_')}.png"
 
 
-PICTURES = SavedPictures()
+def saved_picture(block, block_vars, gallery_conf):
+    """Show the picture that a script has written, or else the figures it has left open."""
+    import matplotlib.pyplot as plt
+    from sphinx_gallery.scrapers import figure_rst, matplotlib_scraper
+
+    written = picture_of(block_vars["src_file"], gallery_conf)
+    if not written.exists():
+        return matplotlib_scraper(block, block_vars, gallery_conf)
+    plt.close("all")
+    # Moved, so that the next block does not show it again.
+    shown = written.replace(next(block_vars["image_path_iterator"]))
+    return figure_rst([str(shown)], gallery_conf["src_dir"])
 
 
 def begin_script(gallery_conf, fname):
-    """Note when a script starts, so that no picture of an earlier run is taken for one of its own; show whole texts."""
+    """Remove the picture of an earlier run of a script, and show whole texts."""
     import pandas as pd
 
-    PICTURES.since = time.time_ns()
+    picture_of(fname, gallery_conf).unlink(missing_ok=True)
     pd.set_option("display.max_colwidth", None)
 
 
@@ -107,7 +93,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": ["examples", "guides"],
     "filename_pattern": "plot_",
     "ignore_pattern": "__init__|" + ("no script is left out" if DATA else re.escape(NEEDS_DATA)),
-    "image_scrapers": (PICTURES,),
+    "image_scrapers": (saved_picture,),
     "reset_modules": ("matplotlib", begin_script),
     "reset_argv": arguments,
     "within_subsection_order": PageOrder,
@@ -117,6 +103,7 @@ sphinx_gallery_conf = {
     "min_reported_time": 10**6,
     "plot_gallery": True,
     "matplotlib_animations": False,
+    "parallel": 2,
 }
 suppress_warnings = ["config.cache"]
 

@@ -332,7 +332,9 @@ def _axis_rotation(axis, angle, rotation):
     s = np.sin(angle)
     second = (axis + 1) % 3
     third = (axis + 2) % 3
-    rotation[:, :] = 0.0
+    for a in range(3):
+        for b in range(3):
+            rotation[a, b] = 0.0
     rotation[axis, axis] = 1.0
     rotation[second, second] = c
     rotation[third, third] = c
@@ -483,12 +485,21 @@ def _cost(x, frame, problem, work):
         for a in range(3):
             half[a] = 0.5 * size[a] + allowances[m, 0]
         region = Grid(excluded.sums[m], excluded.matrix, excluded.inverse, excluded.offset)
-        fraction = _fraction(region, center, rotation, half, 1, work.nodes, to_box, origin)
+        fraction = _fraction(
+            region, center, rotation, half, np.int64(1), work.nodes, to_box, origin
+        )
         excess = fraction - allowances[m, 1]
         if excess > 0.0:
             # An excess of 1 % of the box costs as much as 1 mm outside the image.
             cost += limits.penalty * (0.1 + 100.0 * excess)
     return cost + _preference_cost(center, size, limits.preference)
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def _copy(source, target):
+    """Copy numbers (n,): unlike an assignment, this compiles no message of unlike shapes."""
+    for p in range(len(target)):
+        target[p] = source[p]
 
 
 @njit(cache=True, nogil=True)
@@ -508,8 +519,8 @@ def _improve(simplex, costs, n_costs, max_costs, tolerance, frame, problem, work
     contraction = 0.75 - 0.5 / n_variables
     shrinkage = 1.0 - 1.0 / n_variables
     # Variables that this kind of search does not vary.
-    reflected[:] = simplex[0]
-    trial[:] = simplex[0]
+    _copy(simplex[0], reflected)
+    _copy(simplex[0], trial)
     while n_costs < max_costs:
         best = 0
         worst = 0
@@ -535,7 +546,7 @@ def _improve(simplex, costs, n_costs, max_costs, tolerance, frame, problem, work
         cost = _cost(reflected, frame, problem, work)
         n_costs += 1
         if costs[best] <= cost < costs[second_worst]:
-            simplex[worst] = reflected
+            _copy(reflected, simplex[worst])
             costs[worst] = cost
             continue
         # Expand beyond a new best point; else contract toward the better of the two ends.
@@ -548,10 +559,10 @@ def _improve(simplex, costs, n_costs, max_costs, tolerance, frame, problem, work
         trial_cost = _cost(trial, frame, problem, work)
         n_costs += 1
         if is_best and cost <= trial_cost:
-            simplex[worst] = reflected
+            _copy(reflected, simplex[worst])
             costs[worst] = cost
         elif is_best or trial_cost < min(cost, costs[worst]):
-            simplex[worst] = trial
+            _copy(trial, simplex[worst])
             costs[worst] = trial_cost
         else:
             # The contracted point is no better than that end: shrink toward the best vertex.
@@ -603,8 +614,14 @@ def descend(x0, kinds, bases, origins, problem, steps, rounds, tolerance):
     # Costs computed of each box; -1 once its simplex converged.
     n_costs = np.zeros(n, dtype=np.int64)
     for r in range(len(rounds)):
+        order = np.arange(n)
         # A stable sort, so that ties are broken alike on every machine.
-        order = np.argsort(costs, kind="mergesort")
+        for place in range(1, n):
+            s = order[place]
+            while place > 0 and costs[order[place - 1]] > costs[s]:
+                order[place] = order[place - 1]
+                place -= 1
+            order[place] = s
         for s in order[: rounds[r, 0]]:
             if n_costs[s] < 0:
                 continue
@@ -612,7 +629,7 @@ def descend(x0, kinds, bases, origins, problem, steps, rounds, tolerance):
             frame = Frame(kinds[s], bases[s], origins[s])
             if r == 0:
                 for v in range(n_variables + 1):
-                    simplices[s, v] = x0[s]
+                    _copy(x0[s], simplices[s, v])
                     if v > 0:
                         simplices[s, v, v - 1] += steps[(v - 1) // 3]
                     vertex_costs[s, v] = _cost(simplices[s, v], frame, problem, work)
@@ -629,11 +646,11 @@ def descend(x0, kinds, bases, origins, problem, steps, rounds, tolerance):
             )
             costs[s] = vertex_costs[s].min()
     for s in range(n):
-        x_best[s] = simplices[s, vertex_costs[s].argmin()]
+        _copy(simplices[s, vertex_costs[s].argmin()], x_best[s])
         frame = Frame(kinds[s], bases[s], origins[s])
         _pose(x_best[s], frame, problem.limits, box[0], box[1], box[3:6], work.rotations)
-        boxes[s, :2] = box[:2]
-        boxes[s, 2:] = box[3:6]
+        for row in range(5):
+            _copy(box[row if row < 2 else row + 1], boxes[s, row])
     return x_best, costs, boxes
 
 
@@ -719,7 +736,7 @@ def scan(prefix, depth, shapes, volume_element, limits, stride):
     Shapes: `prefix` (a + 2, b + 2, c + 1), `shapes` (m, 3), sides in blocks; returns centers
     (n, 3), sides (n, 3), costs (n,). `volume_element` is the volume of a block.
     """
-    pad = 3
+    pad = np.int64(3)
     for s in range(len(shapes)):
         pad = max(pad, shapes[s, 2] + 3)
     sums = _block_sums(prefix, depth, pad)
