@@ -260,7 +260,8 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         ndarray of shape (n_voxels, n_target)
             The estimator's predictions.
         """
-        return np.asarray(self.estimator_.predict(self._checked(X)), dtype=np.float64)
+        x = self._checked(X)
+        return np.asarray(self.estimator_.predict(x), dtype=np.float64)
 
     def predict_maps(self, X: ArrayLike) -> NDArray[np.float64]:
         """
@@ -281,7 +282,8 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         AttributeError
             If the estimator predicts no maps.
         """
-        return np.asarray(self.estimator_.predict_maps(self._checked(X)))
+        x = self._checked(X)
+        return np.asarray(self.estimator_.predict_maps(x))
 
     def predict_interval(self, X: ArrayLike) -> NDArray[np.float64]:
         """
