@@ -267,7 +267,7 @@ def enough_in_words(gains: pd.DataFrame) -> str:
     row = (enough if len(enough) else means.iloc[-1:]).iloc[0].to_dict()
     kind = "enough" if len(enough) else "rising" if row["gain_low"] > 0 else "untold"
     # A digit more where it decides the sign.
-    return _TEXTS(kind, small=SMALL_GAIN, digits=2 + (0 < row["gain_low"] < 0.005), **row)
+    return _TEXTS(kind, small=SMALL_GAIN, digits=2 + (0 < abs(row["gain_low"]) < 0.005), **row)
 
 
 def other_sites(board: Board) -> Iterator[Any]:
