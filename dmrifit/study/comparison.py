@@ -211,7 +211,8 @@ class Evaluation:
             ``pearson_shared_noise`` what the noise that reference and inputs share adds to the
             first ones. ``pooled_skill`` is that of all voxels together.
             An undefined correlation counts as 0 (``n_undefined_pearson``); ``n_dropped`` voxels
-            have a reference of zero or none.
+            have a reference of zero or none. ``summary.csv`` of a report has the rows ``tissue``
+            alone, with the scores of the signals beside them as ``signal_…``.
 
         Raises
         ------
