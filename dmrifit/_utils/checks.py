@@ -177,7 +177,8 @@ def errors_about(subject: str, remedy: str = "") -> Iterator[None]:
 
 def told_of(subject: str, error: Exception) -> str:
     """Begin the text of an error with what it is about, unless it does so itself."""
-    text = str(error)
+    # "row 3 (patient p1): patient p1: …" would name the patient twice.
+    text = str(error).removeprefix(f"{subject.rpartition(' (')[2].removesuffix(')')}: ")
     # A patient's name may be a number, which the text can begin with for other reasons.
     begins = f"{subject}: ", *(() if subject.isdigit() else (f"{subject} ",))
     return text if text.startswith(begins) else f"{subject}: {text}"

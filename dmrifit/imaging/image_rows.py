@@ -63,12 +63,8 @@ def source_volumes(
     try:
         columns = source.indices_in(contrasts, **tolerance)
     except ValueError as error:
-        hint = ""
-        if not b_tolerance:
-            hint = "; b-values that nearly agree are found by b_tolerance (--b-tolerance)"
         raise ValueError(
-            f"{series.name} does not hold the measurements that the model was trained on: "
-            f"{error}{hint}"
+            f"{series.name} does not hold the measurements that the model was trained on: {error}"
         ) from None
     if sentence := merged_sentence("the model", contrasts.b[columns], source.b):
         warnings.warn(f"{series.name}: {sentence}", stacklevel=3)

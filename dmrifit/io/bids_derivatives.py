@@ -346,11 +346,15 @@ def summarize_tissue(
 
     Shapes: `maps` and `tissue` (x, y, z), of `n_voxels` with values.
     """
+    names, end = " and ShareAtBounds of parameters", ""
+    # Predictions have neither errors nor doubts.
+    if "doubt" in maps:
+        names = ", StandardError and Interval of parameters, and all shares,"
+        end = "; all but BelievedMedian are with doubts"
     sidecar["Air"] = {
         "Share": 1 - int(np.count_nonzero(tissue)) / n_voxels if n_voxels else 0.0,
         "Description": "share of the voxels with values that look like air at the lowest b-value, "
-        "0 in a mask; Quartiles, Window (percentiles 2 and 98), StandardError and Interval of "
-        "parameters, and all shares, leave them out; all but BelievedMedian are with doubts",
+        f"0 in a mask; Quartiles, Window (percentiles 2 and 98){names} leave them out{end}",
     }
     doubts = maps["doubt"][tissue] if "doubt" in maps else None
     shifts = []

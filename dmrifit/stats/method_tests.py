@@ -31,6 +31,8 @@ _PLACES = ("average_rank", "place", "place_low", "place_high", "share_first")
 # Share of the residual variance at which a search ends that would go to a variance of zero.
 _NO_VARIANCE = 1e-6
 _ESTIMATES = ("estimate", "standard_error", "low", "high", "p")
+_EFFECT = ("rank_biserial", "rank_biserial_low", "rank_biserial_high")
+_MEAN_ENDS = ("mean_difference_low", "mean_difference_high")
 
 
 # Tests between algorithms ------------------------------------------------------------------------
@@ -53,7 +55,7 @@ def study_statistics(
 
     Each patient enters with one number for each algorithm: the index, averaged over parameters and
     repeats, at the largest number of training patients. Cohorts, strategies and ways of training
-    are tested apart.
+    are tested apart. `Evaluation.statistics` describes the options and the tables.
 
     References
     ----------
@@ -273,10 +275,10 @@ def pair_tests(
 def _pairs(group: _Group) -> _Rows:
     def test(x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[str, Any]:
         effect = rank_biserial(x, y, confidence=1 - group.alpha, n_bootstrap=group.n_bootstrap)
-        row: dict[str, Any] = dict(zip(("rank_biserial", "low", "high"), effect, strict=True))
+        row: dict[str, Any] = dict(zip(_EFFECT, effect, strict=True))
         row |= {"n_patients": len(x), "p": np.nan, "reason": group.too_few}
         if len(x):
-            row |= {"mean_a": x.mean(), "mean_b": y.mean(), "difference": np.median(x - y)}
+            row |= {"mean_a": x.mean(), "mean_b": y.mean(), "median_difference": np.median(x - y)}
         if not row["reason"] and (x == y).all():
             row["reason"] = "all differences are zero"
         elif not row["reason"]:
@@ -324,13 +326,13 @@ def _equivalence(group: _Group) -> _Rows:
     def test(x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[str, Any]:
         difference = x - y
         mean = difference.mean() if len(x) else np.nan
-        row: dict[str, Any] = {"n_patients": len(x), "difference": mean, "margin": margin}
+        row: dict[str, Any] = {"n_patients": len(x), "mean_difference": mean, "margin": margin}
         row |= {"p": np.nan, "p_different": np.nan, "verdict": "undecided", "reason": reason}
         if reason:
             return row
         # A t test divides by the spread of the differences.
         if np.ptp(difference) <= 1e-12 * max(np.abs(x).max(), np.abs(y).max()):
-            row |= {"low": mean, "high": mean}
+            row |= dict.fromkeys(_MEAN_ENDS, mean)
             row["verdict"] = "equivalent" if abs(mean) < margin else "different"
             row["reason"] = "all differences are equal: decided without a test"
             return row
@@ -338,7 +340,7 @@ def _equivalence(group: _Group) -> _Rows:
         row["p"], (_, row["p_lower"], _), (_, row["p_upper"], _) = tests.ttost_mean(
             -margin, margin
         )
-        row["low"], row["high"] = tests.tconfint_mean(2 * group.alpha)
+        row |= dict(zip(_MEAN_ENDS, tests.tconfint_mean(2 * group.alpha), strict=True))
         row["p_different"] = tests.ttest_mean(0)[1]
         return row
 
@@ -540,12 +542,12 @@ _COLUMNS = {
         "n_patients", "n_dropped", "n_algorithms", "statistic", "p", "kendall_w", "reason",
     ],
     "pairs": [
-        "a", "b", "n_patients", "mean_a", "mean_b", "difference", "statistic", "p", "p_holm",
-        "rank_biserial", "low", "high", "reason",
+        "a", "b", "n_patients", "mean_a", "mean_b", "median_difference", "statistic", "p",
+        "p_holm", *_EFFECT, "reason",
     ],
     "equivalence": [
-        "a", "b", "n_patients", "difference", "low", "high", "margin", "p_lower", "p_upper", "p",
-        "p_different", "verdict", "reason",
+        "a", "b", "n_patients", "mean_difference", *_MEAN_ENDS, "margin", "p_lower", "p_upper",
+        "p", "p_different", "verdict", "reason",
     ],
     "ranks": [
         "algorithm", "average_rank", "critical_difference", *_PLACES[1:], "n_patients", "reason",

@@ -31,7 +31,7 @@ from dmrifit.study import contestants
 from dmrifit.study.predictions import FolderPredictions, PatientPredictions
 from dmrifit.study.splits import Cell, check_settings, plan, software, views_by_cohort
 from dmrifit.study.study_folder import Settings, StudyFolder
-from dmrifit.study.summaries import TEXTS, headline, headline_notes, summary_of
+from dmrifit.study.summaries import TEXTS, headline, headline_notes, summary_of, why_undecided
 from dmrifit.study.training_runs import SIGNAL_COLUMNS, run_trial
 from dmrifit.study.voxel_bank import Bank
 
@@ -211,7 +211,8 @@ class Evaluation:
             ``pearson_shared_noise`` what the noise that reference and inputs share adds to the
             first ones. ``pooled_skill`` is that of all voxels together.
             An undefined correlation counts as 0 (``n_undefined_pearson``); ``n_dropped`` voxels
-            have a reference of zero or none.
+            have a reference of zero or none. ``summary.csv`` of a report has the rows ``tissue``
+            alone, with the scores of the signals beside them as ``signal_…``.
 
         Raises
         ------
@@ -248,26 +249,88 @@ class Evaluation:
         """
         Test for differences between algorithms, with the patient as the unit.
 
+        Each patient enters with one number for each algorithm: the index, averaged over parameters
+        and repeats, at the largest number of training patients. Controls enter no test. Cohorts,
+        strategies and ways of training are tested apart.
+
         Parameters
         ----------
         **options : object
-            As in `dmrifit.stats.method_tests.study_statistics`, but for the order: algorithms come
-            in that of `ALGORITHMS`. Controls are no algorithms and enter no test.
+            ``index`` : the tested column of `scores`, such as ``"skill"``, by default
+            ``"dispersion"``; ``"abs_bias"`` is the magnitude of the column ``bias``.
+
+            ``margin`` : algorithms whose mean difference is shown to be smaller are equivalent; by
+            default a tenth of the median magnitude of the index.
+
+            ``alpha`` : significance level of all tests, by default 0.05; intervals are at 1 −
+            alpha, and those of equivalence at 1 − 2 alpha.
+
+            ``metrics`` : the parameters to average, by default all but S0 and, if T2v is one of
+            them, again without T2v.
+
+            ``by_metric`` : test each parameter by itself, too; by default False.
+
+            ``tables`` : names of the tables to make, by default all.
+
+            ``n_bootstrap`` : resamples of the patients for intervals of effect sizes and ranks, by
+            default 2000.
 
         Returns
         -------
         dict of str to DataFrame
-            Tables by name, as described there.
+            Tables by name. All have the columns ``cohort``, ``strategy``, ``train_on`` and
+            ``metrics`` (the averaged parameters). A ``reason`` says why a test has no result.
+
+            ``"patients"`` : the tested ``value`` of each ``patient`` and ``algorithm``.
+
+            ``"friedman"`` : Friedman's test of ``n_algorithms`` in ``n_patients`` (``n_dropped``
+            lack a value): ``statistic``, ``p`` and the effect size ``kendall_w``, 0 to 1.
+
+            ``"pairs"`` : Wilcoxon's signed-rank test of each two algorithms ``a`` and ``b``:
+            ``mean_a``, ``mean_b``, ``median_difference`` (the median of a − b), ``statistic``,
+            ``p``, ``p_holm`` (corrected for all pairs), and the effect size ``rank_biserial``, −1
+            to 1, with its bootstrap interval ``rank_biserial_low`` and ``rank_biserial_high``.
+
+            ``"equivalence"`` : two one-sided t tests of each two: ``mean_difference`` (the mean of
+            a − b) with its interval ``mean_difference_low`` and ``mean_difference_high``,
+            ``margin``, ``p_lower`` and ``p_upper`` (one-sided tests against −margin and margin),
+            ``p`` (the larger of the two), ``p_different`` (t test against 0, corrected for all
+            pairs) and ``verdict``: "equivalent" if p is at most alpha, else "different" if
+            p_different is, else "undecided". All are "undecided" where the study has one draw of
+            training patients and seeds, or a cohort with fewer than six patients.
+
+            ``"ranks"`` : ``average_rank`` of each ``algorithm`` (1 is best), the
+            ``critical_difference`` of Nemenyi's test, ``place`` with its bootstrap interval
+            ``place_low`` and ``place_high``, and ``share_first``, the share of resamples in which
+            the algorithm is first, alone or tied.
+
+            ``"nemenyi"`` : ``p`` of Nemenyi's test of each two.
+
+            ``"cliques"`` : groups of ``algorithms`` that Nemenyi's test does not tell apart, and
+            their average ranks, from ``low`` to ``high``.
+
+            ``"mixed"`` : a mixed model with patients as random intercepts, on logarithms of a
+            positive index (``scale``). Rows of the ``kind`` "test" have Wald's ``statistic``,
+            ``df`` and ``p`` of a ``term``; "effect" the ``estimate`` of a level's deviation from
+            the mean, its ``standard_error``, interval and ``p``; "variance" the variance between
+            patients and of the residuals. ``n`` is the number of values; ``converged`` tells
+            whether the fit did.
 
         Raises
         ------
+        ValueError
+            If an option is not possible.
         ImportError
             If the extra ``stats`` is not installed; the message names the command.
         """
         from dmrifit.stats.method_tests import study_statistics
 
         algorithms = self.scores[~self.scores["algorithm"].isin(CONTROLS)]
-        return study_statistics(algorithms, order=ALGORITHMS, **options)
+        tables = study_statistics(algorithms, order=ALGORITHMS, **options)
+        why = why_undecided(self)
+        if why and "equivalence" in tables:
+            tables["equivalence"] = tables["equivalence"].assign(verdict="undecided", reason=why)
+        return tables
 
 
 def compare(

@@ -224,6 +224,17 @@ def _with_magnitudes(scores: pd.DataFrame) -> pd.DataFrame:
     return scores.assign(**columns)
 
 
+def why_undecided(evaluation: Evaluation) -> str:
+    """Say why differences between algorithms cannot be judged; empty where they can."""
+    n_patients = largest(evaluation.scores).groupby("cohort")["patient"].nunique().min()
+    reasons = []
+    if evaluation.study.get("settings", {}).get("n_repeats", 1) < FEWEST_DRAWS:
+        reasons.append("one draw of training patients and seeds (increase it with --repeats)")
+    if n_patients < FEWEST_PATIENTS:
+        reasons.append(TEXTS("few", n_patients=n_patients, fewest=FEWEST_PATIENTS))
+    return " and ".join(reasons)
+
+
 class Board:
     """A comparison as the sections of a report see it."""
 
@@ -256,17 +267,7 @@ class Board:
         self.metrics = unique(tissue(scores)["metric"])  # parameters of the tissue
         self.averaged_metrics = unique(averaged(scores)["metric"])  # of means over parameters
         self.has_truth = bool(scores["bias_truth"].notna().any())
-
-    @property
-    def undecided(self) -> str:
-        """Why differences between algorithms cannot be judged; empty where they can."""
-        n_patients = int(self.scores.groupby("cohort")["patient"].nunique().min())
-        reasons = []
-        if self.setting("n_repeats", 1) < FEWEST_DRAWS:
-            reasons.append("one draw of training patients and seeds (increase it with --repeats)")
-        if n_patients < FEWEST_PATIENTS:
-            reasons.append(TEXTS("few", n_patients=n_patients, fewest=FEWEST_PATIENTS))
-        return " and ".join(reasons)
+        self.undecided = why_undecided(evaluation)
 
     def setting(self, name: str, otherwise: Any = None) -> Any:
         """Look up a setting."""

@@ -191,7 +191,8 @@ def inputs(scan: NotedCase) -> dict[str, Any]:
     """Give what the table says of a case, and all its arrays."""
     case = scan[0]
     known = {"name": case.name, "patient": case.patient, "synthetic": case.synthetic}
-    return known | {"sources": [case.image, case.prior, case.brain, case.label, case.affine]}
+    sources = {key: getattr(case, key) for key in ("image", "prior", "brain", "label", "affine")}
+    return known | {"sources": sources}
 
 
 RUN = CaseRun(

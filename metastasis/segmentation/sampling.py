@@ -157,9 +157,9 @@ def _by_channel(
         try:
             result[number] = scaled(channel, brain)
         except ValueError as error:
-            raise ValueError(
-                f"channel {number} {error} inside of the brain; give a scan with contrast"
-            ) from None
+            name = f"channel {number}" if len(volume) > 1 else "the image"
+            text = f"{name} {error} inside of the brain; give an image that shows a brain"
+            raise ValueError(text) from None
     return result
 
 

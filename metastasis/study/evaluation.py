@@ -130,7 +130,11 @@ def evaluate_segmentations(
         it, and its volume is that of the reference.
         ``"distance"``: see `distance_table`. ``"challenge"``: means of `mets_scores` over scans.
         ``"lesion_free"``: scans without lesions by name, ``n_findings`` and ``marked_mL``.
-        ``"froc"``: see `froc_table`. ``"matched"``: see `matched_table`.
+        ``"froc"``: see `froc_table`. ``"matched"``: where the threshold gives a ``sensitivity`` of
+        0.85, 0.9 or 0.95 by the published rule, interpolated between thresholds: ``threshold``,
+        ``false_positives_per_scan``, ``precision``, the columns ``flagged_per_scan`` and
+        ``strict_…`` there, and the share found by status. False positives can fall as the
+        sensitivity rises, because findings merge at low thresholds.
         ``"status"``: ``method``, ``status``, ``n``, ``n_found``, ``sensitivity``.
         ``"ensemble"``: by ``method`` the scores of all that an ensemble marks and, as ``both_…``,
         of what both models do, ``further_true`` (lesions found by one of them alone) and

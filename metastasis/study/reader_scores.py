@@ -16,7 +16,7 @@ from dmrifit._utils.randomness import Seed
 from dmrifit.io.components import check_affine, label_components
 from dmrifit.stats.lesion_matching import Matching, ratio
 from dmrifit.stats.patient_summary import summarize
-from metastasis.segmentation.operating_points import summed_curve, threshold_curve
+from metastasis.segmentation.operating_points import COUNTS, summed_curve, threshold_curve
 from metastasis.study.operating_curves import precision_at_sensitivity
 
 #: Bounds in mm³ of the ranges of volume: balls of 4.6, 5.8 and 9.8 mm.
@@ -33,7 +33,6 @@ LEVELS = (0.85, 0.9, 0.95)
 #: What a lesion can be in comparison with the prior scan.
 STATUSES = ("new", "grown", "stable", "shrunk")
 
-_READINGS = ("threshold", "false_positives_per_scan", "precision")
 _THRESHOLDS = 1 / (1 + np.exp(-np.linspace(-7, 7, 29)))
 
 
@@ -149,8 +148,10 @@ def matched_table(
     Read false positives where the threshold gives a sensitivity, over some of the scans.
 
     `parts` are the indices of scans by name, `statuses` a mapping from the lesions' numbers for
-    each scan. A row for each part and sensitivity of `LEVELS`: ``threshold``,
-    ``false_positives_per_scan``, ``precision``, and by status the share of lesions whose highest
+    each scan. A row for each part and sensitivity of `LEVELS`, by the published rule:
+    ``threshold``, ``false_positives_per_scan``, ``precision``; ``flagged_per_scan``,
+    ``strict_sensitivity`` and ``strict_precision`` at that threshold, as at low ones findings
+    merge into few that touch many lesions; and by status the share of lesions whose highest
     probability reaches the threshold. NaN where no threshold gives the sensitivity; straight lines
     between thresholds.
 
@@ -167,12 +168,11 @@ def matched_table(
         peaks.append(pd.DataFrame({"peak": np.asarray(highest, np.float64), "status": names}))
     rows = []
     for part, scan_indices in parts.items():
-        curve = summed_curve([curves[i] for i in scan_indices])
+        curve = summed_curve([curves[i] for i in scan_indices]).drop(columns=[*COUNTS])
         lesions = pd.concat([peaks[i] for i in scan_indices], ignore_index=True)
         for level in LEVELS:
             point = precision_at_sensitivity(curve, level)
-            row: dict[str, Any] = {"part": part, "sensitivity": level}
-            row |= {key: point[key] for key in _READINGS}
+            row: dict[str, Any] = {"part": part, **point, "sensitivity": level}
             is_found = lesions["peak"] >= point["threshold"]
             shares = is_found.groupby(lesions["status"]).mean()
             if np.isnan(point["threshold"]):

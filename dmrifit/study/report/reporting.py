@@ -44,7 +44,9 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
         ``frame(name)`` for its tables and ``markdown()`` for its first lines. Beside it stand
         ``scores.csv``, ``signals.csv``, ``summary.csv``, ``study.json``, in the folder ``figures``
         every figure as PNG and all of them as vectors (``figures.pdf``), in the folder ``tables``
-        the numbers of all figures and all tests.
+        the numbers of all figures and all tests. ``summary.csv`` has the rows ``tissue`` of
+        `Evaluation.summary` (means over the tissue parameters), with the scores of the signals in
+        the columns ``signal_…``.
 
     Raises
     ------

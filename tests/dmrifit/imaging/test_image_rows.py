@@ -42,9 +42,8 @@ def test_measurements_are_the_volumes_or_found_among_others_in_any_order(values)
 
 def test_b_values_that_nearly_agree_are_found_on_request(values):
     protocol = Protocol([2, 195, 506])
-    with pytest.raises(ValueError, match=r"lacks S_b500, S_b") as refusal:
+    with pytest.raises(ValueError, match=r"lacks S_b500, S_b800; it has S_b2, S_b195, S_b506$"):
         selection(values, Protocol([0, 500, 800]), protocol, b_tolerance=4)
-    assert "found by b_tolerance" not in str(refusal.value)
     with pytest.warns(UserWarning, match=r"b-values: 2 → 0; 195 → 200; 506 → 500 s/mm²"):
         select = selection(values, SOURCE, protocol, b_tolerance=6)
     np.testing.assert_array_equal(select(values.reshape(-1, 3)), values.reshape(-1, 3))

@@ -126,9 +126,10 @@ def test_equivalence_is_decided_against_the_stated_margin_or_a_tenth_of_the_medi
         reference = pingouin.tost(values[:, 0], other, bound=0.02, paired=True)
         assert pair["p"] == pytest.approx(next(iter(reference.filter(like="p").iloc[0])), abs=1e-9)
         assert pair["p"] == max(pair["p_lower"], pair["p_upper"])
-        assert pair["low"] < pair["difference"] < pair["high"]
+        low, mean, high = pair[["mean_difference_low", "mean_difference", "mean_difference_high"]]
+        assert low < mean < high
         # The interval of coverage 1 − 2 alpha lies within the margin exactly if the test says equivalent.
-        assert (pair["verdict"] == "equivalent") == (max(-pair["low"], pair["high"]) < 0.02)
+        assert (pair["verdict"] == "equivalent") == (max(-low, high) < 0.02)
     noisy = study_statistics(table_of(drawn(6, 3), "ABC"), margin=0.02)["equivalence"]
     assert (noisy["verdict"] == "undecided").all()
     values = drawn(10, 3)
@@ -188,7 +189,7 @@ def test_algorithms_are_ranked_without_controls_in_the_given_order_the_best_firs
     plain = table_of(drawn(8, 3), "ABC")
     controls = table_of(drawn(8, len(CONTROLS), seed=1, spread=1) + 5, CONTROLS)
     with_controls = pd.concat([controls, plain])
-    evaluation = Evaluation(with_controls, pd.DataFrame(), {})
+    evaluation = Evaluation(with_controls, pd.DataFrame(), {"settings": {"n_repeats": 2}})
     for name, table in evaluation.statistics().items():
         pd.testing.assert_frame_equal(table, study_statistics(plain)[name])
     table = table_of(drawn(8, 4), ["B", "LR", "A", "GBR"])
@@ -295,6 +296,7 @@ def test_a_missing_library_is_named_with_the_command_that_brings_it(monkeypatch)
 
 
 RANKED = ["friedman", "pairs", "equivalence"]
+EFFECT = ["rank_biserial", "rank_biserial_low", "rank_biserial_high"]
 FEW = settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -331,13 +333,13 @@ def test_names_of_algorithms_change_nothing_but_the_names(values):
     first, second = (study_statistics(table_of(values, n), n_bootstrap=20, tables=RANKED) for n in (names, renamed))
     np.testing.assert_allclose(first["friedman"]["p"], second["friedman"]["p"], rtol=1e-9)
     back = dict(zip(renamed, names, strict=True))
-    for table, columns in (("pairs", ["rank_biserial", "low", "high", "p"]), ("equivalence", ["verdict"])):
+    for table, columns in (("pairs", [*EFFECT, "p"]), ("equivalence", ["verdict"])):
         # Pairs are listed by name, so that a pair turns round with the names.
         other = second[table].assign(a=second[table]["a"].map(back), b=second[table]["b"].map(back))
         turned = other["a"] > other["b"]
         other.loc[turned, ["a", "b"]] = other.loc[turned, ["b", "a"]].to_numpy()
         if table == "pairs":
-            other.loc[turned, columns[:3]] = -other.loc[turned, ["rank_biserial", "high", "low"]].to_numpy()
+            other.loc[turned, EFFECT] = -other.loc[turned, [EFFECT[0], *EFFECT[:0:-1]]].to_numpy()
         rows = [one.set_index(["a", "b"]).sort_index()[columns] for one in (first[table], other)]
         pd.testing.assert_frame_equal(*rows, rtol=1e-6)
 

@@ -127,6 +127,7 @@ def test_false_positives_are_read_where_as_many_lesions_are_found():
     row = table.loc[("first", 0.9)]
     assert row["false_positives_per_scan"] == pytest.approx(2, abs=0.5)
     assert 0.43 < row["threshold"] < 0.5
+    assert row[["strict_sensitivity", "flagged_per_scan"]].tolist() == pytest.approx([0.9, 0])
     assert row["new"] == 1
     assert row["stable"] == 0.5
     assert np.isnan(row["grown"])

@@ -267,7 +267,7 @@ def enough_in_words(gains: pd.DataFrame) -> str:
     row = (enough if len(enough) else means.iloc[-1:]).iloc[0].to_dict()
     kind = "enough" if len(enough) else "rising" if row["gain_low"] > 0 else "untold"
     # A digit more where it decides the sign.
-    return _TEXTS(kind, small=SMALL_GAIN, digits=2 + (0 < row["gain_low"] < 0.005), **row)
+    return _TEXTS(kind, small=SMALL_GAIN, digits=2 + (0 < abs(row["gain_low"]) < 0.005), **row)
 
 
 def other_sites(board: Board) -> Iterator[Any]:
@@ -328,8 +328,6 @@ def statistics_tables(board: Board) -> tuple[list[Any], dict[str, pd.DataFrame]]
         for metric in metrics:
             tests[metric.name] = board.evaluation.statistics(index=metric.column)
             for name, table in tests[metric.name].items():
-                if board.undecided and "verdict" in table:
-                    table = table.assign(verdict="undecided", reason=board.undecided)
                 tables[f"statistics_{metric.column}_{name}"] = table
     except ImportError as error:
         return [f"No tests between algorithms: {error}."], {}
@@ -443,12 +441,9 @@ def _pair_table(tests: _Tests, metric: MapMetric) -> page.Table:
     """Tabulate difference, effect size and equivalence of every pair of algorithms."""
     number = scores.metric_format(metric)
     unit = " (%)" if metric.unit == "%" else ""
-    keys, columns = [*_GROUP, "a", "b"], ["low", "high", "verdict"]
-    equivalence = tests["equivalence"].set_index(keys)[columns].add_suffix("_test")
+    keys, columns = [*_GROUP, "a", "b"], ["mean_difference_low", "mean_difference_high", "verdict"]
+    equivalence = tests["equivalence"].set_index(keys)[columns]
     rows = tests["pairs"].join(equivalence, on=keys).to_dict("records")
-    for row in rows:
-        row["interval"] = wording(f"{{low_test:{number}}} … {{high_test:{number}}}", row)
-        row["verdict"] = row["verdict_test"] or "–"
     return page.Table(rows, _TEXTS("pairs", unit=unit, number=number))
 
 

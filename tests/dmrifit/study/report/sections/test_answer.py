@@ -156,6 +156,7 @@ def test_what_was_not_compared_is_said_in_the_place_of_its_picture(make_evaluati
     (np.full(8, -0.1), "2 to 5 patients: −0.10 (−0.10 to −0.10), less than 0.02"),
     (np.full(8, 0.2), "2 to 5 patients: 0.20 (0.20 to 0.20), still rising"),
     (np.full(8, 0.004), "2 to 5 patients: 0.004 (0.004 to 0.004), less than 0.02"),
+    (np.linspace(-0.09, 0.31, 8), "2 to 5 patients: 0.110 (−0.004 to 0.224), not shown to differ from 0"),
     (np.linspace(-0.5, 0.4, 8), ", not shown to differ from 0"),
 ])  # fmt: skip
 def test_patients_are_enough_where_an_interval_of_paired_gains_says_so(gain, words):
