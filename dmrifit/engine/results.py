@@ -67,11 +67,12 @@ class FitResult:
     parameters : ndarray of shape (n_voxels, n_parameters)
         In the order of `names` and the model's units; NaN where a voxel was not fitted.
     standard_errors : ndarray of shape (n_voxels, n_parameters)
-        From the inverse of J'J (with a noise floor: of the curvature) and the residual variance,
-        with parameters at a bound taken as known, and in a segmented fit with the error of Dt in
-        those of the others: the spread of repeats of one voxel, not the distance from the truth,
-        for which there is `intervals`. NaN for a parameter that is fixed or at a bound and where
-        no degree of freedom is left, infinite for one that the signal does not depend on.
+        From the inverse of J'J (with a noise floor: of the curvature) and the residual variance
+        (with "ols" of equal noise of the signals, not of their logarithms), with parameters at a
+        bound taken as known, and in a segmented fit with the error of Dt in those of the others:
+        the spread of repeats of one voxel, not the distance from the truth, for which there is
+        `intervals`. NaN for a parameter that is fixed or at a bound and where no degree of freedom
+        is left, infinite for one that the signal does not depend on.
     cost : ndarray of shape (n_voxels,)
         Sum of squared residuals over the measurements used, in the signals' units squared; with
         `weights` of the fit, each times its weight over the mean weight.

@@ -200,10 +200,20 @@ class _LogLinearFit:
             weight = constant * np.exp(power)
             coefficients, covariances = _weighted_lines(self.design, weight, logs)
         residuals = logs - _product(self.design, coefficients)
-        misfit = values * (1.0 - np.exp(-residuals))
-        n_spare = n_used - self.design.shape[1]
-        variance = (weight * residuals**2).sum(axis=0) / np.where(n_spare > 0, n_spare, np.nan)
-        return coefficients, covariances * variance, (constant * misfit**2).sum(axis=0)
+        ratio, p = np.exp(-residuals), self.design.shape[1]
+        cost = (constant * (values * (1.0 - ratio)) ** 2).sum(axis=0)
+        n_spare = np.where(n_used > p, n_used - p, np.nan)
+        if self.by_signal:
+            variance = (weight * residuals**2).sum(axis=0) / n_spare
+            return coefficients, covariances * variance, cost
+        # The noise of ln S is that of S over S, other than the weights say: covariances of the
+        # line under that noise, and residuals of large signals that noisy small ones add to.
+        precision = constant * (values * ratio) ** 2
+        noise = _moments(self.design, np.where(usable, 1.0 / precision, 0.0))
+        spread = np.einsum("ijv,jkv->ikv", covariances, noise)
+        covariances = np.einsum("ijv,jkv->ikv", spread, covariances)
+        added = (_moments(self.design, precision) * covariances).sum(axis=(0, 1)) - p
+        return coefficients, covariances * (cost / (n_spare + added)), cost
 
 
 def _product(design: NDArray, coefficients: NDArray) -> NDArray[np.float64]:
@@ -218,6 +228,12 @@ def _product(design: NDArray, coefficients: NDArray) -> NDArray[np.float64]:
     return total
 
 
+def _moments(design: NDArray, weight: NDArray) -> NDArray[np.float64]:
+    """Sum up weighted products of columns: (n_measurements, n_voxels) to (p, p, n_voxels)."""
+    products = design[:, :, None] * design[:, None, :]
+    return _product(products.reshape(len(design), -1).T, weight).reshape(*products.shape[1:], -1)
+
+
 def _weighted_lines(design: NDArray, weight: NDArray, logs: NDArray) -> tuple[NDArray, NDArray]:
     """
     Solve the normal equations of all voxels; NaN where they are singular.
@@ -225,13 +241,10 @@ def _weighted_lines(design: NDArray, weight: NDArray, logs: NDArray) -> tuple[ND
     Shapes: `design` (n_measurements, p), `weight`, `logs` (n_measurements, n_voxels); returns
     coefficients (p, n_voxels) and the inverse matrices (p, p, n_voxels).
     """
-    p, n_voxels = design.shape[1], weight.shape[1]
-    scale = np.sqrt(_product((design**2).T, weight))
-    matrix = np.empty((p, p, n_voxels))
-    for j in range(p):
-        for i in range(j + 1):
-            products = (design[:, j] * design[:, i])[None, :]
-            matrix[i, j] = matrix[j, i] = _product(products, weight)[0] / (scale[j] * scale[i])
+    p = design.shape[1]
+    matrix = _moments(design, weight)
+    scale = np.sqrt(np.einsum("jjv->jv", matrix))
+    matrix /= scale[:, None] * scale
     solution = _product(design.T, weight * logs) / scale
     # Gauss-Jordan in place; the matrix is symmetric and positive, so no pivots are searched for.
     for j in range(p):
