@@ -72,10 +72,8 @@ def log_linear_form(model: SignalModel) -> LogLinearForm | None:
     coefficients = sympy.symbols(f"c:{len(bases)}", real=True)
     # Parameters may turn out negative: noise makes a signal rise with b.
     plain = {symbols[name]: sympy.Symbol(name, real=True) for name in model.names}
-    equations = [
-        by_basis[basis].subs(plain) - symbol
-        for basis, symbol in zip(bases, coefficients, strict=True)
-    ]
+    pairs = zip(bases, coefficients, strict=True)
+    equations = [by_basis[basis].subs(plain) - symbol for basis, symbol in pairs]
     try:
         solutions = sympy.solve(equations, list(plain.values()), dict=True)
     # sympy raises this for equations that it has no way to solve.
@@ -90,13 +88,11 @@ def log_linear_form(model: SignalModel) -> LogLinearForm | None:
         for j, symbol in enumerate(coefficients)
     }
     slopes = tuple(pair for pair, derivative in derivatives.items() if derivative != 0)
-    return LogLinearForm(
-        tuple(sympy.lambdify((b, te), basis, [ARRAY_FUNCTIONS, "numpy"]) for basis in bases),
-        sympy.lambdify(
-            coefficients, [*values, *(derivatives[pair] for pair in slopes)], "numpy", cse=True
-        ),
-        slopes,
-    )
+    formulas = [*values, *(derivatives[pair] for pair in slopes)]
+    evaluate = sympy.lambdify(coefficients, formulas, "numpy", cse=True)
+    libraries = [ARRAY_FUNCTIONS, "numpy"]
+    functions = tuple(sympy.lambdify((b, te), basis, libraries) for basis in bases)
+    return LogLinearForm(functions, evaluate, slopes)
 
 
 def fit_log_linear(
@@ -174,8 +170,7 @@ class _LogLinearFit:
             # Errors of coefficients carried over to parameters, to first order.
             spread = np.einsum("ijv,jkv->ikv", slopes, covariances)
             result.standard_errors[chunk] = np.sqrt((spread * slopes).sum(axis=1)).T
-        for j in range(n_parameters):
-            result.parameters[chunk, j] = numbers[j]
+        result.parameters[chunk] = np.transpose(numbers[:n_parameters])
         result.cost[chunk] = cost
         fitted = varies & (n_used >= n_parameters) & np.isfinite(cost)
         fitted &= np.isfinite(result.parameters[chunk]).all(axis=1)
@@ -202,18 +197,17 @@ class _LogLinearFit:
         residuals = logs - _product(self.design, coefficients)
         ratio, p = np.exp(-residuals), self.design.shape[1]
         cost = (constant * (values * (1.0 - ratio)) ** 2).sum(axis=0)
+        squares = (weight * residuals**2).sum(axis=0) if self.by_signal else cost
         n_spare = np.where(n_used > p, n_used - p, np.nan)
-        if self.by_signal:
-            variance = (weight * residuals**2).sum(axis=0) / n_spare
-            return coefficients, covariances * variance, cost
-        # The noise of ln S is that of S over S, other than the weights say: covariances of the
-        # line under that noise, and residuals of large signals that noisy small ones add to.
-        precision = constant * (values * ratio) ** 2
-        noise = _moments(self.design, np.where(usable, 1.0 / precision, 0.0))
-        spread = np.einsum("ijv,jkv->ikv", covariances, noise)
-        covariances = np.einsum("ijv,jkv->ikv", spread, covariances)
-        added = (_moments(self.design, precision) * covariances).sum(axis=(0, 1)) - p
-        return coefficients, covariances * (cost / (n_spare + added)), cost
+        if not self.by_signal:
+            # The noise of ln S is that of S over S, not even as the weights are; that of small
+            # signals moves the line, and so adds to the residuals of large ones.
+            precision = constant * (values * ratio) ** 2
+            noise = _moments(self.design, np.where(usable, 1.0 / precision, 0.0))
+            spread = np.einsum("ijv,jkv->ikv", covariances, noise)
+            covariances = np.einsum("ijv,jkv->ikv", spread, covariances)
+            n_spare += (_moments(self.design, precision) * covariances).sum(axis=(0, 1)) - p
+        return coefficients, covariances * (squares / n_spare), cost
 
 
 def _product(design: NDArray, coefficients: NDArray) -> NDArray[np.float64]:

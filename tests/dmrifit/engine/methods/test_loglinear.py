@@ -31,12 +31,10 @@ def straight_fit(signal, design, n_reweightings):
     for _ in range(1 + (n_reweightings or 0)):
         hat = np.linalg.inv(x.T @ (weight[:, None] * x)) @ x.T * weight
         coefficients, noise = hat @ y, 1 / weight
-        weight = np.exp(2 * x @ coefficients)
-    residuals = y - x @ coefficients
+        residuals, weight = y - x @ coefficients, np.exp(2 * x @ coefficients)
     if n_reweightings is None:
         noise, residuals = 1 / weight, np.exp(residuals) - 1
-    # Residuals of which the noise has the variance `noise`, up to a factor.
-    left = (np.eye(len(x)) - x @ hat) ** 2 @ noise / noise
+    left = (np.eye(len(x)) - x @ hat) ** 2 @ noise / noise  # of a noise of these variances, in the residuals
     return coefficients, (residuals**2 / noise).sum() / left.sum() * hat * noise @ hat.T
 
 
@@ -56,10 +54,9 @@ def test_adc_and_kurtosis_are_those_of_plain_numpy_with_errors_to_first_order(me
         assert result.cost[i] == pytest.approx(left, rel=1e-6)
     assert (result.status == FitStatus.CONVERGED).all()
     assert result.method == method
-    rng = np.random.default_rng(3)
+    b, rng = WIDE.b_ms_per_um2, np.random.default_rng(3)
     truth = np.column_stack([rng.uniform(100, 500, 60), rng.uniform(0.5, 1.2, 60), rng.uniform(0.4, 1.2, 60)])
     signals = noisy(MODELS["kurtosis"], truth, WIDE, 4)
-    b = WIDE.b_ms_per_um2
     design = np.stack([np.ones(7), -b, b**2], axis=1)
     result = fit_voxels(signals, WIDE, "kurtosis", method=method)
     for i, signal in enumerate(signals):
