@@ -187,7 +187,7 @@ class _LogLinearFit:
         """
         logs = np.where(usable, np.log(np.where(usable, values, 1.0)), 0.0)
         constant = np.where(usable, self.weights[:, None], 0.0)
-        weight = constant * values**2 if self.by_signal else constant
+        weight = constant * values**2 if self.by_signal else usable.astype(float)
         coefficients, covariances = _weighted_lines(self.design, weight, logs)
         for _ in range(N_REWEIGHTINGS if self.by_signal else 0):
             # Far from zero, so that a poor first fit cannot switch all measurements off.
@@ -235,18 +235,17 @@ def _weighted_lines(design: NDArray, weight: NDArray, logs: NDArray) -> tuple[ND
     Shapes: `design` (n_measurements, p), `weight`, `logs` (n_measurements, n_voxels); returns
     coefficients (p, n_voxels) and the inverse matrices (p, p, n_voxels).
     """
-    p = design.shape[1]
     matrix = _moments(design, weight)
     scale = np.sqrt(np.einsum("jjv->jv", matrix))
     matrix /= scale[:, None] * scale
     solution = _product(design.T, weight * logs) / scale
     # Gauss-Jordan in place; the matrix is symmetric and positive, so no pivots are searched for.
-    for j in range(p):
+    for j in range(len(matrix)):
         pivot = np.where(matrix[j, j] > _SINGULAR, matrix[j, j], np.nan)
         matrix[j, j] = 1.0
         matrix[j] /= pivot
         solution[j] /= pivot
-        for row in range(p):
+        for row in range(len(matrix)):
             if row != j:
                 factor = matrix[row, j].copy()
                 matrix[row, j] = 0.0
