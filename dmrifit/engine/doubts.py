@@ -397,7 +397,7 @@ class DoubtTally:
             return [*sentences, text]
         reasons = self.main_reasons.items()
         if names := [name for name, reason in reasons if reason == DoubtReason.INSEPARABLE.name]:
-            text = _SENTENCES["inseparable"]
+            text = _SENTENCES["inseparable" if len(names) > 1 else "without_effect"]
             sentences.append(text.format(names=", ".join(names), remedy=self._separation))
         sentences += filter(None, (self._sentence(int(j)) for j in np.flatnonzero(self.free)))
         disagree = self.starts_disagree / self.n_counted

@@ -60,8 +60,8 @@ class FitSettings:
     """
     The options of `fit_voxels`; its fields have their names, defaults and meanings.
 
-    `noise`, `n_averaged` and `is_denoised` are no options: a fit measures the noise, and fits of
-    the parts of a scan take them over from the fit of the whole.
+    `noise`, `n_averaged`, `counts` and `is_denoised` are no options: a fit measures the noise, and
+    fits of the parts of a scan take them over from the fit of the whole.
 
     An option of the fit is a field here, checked here and, unless results do not depend on it,
     described here. `MapFitter` and `fit_image` make the same settings of their own arguments.
@@ -82,6 +82,8 @@ class FitSettings:
     noise: float | None = None
     #: Mean number of signals that were averaged to one that is fitted.
     n_averaged: float = 1.0
+    #: Number of signals in each average, of an unweighted fit: its errors depend on them.
+    counts: NDArray | None = None
     #: Whether `sigma` is the noise before denoising.
     is_denoised: bool = False
 
@@ -158,9 +160,10 @@ class FitSettings:
 
         Shapes: returns (n,), with `n` measurements.
         """
-        if self.weights is None:
+        given = self.counts if self.weights is None else self.weights
+        if given is None:
             return None
-        weights = np.asarray(self.weights, dtype=float)
+        weights = np.asarray(given, dtype=float)
         if weights.shape != (n,) or not (np.isfinite(weights).all() and (weights > 0).all()):
             raise ValueError(
                 f"weights must be {counted(n, 'positive number')}, one for each measurement; got "

@@ -412,7 +412,8 @@ def _fit_segmented(
     fixed = settings.fixed or {}
     if model != MODELS["ivim"]:
         raise ValueError(
-            f"the segmented fit is for the model 'ivim', not {model.name!r}; use method 'nlls'"
+            f"the segmented fit is for the model 'ivim', not {model.name!r}; leave out threshold "
+            "(--threshold) and method 'segmented' (--method)"
         )
     if "Dt" in fixed:
         raise ValueError(

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted, percent
 from dmrifit._utils.html_repr import html_summary
@@ -67,11 +66,12 @@ class FitResult:
     parameters : ndarray of shape (n_voxels, n_parameters)
         In the order of `names` and the model's units; NaN where a voxel was not fitted.
     standard_errors : ndarray of shape (n_voxels, n_parameters)
-        From the inverse of J'J (with a noise floor: of the curvature) and the residual variance,
-        with parameters at a bound taken as known, and in a segmented fit with the error of Dt in
-        those of the others: the spread of repeats of one voxel, not the distance from the truth,
-        for which there is `intervals`. NaN for a parameter that is fixed or at a bound and where
-        no degree of freedom is left, infinite for one that the signal does not depend on.
+        From the inverse of J'J (with a noise floor: of the curvature) and the residual variance
+        (with "ols" of equal noise of the signals, not of their logarithms), with parameters at a
+        bound taken as known, and in a segmented fit with the error of Dt in those of the others:
+        the spread of repeats of one voxel, not the distance from the truth, for which there is
+        `intervals`. NaN for a parameter that is fixed or at a bound and where no degree of freedom
+        is left, infinite for one that the signal does not depend on.
     cost : ndarray of shape (n_voxels,)
         Sum of squared residuals over the measurements used, in the signals' units squared; with
         `weights` of the fit, each times its weight over the mean weight.
@@ -408,10 +408,12 @@ class FitResult:
         ValueError
             If the result does not know its signals.
         """
+        from dmrifit.report.style import new_figure
+
         inputs = self._known_inputs
         n = len(self.parameters)
         check_number("voxel", voxel, least=-n, most=n - 1, whole=True)
-        figure = import_optional("matplotlib.figure").Figure(figsize=(5, 3.6), layout="tight")
+        figure = new_figure(5, 3.6, "tight")
         values, doubt = self.parameters[voxel], self.doubt[voxel]
         axes, signals = figure.subplots(), inputs.signals[voxel]
         draw_curve(axes, inputs.protocol, signals, self.model, values, doubt)
@@ -435,9 +437,8 @@ class FitResult:
     def _tally(self) -> DoubtTally:
         from dmrifit.engine.doubts import DoubtTally
 
-        monotonic: tuple[str, ...] = ()
-        if np.isfinite(self.turn_up) and self.model.cumulant:
-            monotonic = self.model.cumulant[:1]
+        cumulant = self.model.cumulant or ()
+        monotonic = cumulant[:1] if np.isfinite(self.turn_up) else ()
         tally = DoubtTally(self.model, self.bounds, monotonic)
         tally.add(self)
         return tally

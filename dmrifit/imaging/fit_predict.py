@@ -214,8 +214,8 @@ def fit_image(
         As in `fit_voxels`.
     weights : array_like, optional
         One weight for each measurement that is fitted (with `average`, each contrast), as in
-        `fit_voxels`. By default averages count by their numbers of measurements, but not with the
-        method "ols".
+        `fit_voxels`. By default averages count by their numbers of measurements, with the method
+        "ols" in errors and intervals alone.
     prior : Prior, optional
         As in `fit_voxels`.
     regularization : float, optional
@@ -743,9 +743,9 @@ class _Measurements:
     def weighted(self, settings: FitSettings) -> FitSettings:
         """Weight averages by their numbers of measurements, where these differ."""
         counts = np.bincount(self.contrast_of)
-        is_weighted = np.ptp(counts) > 0 and settings.method != "ols"
-        weights = counts if is_weighted else None
-        return replace(settings, weights=weights, n_averaged=float(counts.mean()))
+        name = "counts" if settings.method == "ols" else "weights"
+        weights: Any = {name: counts if np.ptp(counts) > 0 else None}
+        return replace(settings, n_averaged=float(counts.mean()), **weights)
 
     def merged_b(self, measured: NDArray, fixed: Mapping[str, float | str]) -> str:
         """Say which measured b-values (n_kept,) count as others; an empty text if none does."""

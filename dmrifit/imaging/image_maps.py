@@ -161,7 +161,11 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         """
         from dmrifit.report.quicklook import ShownMaps, map_viewer
 
-        shown = ShownMaps(*self.upright(), self.sidecar)
+        sidecar = dict(self.sidecar)
+        if doubt := sidecar.get("Doubt"):
+            remedies = {name: python_words(text) for name, text in doubt["Remedy"].items()}
+            sidecar["Doubt"] = doubt | {"Remedy": remedies}
+        shown = ShownMaps(*self.upright(), sidecar)
         return map_viewer(
             shown, self._heading, self._upright_background(), self._upright_signals()
         )
@@ -362,11 +366,9 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         if not sidecar.is_file():
             return {}
         entries = json.loads(sidecar.read_text(encoding="utf-8")).get("Parameters", {})
-        windows = {
-            # A parameter that is fixed at one value has a map, too, but no scale.
-            name: None if "Fixed" in entry else color_window(entry)
-            for name, entry in entries.items()
-        }
+        # A parameter that is fixed at one value has a map, too, but no scale.
+        free = {name: entry for name, entry in entries.items() if "Fixed" not in entry}
+        windows = {name: color_window(entry) for name, entry in free.items()}
         return {name: window for name, window in windows.items() if window is not None}
 
     @property

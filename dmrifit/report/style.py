@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -70,8 +72,17 @@ def drawing(
 
 
 def new_figure(width: float, height: float, layout: str | None = None) -> Figure:
-    """Make an empty figure without opening a window or touching global state."""
-    return import_optional("matplotlib.figure").Figure(figsize=(width, height), layout=layout)
+    """Make an empty figure that notebooks show, without a window or touching global state."""
+    figure = import_optional("matplotlib.figure").Figure(figsize=(width, height), layout=layout)
+    # Notebooks know other figures only from where matplotlib's own windows are set up.
+    figure._repr_png_ = partial(_png, figure)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    """Draw a figure as a notebook shows it."""
+    figure.savefig(buffer := io.BytesIO(), format="png")
+    return buffer.getvalue()
 
 
 def add_axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:

@@ -72,10 +72,8 @@ def log_linear_form(model: SignalModel) -> LogLinearForm | None:
     coefficients = sympy.symbols(f"c:{len(bases)}", real=True)
     # Parameters may turn out negative: noise makes a signal rise with b.
     plain = {symbols[name]: sympy.Symbol(name, real=True) for name in model.names}
-    equations = [
-        by_basis[basis].subs(plain) - symbol
-        for basis, symbol in zip(bases, coefficients, strict=True)
-    ]
+    pairs = zip(bases, coefficients, strict=True)
+    equations = [by_basis[basis].subs(plain) - symbol for basis, symbol in pairs]
     try:
         solutions = sympy.solve(equations, list(plain.values()), dict=True)
     # sympy raises this for equations that it has no way to solve.
@@ -90,13 +88,11 @@ def log_linear_form(model: SignalModel) -> LogLinearForm | None:
         for j, symbol in enumerate(coefficients)
     }
     slopes = tuple(pair for pair, derivative in derivatives.items() if derivative != 0)
-    return LogLinearForm(
-        tuple(sympy.lambdify((b, te), basis, [ARRAY_FUNCTIONS, "numpy"]) for basis in bases),
-        sympy.lambdify(
-            coefficients, [*values, *(derivatives[pair] for pair in slopes)], "numpy", cse=True
-        ),
-        slopes,
-    )
+    formulas = [*values, *(derivatives[pair] for pair in slopes)]
+    evaluate = sympy.lambdify(coefficients, formulas, "numpy", cse=True)
+    libraries = [ARRAY_FUNCTIONS, "numpy"]
+    functions = tuple(sympy.lambdify((b, te), basis, libraries) for basis in bases)
+    return LogLinearForm(functions, evaluate, slopes)
 
 
 def fit_log_linear(
@@ -174,8 +170,7 @@ class _LogLinearFit:
             # Errors of coefficients carried over to parameters, to first order.
             spread = np.einsum("ijv,jkv->ikv", slopes, covariances)
             result.standard_errors[chunk] = np.sqrt((spread * slopes).sum(axis=1)).T
-        for j in range(n_parameters):
-            result.parameters[chunk, j] = numbers[j]
+        result.parameters[chunk] = np.transpose(numbers[:n_parameters])
         result.cost[chunk] = cost
         fitted = varies & (n_used >= n_parameters) & np.isfinite(cost)
         fitted &= np.isfinite(result.parameters[chunk]).all(axis=1)
@@ -192,7 +187,7 @@ class _LogLinearFit:
         """
         logs = np.where(usable, np.log(np.where(usable, values, 1.0)), 0.0)
         constant = np.where(usable, self.weights[:, None], 0.0)
-        weight = constant * values**2 if self.by_signal else constant
+        weight = constant * values**2 if self.by_signal else usable.astype(float)
         coefficients, covariances = _weighted_lines(self.design, weight, logs)
         for _ in range(N_REWEIGHTINGS if self.by_signal else 0):
             # Far from zero, so that a poor first fit cannot switch all measurements off.
@@ -200,10 +195,19 @@ class _LogLinearFit:
             weight = constant * np.exp(power)
             coefficients, covariances = _weighted_lines(self.design, weight, logs)
         residuals = logs - _product(self.design, coefficients)
-        misfit = values * (1.0 - np.exp(-residuals))
-        n_spare = n_used - self.design.shape[1]
-        variance = (weight * residuals**2).sum(axis=0) / np.where(n_spare > 0, n_spare, np.nan)
-        return coefficients, covariances * variance, (constant * misfit**2).sum(axis=0)
+        ratio, p = np.exp(-residuals), self.design.shape[1]
+        cost = (constant * (values * (1.0 - ratio)) ** 2).sum(axis=0)
+        squares = (weight * residuals**2).sum(axis=0) if self.by_signal else cost
+        n_spare = np.where(n_used > p, n_used - p, np.nan)
+        if not self.by_signal:
+            # The noise of ln S is that of S over S, not even as the weights are; that of small
+            # signals moves the line, and so adds to the residuals of large ones.
+            precision = constant * (values * ratio) ** 2
+            noise = _moments(self.design, np.where(usable, 1.0 / precision, 0.0))
+            spread = np.einsum("ijv,jkv->ikv", covariances, noise)
+            covariances = np.einsum("ijv,jkv->ikv", spread, covariances)
+            n_spare += (_moments(self.design, precision) * covariances).sum(axis=(0, 1)) - p
+        return coefficients, covariances * (squares / n_spare), cost
 
 
 def _product(design: NDArray, coefficients: NDArray) -> NDArray[np.float64]:
@@ -218,6 +222,12 @@ def _product(design: NDArray, coefficients: NDArray) -> NDArray[np.float64]:
     return total
 
 
+def _moments(design: NDArray, weight: NDArray) -> NDArray[np.float64]:
+    """Sum up weighted products of columns: (n_measurements, n_voxels) to (p, p, n_voxels)."""
+    products = design[:, :, None] * design[:, None, :]
+    return _product(products.reshape(len(design), -1).T, weight).reshape(*products.shape[1:], -1)
+
+
 def _weighted_lines(design: NDArray, weight: NDArray, logs: NDArray) -> tuple[NDArray, NDArray]:
     """
     Solve the normal equations of all voxels; NaN where they are singular.
@@ -225,21 +235,17 @@ def _weighted_lines(design: NDArray, weight: NDArray, logs: NDArray) -> tuple[ND
     Shapes: `design` (n_measurements, p), `weight`, `logs` (n_measurements, n_voxels); returns
     coefficients (p, n_voxels) and the inverse matrices (p, p, n_voxels).
     """
-    p, n_voxels = design.shape[1], weight.shape[1]
-    scale = np.sqrt(_product((design**2).T, weight))
-    matrix = np.empty((p, p, n_voxels))
-    for j in range(p):
-        for i in range(j + 1):
-            products = (design[:, j] * design[:, i])[None, :]
-            matrix[i, j] = matrix[j, i] = _product(products, weight)[0] / (scale[j] * scale[i])
+    matrix = _moments(design, weight)
+    scale = np.sqrt(np.einsum("jjv->jv", matrix))
+    matrix /= scale[:, None] * scale
     solution = _product(design.T, weight * logs) / scale
     # Gauss-Jordan in place; the matrix is symmetric and positive, so no pivots are searched for.
-    for j in range(p):
+    for j in range(len(matrix)):
         pivot = np.where(matrix[j, j] > _SINGULAR, matrix[j, j], np.nan)
         matrix[j, j] = 1.0
         matrix[j] /= pivot
         solution[j] /= pivot
-        for row in range(p):
+        for row in range(len(matrix)):
             if row != j:
                 factor = matrix[row, j].copy()
                 matrix[row, j] = 0.0

@@ -20,7 +20,7 @@ def test_settings_are_the_options_of_a_fit_with_their_defaults():
         for name, option in options.items()
         if option.kind is inspect.Parameter.KEYWORD_ONLY
     }
-    measured = {"noise": None, "n_averaged": 1.0, "is_denoised": False}
+    measured = {"noise": None, "n_averaged": 1.0, "counts": None, "is_denoised": False}
     assert vars(FitSettings()) == keywords | measured
     assert set(keywords) <= set(inspect.signature(fit_image).parameters)
 

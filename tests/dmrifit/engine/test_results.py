@@ -78,6 +78,7 @@ def test_table_summary_and_figure_have_the_numbers_and_doubts_of_the_fit():
     assert [row[-1] for row in cells(page)] == ["in doubt", "50 %", "50 %"]
     assert html.escape(" ".join(result.advice())) in page
     assert "(in doubt)" not in result.plot(0).axes[0].get_legend().get_title().get_text()
+    assert result.plot(0)._repr_png_().startswith(b"\x89PNG")
     assert [line.endswith(" (in doubt)") for line in legend.splitlines()] == [True, True]
     assert "µm²/ms (in doubt in 50 %)>" in repr(result)
     assert table["status"].tolist() == [FitStatus(code).name.lower() for code in result.status]

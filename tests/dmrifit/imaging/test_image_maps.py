@@ -66,6 +66,7 @@ def test_text_of_maps_is_three_lines_with_parameters_apart_and_verdict_and_advic
     at_bound = fit_image(image, PROTOCOL, "adc", bounds={"ADC": (0, 0.7)})
     assert 'widen the bounds (bounds={"ADC": (LOW, HIGH)}), or fix it (fixed={"ADC": VALUE}).' in at_bound.advice()[0]
     assert "(--fix ADC=VALUE)" in at_bound.sidecar["Doubt"]["Advice"][0]
+    assert ["ADC=VALUE" in page for page in (at_bound.view().html, str(at_bound.sidecar))] == [False, True]
     assert "--coverage" in " ".join(predicted(scan).advice())
 
 

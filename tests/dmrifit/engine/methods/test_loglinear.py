@@ -29,13 +29,13 @@ def straight_fit(signal, design, n_reweightings):
     x, y = design[use], np.log(signal[use])
     weight = np.ones(use.sum()) if n_reweightings is None else signal[use] ** 2
     for _ in range(1 + (n_reweightings or 0)):
-        used, root = weight, np.sqrt(weight)
-        coefficients = np.linalg.lstsq(x * root[:, None], y * root, rcond=None)[0]
-        weight = np.exp(2 * x @ coefficients)
-    weight = used
-    residuals = y - x @ coefficients
-    variance = (weight * residuals**2).sum() / (use.sum() - x.shape[1])
-    return coefficients, variance * np.linalg.inv(x.T @ (weight[:, None] * x))
+        hat = np.linalg.inv(x.T @ (weight[:, None] * x)) @ x.T * weight
+        coefficients, noise = hat @ y, 1 / weight
+        residuals, weight = y - x @ coefficients, np.exp(2 * x @ coefficients)
+    if n_reweightings is None:
+        noise, residuals = 1 / weight, np.exp(residuals) - 1
+    left = (np.eye(len(x)) - x @ hat) ** 2 @ noise / noise  # of a noise of these variances, in the residuals
+    return coefficients, (residuals**2 / noise).sum() / left.sum() * hat * noise @ hat.T
 
 
 @pytest.mark.parametrize("method", ["ols", "wls"])
@@ -54,10 +54,9 @@ def test_adc_and_kurtosis_are_those_of_plain_numpy_with_errors_to_first_order(me
         assert result.cost[i] == pytest.approx(left, rel=1e-6)
     assert (result.status == FitStatus.CONVERGED).all()
     assert result.method == method
-    rng = np.random.default_rng(3)
+    b, rng = WIDE.b_ms_per_um2, np.random.default_rng(3)
     truth = np.column_stack([rng.uniform(100, 500, 60), rng.uniform(0.5, 1.2, 60), rng.uniform(0.4, 1.2, 60)])
     signals = noisy(MODELS["kurtosis"], truth, WIDE, 4)
-    b = WIDE.b_ms_per_um2
     design = np.stack([np.ones(7), -b, b**2], axis=1)
     result = fit_voxels(signals, WIDE, "kurtosis", method=method)
     for i, signal in enumerate(signals):
@@ -65,6 +64,9 @@ def test_adc_and_kurtosis_are_those_of_plain_numpy_with_errors_to_first_order(me
         np.testing.assert_allclose(result.parameters[i], [np.exp(level), d, 6 * square / d**2], rtol=1e-6)
         slope = np.array([0, -12 * square / d**3, 6 / d**2])
         assert result.standard_errors[i, 2] == pytest.approx(np.sqrt(slope @ covariance @ slope), rel=1e-5)
+    wide, truth = Protocol(np.repeat(WIDE.b, 3)), np.tile([400, 1.2, 0.75], (3000, 1))
+    result = fit_voxels(noisy(MODELS["kurtosis"], truth, wide, 5), wide, "kurtosis", method=method)
+    np.testing.assert_allclose(np.median(result.standard_errors, axis=0), result.parameters.std(axis=0), rtol=0.08)
 
 
 @pytest.mark.parametrize("method", ["ols", "wls"])
