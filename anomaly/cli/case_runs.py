@@ -75,6 +75,7 @@ def detect_scan(
         "healthy": {
             "anomalies_per_scan": detection.healthy_per_scan,
             "n_scans": n_healthy,
+            "without_fluid": detection.counts_fluid and n_healthy > 0,
             "origin": "calibration" if healthy and healthy.adjusted else "training",
         },
         "preparation": dict(detection.scan.notes),
@@ -115,7 +116,8 @@ def count_sentence(contents: Sequence[Mapping[str, Any]]) -> str:
     counts = [content["n_lesions"] for content in judged]
     # All scans of a run have one model.
     values = {**contents[0]["healthy"], "mean": float(np.mean(counts))}
-    reference = "unknown in healthy scans by this model, threshold and opening"
+    # The records of earlier versions do not say whether fluid was left out.
+    reference = _TEXTS["without_fluid" if values.get("without_fluid") else "unknown"]
     if values["anomalies_per_scan"] is not None:
         scans = counted(values["n_scans"], "healthy scan")
         reference = f"{{anomalies_per_scan:.2f}} per scan in {scans} {_TEXTS[values['origin']]}"

@@ -164,9 +164,7 @@ def train(
     if rate is not None and guarantee is not None:
         raise ValueError("give either --rate or --guarantee, not both")
     rate = 0.01 if rate is None else rate
-    directions = "acquired"
-    if powder or resample_directions:
-        directions = "powder" if powder else "resampled"
+    directions = "powder" if powder else "resampled" if resample_directions else "acquired"
     parameters = parameters_of(set_ or {})
     # Before the scans are read, which takes minutes.
     if detector in ("dae", "recdisc"):
@@ -203,10 +201,11 @@ def train(
     threshold = getattr(model.detector_.threshold_, "threshold_", float("nan"))
     size = " × ".join(map(str, model.shape_))
     channels = counted(len(model.protocol_), "powder average" if powder else "direction")
-    aim = f"{100 * rate:g} % of healthy voxels"
-    if guarantee is not None:
-        aim = _TEXTS("guaranteed", percent=100 * guarantee)
-    words = {"detector": detector, "size": size, "channels": channels, "aim": aim}
+    aim_text, share = ("voxels", rate) if guarantee is None else ("guaranteed", guarantee)
+    aim = _TEXTS(aim_text, percent=100 * share)
+    n_held_out = len(series) - model.n_scans_
+    more = _TEXTS("held_out", n=n_held_out) if n_held_out else ""
+    words = {"detector": detector, "size": size, "channels": channels, "aim": aim, "more": more}
     values = {"n_scans": model.n_scans_, "threshold": threshold, "out": files.out}
     typer.echo(_TEXTS("trained", **words, **values))
     if model.healthy_ is not None:
@@ -296,7 +295,7 @@ def _healthy_sentence(healthy: HealthyScans, largest_division: float) -> str:
     elif verdicts.count(None) == n_scans:
         text += f"not judged as a whole against each other: {FEWEST_SCANS} others are needed"
     else:
-        text += f"{verdicts.count(True)} differ from the others as a whole"
+        text += f"{counted(verdicts.count(True), 'differs', 'differ')} from the others as a whole"
     if healthy.spread is not None:
         low, high = healthy.spread
         text += f"; by bootstrap over these scans the threshold is {low:.3g} to {high:.3g} (95 %)"

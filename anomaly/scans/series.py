@@ -201,7 +201,7 @@ class SeriesDetector(BaseEstimator):
     origin_ : tuple of 3 float
         Center of the first scan's first voxel in mm.
     n_scans_ : int
-        Number of training scans.
+        Number of scans that the detector learned from, without those that a share holds out.
     synthetic_ : bool
         Whether one of them was simulated.
     healthy_ : HealthyScans or None
@@ -329,7 +329,8 @@ class SeriesDetector(BaseEstimator):
             self.healthy_ = _healthy_scans(rule, maps, voxels, healthy, self.opening_)
         self.protocol_ = scans[0].protocol
         self.origin_ = _triple(float, reference.affine[:3, 3])
-        self.n_scans_ = len(scans)
+        # A share is held out for good; folds hold out each scan once, and all are learned from.
+        self.n_scans_ = len(scans) - len(held_out) or len(scans)
         self.synthetic_ = any(scan.case.synthetic for scan in scans)
         self.training_: TrainingScans | None
         self.training_ = TrainingScans.of(scans, [files.image for files in series])

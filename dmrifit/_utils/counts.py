@@ -22,8 +22,10 @@ def size_text(sizes: Iterable[object]) -> str:
     return " × ".join(map(str, sizes))
 
 
-def percent(share: float) -> str:
+def percent(share: float | None) -> str:
     """Write a share in percent, below 1 % to one digit; never as none or all where it is not."""
+    if share is None:
+        return "n/a"
     for digits in range(int(share < 0.0095), 6):
         text = f"{100 * share:.{digits}f}"
         if float(text) not in (0, 100) or share > 1:

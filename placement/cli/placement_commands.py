@@ -339,7 +339,7 @@ def read(
     Example: dmrifit-placement read scan.SPAR --image t1.nii.gz --out box.png
     """
     from placement.exchange.displacement import tissue_share
-    from placement.exchange.pages import rotation_words
+    from placement.exchange.pages import ANGLES, rotation_words
     from placement.exchange.prescription import describe_side
     from placement.exchange.vendor_texts import console_angles
     from placement.exchange.voxel_files import day_of, read_voxel_file
@@ -356,7 +356,7 @@ def read(
     rotation = rotation_words({"console": {"angles": console_angles(voxel)}})
     typer.echo(f"{record.source}: {voxel.volume:.2f} mL; {rotation}; {describe_side(voxel, span)}")
     pose = {"center, mm RAS+": voxel.center, "sides, mm": voxel.size}
-    for name, three in (pose | {"angles, degrees": voxel.angles}).items():
+    for name, three in (pose | {ANGLES: voxel.angles}).items():
         typer.echo(f"{name}: {', '.join(f'{number:z.3f}' for number in three)}")
     frame, date = record.frame or "unknown", day_of(record.date) or "unknown"
     typer.echo(f"frame of reference: {frame}; date: {date}")

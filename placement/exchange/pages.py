@@ -18,6 +18,9 @@ from placement.search.tissue_labels import NORMAL, OUTSIDE_BRAIN, UNCHECKED_BRAI
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+#: Boxes of other programs may be turned by half a turn, which leaves them as they were.
+ANGLES = "angles, degrees (half turns give the same box)"
+
 _TEXTS = page.Texts(__file__)
 
 
@@ -69,7 +72,7 @@ def case_summary(content: Mapping[str, Any]) -> Markup:
     parts = []
     start, order = 0.0, _TEXTS["bar"]
     for name, share in _shares(content["content"]):
-        title = f"{name} {100 * share:.0f} %"
+        title = f"{name} {percent(share)}"
         if name == OUTSIDE_BRAIN:
             title = _outside_brain_words(content["content"])
         parts.append((f"t{order.index(name)}", round(start, 3), round(100 * share, 3), title))
@@ -103,9 +106,11 @@ def box_line(record: Mapping[str, Any], text: str, **words: str) -> str:
     sides = " × ".join(f"{round(side, 2):g}" for side in record["size_mm"])
     center, turns = (_three(record["ras"][key]) for key in ("center_mm", "angles_deg"))
     words |= {"sides": sides, "center": center, "turns": turns, "rotation": rotation_words(record)}
-    # Of a repeated box.
-    shares = {key: f"{key}_share" for key in ("changed", "shown")}
-    words |= {key: percent(record[name]) for key, name in shares.items() if name in record}
+    words["changes"] = ""
+    # Of a repeated box; of another head no tissue is compared.
+    if record.get("changed_share") is not None:
+        shares = {key: percent(record[f"{key}_share"]) for key in ("changed", "shown")}
+        words["changes"] = _TEXTS("changes", **shares)
     return _TEXTS(text, **{**record, **words})
 
 
@@ -169,7 +174,7 @@ def pose_rows(record: Mapping[str, Any]) -> list[list[str]]:
         ["center (RAS+), mm", _three(pose["center_mm"])],
         ["sides, mm", " × ".join(f"{x:.2f}" for x in record["size_mm"])],
         ["volume, mL", f"{record['volume_mL']:.2f}"],
-        ["angles, degrees", _three(pose["angles_deg"])],
+        [ANGLES, _three(pose["angles_deg"])],
         ["orientation", rotation_words(record)],
     ]
 

@@ -55,10 +55,12 @@ class Repeat:
         "repeated", "repeated, but tissue in the box changed" or "not the same head".
     agreement : float
         Median local correlation of both scans in the head, −1 to 1.
-    changed_share : float
-        Part of the box and 10 mm around it where the scans differ, beyond that of the whole head.
-    shown_share : float
-        Part of the head in the box and 10 mm around it that lies in the field of the later scan.
+    changed_share : float or None
+        Part of the box and 10 mm around it where the scans differ, beyond that of the whole head;
+        None where they are not of the same head.
+    shown_share : float or None
+        Part of the head in the box and 10 mm around it that lies in the field of the later scan;
+        None where they are not of the same head.
     disagreement : float
         In mm, how far apart corners of the box lie by registration forward and backward, and by
         each half of the head.
@@ -74,8 +76,8 @@ class Repeat:
     matrix: NDArray[np.float64]
     answer: str
     agreement: float
-    changed_share: float
-    shown_share: float
+    changed_share: float | None
+    shown_share: float | None
     disagreement: float
     flags: tuple[str, ...]
     notes: tuple[str, ...]
@@ -142,7 +144,7 @@ def repeat_voxel(voxel: Voxel, image: Image, new_image: Image) -> Repeat:
             "changed: look at both scans, and place the box anew if the tumor moved, grew or was "
             "removed"
         )
-    if shown_share < _LEAST_SHOWN:
+    if shown_share < _LEAST_SHOWN and not is_other:
         flags.append(
             f"{percent(1 - shown_share)} of the box and {_MARGIN:g} mm around it lie outside "
             f"{image_name(new_image)} and were not compared: look at its edge"
@@ -158,8 +160,8 @@ def repeat_voxel(voxel: Voxel, image: Image, new_image: Image) -> Repeat:
         alignment.matrix,
         answer,
         alignment.likeness,
-        changed_share,
-        shown_share,
+        None if is_other else changed_share,
+        None if is_other else shown_share,
         disagreement,
         tuple(flags),
         tuple(notes),

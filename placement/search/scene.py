@@ -19,7 +19,7 @@ from dmrifit._utils.affines import voxel_volume
 from dmrifit._utils.checks import check_number, errors_about
 from dmrifit._utils.counts import first_few, percent
 from dmrifit.io.components import check_affine, label_components
-from dmrifit.io.grids import cropped, turn_to_grid
+from dmrifit.io.grids import cropped, three_axes, turn_to_grid
 from dmrifit.io.masks import MASK_THRESHOLD, binarize
 from dmrifit.io.nifti import Image, describe_sources, image_name, load_image, values_of
 from placement.box.row_integrals import Rows
@@ -943,13 +943,10 @@ def _checked_affine(affine: ArrayLike, title: str) -> NDArray[np.float64]:
 
 def _volume(values: ArrayLike, what: str) -> NDArray:
     array = np.asarray(values)
-    if array.ndim == 4 and array.shape[3] == 1:
-        array = array[..., 0]
-    if array.ndim != 3 or array.dtype.kind not in "biuf":
+    if array.ndim < 3 or array.dtype.kind not in "biuf":
         own = f"{array.dtype} of shape {array.shape}"
-        if array.ndim == 4:
-            own = f"{array.shape[3]} volumes; name a file of one"
         raise ValueError(f"{what} must be one volume of numbers of shape (x, y, z), not {own}")
+    array = three_axes(array, what)
     # The least value is NaN where one is, and needs no mask of a large volume.
     if array.dtype.kind == "f" and np.isnan(array.min(initial=0)):
         array = np.where(np.isnan(array), array.dtype.type(0), array)

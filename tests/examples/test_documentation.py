@@ -20,7 +20,7 @@ ANSWERS = {
     **dict.fromkeys(("noise floor", "Gibbs", "motion", "ROI", "DICOM segmentation"), "fits"),
     **dict.fromkeys(("IVIM threshold", "tolerance b-values", "merging b-values", "units", "glossary"), "fits"),
     **{"cluster": "scale", "reference": "api", "algorithms": "prediction", "human tumors": "people", "GPU": "install"},
-    **{"metastases": "programs/dmrifit-metastasis", "spectroscopy": "programs/dmrifit-placement"},
+    **{"metastases": "programs/dmrifit-metastasis", "spectroscopy": "programs/dmrifit-placement", "license": "install"},
 }
 
 

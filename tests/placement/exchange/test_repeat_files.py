@@ -38,9 +38,10 @@ def test_records_of_repeats_are_read_as_boxes(repeat, scan, tmp_path):
 
 
 def test_bad_matches_leave_no_numbers_for_scanners(repeat, scan, tmp_path):
-    other = replace(repeat, answer=OTHER_HEAD, reliable=False, flags=("check the patient",))
+    unknown = {"changed_share": None, "shown_share": None, "flags": ("check the patient",)}
+    other = replace(repeat, answer=OTHER_HEAD, reliable=False, **unknown)
     record = describe_repeat(other, scan, scan, sources={})
-    assert summary_line("case", record).startswith("case: not the same head; agreement 0.97; 0 % of the tissue in the ")
+    assert summary_line("case", record).startswith("case: not the same head; agreement 0.97; two registrations pl")
     write_repeat(other, scan, scan, tmp_path / "out", record, figure=False)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["repeat.json"]
     with pytest.raises(ValueError, match=r"repeat.json: its box is not reliable \(not the same head\)"):
