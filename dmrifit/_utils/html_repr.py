@@ -1,12 +1,19 @@
-"""Summaries of objects in notebooks: HTML tables and pages in frames."""
+"""Summaries of objects in notebooks: HTML tables, pages in frames, figures."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
+from typing import TYPE_CHECKING
 
+from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MOST_ROWS = 12
 
@@ -50,8 +57,7 @@ def html_summary(
         lines.append(f"<tr>{cells}</tr>")
     lines += ["</tbody>", "</table>"]
     if n_hidden := len(all_rows) - len(all_rows[:most_rows]):
-        hidden = counted(n_hidden, "more row")
-        note = "; ".join(filter(None, [hidden, note]))
+        note = "; ".join(filter(None, [counted(n_hidden, "more row"), note]))
     if note:
         lines.append(f"<p><small>{escape(note)}</small></p>")
     return "<div>\n" + "\n".join(lines) + "\n</div>"
@@ -61,3 +67,17 @@ def _text(cell: object) -> str:
     if cell is None:
         return "–"
     return f"{cell:.4g}".replace("nan", "–") if isinstance(cell, float) else str(cell)
+
+
+def new_figure(width: float, height: float, layout: str | None = None) -> Figure:
+    """Make an empty figure that notebooks show, without a window or touching global state."""
+    figure = import_optional("matplotlib.figure").Figure(figsize=(width, height), layout=layout)
+    # Notebooks know other figures only from where matplotlib's own windows are set up.
+    figure._repr_png_ = partial(_png, figure)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    """Draw a figure as a notebook shows it."""
+    figure.savefig(buffer := io.BytesIO(), format="png")
+    return buffer.getvalue()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted, percent
-from dmrifit._utils.html_repr import html_summary
+from dmrifit._utils.html_repr import html_summary, new_figure
 from dmrifit.engine.design.precision import rounded
 from dmrifit.engine.intervals import FitInputs, parameter_intervals
 from dmrifit.engine.models import SignalModel, python_words
@@ -408,8 +408,6 @@ class FitResult:
         ValueError
             If the result does not know its signals.
         """
-        from dmrifit.report.style import new_figure
-
         inputs = self._known_inputs
         n = len(self.parameters)
         check_number("voxel", voxel, least=-n, most=n - 1, whole=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.html_repr import new_figure as new_figure
 
 if TYPE_CHECKING:
     # Modules that draw take these types from here: ``style.Axes``, ``style.Figure``.
@@ -69,20 +68,6 @@ def drawing(
     with shared_style(changes):
         figure = new_figure(*size, "constrained")
         yield figure, figure.subplots(*shape, squeeze=False, **options)
-
-
-def new_figure(width: float, height: float, layout: str | None = None) -> Figure:
-    """Make an empty figure that notebooks show, without a window or touching global state."""
-    figure = import_optional("matplotlib.figure").Figure(figsize=(width, height), layout=layout)
-    # Notebooks know other figures only from where matplotlib's own windows are set up.
-    figure._repr_png_ = partial(_png, figure)
-    return figure
-
-
-def _png(figure: Figure) -> bytes:
-    """Draw a figure as a notebook shows it."""
-    figure.savefig(buffer := io.BytesIO(), format="png")
-    return buffer.getvalue()
 
 
 def add_axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:

@@ -289,7 +289,7 @@ def test_local_scaling_ignores_a_smooth_field():
     assert np.median(plain) == pytest.approx(1, abs=0.01)
     assert plain[0, 12, 12, 12] == pytest.approx(1.8, abs=0.05)
     assert np.abs(biased - plain).max() < 0.2
-    with pytest.raises(ValueError, match="^the image has no positive value"):
+    with pytest.raises(ValueError, match=r"^the image has no positive value"):
         locally_scaled(0 * volume, brain)
 
 
