@@ -75,7 +75,7 @@ def detect_scan(
         "healthy": {
             "anomalies_per_scan": detection.healthy_per_scan,
             "n_scans": n_healthy,
-            "without_fluid": detection.counts_fluid and n_healthy > 0,
+            "without_fluid": detection.without_fluid,
             "origin": "calibration" if healthy and healthy.adjusted else "training",
         },
         "preparation": dict(detection.scan.notes),
@@ -114,8 +114,9 @@ def count_sentence(contents: Sequence[Mapping[str, Any]]) -> str:
     if not judged:
         return f"{counted(len(contents), 'scan')}, too small to be judged"
     counts = [content["n_lesions"] for content in judged]
-    # All scans of a run have one model.
-    values = {**contents[0]["healthy"], "mean": float(np.mean(counts))}
+    # All scans of a run have one model, but fluid may count in some of them alone.
+    least = min((one["healthy"] for one in judged), key=lambda one: not one.get("without_fluid"))
+    values = {**least, "mean": float(np.mean(counts))}
     # The records of earlier versions do not say whether fluid was left out.
     reference = _TEXTS["without_fluid" if values.get("without_fluid") else "unknown"]
     if values["anomalies_per_scan"] is not None:

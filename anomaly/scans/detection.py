@@ -366,6 +366,8 @@ class Detection:
         model has none.
     counts_fluid : bool, default=False
         Whether fluid counts here, though it did not in the healthy scans of the model.
+    without_fluid : bool, default=False
+        Whether this alone is why `healthy_per_scan` is None.
     """
 
     scan: PreparedScan
@@ -381,6 +383,7 @@ class Detection:
     healthy_per_scan: float | None = None
     no_guarantee: str = ""
     counts_fluid: bool = False
+    without_fluid: bool = False
 
     @property
     def too_small(self) -> str:

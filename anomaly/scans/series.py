@@ -485,6 +485,7 @@ class SeriesDetector(BaseEstimator):
             healthy_per_scan=per_scan,
             no_guarantee="; ".join(reasons),
             counts_fluid=counts_fluid,
+            without_fluid=counts_fluid and is_usual and bool(healthy and healthy.scans),
         )
 
     def calibrate(self, series: Sequence[SeriesFiles], **options: Any) -> SeriesDetector:

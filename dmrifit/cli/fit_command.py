@@ -106,7 +106,7 @@ def fit(
     threshold S/MM2: Lowest b-value from which --method segmented fits Dt; by default 150, and
         without --method chosen by the SNR.
     weights NUMBER,…: Weight of each measurement that is fitted. By default averages count by their
-        numbers of volumes (with --method ols in errors alone), other measurements alike.
+        numbers of volumes (with --method ols in errors and cost alone), other measurements alike.
     regularization WEIGHT: Weight of a penalty that pulls bounded parameters to their lower bound.
     starts auto|thorough|NUMBER: Starting points per voxel.
     threads 1..: Number of threads; by default one per core.

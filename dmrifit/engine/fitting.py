@@ -413,7 +413,7 @@ def _fit_segmented(
     if model != MODELS["ivim"]:
         raise ValueError(
             f"the segmented fit is for the model 'ivim', not {model.name!r}; leave out threshold "
-            "(--threshold) and method 'segmented' (--method)"
+            "(--threshold) or method 'segmented' (--method)"
         )
     if "Dt" in fixed:
         raise ValueError(

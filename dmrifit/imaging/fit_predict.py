@@ -215,7 +215,7 @@ def fit_image(
     weights : array_like, optional
         One weight for each measurement that is fitted (with `average`, each contrast), as in
         `fit_voxels`. By default averages count by their numbers of measurements, with the method
-        "ols" in errors and intervals alone.
+        "ols" in errors, intervals and cost alone.
     prior : Prior, optional
         As in `fit_voxels`.
     regularization : float, optional

@@ -260,7 +260,7 @@ class Page:
         metadata = dict.fromkeys(("CreationDate", "Creator", "Producer"))
         with backend.PdfPages(buffer, metadata=metadata) as file:
             for picture in self.pictures.values():
-                # `savefig` would draw it twice, the first time for a layout that it has by now.
+                # `savefig` would draw it twice; the figure keeps this canvas and its resolution.
                 backend.FigureCanvasPdf(picture.figure).print_pdf(file)
         return buffer.getvalue()
 

@@ -296,8 +296,9 @@ class Evaluation:
             ``margin``, ``p_lower`` and ``p_upper`` (one-sided tests against −margin and margin),
             ``p`` (the larger of the two), ``p_different`` (t test against 0, corrected for all
             pairs) and ``verdict``: "equivalent" if p is at most alpha, else "different" if
-            p_different is, else "undecided". All are "undecided" where the study has one draw of
-            training patients and seeds, or a cohort with fewer than six patients.
+            p_different is, else "undecided"; equal differences are decided without a test. All are
+            "undecided" where the study has one draw of training patients and seeds, as that of
+            `leave_one_patient_out`, or a cohort with fewer than six patients.
 
             ``"ranks"`` : ``average_rank`` of each ``algorithm`` (1 is best), the
             ``critical_difference`` of Nemenyi's test, ``place`` with its bootstrap interval
@@ -306,8 +307,8 @@ class Evaluation:
 
             ``"nemenyi"`` : ``p`` of Nemenyi's test of each two.
 
-            ``"cliques"`` : groups of ``algorithms`` that Nemenyi's test does not tell apart, and
-            their average ranks, from ``low`` to ``high``.
+            ``"cliques"`` : groups of ``algorithms`` that Nemenyi's test does not tell apart,
+            numbered by ``clique``, and their average ranks, from ``low`` to ``high``.
 
             ``"mixed"`` : a mixed model with patients as random intercepts, on logarithms of a
             positive index (``scale``). Rows of the ``kind`` "test" have Wald's ``statistic``,

@@ -229,7 +229,7 @@ def why_undecided(evaluation: Evaluation) -> str:
     n_patients = largest(evaluation.scores).groupby("cohort")["patient"].nunique().min()
     reasons = []
     if evaluation.study.get("settings", {}).get("n_repeats", 1) < FEWEST_DRAWS:
-        reasons.append("one draw of training patients and seeds (increase it with --repeats)")
+        reasons.append(TEXTS["one_draw"])
     if n_patients < FEWEST_PATIENTS:
         reasons.append(TEXTS("few", n_patients=n_patients, fewest=FEWEST_PATIENTS))
     return " and ".join(reasons)
