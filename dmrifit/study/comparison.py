@@ -297,7 +297,7 @@ class Evaluation:
             ``p`` (the larger of the two), ``p_different`` (t test against 0, corrected for all
             pairs) and ``verdict``: "equivalent" if p is at most alpha, else "different" if
             p_different is, else "undecided"; equal differences are decided without a test. All are
-            "undecided" where the study has one draw of training patients and seeds, as that of
+            "undecided" where the study has one draw (``n_repeats=1``), as that of
             `leave_one_patient_out`, or a cohort with fewer than six patients.
 
             ``"ranks"`` : ``average_rank`` of each ``algorithm`` (1 is best), the

@@ -237,7 +237,7 @@ def test_a_scan_of_few_voxels_is_written_and_not_judged_as_a_whole(output_of, ca
     for _ in range(2):  # the second run reads the records, and makes one of an earlier version anew
         lines = output_of(*words).splitlines()
         # A scan in which nothing can be found is no scan without anomalies.
-        assert f"which counts here: give --estimate-tissue or tissue maps); 1 too small to be judged: {tmp_path / 'found'}" in lines[0]
+        assert f"fluid counts here: give --estimate-tissue or tissue maps); 1 too small to be judged: {tmp_path / 'found'}" in lines[0]
         assert {f"synthetic-glioma-001: {marked}", f"synthetic-glioma-001: {small}", "flagged: 1 of 2"} <= {*lines}
         record = read_sealed(tmp_path / "found" / "synthetic-glioma-002" / "detection.json")
         RUN.keep(tmp_path / "found", "synthetic-glioma-002", {"cube": record.pop("opening"), **record})
