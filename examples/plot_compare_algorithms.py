@@ -15,12 +15,12 @@ import matplotlib.pyplot as plt
 
 import dmrifit
 
-# Eight patients on each scanner, and one more who has the clinical images only. Your own table
+# Six patients on each scanner, and one more who has the clinical images only. Your own table
 # replaces these.
 for folder in ("build/demo/data", "build/demo/new", "build/demo/study"):
     shutil.rmtree(folder, ignore_errors=True)
 for name in ("cohort1", "cohort2"):
-    dmrifit.simulate_cohort(name, 8, n_jobs=-1, random_state=0).write("build/demo/data")
+    dmrifit.simulate_cohort(name, 6, n_jobs=-1, random_state=0).write("build/demo/data")
 protocol = dmrifit.Protocol.preset("cohort1")
 clinical = protocol.take(protocol.clinical())
 dmrifit.simulate_cohort(clinical, 1, name="new", random_state=0).write("build/demo/new")
@@ -32,7 +32,7 @@ cohorts = dmrifit.Cohort.read("build/demo/data/participants.tsv")
 names = [name for name in dmrifit.ALGORITHMS if name != "CNN"]
 options = {"resynthesize": True, "n_jobs": -1, "random_state": 0}
 evaluation = dmrifit.learning_curve(
-    cohorts, sizes=(1, 3, 7), algorithms=names, train_on=("same", "other"), **options
+    cohorts, sizes=(1, 3, 5), algorithms=names, train_on=("same", "other"), **options
 )
 page = dmrifit.write_report(evaluation, "build/demo/study")
 
