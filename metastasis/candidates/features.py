@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -17,48 +19,11 @@ from metastasis.scans.local_level import local_level
 #: scan: one found 80 % of implants at 0.56, another one at 0.005 only.
 LEVELS = (0.005, 0.02, 0.1, 0.4)
 
+_MEANINGS = tomllib.loads(files(__package__).joinpath("data", "features.toml").read_text("utf-8"))
 #: Features of a candidate in the scan, with what they are.
-FEATURES = {
-    "log_volume": "logarithm of the volume in mm³",
-    "max_probability": "largest probability of the network",
-    "mean_probability": "mean probability of the network",
-    "level": "probability from which its voxels were joined",
-    "max_intensity": "largest intensity, in local levels of unenhanced brain",
-    "high_intensity": "95 % quantile of the intensity",
-    "mean_intensity": "mean intensity",
-    "spread_intensity": "standard deviation of the intensity",
-    "contrast": "mean intensity above the median of the shell around it",
-    "bright_shell": "share of the shell above its median by more than half the contrast",
-    "dark_shell": "share of the shell that is fluid or outside the brain",
-    "compactness": "volume with what it encloses, against that of a ball with its extent",
-    "elongation": "longest against middle extent",
-    "flatness": "middle against shortest extent",
-    "tubeness": "curvature along two axes alone (70 % quantiles of its voxels), as in a vessel",
-    "sheetness": "curvature along one axis alone, as in dura",
-    "blobness": "curvature along all axes",
-    "core_share": "enclosed voxels against its own",
-    "core_intensity": "mean intensity of enclosed voxels, against its own",
-    "depth": "mean distance to the surface of the brain in mm",
-    "least_depth": "smallest distance to the surface in mm",
-    "midplane": "distance of its center to the middle of the brain, left to right, in mm",
-}
-
+FEATURES: dict[str, str] = _MEANINGS["scan"]
 #: Features of a candidate in scan and prior; missing without a prior.
-PRIOR_FEATURES = {
-    "mean_change": "mean of intensity minus local maximum of the prior, above that of the shell",
-    "max_change": "largest of intensity minus local maximum of the prior, above the shell's",
-    "prior_intensity": "mean local maximum of the prior",
-    "prior_contrast": "median local maximum of the prior above the median of the shell",
-    "contrast_change": "contrast minus contrast in the prior",
-    "aligned_change": "mean of intensity minus prior in its place, above that of the shell",
-    "change_deviation": "the same, in standard deviations of the change in the shell",
-    "changed_share": "share of its voxels above the prior nearby by more than half its contrast",
-    "faded": "largest of prior minus local maximum of intensity, in it or around",
-    "likeness": "correlation of scan and prior in it and around",
-    "contrast_ratio": "contrast in the prior against contrast",
-    "prior_probability": "largest probability of the network in the prior, in it or beside",
-    "probability_change": "largest probability minus that in the prior",
-}
+PRIOR_FEATURES: dict[str, str] = _MEANINGS["prior"]
 
 #: mm to each side in which maxima are taken: alignment is not perfect.
 _PRIOR_REACH = 1.2
