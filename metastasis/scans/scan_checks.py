@@ -155,12 +155,9 @@ def contrast_note(case: Case) -> str:
     if n_values < _FEWEST_VALUES:
         return f"{case.name}: the scan has only {counted(n_values, 'value')}: is it a label image?"
     median, brightest = np.quantile(inner, (0.5, 0.999))
-    if median <= 0 or brightest >= _VESSELS * median:
+    bright, vessels = np.quantile(deep, (0.99, 0.999)) if deep.size else (1, 0)
+    if median <= 0 or brightest >= _VESSELS * median or vessels >= _DEEP_VESSELS * bright:
         return ""
-    if deep.size:
-        bright, brightest_deep = np.quantile(deep, (0.99, 0.999))
-        if brightest_deep >= _DEEP_VESSELS * bright:
-            return ""
     return (
         f"{case.name}: no bright vessels, the brightest .1 % of the inner brain begin at "
         f"{brightest / median:.2f} × its median; is this a post-contrast T1 scan?"
