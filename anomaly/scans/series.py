@@ -377,7 +377,9 @@ class SeriesDetector(BaseEstimator):
         defaults = {"spacing": spacing, "center": self.center, "directions": mode}
         scan = series.prepare(fitted=self.protocol_, shape=self.shape_, **(defaults | options))
         if self.training_ and file_record(series.image)["SHA256"] in self.training_.images:
-            scan.notes["learned"] = "the model was trained on this scan and finds less in it"
+            scan.notes["learned"] = (
+                "the model was trained or calibrated on this scan and finds less in it"
+            )
         if self.center == "grid" and self.detector_._one_size:
             apart = np.linalg.norm(scan.case.affine[:3, 3] - self.origin_)
             if apart > _APART * max(self.edges_):

@@ -123,8 +123,7 @@ class CaseRun:
 
         path = paths[0]
         table = folder_table(path)
-        are_images = len(paths) > 1 or is_pattern(path)
-        are_images |= is_bids_folder(path) and table == path
+        are_images = len(paths) > 1 or is_pattern(path) or (is_bids_folder(path) and table == path)
         is_table = path.is_dir() or path.suffix.lower() in (".tsv", ".csv")
         if are_images or is_table:
             refuse_files(first_few([str(path) for path in paths]), options or {})

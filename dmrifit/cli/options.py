@@ -88,6 +88,8 @@ def named_images(paths: Sequence[Path], bids: str = "") -> list[Path]:
                 remedy = f"no image in it (*.nii, *.nii.gz) has a .bval file of its name; {remedy}"
         for image in matches:
             check_file(image, remedy=remedy)
+            if image.suffix.lower() in (".tsv", ".csv"):
+                raise ValueError(f"{image} is a table; name one table alone, or images")
         images += matches
     return images
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted
 from dmrifit.cohort.patches import neighborhoods, with_signal
 from dmrifit.cohort.scaling import PatientScale, reference_columns
@@ -56,6 +57,7 @@ def source_volumes(
     if source.te is None and protocol.te is not None:
         # An estimator without echo times matches measurements by their b-values alone.
         protocol = Protocol(protocol.b, directions=protocol.directions, name=protocol.name)
+    check_number("the tolerance of b-values", b_tolerance or 0)
     tolerance = {} if b_tolerance is None else {"b_tolerance": b_tolerance}
     contrasts = protocol
     if average is not None:

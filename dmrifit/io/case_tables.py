@@ -342,8 +342,9 @@ def folder_rows(folder: Path | Sequence[Path], images: Sequence[str]) -> list[di
     List the images of a folder, or named ones, as a table of cases does.
 
     Each image is a case with the name of its file, ``p1`` for ``p1.nii.gz``, ``p1_dwi.nii.gz`` or
-    ``p1_image.nii.gz`` (with the first column ``image``); ``p1_brain.nii.gz`` then goes into its
-    column ``brain``. Named images of one name are called by their folders.
+    ``p1_image.nii.gz`` (with the first column ``image``); ``p1_brain.nii.gz`` or
+    ``p1_image_brain.nii.gz`` then goes into its column ``brain``. Named images of one name are
+    called by their folders.
     """
     main, *others = images
     if isinstance(folder, Path):
@@ -352,7 +353,8 @@ def folder_rows(folder: Path | Sequence[Path], images: Sequence[str]) -> list[di
     else:
         paths = list(dict.fromkeys(folder))
         texts = [str(path) for path in paths]
-    names = [stem(path).removesuffix(f"_{main}").removesuffix(_SERIES) for path in paths]
+    end = rf"(_{main}|{_SERIES})(?=(_({'|'.join(others)}))?$)"
+    names = [re.sub(end, "", stem(path)) for path in paths]
     if not isinstance(folder, Path) and len(set(names)) < len(names):
         folders = [path.absolute().parent.name for path in paths]
         names = folders if len(set(folders)) == len(folders) else names

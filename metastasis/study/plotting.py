@@ -84,7 +84,7 @@ def place_to_show(case: Case, labels: NDArray[Any]) -> tuple[NDArray[np.float64]
     is_lesion = table["kind"] == "lesion"
     is_missed = is_lesion & ~table["found"].astype(bool)
     # Errors first: they are what a reader of the picture has to judge.
-    choices = {"largest lesion missed": is_missed, wrong: ~is_lesion, "largest lesion": is_lesion}
+    choices = {"largest missed lesion": is_missed, wrong: ~is_lesion, "largest lesion": is_lesion}
     for description, is_chosen in choices.items():
         if is_chosen.any():
             rows = table[is_chosen].sort_values("volume_mL", ascending=False, kind="stable")

@@ -232,7 +232,7 @@ def test_a_model_file_finds_the_same_and_keeps_the_healthy_scans_of_its_threshol
     np.testing.assert_array_equal(usual.map, expected.map)
     np.testing.assert_array_equal(usual.found, expected.found)
     assert usual.differs is False
-    assert "trained on this scan" in again.detect(healthy[0]).notes[0]
+    assert "trained or calibrated on this scan" in again.detect(healthy[0]).notes[0]
     assert usual.figures.share == pytest.approx(usual.found.sum() / usual.scan.case.scored.sum())
     assert usual.figures.n_components == len(usual.lesions)
     # A scan is judged as a whole by the threshold and the opening of the model.

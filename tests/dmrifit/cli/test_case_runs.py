@@ -376,6 +376,8 @@ def test_a_folder_of_images_is_as_good_as_a_table_where_columns_are_known(tmp_pa
     scan.touch()
     assert case_run.named_cases([tmp_path / "bids"], columns, options) == ([scan], True)
     (tmp_path / "cases.tsv").touch()
+    with pytest.raises(ValueError, match=r"cases\.tsv is a table; name one table alone, or images"):
+        case_run.named_cases([images[0], tmp_path / "cases.tsv"], columns)
     for path in (tmp_path, tmp_path / "cases.tsv"):
         assert case_run.named_cases([path], columns) == (path, True)
     assert capsys.readouterr().err == f"using {tmp_path / 'cases.tsv'}\n"

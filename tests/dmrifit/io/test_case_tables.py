@@ -171,17 +171,17 @@ def folder_of(folder, *names):
 
 def test_each_image_of_a_folder_is_a_case_with_the_images_named_after_it(tmp_path):
     folder = folder_of(
-        tmp_path / "scans", "p2.nii.gz", "p1_image.nii", "p1_label.nii.gz", "p1_prior.nii.gz", "p1_prior_label.nii.gz",
-        "p3_dwi.nii.gz", "p3_dwi.bval", "p3_brain.nii.gz", "skull_brain.nii.gz", ".p9.nii.gz", "notes.txt",
+        tmp_path / "scans", "p2.nii.gz", "p1_image.nii", "p1_label.nii.gz", "p1_image_prior.nii.gz", "notes.txt",
+        "p3_dwi.nii.gz", "p1_prior_label.nii.gz", "p3_dwi_brain.nii.gz", "skull_brain.nii.gz", ".p9.nii.gz",
     )  # fmt: skip
     (folder / "p8.nii.gz").mkdir()
     columns = ("image", "label", "prior", "brain", "prior_label")
     rows = folder_rows(folder, columns)
     assert [list(row) for row in rows] == [["name", *columns]] * 4
     assert [tuple(row.values()) for row in rows] == [
-        ("p1", "p1_image.nii", "p1_label.nii.gz", "p1_prior.nii.gz", "", "p1_prior_label.nii.gz"),
+        ("p1", "p1_image.nii", "p1_label.nii.gz", "p1_image_prior.nii.gz", "", "p1_prior_label.nii.gz"),
         ("p2", "p2.nii.gz", "", "", "", ""),
-        ("p3", "p3_dwi.nii.gz", "", "", "p3_brain.nii.gz", ""),
+        ("p3", "p3_dwi.nii.gz", "", "", "p3_dwi_brain.nii.gz", ""),
         # There is no image skull, so this one is no mask of it.
         ("skull_brain", "skull_brain.nii.gz", "", "", "", ""),
     ]

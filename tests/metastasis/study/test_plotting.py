@@ -28,7 +28,7 @@ def test_overlays_are_drawn_at_what_went_wrong(synthetic_cases):
     case = synthetic_cases[0]
     affine = case.affine
     place, what = place_to_show(case, np.zeros(case.shape))
-    assert what == "largest lesion missed"
+    assert what == "largest missed lesion"
     index = np.linalg.solve(affine, [*place, 1])[:3].round().astype(int)
     assert case.label[tuple(slice(i - 2, i + 3) for i in index)].any()
     extra = case.label.copy()
