@@ -348,7 +348,8 @@ def named_maps(
     for name in _DIFFUSIVITIES.keys() & files.keys():
         unit = (units or {}).get(name, "")
         if not unit:
-            warnings.warn(f"no unit is given for {name} (--unit {name}=um2/ms)", stacklevel=3)
+            hint = f"{name}=um2/ms for values near 1, mm2/s near 0.001, 10-6mm2/s near 1000"
+            warnings.warn(f"no unit is given for {name} (--unit {hint})", stacklevel=3)
         elif plain_unit(unit) not in DIFFUSIVITY_FACTORS:
             raise ValueError(
                 f"{name} has the unit {unit} (--unit, or the column unit), which is not a unit "
