@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import glob
 import json
+import re
 import shlex
 import time
 import warnings
@@ -50,8 +51,9 @@ if TYPE_CHECKING:
     from dmrifit.engine.protocol import Protocol
 
 _TABLE, _COLUMNS = "fits.tsv", "fits.json"
-_VERSION = 3  # of what a record holds; scans of another one are fitted again
+_VERSION = 4  # of what a record holds; scans of another one are fitted again
 _PAGE = "index.html"
+_NAMES = ("name", "subject", "visit")  # of a scan
 _FEWEST_COMPARED = 5  # scans of a model, below which none is told to differ from the others
 _TEXTS = Texts(__file__)
 _SENTENCES = ("differs from the others", "noise", "refit with")  # columns of the overview
@@ -133,11 +135,7 @@ def fit_many(
         cases,
         settings,
         run,
-        names=lambda case: {
-            "name": case[0].name,
-            "subject": case[0].subject,
-            "visit": case[0].session or "1",
-        },
+        names=lambda case: {key: getattr(case[0], key) for key in _NAMES},
         work=partial(fit_one, out=out.resolve(), options=fit_options),
         inputs=lambda case: {"version": _VERSION, "sources": _sources(case[0], case[1], te)},
         is_whole=lambda case, record: (out / _sidecar(case[0], record["model"])).is_file(),
@@ -185,9 +183,7 @@ def fit_one(
     medians = {name: entry.get("BelievedMedian") for name, entry in free.items()}
     record = {
         "version": _VERSION,
-        "name": scan.name,
-        "subject": scan.subject,
-        "session": scan.session,
+        **{key: getattr(scan, key) for key in _NAMES},
         "synthetic": False,
         "model": model,
         "sidecar": _sidecar(scan, model),
@@ -269,24 +265,24 @@ def print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
     # Warnings were printed when they arose.
     warned = description.get("Warnings", [])
     lines += [text for text in verdict.fit_sentences(description) if text not in warned]
-    if line := refit_line(context, verdict.remedies(description), out):
+    if line := refit_line(context, verdict.remedies(description), sidecar):
         lines.append(f"to refit: {line}")
     for line in filter(None, [*lines, *file_lines(description, out)]):
         typer.echo(line)
 
 
 def refit_line(
-    context: typer.Context, remedies: Mapping[str, Any], out: Path, **inputs: Any
+    context: typer.Context, remedies: Mapping[str, Any], sidecar: Path, **inputs: Any
 ) -> str:
     """
-    Write the command that fits a scan again as advised, into a folder beside the first one.
+    Write the command that fits a scan again as advised, into a folder beside that of its maps.
 
-    An empty text without advice, or where that folder exists. `inputs` take the place of those of
-    the command that runs.
+    An empty text without advice, or where the scan was refitted. `inputs` take the place of those
+    of the command that runs.
     """
     changes = {"cluster": None, "jobs": 1, "overwrite": False, **inputs, **remedies}
-    changes["out"] = out.with_name(f"{out.name}_refit")
-    if not remedies or changes["out"].exists():
+    changes["out"] = sidecar.parent.with_name(f"{sidecar.parent.name}_refit")
+    if not remedies or _refits(sidecar, "dwimap.json"):
         return ""
     line = ["dmrifit", str(context.info_name)]
     for parameter in context.command.params:
@@ -303,6 +299,14 @@ def refit_line(
                 text = f"{item:.15g}" if isinstance(item, float) else str(item)
                 line += [parameter.opts[0], text]
     return shlex.join(line)
+
+
+def _refits(sidecar: Path, ending: str) -> list[Path]:
+    """List the files of a scan in the folder of refits, which other scans may share."""
+    name = re.sub("_model-[^_]+", "", sidecar.name).replace("dwimap.json", ending)
+    folder = sidecar.parent.with_name(f"{sidecar.parent.name}_refit")
+    paths = sorted(folder.glob(f"*_{ending}"))
+    return [path for path in paths if re.sub("_model-[^_]+", "", path.name) == name]
 
 
 def _line(record: Mapping[str, Any]) -> str:
@@ -328,9 +332,7 @@ def _sources(
 def _row(_folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """Give the row of a scan in the table of fits, which dmrifit roi reads."""
     return {
-        "name": record["name"],
-        "subject": record["subject"],
-        "visit": record["session"] or "1",
+        **{key: record[key] for key in _NAMES},
         "maps": record["sidecar"],
         **{key: record[key] for key in ("model", "voxels", "fitted")},
         "seconds": round(record["seconds"], 1),
@@ -381,9 +383,7 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
         notes = Fold(counted(len(record["notes"]), "note"), *texts, *record["notes"])
         options = record["remedies"].items()
         refit: Any = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in options)
-        folder = (out / page).parent
-        refitted = sorted(folder.with_name(f"{folder.name}_refit").glob("*_quicklook.html"))
-        if refitted:
+        if refitted := _refits(out / record["sidecar"], "quicklook.html"):
             refit = Link(refitted[0].relative_to(out).as_posix(), refit or "refitted")
         order = -abs(distance) if words else 0.0, -max(record["in_doubt"].values(), default=0.0)
         cells |= {"refit with": refit, "notes": notes if notes else "none"}
@@ -443,8 +443,8 @@ def _result_lines(
         inputs = record["inputs"]
         # Scans in several images are fitted together as a folder or a table alone.
         if len(inputs["images"]) == 1:
-            maps = (out / record["sidecar"]).parent
-            if line := refit_line(context, record["remedies"], maps, **inputs):
+            sidecar = out / record["sidecar"]
+            if line := refit_line(context, record["remedies"], sidecar, **inputs):
                 yield f"{record['name']}: to refit: {line}"
     yield from _models_differ(records)
     yield f"table: {out / _TABLE}"

@@ -181,6 +181,7 @@ def preprocess(
     Example: dmrifit preprocess sub-01_dwi.nii.gz --steps denoise,gibbs --out clean
     """
     from dmrifit.imaging.scan_pipeline import preprocess_image
+    from dmrifit.report.numerals import significant
 
     images, protocol = scan_of(image, files, needs_te=True)
     options: dict[str, Any] = {"steps": list(steps), "mask": mask, "slice_axis": slice_axis}
@@ -189,7 +190,7 @@ def preprocess(
     described = json.loads(sidecar.read_text(encoding="utf-8"))
     sigma = described["Sigma"]
     cleaned = str(out / described["File"])
-    typer.echo(f"noise: median sigma {sigma['Median']:.4g} ({sigma['Method']})")
+    typer.echo(f"noise: median sigma {significant(sigma['Median'])} ({sigma['Method']})")
     if motion := described.get("Motion"):
         shift, angle = max(motion["Shifts"]), max(motion["Rotations"])
         lost = counted(motion["VoxelsOutside"], "voxel")
@@ -264,14 +265,16 @@ def roi(
         if (regions["doubtful"] > 0).any():
             lines.append("medians include voxels in doubt; index.html and fits.tsv leave them out")
         if "visit" in regions and len(set(regions["visit"])) > 1:
-            repeats = repeatability(regions)
-            lines.append(repeatability_text(repeats))
-            if (repeats["n_subjects"] > 0).any():
-                save_table(repeats, files.path(repeatability_name), 7)
-                lines.append(f"repeatability: {out.parent / repeatability_name}")
-    n_fits = len(regions.drop_duplicates(["folder", "scan", "model"]))
-    n_labels = counted(regions["label"].nunique(), "label")
-    for line in [f"{counted(n_fits, 'fit')}, {n_labels}: {out}", *lines]:
+            try:
+                repeats = repeatability(regions)
+                lines.append(repeatability_text(repeats))
+                if (repeats["n_subjects"] > 0).any():
+                    save_table(repeats, files.path(repeatability_name), 7)
+                    lines.append(f"repeatability: {out.parent / repeatability_name}")
+            except ValueError as error:
+                lines.append(f"repeatability is not computed: {error}")
+    n_scans = counted(len(regions.drop_duplicates(["folder", "scan"])), "scan")
+    for line in [f"{n_scans}, {counted(regions['label'].nunique(), 'label')}: {out}", *lines]:
         typer.echo(line)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from dmrifit._utils.counts import first_few
-from dmrifit._utils.text_files import check_file, read_small
+from dmrifit._utils.text_files import check_file
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.tables import number_in
@@ -41,12 +41,14 @@ def say(message: str) -> None:
     typer.echo(f"dmrifit: {message}", err=True)
 
 
-def beside(image: Path, extension: str) -> Path | None:
-    """Find the file of the same name with another extension, and print that it is used."""
+def beside(image: Path, extension: str, inherited: str | None = None) -> Path | None:
+    """Find the file of an image's name, or the one it inherits, and print that it is used."""
     path = image.with_name(f"{stem(image)}.{extension}")
     # A pipe or a broken link of that name was meant to be the file.
     if not os.path.lexists(path):
-        return None
+        if inherited is None:
+            return None
+        path = Path(inherited if image.is_absolute() else os.path.relpath(inherited))
     check_file(path)
     say(f"using {path}")
     return path
@@ -111,6 +113,7 @@ def refuse_files(source: str, options: Mapping[str, object]) -> None:
 
 def scan_of(image: Path, files: ProtocolFiles, *, needs_te: bool) -> tuple[list[Path], Protocol]:
     """Find a scan's images and protocol: in a table, named by options, or beside the image."""
+    from dmrifit.cohort.bids_folder import plain_scan
     from dmrifit.io.scan_manifest import read_manifest
     from dmrifit.io.series import Series
 
@@ -126,18 +129,14 @@ def scan_of(image: Path, files: ProtocolFiles, *, needs_te: bool) -> tuple[list[
         return list(manifest.images), manifest.protocol
     # A single volume needs other volumes before it needs b-values.
     Series.open(image)
-    bval = files.bval or beside(image, "bval")
+    (inherited,) = plain_scan(stem(image), image).files()
+    bval = files.bval or beside(image, "bval", inherited.get("bval"))
     if bval is None:
         raise ValueError(
             f"{image}: there is no b-value file {stem(image)}.bval beside it; name one by --bval"
         )
-    te, bvec, te_file = files.te, files.bvec or beside(image, "bvec"), None
-    if not te:
-        sidecar = image.with_name(f"{stem(image)}.json")
-        # A damaged sidecar is reported where it is read as JSON; here it is only looked into.
-        has_te = sidecar.is_file() and b'"EchoTime"' in read_small(sidecar)
-        te_file = beside(image, "te") or (beside(image, "json") if has_te else None)
-    if te_file:
+    te, bvec = files.te, files.bvec or beside(image, "bvec", inherited.get("bvec"))
+    if not te and (te_file := beside(image, "te", inherited.get("te"))):
         try:
             return [image], Protocol.read(bval, str(te_file), bvec)
         except ValueError as error:

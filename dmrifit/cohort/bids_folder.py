@@ -47,9 +47,10 @@ class DiffusionScan:
         return self.entities.get("sub", self.name)
 
     @property
-    def session(self) -> str:
-        """Label of its session, which may be empty."""
-        return self.entities.get("ses", "")
+    def visit(self) -> str:
+        """Labels of its session and its run (runs are repeats, too), or 1 where it has none."""
+        session, run = (self.entities.get(key, "") for key in ("ses", "run"))
+        return " ".join(filter(None, (session, run and f"run-{run}"))) or "1"
 
     def files(self) -> list[dict[str, str]]:
         """Find the b-values, directions and echo times of each image, as absolute paths."""
@@ -123,7 +124,11 @@ def find_scans(root: Path) -> list[DiffusionScan]:
 
 def plain_scan(name: str, image: Path) -> DiffusionScan:
     """Take an image, whose file is named in any way, as a scan of this name."""
-    return DiffusionScan(name, (image,), Path(name), image.parent)
+    # In a BIDS folder, which holds that of the subject, an image inherits sidecars from above.
+    subject = image.name.partition("_")[0]
+    roots = (folder.parent for folder in image.absolute().parents if folder.name == subject)
+    root = next(roots, image.parent) if subject.startswith("sub-") else image.parent
+    return DiffusionScan(name, (image,), Path(name), root)
 
 
 def match_files(

@@ -67,7 +67,8 @@ class NoiseLevel:
     method: str  # how it was estimated, such as "piesno", "repeats" or "residuals"
 
     def __str__(self) -> str:
-        return f"{np.median(self.sigma):.4g} ({self.method})"
+        # Three digits, and no exponent up to a million.
+        return f"{float(f'{np.median(self.sigma):.3g}'):g} ({self.method})"
 
 
 def describe_choice(

@@ -219,17 +219,19 @@ def repeatability(table: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         One row for each label and map: ``n_subjects`` (with two visits or more), ``mean`` over
-        them, ``within_sd`` (within-subject standard deviation, root mean square over subjects, in
-        the unit of the map), ``wcv`` (within-subject coefficient of variation: the root mean
-        square over subjects of a subject's standard deviation divided by the subject's mean; two
-        visits x₁ and x₂ have the standard deviation ``|x₁ − x₂|/√2``), and ``rc_percent`` (the
-        change in percent that 95 % of repeated measurements without true change stay below:
-        1.96·√2·100·wcv), ``rc`` (the repeatability coefficient, 1.96·√2·within_sd, in the unit of
-        the map), and the ends of 95 % intervals of both, ``rc_low``, ``rc_high``,
-        ``rc_percent_low`` and ``rc_percent_high``: rc·√(df/χ²) with the quantiles of χ² at as many
-        degrees of freedom as there are repeats beyond the first. NaN without such subjects, where
-        the medians of each subject are equal, as at a bound, and for wcv and rc_percent where a
-        mean is not positive. Then ``unit``, and ``doubtful``, its mean over all scans.
+        them, ``within_sd`` (within-subject standard deviation, in the unit of the map: the root of
+        the residual mean square of a one-way analysis of variance, in which a subject's variance
+        counts by its number of visits minus 1), ``wcv`` (within-subject coefficient of variation:
+        the root mean square over subjects, weighted in the same way, of a subject's standard
+        deviation divided by the subject's mean; two visits x₁ and x₂ have the standard deviation
+        ``|x₁ − x₂|/√2``), and ``rc_percent`` (the change in percent that 95 % of repeated
+        measurements without true change stay below: 1.96·√2·100·wcv), ``rc`` (the repeatability
+        coefficient, 1.96·√2·within_sd, in the unit of the map), and the ends of 95 % intervals of
+        both, ``rc_low``, ``rc_high``, ``rc_percent_low`` and ``rc_percent_high``: rc·√(df/χ²) with
+        the quantiles of χ² at df degrees of freedom, the number of these visits minus n_subjects.
+        NaN without such subjects, where the medians of each subject are equal, as at a bound, and
+        for wcv and rc_percent where a mean is not positive. Then ``unit``, and ``doubtful``, its
+        mean over all scans.
 
     Raises
     ------
@@ -258,27 +260,30 @@ def repeatability(table: pd.DataFrame) -> pd.DataFrame:
         first = table[is_duplicate].iloc[0]
         raise ValueError(
             f"subject {first['subject']} has label {first['label']}, map {first['map']} twice at "
-            f"visit {first['visit']}; name the visits differently"
+            f"visit {first['visit']}; give each scan a name of its own in the column visit"
         )
     by_subject = table.groupby([*keys, "subject"], sort=False)["median"]
     visits = by_subject.agg(["mean", "var", "count"]).reset_index()
     repeated = visits[visits["count"] >= 2].assign(
-        relative_variance=lambda rows: rows["var"] / rows["mean"] ** 2,
+        freedom=lambda rows: rows["count"] - 1,
+        squares=lambda rows: rows["freedom"] * rows["var"],
+        relative_squares=lambda rows: rows["squares"] / rows["mean"] ** 2,
         # A coefficient of variation has no meaning where means may be 0.
         is_positive=lambda rows: rows["mean"] > 0,
-        freedom=lambda rows: rows["count"] - 1,
     )
     groups = repeated.groupby(keys, sort=False)
     result = groups["mean"].agg(n_subjects="size", mean="mean")
-    # Variances are averaged, not standard deviations, which would be too small on average.
-    result["within_sd"] = np.sqrt(groups["var"].mean())
-    result["wcv"] = np.sqrt(groups["relative_variance"].mean()).where(groups["is_positive"].all())
+    # Variances are averaged, not standard deviations, which would be too small on average. The
+    # interval holds for weights by degrees of freedom where the numbers of visits differ.
+    freedom = groups["freedom"].sum()
+    result["within_sd"] = np.sqrt(groups["squares"].sum() / freedom)
+    relative_variance = groups["relative_squares"].sum() / freedom
+    result["wcv"] = np.sqrt(relative_variance).where(groups["is_positive"].all())
     # Equal medians, as at a bound, tell nothing of how well others repeat.
     result.loc[result["within_sd"] == 0, ["within_sd", "wcv"]] = np.nan
     # A difference has the variance of two measurements.
     result["rc_percent"] = 1.96 * np.sqrt(2) * 100 * result["wcv"]
     result["rc"] = 1.96 * np.sqrt(2) * result["within_sd"]
-    freedom = groups["freedom"].sum()
     for column in ("rc", "rc_percent"):
         for end, quantile in (("low", 0.975), ("high", 0.025)):
             factor = np.sqrt(freedom / chi2.ppf(quantile, freedom))
@@ -343,7 +348,8 @@ def named_maps(
     for name in _DIFFUSIVITIES.keys() & files.keys():
         unit = (units or {}).get(name, "")
         if not unit:
-            warnings.warn(f"no unit is given for {name} (--unit {name}=um2/ms)", stacklevel=3)
+            hint = f"{name}=um2/ms for values near 1, mm2/s near 0.001, 10-6mm2/s near 1000"
+            warnings.warn(f"no unit is given for {name} (--unit {hint})", stacklevel=3)
         elif plain_unit(unit) not in DIFFUSIVITY_FACTORS:
             raise ValueError(
                 f"{name} has the unit {unit} (--unit, or the column unit), which is not a unit "

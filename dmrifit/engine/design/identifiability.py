@@ -92,6 +92,8 @@ def suggest_model(protocol: Protocol) -> tuple[str, str]:
             # As they are listed, those below 10 s/mm² as well.
             n_b = len(split_shells(np.unique(protocol.b)))
             text = counted(n_b, "b-value")
+            if n_b < len(np.unique(protocol.b)):
+                text += " (nearly equal ones count as one)"
             if protocol.te is not None:
                 n_te = len({te for _, te in nominal_contrasts(protocol)})
                 text += " at one echo time" if n_te == 1 else f" at {n_te} echo times"

@@ -47,7 +47,7 @@ def test_a_bids_folder_of_four_becomes_a_folder_of_derivatives_with_a_page(bids,
     arguments = ("roi", out / "fits.tsv", "--out", tmp_path / "roi.csv")
     assert "name the label image of each, relative to the table, in a column labels, which dmrifit fit" in run(*arguments)[2]
     printed = output_of(*arguments, "--labels", labels)
-    assert "4 fits, 1 label:" in printed
+    assert "4 scans, 1 label:" in printed
 
 
 def test_a_bad_subject_is_a_row_and_is_fitted_when_it_is_mended(bids, run, output_of, tmp_path):
@@ -437,10 +437,14 @@ def test_b_values_are_left_out(bids, output_of, tmp_path):
     np.testing.assert_allclose(fitted, plain, rtol=1e-4)
 
 
-def test_a_refit_is_linked_from_the_page_of_all_scans(output_of, tmp_path):
-    capped_scan(tmp_path, "a")
-    arguments = ("fit", tmp_path / "?.nii.gz", "--model", "kurtosis", "--out", tmp_path / "maps")
-    line = re.search("^a: to refit: dmrifit (.*)$", output_of(*arguments), re.MULTILINE)
-    output_of(*shlex.split(line[1]))
-    output_of(*arguments)
-    assert "./a_refit/a_model-kurtosis_quicklook.html" in (tmp_path / "maps" / "index.html").read_text()
+def test_a_refit_is_linked_from_the_page_of_all_scans_in_the_row_of_its_scan(output_of, tmp_path):
+    (dwi := tmp_path / "bids" / "sub-1" / "dwi").mkdir(parents=True)
+    for name in ("sub-1_run-1", "sub-1_run-2"):
+        capped_scan(dwi, f"{name}_dwi")
+        (dwi / f"{name}_dwi.bval").replace(tmp_path / "bids" / "dwi.bval")  # inherited
+    arguments = ("fit", tmp_path / "bids", "--model", "kurtosis", "--out", tmp_path / "maps")
+    lines = re.findall("^sub-1_run-.: to refit: dmrifit (.*)$", output_of(*arguments), re.MULTILINE)
+    output_of(*shlex.split(lines[0]))
+    assert re.findall(": to refit: dmrifit (.*)$", output_of(*arguments), re.MULTILINE) == lines[1:]
+    assert re.findall(r"dwi_refit/(\S+)_model-\w+_q", (tmp_path / "maps" / "index.html").read_text()) == ["sub-1_run-1"]
+    assert fits(tmp_path / "maps")["visit"].tolist() == ["run-1", "run-2"]

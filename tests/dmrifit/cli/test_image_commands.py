@@ -49,7 +49,7 @@ def test_regions_of_many_scans_become_one_table(fitted, run, error_of, output_of
     out = fitted / "roi.csv"
     arguments = ("roi", *folders, "--labels", fitted / "labels.nii.gz", "--names", names, "--out", out)
     printed = output_of(*arguments)
-    assert "2 fits, 2 labels" in printed
+    assert "2 scans, 2 labels" in printed
     table = pd.read_csv(out)
     assert len(table) == 2 * 2 * 5
     assert set(table["scan"]) == {"sub-A_ses-1", "sub-A_ses-2"}
@@ -82,13 +82,15 @@ def test_two_visits_give_the_repeatability(fitted, output_of):
     assert (adc["n_subjects"] == 2).all()
     assert (adc["wcv"] > 0).all()
     assert set(adc["unit"]) == {"µm²/ms"}
-    alone = table[table["subject"] == "A"]
-    text = repeatability_text(repeatability(alone))
+    text = repeatability_text(repeatability(table[table["subject"] == "A"]))
     assert re.search(r"ADC +1 .* \[[\d.]+, [\d.]+\] µm²/ms(?s:.*)one subject alone says little", text)
     other = table.assign(model=table["visit"].map({1: "ivim", 2: "adc"}))
     assert repeatability_text(repeatability(other)).startswith("nothing repeats: no subject has a map of one model")
     (fitted / "scans.tsv").write_text("\n".join([lines[0], lines[1], lines[4]]))
     assert "nothing repeats: no subject has a map" in output_of("roi", fitted / "scans.tsv", "--out", fitted / "once.csv")
+    (fitted / "scans.tsv").write_text("\n".join([*lines[:2], lines[2].replace("\t2\t", "\t1\t"), lines[4]]))
+    printed = output_of("roi", fitted / "scans.tsv", "--out", fitted / "once.csv", "--overwrite")
+    assert "repeatability is not computed: subject A has label 1, map " in printed
     assert not (fitted / "once_repeatability.csv").exists()
 
 
@@ -199,7 +201,7 @@ def test_values_that_are_no_plain_data_are_printed_with_their_reasons(fitted, ou
     np.savetxt(fitted / "gaps.bval", protocol.b[None], fmt="%g")
     printed = output_of("fit", scan, "--model", "adc", "--no-quicklook", "--out", fitted / "gaps")
     assert "3 values in 2 voxels left out: 3 not finite\n" in printed
-    assert "1 negative value in 1 voxel fitted as they are: " in printed
+    assert "1 negative value in 1 voxel fitted unchanged: " in printed
     assert re.search(r"24 voxels, 96 % fitted: 23 [a-z ]+; 1 not fitted\n.*not fitted: 1 voxel with more than a fifth", printed, re.DOTALL)
 
 

@@ -31,7 +31,7 @@ def test_echoes_are_one_scan_and_phase_images_none(root):
     assert not is_bids_folder(root / "sub-1")
     scans = find_scans(root)
     assert [scan.name for scan in scans] == ["sub-1_ses-a", "sub-2"]
-    assert [(scan.subject, scan.session) for scan in scans] == [("1", "a"), ("2", "")]
+    assert [(scan.subject, scan.visit) for scan in scans] == [("1", "a"), ("2", "1")]
     assert [len(scan.images) for scan in scans] == [1, 2]
     assert scans[0].folder.as_posix() == "sub-1/ses-a/dwi"
 

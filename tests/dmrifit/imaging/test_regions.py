@@ -217,25 +217,23 @@ def test_coefficients_of_variation_are_those_of_the_formula_known_and_of_subject
 
 
 def test_a_region_twice_at_one_visit_is_refused():
-    table = visits([1.0], [2.0])
-    with pytest.raises(ValueError, match=r"subject 0 has label 1, map D twice at visit 0"):
-        repeatability(table.assign(visit=0))
+    with pytest.raises(ValueError, match=r"subject 0 has label 1, map D twice at visit 0; .* in the column visit"):
+        repeatability(visits([1.0], [2.0]).assign(visit=0))
 
 
 def test_the_repeatability_coefficient_is_in_its_interval_as_often_as_it_says():
     rng = np.random.default_rng(0)
     rows = []
     for study in range(200):
-        for subject in range(8):
-            for visit in (1, 2):
+        for subject, n_visits in enumerate((2, 2, 2, 10)):
+            for visit in range(1, n_visits + 1):
                 value = 1.0 + 0.1 * subject + 0.05 * rng.normal()
                 rows.append((study, f"p{subject}", visit, 1, "liver", "ADC", value))
     table = pd.DataFrame(rows, columns=["model", "subject", "visit", "label", "name", "map", "median"])
     found = repeatability(table)
     truth = 1.96 * np.sqrt(2) * 0.05
     assert found["rc"].mean() == pytest.approx(truth, rel=0.05)
-    inside = (found["rc_low"] < truth) & (truth < found["rc_high"])
-    assert 0.9 < inside.mean() < 0.99
+    assert 0.91 < ((found["rc_low"] < truth) & (truth < found["rc_high"])).mean() < 0.99
     np.testing.assert_allclose(found["rc"], 1.96 * np.sqrt(2) * found["within_sd"])
     assert (found["rc_percent_low"] < found["rc_percent"]).all()
     alone = repeatability(table[table["visit"] == 1].query("model == 0"))
@@ -258,23 +256,22 @@ def test_maps_of_other_programs_are_summarized_from_a_table_or_by_their_names(tm
                 rows.append((subject, visit, name, file, unit or "n/a", "labels.nii.gz"))
     columns = ["subject", "visit", "map", "file", "unit", "labels"]
     pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "maps.tsv", sep="\t", index=False)
-    foreign = tmp_path
-    table = summarize_fits([foreign / "maps.tsv"])
+    table = summarize_fits([tmp_path / "maps.tsv"])
     assert table["map"].tolist() == ["MD", "FA"] * 4
     assert set(table["unit"]) == {"µm²/ms", ""}
     assert table["subject"].tolist() == ["A"] * 4 + ["B"] * 4
     assert table["median"][0] == pytest.approx(0.8, rel=0.05)
     assert (repeatability(table)["n_subjects"] == 2).all()
-    text = (foreign / "maps.tsv").read_text()
-    (foreign / "twice.tsv").write_text(text + text.splitlines()[1] + "\n")
+    text = (tmp_path / "maps.tsv").read_text()
+    (tmp_path / "twice.tsv").write_text(text + text.splitlines()[1] + "\n")
     with pytest.raises(ValueError, match="stands in an earlier row"):
-        summarize_fits([foreign / "twice.tsv"])
-    maps = {"MD": foreign / "A1_MD.nii.gz"}
-    table = summarize_fits([], [foreign / "labels.nii.gz"], maps=maps, units={"MD": "µm²/ms"})
+        summarize_fits([tmp_path / "twice.tsv"])
+    maps = {"MD": tmp_path / "A1_MD.nii.gz"}
+    table = summarize_fits([], [tmp_path / "labels.nii.gz"], maps=maps, units={"MD": "µm²/ms"})
     assert table[["map", "unit", "n", "scan"]].to_numpy().tolist() == [["MD", "µm²/ms", 16, "A1_MD"]]
     with pytest.raises(ValueError, match="given to FA, which is not a map"):
-        summarize_fits([], [foreign / "labels.nii.gz"], maps=maps, units={"FA": "1"})
+        summarize_fits([], [tmp_path / "labels.nii.gz"], maps=maps, units={"FA": "1"})
     with pytest.raises(FileNotFoundError, match="no such file"):
-        summarize_fits([], [foreign / "labels.nii.gz"], maps={"MD": foreign / "none.nii"}, units={"MD": "um2/ms"})
+        summarize_fits([], [tmp_path / "labels.nii.gz"], maps={"MD": tmp_path / "none.nii"}, units={"MD": "um2/ms"})
     with pytest.raises(ValueError, match="need one label image"):
-        summarize_fits([foreign], [], maps=maps)
+        summarize_fits([tmp_path], [], maps=maps)

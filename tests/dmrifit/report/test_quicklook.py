@@ -177,7 +177,7 @@ def test_values_left_out_and_negative_ones_are_told_with_their_reasons(tmp_path)
     page = (tmp_path / "out" / "gaps_model-adc_quicklook.html").read_text(encoding="utf-8")
     text = " ".join(re.sub(r"<[^>]+>", " ", page.partition("<body>")[2]).split())
     assert "4 values in 3 voxels left out: 1 not finite, 3 zero (a dropout, or outside the field of view)" in text
-    assert "3 negative values in 2 voxels fitted as they are" in text
+    assert "3 negative values in 2 voxels fitted unchanged" in text
     assert re.search("Not fitted: 1 voxel with more than a fifth of the values left out.* --starts auto ", text)
 
 
