@@ -490,6 +490,8 @@ def describe_prediction(
     target: Protocol,
     scale: float,
     files: Mapping[str, str],
+    settings: Mapping[str, Any],
+    voxels: Mapping[str, int],
 ) -> dict[str, Any]:
     """Describe a prediction for the JSON file that stands beside its maps."""
     parameters = describe(estimator.get_params(deep=False))
@@ -514,6 +516,8 @@ def describe_prediction(
     return described | {
         "Scale": scale,
         "NoValue": "0 outside the mask, NaN inside it where nothing could be predicted",
+        "Settings": settings,
+        "Voxels": voxels,
     }
 
 
