@@ -141,8 +141,7 @@ def table(
         for column in ("image", "bval", "te", "bvec"):
             paths = [file[column] for file in scan.files() if column in file]
             row[column] = ",".join(os.path.relpath(path) for path in paths)
-        row |= {name: os.path.relpath(path) for name, path in matched.items() if path is not None}
-        rows.append(row)
+        rows.append(row | {name: os.path.relpath(path) for name, path in matched.items() if path})
     if not rows:
         raise ValueError(f"--mask {mask}: no scan of {folder} has a mask and b-values")
     used = pd.DataFrame(rows).replace("", None).dropna(axis="columns", how="all")
@@ -308,9 +307,11 @@ def predict(
     The measurements that the model needs are selected by their b-values and echo times. A model
     that was trained with intervals writes their ends, which are those of a one-step fit (dmrifit
     fit --method nlls), and how typical each voxel is of training. A model of strategy m2m also
-    takes maps of ADC_fast, ADC_slow and F, and optionally S0, that another program has fitted
-    (--map, with --unit where they are not in µm²/ms). Takes seconds for a volume of 100,000
-    voxels; the image is read slab by slab.
+    takes maps that another program has fitted (--map, with --unit where they are not in µm²/ms):
+    ADC_fast, from b = 0, 50 and 100 s/mm²; ADC_slow, from b = 100, 400 and 900; F = 1 - S0_slow /
+    S0, with S0_slow from the fit of ADC_slow and S0 from one ADC fit to all inputs (F is not f
+    of IVIM); and optionally this S0. Takes seconds for a volume of 100,000 voxels; the image is
+    read slab by slab.
 
     Options:
     b_tolerance S/MM2: How far b-values of the image may be from those of the model.
@@ -342,6 +343,8 @@ def predict(
             f"{model} holds a {type(estimator).__name__}, which predicts no protocol; train one "
             "by dmrifit train"
         )
+    options: dict[str, Any] = {"out": out, "overwrite": overwrite, "model_file": model}
+    options["command"] = command_line() + ("" if overwrite else " --overwrite")
     if map_:
         from dmrifit.imaging.foreign_maps import predict_from_maps
 
@@ -350,24 +353,24 @@ def predict(
         if prediction.mask == "auto":
             raise ValueError("--mask auto finds the body in signals; with --map name a mask file")
         mask = None if prediction.mask in (None, "none") else Path(prediction.mask)
-        options: dict[str, Any] = {"units": unit or {}, "mask": mask, "overwrite": overwrite}
-        predicted = predict_from_maps(estimator, map_, out, **options)
+        predicted = predict_from_maps(estimator, map_, units=unit or {}, mask=mask, **options)
+        factors = predicted.sidecar["Settings"]["Factors"].items()
+        used = ", ".join(f"{name} × {factor:g}" for name, factor in factors)
+        say(f"using maps: {used} (in µm²/ms; F from 0 to 1)")
         if quicklook:
             say("no page is written, because it needs an image")
     elif image is None:
         raise ValueError("no image is named; give one, or maps of a clinical fit (--map)")
     else:
         images, protocol = scan_of(image, files, needs_te=source.te is not None)
-        options = vars(prediction) | {"out": out, "overwrite": overwrite, "model_file": model}
-        options["sigma"] = number_or_path(prediction.sigma)
+        options |= vars(prediction) | {"sigma": number_or_path(prediction.sigma)}
         options["average"] = options.pop("average_directions")
         options["quicklook"] = quicklook and can_draw("quick-look page")
-        options["command"] = command_line() + ("" if overwrite else " --overwrite")
         predicted = predict_image(estimator, images, protocol=protocol, progress=True, **options)
         used = "; ".join(contrast_lines(source))
         say(f"using protocol: {used} (of {counted(len(protocol), 'volume')})")
-        typer.echo(map_verdict(predicted.sidecar))
-    lines = [*value_lines(predicted.sidecar), *file_lines(predicted.sidecar, out)]
+    sidecar = predicted.sidecar
+    lines = [map_verdict(sidecar), *value_lines(sidecar), *file_lines(sidecar, out)]
     for line in lines + predicted.advice():
         typer.echo(line)
 

@@ -648,13 +648,13 @@ def predict_image(
             for slab, inside, rows in slabs:
                 prediction.add(rows, unit, noise_of_voxels(noise, slab, inside), slab, inside)
             typical_noise = _typical_noise(readable, region, noise)
-        sidecar = describe_prediction(strategy, model, target, unit, files)
         scale_text = "given" if scale else "none"
         if isinstance(scale, PatientScale):
             scale_text = "patient"
         settings = {"Scale": scale_text, "Sigma": _noise_text(noise), "Region": region_text}
-        sidecar["Settings"] = settings | {"BTolerance": b_tolerance, "Command": command}
-        sidecar["Voxels"] = prediction.counts
+        settings |= {"BTolerance": b_tolerance, "Command": command}
+        counts = prediction.counts
+        sidecar = describe_prediction(strategy, model, target, unit, files, settings, counts)
         tissue = find_tissue(
             scan.values, prediction.region, typical_noise, is_masked=region is not None
         )

@@ -13,6 +13,7 @@ from dmrifit.imaging.image_maps import ImageMaps
 from dmrifit.imaging.regions import DIFFUSIVITY_FACTORS, named_maps, plain_unit
 from dmrifit.io.atomic_files import write_text
 from dmrifit.io.bids_derivatives import (
+    ALL_VOXELS,
     common_stem,
     derivative_name,
     describe_prediction,
@@ -101,6 +102,8 @@ def predict_from_maps(
     units: Mapping[str, str],
     mask: Path | None = None,
     overwrite: bool = False,
+    command: str | None = None,
+    model_file: Path | None = None,
 ) -> ImageMaps:
     """
     Predict the maps of an advanced protocol from clinical metrics that another program fitted.
@@ -136,32 +139,32 @@ def predict_from_maps(
     if mask is not None:
         files["mask"] = mask
     volumes, affine = read_maps(files)
-    inside = np.all([np.isfinite(volumes[name]) for name in METRICS], axis=0)
-    inside &= np.any([volumes[name] != 0 for name in METRICS], axis=0)
+    region, region_text = np.any([np.nan_to_num(volumes[x]) for x in METRICS], axis=0), ALL_VOXELS
+    inside = region & np.all([np.isfinite(volumes[name]) for name in METRICS], axis=0)
     if mask is not None:
-        inside &= binarize(volumes.pop("mask"), name=str(mask))
-    metrics = [
-        _in_units(name, volumes[name][inside], units.get(name, ""), str(maps[name]))
-        for name in METRICS
-    ]
+        region, region_text = binarize(volumes["mask"], name=str(mask)), f"{mask.name} above 0.5"
+        inside &= region
+    metrics = [_in_units(x, volumes[x][inside], units.get(x, ""), str(maps[x])) for x in METRICS]
     features = np.column_stack(metrics)
     s0 = volumes["S0"][inside] if "S0" in volumes else np.ones(len(features))
     predicted = estimator.maps_from(Clinical(features, s0, s0))
     model = resolve_model(estimator.model)
     scan = common_stem(list(maps.values())) or out.name
     entities = {"model": model.name, "desc": "predicted"}
-    names = {
-        name: derivative_name(scan, "dwimap.nii.gz", **entities, param=name)
-        for name in model.names
-    }
+    names = {x: derivative_name(scan, "dwimap.nii.gz", **entities, param=x) for x in model.names}
     sidecar = derivative_name(scan, "dwimap.json", **entities)
-    assert estimator.target is not None
-    description = describe_prediction(estimator, model, estimator.target, 1.0, names)
+    target = estimator.target
+    assert target is not None
+    # By which the maps were multiplied, to µm²/ms and shares.
+    factors = {name: _FACTORS[plain_unit(units.get(name, ""))] for name in METRICS}
+    settings: dict[str, Any] = {"Metrics": {name: Path(path).name for name, path in maps.items()}}
+    settings |= {"Units": units, "Factors": factors, "Region": region_text, "Command": command}
+    counts = {"InMask": int(region.sum()), "WithSignal": len(features), "NegativeSignal": 0}
+    description = describe_prediction(estimator, model, target, 1.0, names, settings, counts)
     description["Description"] = "Predicted from maps of a clinical protocol by another program"
     amplitude = next(parameter.name for parameter in model.parameters if parameter.is_amplitude)
     if "S0" not in maps:
         description["Parameters"][amplitude]["Units"] = "multiples of the signal at b = 0"
-    description["Settings"] = {"Metrics": {name: Path(path).name for name, path in maps.items()}}
     summarize_bounds(description, model.parameters, predicted.T)
     images = {}
     for name, column in zip(model.names, predicted.T, strict=True):
@@ -169,7 +172,8 @@ def predict_from_maps(
         values[inside] = column
         images[name] = image_of(values, affine)
         images[name].header["descrip"] = f"dmrifit predicted {name}".encode()
-    predicted_maps = ImageMaps(images, description, names | {"sidecar": sidecar}, sources=files)
+    sources = {**files, "Model file": model_file}
+    predicted_maps = ImageMaps(images, description, names | {"sidecar": sidecar}, sources=sources)
     predicted_maps.save(out, overwrite=overwrite)
     return predicted_maps
 

@@ -490,16 +490,17 @@ def describe_prediction(
     target: Protocol,
     scale: float,
     files: Mapping[str, str],
+    settings: Mapping[str, Any],
+    voxels: Mapping[str, int],
 ) -> dict[str, Any]:
     """Describe a prediction for the JSON file that stands beside its maps."""
-    parameters = describe(estimator.get_params(deep=False))
     regressor = getattr(estimator, "regressor", None)
     regressor = regressor if isinstance(regressor, str) else type(regressor).__name__
     classes = {"Class": type(estimator).__name__, "Regressor": regressor}
     described: dict[str, Any] = {
         "Description": "Predicted from images of another protocol",
         **makers("dmrifit", "numba", "numpy", "nibabel", "scikit-learn"),
-        "Estimator": {**classes, "Parameters": parameters},
+        "Estimator": {**classes, "Parameters": describe(estimator.get_params(deep=False))},
     }
     if getattr(estimator, "synthetic_", False):
         described["Estimator"]["TrainingData"] = SYNTHETIC_TRAINING
@@ -511,10 +512,9 @@ def describe_prediction(
         }
     if "signals" in files:
         described["Signals"] = {"File": files["signals"], "Protocol": target.to_dict()}
-    return described | {
-        "Scale": scale,
-        "NoValue": "0 outside the mask, NaN inside it where nothing could be predicted",
-    }
+    no_value = "0 outside the mask, NaN inside it where nothing could be predicted"
+    described |= {"Scale": scale, "NoValue": no_value}
+    return described | {"Settings": settings, "Voxels": voxels}
 
 
 def _describe_model(model: SignalModel) -> dict[str, str]:

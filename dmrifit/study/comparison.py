@@ -467,7 +467,7 @@ def compare(
         descriptions[name] = {
             "synthetic": cohort.synthetic,
             "repeated": bank.repeated[name],
-            "regions": cohort.regions is not None,
+            "regions": cohort.regions,
             "simulation": describe(getattr(cohort, "simulation", None)),
             "patients": bank.patients[name],
             "protocol": cohort.scans[0].protocol.to_dict(),

@@ -268,6 +268,10 @@ class Board:
         self.averaged_metrics = unique(averaged(scores)["metric"])  # of means over parameters
         self.has_truth = bool(scores["bias_truth"].notna().any())
         self.undecided = why_undecided(evaluation)
+        cohorts = self.study.get("cohorts", {}).items()
+        # By cohort, names of regions by patient; nothing of images.
+        self.regions = {name: cohort.get("regions") for name, cohort in cohorts}
+        self.unit = "region" if cohorts and all(self.regions.values()) else "voxel"
 
     def setting(self, name: str, otherwise: Any = None) -> Any:
         """Look up a setting."""
@@ -282,7 +286,8 @@ class Board:
 
     def conditions(self, rows: pd.DataFrame) -> str:
         """Write the conditions of a figure: training region, scored region, N, seed."""
-        regions = f"{self.setting('train_mask', 'body')} → {self.setting('score_mask', 'lesion')}"
+        masks = self.setting("train_mask", "body"), self.setting("score_mask", "lesion")
+        regions = " → ".join(masks) if self.unit == "voxel" else "all regions"
         seed = self.setting("seed")
         return f"{regions}, {self.size(rows)}" + ("" if seed is None else f", seed {seed}")
 

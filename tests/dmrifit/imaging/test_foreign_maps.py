@@ -30,8 +30,7 @@ def trained():
 def metrics(trained, tmp_path):
     """Maps of the clinical metrics of the new patient, as another program writes them: in mm²/s and percent."""
     estimator, _, scan = trained
-    columns = estimator.source.indices_in(scan.protocol)
-    inside = scan.mask
+    columns, inside = estimator.source.indices_in(scan.protocol), scan.mask
     fitted = ClinicalMetrics(estimator.source).fit_transform(scan.signal[inside][:, columns].astype(float))
     factors = {"S0": 1, "ADC_fast": 1e-3, "ADC_slow": 1e-3, "F": 100}
     files = {}
@@ -100,8 +99,7 @@ def test_a_unit_is_written_in_many_ways(trained, metrics, tmp_path, unit):
     for name in ("ADC_fast", "ADC_slow"):
         image = nib.load(metrics[name])
         nib.save(nib.Nifti1Image(1e3 * image.get_fdata(), image.affine), metrics[name])
-    units = {"ADC_fast": unit, "ADC_slow": unit, "F": "%"}
-    written = predict_from_maps(trained[0], metrics, tmp_path / "b", units=units)
+    written = predict_from_maps(trained[0], metrics, tmp_path / "b", units=UNITS | {"ADC_fast": unit, "ADC_slow": unit})
     for name in ("f", "Dt"):
         values = [maps[name].get_fdata() for maps in (expected, written)]
         np.testing.assert_allclose(*values, rtol=1e-5)
@@ -113,6 +111,8 @@ def test_the_sidecar_says_that_maps_were_the_input(trained, metrics, tmp_path):
     predict_from_maps(trained[0], unnamed, folder, units=UNITS)
     (sidecar,) = folder.glob("*.json")
     description = json.loads(sidecar.read_text())
+    assert description["Settings"]["Factors"] == {"ADC_fast": 1000, "ADC_slow": 1000, "F": 0.01}
+    assert description["Voxels"]["InMask"] == description["Voxels"]["WithSignal"] == np.count_nonzero(trained[2].mask)
     assert sidecar.name.startswith("out_model-")
     assert "maps of a clinical protocol" in description["Description"]
     assert (description["Parameters"]["S0"]["Units"], "ShareAtBounds" in description["Parameters"]["K"]) == ("a.u.", True)

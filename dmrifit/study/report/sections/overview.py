@@ -24,9 +24,7 @@ _TEXTS = Texts(__file__)
 def introduction(board: Board) -> Iterator[Any]:
     """State question and data, the algorithms, the controls and the indices, a paragraph each."""
     max_voxels = board.setting("max_voxels")
-    regions = [cohort.get("regions") for cohort in board.study.get("cohorts", {}).values()]
-    unit = "region" if regions and all(regions) else "voxel"
-    voxels = f"at most {counted(max_voxels, unit)}" if max_voxels else f"all {unit}s"
+    voxels = f"at most {counted(max_voxels, board.unit)}" if max_voxels else f"all {board.unit}s"
     patients = board.scores.groupby("cohort", sort=False)["patient"].nunique()
     counts = []
     for name, n in patients.items():
@@ -38,7 +36,7 @@ def introduction(board: Board) -> Iterator[Any]:
     draws = counted(board.setting("n_repeats", 1), "draw")
     draws += "" if seed is None else f", seed {seed}"
     yield _TEXTS(
-        f"question_{unit}",
+        f"question_{board.unit}",
         cohorts=" and ".join(counts),
         voxels=voxels,
         train_mask=board.setting("train_mask", "body"),

@@ -48,21 +48,22 @@ def example_patients(board: Board) -> Iterator[Any]:
         return
     algorithm = board.best[1]
     yield _TEXTS("examples", algorithm=algorithm)
+    if any(map(has_picture, shown)):
+        yield _TEXTS["colors"]
     for patient in shown:
         names = _estimators(board, patient, algorithm)
         if not names:
             continue
         origin = "synthetic" if patient.cohort in board.evaluation.synthetic else "measured"
-        conditions = board.conditions(matching(board.scores, cohort=patient.cohort))
+        note = f"{algorithm}; {board.conditions(matching(board.scores, cohort=patient.cohort))}"
         yield Heading(f"{patient.cohort}: {patient.patient} ({origin})")
         rows = _map_rows(board, patient, names)
         if rows and has_picture(patient):
-            title = f"{algorithm}; {conditions}"
-            figure = plot_lesion(patient, rows, title, width=12.4, n_columns=2)
+            figure = plot_lesion(patient, rows, note, width=12.4, n_columns=2)
             yield _TEXTS.picture("maps", figure, patient=patient.patient, cohort=patient.cohort)
             if patient is shown[0]:
                 yield _planes(patient, rows)
-        yield Grid(*_decays(patient, names, f"{algorithm}; {conditions}"))
+        yield Grid(*_decays(board, patient, names, note))
 
 
 def of_best(board: Board, table: pd.DataFrame) -> pd.DataFrame:
@@ -157,7 +158,9 @@ def _estimators(board: Board, patient: PatientPredictions, algorithm: str) -> di
     return {strategy: name for strategy, name in estimators.items() if name in patient.maps}
 
 
-def _decays(patient: PatientPredictions, names: dict[str, str], note: str) -> Iterator[Picture]:
+def _decays(
+    board: Board, patient: PatientPredictions, names: dict[str, str], note: str
+) -> Iterator[Picture]:
     """Draw the median over the scored voxels, and one voxel."""
     signals = {"measured": patient.measured}
     signals |= {strategy: patient.signals[name] for strategy, name in names.items()}
@@ -170,11 +173,13 @@ def _decays(patient: PatientPredictions, names: dict[str, str], note: str) -> It
         errors = np.nanmean(relative, axis=1)
     # A voxel without any error defined is no typical one.
     order = np.argsort(np.nan_to_num(errors, nan=np.inf), kind="stable")
-    typical = int(order[(len(errors) - 1) // 2])
-    voxel = np.flatnonzero(usable)[typical]
-    position = ", ".join(map(str, patient.index[voxel]))
-    subjects = {"median": "median of the scored voxels"}
-    subjects["voxel"] = f"voxel ({position}), of typical error"
+    voxel = np.flatnonzero(usable)[order[(len(errors) - 1) // 2]]
+    place = f"voxel ({', '.join(map(str, patient.index[voxel]))})"
+    # Earlier studies have True in place of names.
+    if isinstance(regions := board.regions.get(patient.cohort), dict):
+        place = f"region {regions[patient.patient][patient.index[voxel, 0]]}"
+    median = f"median of the scored {board.unit}s"
+    subjects = {"median": median, "voxel": f"{place}, of typical error"}
     for file, subject in subjects.items():
         rows = []
         for label, values in signals.items():
@@ -184,9 +189,8 @@ def _decays(patient: PatientPredictions, names: dict[str, str], note: str) -> It
             columns |= {"b": patient.b, "te": patient.te, "known": patient.seen}
             rows.append(pd.DataFrame(columns).assign(kind=label))
         table = pd.concat(rows, ignore_index=True)
-        figure = plot_decays(table, f"{patient.patient}, {file}\n{note}")
-        alt = f"Decays of {patient.patient}, {subject}"
-        name = f"decays_{patient.cohort}_{file}"
+        figure = plot_decays(table, f"{patient.patient}, {subject}\n{note}")
+        alt, name = f"Decays of {patient.patient}, {subject}", f"decays_{patient.cohort}_{file}"
         yield Picture(figure, alt, capital(subject), name=name)
 
 
@@ -277,8 +281,7 @@ def _median_adc(patient: PatientPredictions) -> float:
 
 
 def _lesion_median(maps: NDArray, j: int) -> float:
-    values = maps[:, j]
-    usable = values[np.isfinite(values)]
+    usable = maps[np.isfinite(maps[:, j]), j]
     return float(np.median(usable)) if usable.size else float("nan")
 
 

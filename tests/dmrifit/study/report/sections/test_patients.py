@@ -175,9 +175,10 @@ def test_parameters_without_a_usable_voxel_have_no_histogram(make_evaluation, re
 def test_patients_without_a_reference_or_an_image_have_decays_and_no_maps(make_evaluation, read, calls, changes, n_decays):
     predictions = {("A", "p1"): predicted(**changes)}
     assert has_picture(predictions["A", "p1"]) == ("index" not in changes)
-    read(example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions)))
-    assert not calls["plot_lesion"]
-    assert not calls["html_viewer"]
+    study = {"cohorts": {"A": {"regions": {"p1": list("stuv")}}}}
+    html = read(example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions, study)))
+    assert ("Region t, of typical error" in html, "gray have no E" in html) == (True, "index" not in changes)
+    assert not calls["plot_lesion"] + calls["html_viewer"]
     assert len(calls["plot_decays"]) == n_decays
 
 
