@@ -265,8 +265,7 @@ def roi(
             lines.append("medians include voxels in doubt; index.html and fits.tsv leave them out")
         if "visit" in regions and len(set(regions["visit"])) > 1:
             try:
-                repeats = repeatability(regions)
-                lines.append(repeatability_text(repeats))
+                lines.append(repeatability_text(repeats := repeatability(regions)))
                 if (repeats["n_subjects"] > 0).any():
                     save_table(repeats, files.path(repeatability_name), 7)
                     lines.append(f"repeatability: {out.parent / repeatability_name}")
