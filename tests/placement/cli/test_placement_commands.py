@@ -313,7 +313,7 @@ def test_a_scanners_box_is_read_and_drawn_on_its_image(run, error_of, tmp_path, 
     assert code == 0
     # Both were stripped of names, so that nothing links them.
     assert "neither a patient nor a frame of reference is named in both files. 100 % of the box lies in the head" in error
-    assert "Philips SPAR: 20.28 mL; rotated about 3 axes; it crosses x = 0" in text
+    assert "Philips SPAR: 20.28 mL; rotated by 3 angles; it crosses x = 0" in text
     assert "center, mm RAS+: 1.568, -35.647, 30.271" in text
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "already exists" in error_of(*command)
