@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from placement.box.voxel import PARALLEL_DEGREES, Voxel, turned, upright_angles
-from placement.exchange.voxel_files import LPS_TO_RAS, main_axis, siemens_directions
+from placement.exchange.voxel_files import LPS_TO_RAS, TO_SET, main_axis, siemens_directions
 
 NOTICE = "Not for clinical use"
 
@@ -150,7 +150,7 @@ def _decimal(number: float, decimals: int) -> str:
 def _head(vendor: str, valid: str, n_angles: int) -> list[str]:
     """Begin a text: notice, position of the patient, how many angles to set, and `valid`."""
     lines = [f"! {NOTICE}", f"! {vendor}, {_COMPARE}"]
-    lines.append(f"! angles to set: {n_angles} of 3 ({PARALLEL_DEGREES:g} degrees or more)")
+    lines.append(f"{TO_SET}{n_angles} of 3 ({PARALLEL_DEGREES:g} degrees or more)")
     if valid:
         lines.append(f"! {valid}")
     return lines
