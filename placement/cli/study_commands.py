@@ -218,9 +218,7 @@ def train(
         placer: Any
         if is_network:
             if max_rotations is not None:
-                raise ValueError(
-                    "a network rotates boxes as it has learned; leave out --max-rotations"
-                )
+                raise ValueError("a network turns boxes as it learned; leave out --max-rotations")
             options = gather_training(given(**vars(network)) | fields)
             import_optional("torch", "skorch")
             placer = _public.VoxelRegressor(**constraints, **options, random_state=seed)
