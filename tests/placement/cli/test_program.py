@@ -10,8 +10,7 @@ import pytest
 
 def test_cases_are_simulated_placed_and_evaluated(output_of, tmp_path):
     cases, placed, tables = (tmp_path / name for name in ("cases", "placed", "tables"))
-    out = output_of("simulate", 3, "--out", cases, "--spacing", 4)
-    assert f"3 synthetic cases: {cases / 'cases.tsv'}" in out
+    assert f"3 synthetic cases: {cases / 'cases.tsv'}" in output_of("simulate", 3, "--out", cases, "--spacing", 4)
     out = output_of("place", cases / "cases.tsv", "--out", placed)
     assert all(words in out for words in (f"3 cases placed: {placed}", "synthetic cases: no clinical result"))
     found = pd.read_csv(placed / "placements.tsv", sep="\t")
