@@ -81,8 +81,10 @@ def named_images(paths: Sequence[Path], bids: str = "") -> list[Path]:
         else:
             matches = [path]
         if not matches:
-            where = f" of sub-*/{bids}" if path.is_dir() else ""
-            raise FileNotFoundError(f"{path}: no file matches{where}; check the pattern")
+            problem = "no file matches; check the pattern"
+            if path.is_dir():
+                problem = f"no sub-*/[ses-*/]{bids}; give their folder, such as derivatives/NAME"
+            raise FileNotFoundError(f"{path}: {problem}")
         remedy = "check its name and folder"
         if path.is_dir():
             remedy = "name an image in it, a glob, or one BIDS folder alone"

@@ -273,12 +273,13 @@ class Voxel:
     @property
     def rotated_angles(self) -> int:
         """
-        How many Euler angles of the canonical pose differ from 0 by half a degree or more.
+        How many Euler angles have to be set: those that differ from 0 by half a degree or more.
 
-        The study's count of rotated axes. It depends on the order of the angles: a box that needs
-        two turns in another order has three of them.
+        The study's count of rotated axes, and that of Philips' consoles. The sides keep their
+        order, half turns about them do not count; a box that needs two turns in another order has
+        three angles.
         """
-        return int(np.sum(np.abs(self.canonical().angles) >= PARALLEL_DEGREES))
+        return turned(upright_angles(self.rotation))
 
     def contains(self, points: ArrayLike) -> NDArray[np.bool_]:
         """
@@ -563,9 +564,7 @@ class Voxel:
         present = values if isinstance(values, Mapping) else {}
         missing = [key for key in keys if key not in present]
         if missing:
-            raise ValueError(
-                f"the JSON of a voxel lacks {', '.join(missing)}; write it with Voxel.to_json"
-            )
+            raise ValueError(f"the JSON of a voxel lacks {', '.join(missing)}; see Voxel.to_json")
         for key, expected in (("frame", "RAS+"), ("convention", CONVENTION)):
             if values.get(key, expected) != expected:
                 raise ValueError(
@@ -632,6 +631,19 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
             f"{counted(len(empty), 'case')} like it"
         )
     return array
+
+
+def upright_angles(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give the angles of a box after half turns about its sides to near the scanner's axes."""
+    # Half a turn about a side gives the same box: the least turned has the angles of consoles.
+    half_turns = TURNS[np.all(np.abs(TURNS) == np.eye(3), axis=(1, 2))]
+    rotations = rotation @ half_turns
+    return angles_of(rotations[np.argmax(np.trace(rotations, axis1=1, axis2=2))])
+
+
+def turned(angles: ArrayLike) -> int:
+    """Count the angles in degrees, as consoles' texts round them, that do not count as 0."""
+    return int(np.sum(np.abs(np.asarray(angles).round(3)) >= PARALLEL_DEGREES))
 
 
 def rotated_axes(rotation: NDArray[np.float64]) -> int:

@@ -162,7 +162,9 @@ def place(
     and a page with all overlays. Numbers for consoles are withheld where less than half of the box
     is target, or brain. Cases of a table that lack a file, and cases that fail, are listed in
     failed.tsv. An interrupted run resumes when started again with the same options. CASES may also
-    be several masks, a glob or a BIDS folder.
+    be several masks, a glob or a BIDS folder, of which sub-*/[ses-*/]anat/*_mask.nii* are placed.
+    NAME_image, NAME_exclude and NAME_brain beside a mask NAME belong to it; in BIDS, desc-brain
+    masks are the brains of the other masks beside them.
 
     Options:
     model FILE: Model file from train; the optimizer by default.

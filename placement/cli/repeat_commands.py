@@ -139,8 +139,7 @@ def _read_box(files: Mapping[str, Path]) -> Any:
     frame = frame_of(files["old"])
     if record.frame and frame and record.frame != frame:
         raise ValueError(
-            f"{files['box']} has the frame of reference {record.frame}, "
-            f"{files['old']} has {frame}: "
+            f"{files['box']} has the frame of reference {record.frame}, {files['old']} {frame}: "
             "the patient was moved between them; give the scan of the session of the box"
         )
     if record.placed_in and file_record(files["old"])["SHA256"] not in record.placed_in:
@@ -168,9 +167,8 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
         pose = page.Table(pages.pose_rows(record) if record["reliable"] else [])
         alts = {f"voxel_{scan}.png": f"Voxel of {name}, {scan} scan" for scan in ("old", "new")}
         shown = _CASE_RUN.shown(out / name, alts)
-        pictures.append(
-            (name, [*map(page.sentence, texts), pose, *shown, pages.console_numbers(record)])
-        )
+        parts = [*map(page.sentence, texts), pose, *shown, pages.console_numbers(record)]
+        pictures.append((name, parts))
     note = _TEXTS["sides"]
     table = page.Table(lines, _TEXTS["overview"])
     return RunPage("Repeated voxels", [table], pictures, note, f"{NOTICE}.", **pages.box_assets())

@@ -218,9 +218,7 @@ def train(
         placer: Any
         if is_network:
             if max_rotations is not None:
-                raise ValueError(
-                    "a network rotates boxes as it has learned; leave out --max-rotations"
-                )
+                raise ValueError("a network turns boxes as it learned; leave out --max-rotations")
             options = gather_training(given(**vars(network)) | fields)
             import_optional("torch", "skorch")
             placer = _public.VoxelRegressor(**constraints, **options, random_state=seed)
@@ -241,8 +239,10 @@ def train(
             placer.fit(scenes, boxes, **fit_options)
         files.save(placer)
     # An expert without a box of a case has NaN there.
-    boxes_of_cases = counted(int((boxes[..., 0] == boxes[..., 0]).sum()), "box", "boxes")
-    typer.echo(f"trained on {counted(len(scenes), 'case')} with {boxes_of_cases}: {files.out}")
+    words = counted(int((boxes[..., 0] == boxes[..., 0]).sum()), "box", "boxes")
+    if n_held_out := getattr(placer, "n_cases_", (0, 0))[1]:
+        words += f", {n_held_out} of the cases held out to choose the epoch"
+    typer.echo(f"trained on {counted(len(scenes), 'case')} with {words}: {files.out}")
     if table["synthetic"].any():
         typer.echo("trained on synthetic cases and simulated experts, not clinical experts")
 

@@ -119,7 +119,7 @@ def rotation_words(content: Mapping[str, Any]) -> str:
     angles = content["console"]["angles"]
     if not any(angles.values()):
         return "not rotated"
-    words = f"rotated about {counted(angles['philips'], 'axis', 'axes')}"
+    words = f"rotated by {counted(angles['philips'], 'angle')}"
     if angles["philips"] == angles["siemens"]:
         return words
     return f"{words} (Philips) or {angles['siemens']} (Siemens)"

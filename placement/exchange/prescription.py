@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -304,10 +303,7 @@ def box_of_console(files: FileSet, name: str, voxel: Voxel, console: Mapping[str
     """Read the box back from the text for Philips; `voxel` itself where texts are withheld."""
     if console["withheld"]:
         return voxel
-    with warnings.catch_warnings():
-        # The reader warns of angles that may be radians; this text is known to use degrees.
-        warnings.simplefilter("ignore", UserWarning)
-        return read_voxel(files.path(f"{name}_philips.txt"))
+    return read_voxel(files.path(f"{name}_philips.txt"))
 
 
 def _image_of_box(values: NDArray, affine: NDArray[np.float64]) -> nib.Nifti1Image:

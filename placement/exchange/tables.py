@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import shlex
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -31,6 +32,9 @@ BOX = ("x", "y", "z", "size_x", "size_y", "size_z", "angle_x", "angle_y", "angle
 #: Columns of images, that of the tumor first.
 IMAGES = ("tumor", "image", "exclude", "brain")
 
+#: How names of masks of brains end in BIDS.
+_BRAIN = "desc-brain_mask"
+
 #: What may stand in place of the mask of a brain.
 _WORDS = ("auto", "none")
 
@@ -49,6 +53,8 @@ def read_cases(
     """
     Read a table of cases, or make one of a folder of masks, of masks, or of a single mask.
 
+    Images beside masks belong to them by their names; in BIDS, desc-brain masks are the brains of
+    other masks, and no tumors.
     Rows that lack a file go into `failed`, where it is given; by default the first one raises.
     """
     if isinstance(path, str | Path):
@@ -59,25 +65,28 @@ def read_cases(
                 "tumor": str(path),
                 "image": str(image or ""),
                 "exclude": exclude or "",
-                "brain": brain,
+                "brain": "" if brain == "auto" else brain,
             }
+            row |= _companions(path, row)
+            row["brain"] = row["brain"] or brain
             files = {column: row[column] for column in IMAGES} | {"brain": _brain_file(brain)}
             for column, text in files.items():
                 for file in _files(column, text):
                     check_file(file)
             return pd.DataFrame([row | {"synthetic": False}])
-    if image is not None:
-        raise ValueError(
-            "--image is for a single case; name images like the masks, such as "
-            "NAME_image.nii.gz, or in a column of a table"
-        )
-    if _brain_file(brain):
-        raise ValueError(
-            "--brain FILE is for a single case; name masks like the tumors, such as "
-            "NAME_brain.nii.gz, or in a column of a table"
-        )
+    for option, given in (("image", image), ("brain", _brain_file(brain))):
+        if given:
+            raise ValueError(
+                f"--{option} FILE is for a single case; name images like the masks, such as "
+                f"NAME_{option}.nii.gz, or in a column of a table"
+            )
     replaced = () if exclude is None else ("exclude",)
     rows = complete_rows(path, ("tumor",), IMAGES, failed, replaced=replaced)
+    if not isinstance(path, Path) or case_tables.folder_table(path).is_dir():
+        rows = [row for row in rows if _BRAIN not in Path(row["tumor"]).name]
+        rows = [row | _companions(Path(row["tumor"]), row) for row in rows]
+        if not rows and not failed:
+            raise FileNotFoundError(f"only masks of brains (*{_BRAIN}): name masks of tumors")
     table = pd.DataFrame(rows, columns=None if rows else ["name", *IMAGES, "synthetic"])
     if exclude is not None:
         for file in _files("exclude", exclude):
@@ -164,11 +173,9 @@ def is_current(row: Any, record: Mapping[str, Any], labels: Mapping[str, Any] | 
 
 def source_digests(row: Any) -> dict[str, dict[str, str]]:
     """Describe the files of a case as its scene does, without reading images."""
-    excluded = [Path(word) for word in _entries(row.exclude) if not word.isdecimal()]
+    masks = [Path(word) for word in _entries(row.exclude) if not word.isdecimal()]
     brain = _brain_file(row.brain) or None
-    return describe_sources(
-        Tumor=row.tumor, Exclude=excluded, Image=row.image or None, Brain=brain
-    )
+    return describe_sources(Tumor=row.tumor, Exclude=masks, Image=row.image or None, Brain=brain)
 
 
 def prescribe_command(row: Any, *groups: Any) -> str:
@@ -244,14 +251,10 @@ def _box_table(path: Path, names: Sequence[str]) -> pd.DataFrame:
     table = pd.DataFrame([row for _, row in rows])
     absent = [name for name in names if name not in set(table["name"])]
     if absent:
-        raise ValueError(
-            f"{path} has no box for {first_few(absent)}; add them, or leave out these cases"
-        )
+        raise ValueError(f"{path} has no box for {first_few(absent)}; add them, or leave them out")
     if "expert" in table and (table["expert"] == "").any():
         line = rows[int((table["expert"] == "").argmax())][0]
-        raise ValueError(
-            f"{path}, row {line}: no expert; every row needs one, or leave out the column"
-        )
+        raise ValueError(f"{path}, row {line}: no expert; name one, or leave out the column")
     # What is no number becomes NaN here, and is named with its row below.
     boxes = table[list(BOX)].apply(pd.to_numeric, errors="coerce").astype(float)
     broken = ~np.isfinite(boxes).all(axis=1) | (boxes[list(BOX[3:6])] <= 0).any(axis=1)
@@ -321,13 +324,22 @@ def _brain_mask(row: Any) -> Any:
     return mask
 
 
+def _companions(mask: Path, row: Mapping[str, str]) -> dict[str, str]:
+    """Find the images beside a mask that its name says belong to it, for its empty cells."""
+    name = glob.escape(stem(mask).removesuffix(f"_{IMAGES[0]}"))
+    found = {key: [*mask.parent.glob(f"{name}_{key}.nii*")] for key in IMAGES[1:]}
+    # A folder of BIDS holds a single session of a subject.
+    of_subject = f"{case_tables.subject_of(name)}_*{_BRAIN}.nii*"
+    found["brain"] = found["brain"] or [*mask.parent.glob(of_subject)]
+    # Of several, none is known to be the right one.
+    return {key: str(paths[0]) for key, paths in found.items() if len(paths) == 1 and not row[key]}
+
+
 def _beside(folder: Path, column: str, text: str) -> str:
     """Give the files of a cell as paths; what is excluded may be several, or labels."""
     if column != "exclude":
         return str(folder / text) if text else ""
-    return ",".join(
-        entry if entry.isdecimal() else str(folder / entry) for entry in _entries(text)
-    )
+    return ",".join(word if word.isdecimal() else str(folder / word) for word in _entries(text))
 
 
 def _files(column: str, text: str) -> list[Path]:

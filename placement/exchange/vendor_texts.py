@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from placement.box.voxel import TURNS, Voxel, angles_of
-from placement.exchange.voxel_files import LPS_TO_RAS, main_axis, siemens_directions
+from placement.box.voxel import PARALLEL_DEGREES, Voxel, turned, upright_angles
+from placement.exchange.voxel_files import LPS_TO_RAS, TO_SET, main_axis, siemens_directions
 
 NOTICE = "Not for clinical use"
 
@@ -33,12 +33,12 @@ def philips_text(voxel: Voxel, *, decimals: int = 3, valid: str = "") -> str:
     The off-center is the center in LPS. spec2nii reads the angulations as intrinsic XYZ angles
     (−lr, −ap, +cc) in RAS+; this writes the inverse. The sides keep their order.
     """
-    lines = _head("Philips", valid, console_angles(voxel, decimals)["philips"])
+    lines = _head("Philips", valid, console_angles(voxel)["philips"])
     lines += ['patient_position : "head_first"', 'patient_orientation : "supine"']
     for quantity, numbers in (
         ("size", voxel.size),
         ("off_center", LPS_TO_RAS * voxel.center),
-        ("angulation", _angulations(voxel)),
+        ("angulation", LPS_TO_RAS * upright_angles(voxel.rotation)),
     ):
         lr, ap, cc = (_decimal(number, decimals) for number in numbers)
         lines += [f"ap_{quantity} : {ap}", f"lr_{quantity} : {lr}", f"cc_{quantity} : {cc}"]
@@ -55,7 +55,7 @@ def siemens_text(voxel: Voxel, *, decimals: int = 3, valid: str = "") -> str:
     """
     normal, turn = _normal_and_turn(voxel)
     orientation = siemens_orientation(normal, decimals=decimals)
-    lines = _head("Siemens", valid, console_angles(voxel, decimals)["siemens"])
+    lines = _head("Siemens", valid, console_angles(voxel)["siemens"])
     if not orientation.startswith("T"):
         lines.append(f"! {UNVERIFIED_PLANES}")
     center = [
@@ -70,19 +70,18 @@ def siemens_text(voxel: Voxel, *, decimals: int = 3, valid: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
-def console_angles(voxel: Voxel, decimals: int = 3) -> dict[str, int]:
+def console_angles(voxel: Voxel) -> dict[str, int]:
     """
-    Count the angles that are not 0 in the texts of a voxel, by vendor.
+    Count the angles of half a degree or more in the texts of a voxel, by vendor.
 
-    Philips: the angulations, which, unlike `Voxel.rotated_angles`, keep the order of the sides.
+    Philips: the angulations, `Voxel.rotated_angles`, of which constraints allow so many.
     Siemens: the tilts of the plane and the turn in it, as many as for Philips where the main plane
     is transverse; tilts beyond about 40 degrees make another plane the main one, which may take a
     third angle.
     """
     normal, turn = _normal_and_turn(voxel)
-    siemens = [*_tilts(normal)[1], np.degrees(turn)]
-    angles = {"philips": _angulations(voxel), "siemens": np.array(siemens)}
-    return {vendor: int(np.sum(values.round(decimals) != 0)) for vendor, values in angles.items()}
+    siemens = turned([*_tilts(normal)[1], np.degrees(turn)])
+    return {"philips": voxel.rotated_angles, "siemens": siemens}
 
 
 def console_record(
@@ -121,14 +120,6 @@ def siemens_orientation(normal: NDArray[np.float64], *, decimals: int = 1) -> st
     return text
 
 
-def _angulations(voxel: Voxel) -> NDArray[np.float64]:
-    """Give the angulations for Philips about LR, AP and CC, in degrees."""
-    # Half a turn about a side gives the same box: the least turned has the angles of consoles.
-    half_turns = TURNS[np.all(np.abs(TURNS) == np.eye(3), axis=(1, 2))]
-    rotations = voxel.rotation @ half_turns
-    return LPS_TO_RAS * angles_of(rotations[np.argmax(np.trace(rotations, axis1=1, axis2=2))])
-
-
 def _tilts(normal: NDArray[np.float64]) -> tuple[list[int], NDArray[np.float64]]:
     """Give the axes of a normal in LPS and of its two tilts, and the two tilts in degrees."""
     main = main_axis(normal)
@@ -159,7 +150,7 @@ def _decimal(number: float, decimals: int) -> str:
 def _head(vendor: str, valid: str, n_angles: int) -> list[str]:
     """Begin a text: notice, position of the patient, how many angles to set, and `valid`."""
     lines = [f"! {NOTICE}", f"! {vendor}, {_COMPARE}"]
-    lines.append(f"! angles to set: {n_angles} of 3")
+    lines.append(f"{TO_SET}{n_angles} of 3 ({PARALLEL_DEGREES:g} degrees or more)")
     if valid:
         lines.append(f"! {valid}")
     return lines

@@ -28,6 +28,9 @@ LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 #: Entries of sidecars and headers that name a patient; two scans of one patient agree in them.
 IDENTITY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
 
+#: How the line of a console's text begins that marks it as written here, in degrees.
+TO_SET = "! angles to set: "
+
 _NIFTI_MRS = 44  # code of the header's extension, which is JSON
 _GRID = "a grid of spectra (MRSI) is not a single voxel; give the file of one"
 _HEAD_FIRST = "the directions of its axes are known for head first, supine, only"
@@ -93,7 +96,7 @@ def read_voxel(path: str | Path) -> Voxel:
     -----
     UserWarning
         If all angles of a SPAR or JSON file are below π and not all 0, so that they may be
-        radians; not for JSON prescriptions.
+        radians; not for files of prescriptions.
 
     Notes
     -----
@@ -197,7 +200,8 @@ def _reader_of(path: Path) -> Callable[[Path], VoxelFile]:
 
 def _read_spar(path: Path) -> VoxelFile:
     """Read a Philips parameter file, or the text of a prescription."""
-    fields = _fields(path.read_text(encoding="latin-1"))
+    text = path.read_text(encoding="latin-1")
+    fields = _fields(text)
     for key, expected in (("patient_position", "head_first"), ("patient_orientation", "supine")):
         if key not in fields:
             raise ValueError(f"it lacks {key}; {_HEAD_FIRST}")
@@ -215,7 +219,8 @@ def _read_spar(path: Path) -> VoxelFile:
         for quantity in ("size", "off_center", "angulation")
     )
     _check_sides(size)
-    check_angles(angles, "its angulations")
+    if TO_SET not in text:
+        check_angles(angles, "its angulations")
     voxel = Voxel(LPS_TO_RAS * center + 0.0, size, LPS_TO_RAS * angles + 0.0)
     patient = {
         "PatientName": fields.get("patient_name", ""),

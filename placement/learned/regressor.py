@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -102,6 +102,8 @@ class VoxelRegressor(VolumeEstimator):
         Of each epoch.
     n_channels_ : int
         Number of channels.
+    n_cases_ : list of int
+        Numbers of cases it learned from, and of those held out to choose the epoch.
 
     References
     ----------
@@ -111,6 +113,8 @@ class VoxelRegressor(VolumeEstimator):
     default_training: ClassVar[Training] = Training(
         epochs=60, batch_size=10, learning_rate=0.001, schedule="cosine"
     )
+
+    _fitted_names: ClassVar[tuple[str, ...]] = ("n_channels_", "n_cases_")
 
     channels: Sequence[str] = ("tumor", "distance")
     _: KW_ONLY
@@ -265,6 +269,15 @@ class VoxelRegressor(VolumeEstimator):
         # The network starts with the usual sides, and need not learn them first.
         sides = np.log(boxes[~np.isnan(boxes).any(axis=1), 3:6])
         self._usual_size = np.exp(sides.mean(axis=0))
+
+    def _split(self, n_cases: int, groups: Any, seed: int) -> tuple[NDArray, NDArray]:
+        parts = super()._split(n_cases, groups, seed)
+        self.n_cases_ = [len(part) for part in parts]
+        return parts
+
+    def _restore_fitted(self, fitted: Mapping[str, Any]) -> None:
+        # Files of earlier versions lack these numbers.
+        super()._restore_fitted({"n_cases_": []} | fitted if isinstance(fitted, dict) else fitted)
 
     def _module(self) -> torch.nn.Module:
         from placement.learned.pose_network import PlacementNetwork

@@ -424,7 +424,8 @@ class VoxelOptimizer(BaseEstimator):
             ``longest side over 2.5 times the shortest``, ``sides not rounded``. As nothing was
             searched, its ``best_objective`` is the voxel's own.
         """
-        return _assessed(voxel.canonical(), 0.0, scene, Search(self._wishes(scene), scene))
+        search = Search(self._wishes(scene), scene)
+        return _assessed(voxel.canonical(), 0.0, scene, search, voxel.rotated_angles)
 
     def objective_in(self, scene: Scene) -> PlacementObjective:
         """
@@ -462,15 +463,11 @@ class VoxelOptimizer(BaseEstimator):
         check_fields(self)
         sizes = np.asarray(self.size_range, dtype=np.float64)
         if sizes.shape not in ((2,), (3, 2)) or not np.isfinite(sizes).all():
-            raise ValueError(
-                f"size_range must be a pair of mm, or three pairs, got {self.size_range}"
-            )
+            raise ValueError(f"size_range must be one or three pairs of mm, got {self.size_range}")
         sizes = np.broadcast_to(sizes, (3, 2)).copy()
         for low, high in sizes:
             if not 0 < low <= high:
-                raise ValueError(
-                    f"size_range {low:g},{high:g}: give positive sides, smaller first"
-                )
+                raise ValueError(f"size_range {low:g},{high:g}: give positive sides, least first")
         most = np.prod(sizes[:, 1]) / MM3_PER_ML
         if not 0 <= self.min_volume <= most:
             raise ValueError(
@@ -492,12 +489,18 @@ class VoxelOptimizer(BaseEstimator):
         return Wishes(**{wish.name: parameters[wish.name] for wish in fields(Wishes)})
 
 
-def _assessed(voxel: Voxel, best_objective: float, scene: Scene, search: Search) -> Placement:
-    """Score a canonical voxel and list the constraints that it breaks."""
+def _assessed(
+    voxel: Voxel, best: float, scene: Scene, search: Search, n_angles: int | None = None
+) -> Placement:
+    """
+    Score a canonical voxel and list the constraints that it breaks.
+
+    `n_angles` are those to set of the box as it was given, whose sides may have another order.
+    """
     fraction = tumor_fraction(voxel, scene)
     tumor_volume = fraction * voxel.volume
     objective = search.wishes.objective.value(fraction, tumor_volume)
-    flags = search.flags(voxel)
+    flags = search.flags(voxel, n=n_angles)
     if not search.is_rounded(voxel):
         # A box placed by hand may lie between steps that would do.
         flags += ("sides not rounded",) * (search.rounded(voxel) == voxel)
@@ -516,7 +519,7 @@ def _assessed(voxel: Voxel, best_objective: float, scene: Scene, search: Search)
         objective=objective,
         tumor_fraction=fraction,
         tumor_volume=tumor_volume,
-        best_objective=max(objective, best_objective),
+        best_objective=max(objective, best),
         flags=flags,
         scene=scene,
     )

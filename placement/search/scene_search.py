@@ -739,8 +739,8 @@ class Search:
         boxes = np.array([[v.center, v.size, *v.rotation] for v in voxels]).reshape(-1, 5, 3)
         return [voxels[index] for index in np.argsort(-self.values(boxes), kind="stable")]
 
-    def flags(self, voxel: Voxel, *, own: bool = False) -> tuple[str, ...]:
-        """List the constraints that a voxel breaks; `own` omits what no voxel could meet."""
+    def flags(self, voxel: Voxel, own: bool = False, n: int | None = None) -> tuple[str, ...]:
+        """List the constraints that a voxel of `n` angles breaks; `own`: those it could meet."""
         flags = []
         least = self.wishes.min_volume
         if not own and self.scene.tumor_volume < least:
@@ -749,7 +749,7 @@ class Search:
             flags.append("box below the smallest volume")
         if (np.abs(np.clip(voxel.size, *self.wishes.sizes.T) - voxel.size) > 1e-6).any():
             flags.append("side out of range")
-        if voxel.rotated_angles > self.wishes.max_rotations:
+        if (voxel.rotated_angles if n is None else n) > self.wishes.max_rotations:
             flags.append("too many rotations")
         if self.wishes.inside_image and not self.scene.holds(voxel):
             flags.append("outside the image")

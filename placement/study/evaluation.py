@@ -445,7 +445,7 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> dict[str, Any]:
             return row | {"reason": "neither targets nor raters vary on average"}
     elif whole == 0:
         return row | {"reason": "targets do not vary"}
-    value = (between - error) / whole
+    value = (between - error) / whole if abs(between - error) > LEVEL * whole else 0.0
     df1 = n - 1
     # An infinite statistic has p = 0.
     statistic = between / error if error > 0 else np.inf
@@ -511,6 +511,9 @@ def bland_altman(a: ArrayLike, b: ArrayLike) -> dict[str, Any]:
     difference, mean = first - second, (first + second) / 2
     n = len(difference)
     row: dict[str, Any] = {"n": n, "bias": float(difference.mean()) if n else np.nan}
+    # Rounding leaves no exact zeros.
+    if abs(row["bias"]) <= LEVEL * np.abs(difference).max(initial=0):
+        row["bias"] = 0.0
     row |= dict.fromkeys(_LIMITS, np.nan)
     if n < 2:
         return row | {"reason": f"{counted(n, 'pair')}; two are needed"}
@@ -522,10 +525,10 @@ def bland_altman(a: ArrayLike, b: ArrayLike) -> dict[str, Any]:
         width = t * sd * np.sqrt(1 / n + further)
         row[f"{name}_low"], row[f"{name}_high"] = row[name] - width, row[name] + width
     # Where one method does not vary, the slope is 2 or −2 whatever the other one measured.
-    if n > 2 and not any(_is_level(values) for values in (first, second, mean)):
-        line = stats.linregress(mean, difference)
-        row["slope"], row["slope_p"] = float(line.slope), float(line.pvalue)
-    return row | {"reason": ""}
+    if n < 3 or any(_is_level(values) for values in (first, second, mean)):
+        return row | {"reason": "no slope: it needs three pairs, and both methods must vary"}
+    line = stats.linregress(mean, difference)
+    return row | {"slope": float(line.slope), "slope_p": float(line.pvalue), "reason": ""}
 
 
 # Checks of the input -----------------------------------------------------------------------------

@@ -103,11 +103,8 @@ def test_one_bad_visit_of_a_table_does_not_keep_others_from_being_repeated(run):
     write_visits(*((name, box, "new.nii.gz", mask) for name, (box, mask) in masks.items()))
     code, text, error = run("repeat", "--table", "visits.tsv", "--out", "out", "--no-figure", "--fail-on-flag")
     assert code == 3, error
-    assert "failed: far: the box at 400, 0, 0 mm (RAS+) lies outside" in text
-    assert "good: repeated; agreement " in text
-    assert "cut.json: it is no JSON" in text
-    assert "failed: empty: " in text
-    assert "flagged: 0 of 1; failed: 3" in text
+    said = "failed: far: the box at 400, 0, 0 mm (RAS+) lies outside", "good: repeated; agreement ", "failed: empty: "
+    assert [words for words in (*said, "cut.json: it is no JSON", "flagged: 0 of 1; failed: 3") if words not in text] == []
     assert not Path("out/far").exists()
     assert list(read_table("repeats.tsv")["answer"]) == ["repeated"]
 

@@ -119,10 +119,16 @@ def test_a_folder_of_masks_is_as_good_as_a_table(tmp_path):
         {key: f"{tmp_path}/p2_{key}.nii.gz" for key in ("tumor", "image", "exclude")}
         | {"name": "p2", "brain": "none", "synthetic": False},
     ]
+    masks = [tmp_path / "p1.nii.gz", tmp_path / "p2_tumor.nii.gz"]
+    pd.testing.assert_frame_equal(read_cases(masks), table)
+    assert read_cases(masks[1])["image"].tolist() == [f"{tmp_path}/p2_image.nii.gz"]
     assert list(read_cases(tmp_path, exclude="1,2")["exclude"]) == ["1,2", "1,2"]
-    with pytest.raises(ValueError, match=r"--image is for a single case; name images like the masks"):
+    with pytest.raises(ValueError, match=r"--image FILE is for a single case; name images like the masks"):
         read_cases(tmp_path, image="t1.nii.gz")
-    (tmp_path / "P1.nii.gz").touch()
+    for name in ("P1.nii.gz", "sub-1_desc-brain_mask.nii.gz", "sub-1_label-tumor_mask.nii.gz"):
+        (tmp_path / name).touch()
+    bids = sorted(tmp_path.glob("sub-1*"))
+    assert read_cases(bids, brain="auto")["brain"].tolist() == [str(bids[0])]
     with pytest.raises(ValueError, match="names of cases become names of folders and must differ"):
         read_cases(tmp_path)
 

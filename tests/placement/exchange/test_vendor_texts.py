@@ -111,22 +111,21 @@ def test_numbers_of_a_scan_come_back_as_they_were(data_dir):
     assert "rotation : 14.232" in text
 
 
-def test_each_text_counts_the_angles_that_are_not_zero_in_it():
+def test_each_text_counts_the_angles_of_half_a_degree_or_more_in_it():
     boxes = list(random_boxes(300, seed=33))
-    boxes += [Voxel((1, 2, 3), (20, 21, 22), angles) for angles in ((0, 0, 0), (12, 0, 0), (0, -20, 7), (10, 20, 0))]
+    boxes += [Voxel((1, 2, 3), (20, 21, 22), angles) for angles in ((0.4, 0, 0), (12, 0, 0), (0, -20, 7), (10, 20, 0))]
     for voxel in boxes:
         n_angles = console_angles(voxel)
         philips, siemens = philips_text(voxel), siemens_text(voxel)
         numbers = re.findall(r"_angulation : (.*)", philips)
         assert len(numbers) == 3
-        assert n_angles["philips"] == sum(float(number) != 0 for number in numbers)
+        assert n_angles["philips"] == sum(abs(float(number)) >= 0.5 for number in numbers)
         tilts = re.findall(r"> [SCT] (\S+)", siemens)
         turn = re.search(r"rotation : (.*)", siemens)[1]
-        assert n_angles["siemens"] == len(tilts) + (float(turn) != 0)
+        assert n_angles["siemens"] == sum(abs(float(number)) >= 0.5 for number in [*tilts, turn])
         for text, count in ((philips, n_angles["philips"]), (siemens, n_angles["siemens"])):
             assert f"! angles to set: {count} of 3" in text
-    assert [console_angles(voxel)["philips"] for voxel in boxes[-4:]] == [0, 1, 2, 2]
-    assert [console_angles(voxel)["siemens"] for voxel in boxes[-4:]] == [0, 1, 2, 2]
+    assert [list(console_angles(voxel).values()) for voxel in boxes[-4:]] == [[n, n] for n in (0, 1, 2, 2)]
 
 
 def test_the_order_of_sides_is_kept_and_planes_never_seen_on_a_scanner_say_so():

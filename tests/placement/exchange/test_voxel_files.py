@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from dmrifit.io.nifti import use_form
 from placement import Voxel, read_voxel
+from placement.exchange.vendor_texts import philips_text
 from placement.exchange.voxel_files import read_voxel_file, siemens_directions
 
 SPAR = (Path(__file__).parent / "data" / "box.spar").read_text(encoding="utf-8")
@@ -117,10 +118,13 @@ def test_texts_that_determine_no_single_box_are_refused(boxes, tmp_path, line, c
 def test_angles_that_may_be_radians_are_doubted(tmp_path, scale, doubted):
     angles = scale * np.array([35.1, -2.5, 12.0])
     path = tmp_path / "box.json"
-    path.write_text(Voxel((1, 2, 3), (20, 25, 30), angles).to_json())
+    voxel = Voxel((1, 2, 3), (20, 25, 30), angles)
+    path.write_text(voxel.to_json())
+    (tmp_path / "voxel_philips.txt").write_text(philips_text(voxel))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         read_voxel(path)
+        read_voxel(tmp_path / "voxel_philips.txt")
     assert ["may be radians" in str(one.message) for one in caught] == [True] * doubted
 
 

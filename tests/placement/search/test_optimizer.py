@@ -262,6 +262,7 @@ def test_rounded_voxels_are_what_a_console_takes_within_the_constraints_where_th
     assert optimizer.rounded(voxel, tilted) == voxel.canonical()
     assert "sides not rounded" in optimizer.assess(voxel, tilted).flags
     assert "sides not rounded" not in VoxelOptimizer().assess(voxel, tilted).flags
+    assert "too many rotations" not in optimizer.assess(Voxel((35, 35, 35), (15, 25, 20), (0, 60, 20)), tilted).flags
     # One that can be rounded was placed so by hand; angles that count as none become none.
     optimizer = VoxelOptimizer(rounding=CONSOLE)
     by_hand = optimizer.assess(Voxel((35, 35, 35), (18.5, 18.5, 18.5)), tilted)

@@ -109,8 +109,9 @@ def test_limits_of_agreement_are_those_published_and_by_hand_and_leave_out_nan()
     assert (whole["n"], whole["bias"]) == (3, pytest.approx(2.5 / 3))
     single = bland_altman([3.0], [1.0])
     assert (single["bias"], single["n"]) == (2.0, 1)
-    assert np.isnan([single["lower"], bland_altman([1.0, 2.0, 4.0], [3.0, 3.0, 3.0])["slope_p"]]).all()
-    assert "two are needed" in single["reason"]
+    level, turned = (bland_altman([0.1, 0.2, 0.3], other) for other in ([0.3, 0.3, 0.3], [0.2, 0.3, 0.1]))
+    assert np.isnan([single["lower"], level["slope_p"]]).all()
+    assert ("two are needed" in single["reason"], "no slope" in level["reason"], turned["bias"]) == (True, True, 0)
     result = bland_altman(WRIGHT, MINI_WRIGHT)
     # The paper multiplies by 2 and rounds: −79.7 and 75.5; 1.96 is 0.04 sd inside. It takes the variance of
     # a limit as 3 sd² / n, which is nearly the same.
