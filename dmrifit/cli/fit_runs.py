@@ -267,8 +267,7 @@ def print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
     lines += [text for text in verdict.fit_sentences(description) if text not in warned]
     if line := refit_line(context, verdict.remedies(description), sidecar):
         lines.append(f"to refit: {line}")
-    for line in filter(None, [*lines, *file_lines(description, out)]):
-        typer.echo(line)
+    typer.echo("\n".join(filter(None, [*lines, *file_lines(description, out)])))
 
 
 def refit_line(

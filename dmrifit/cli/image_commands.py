@@ -265,12 +265,14 @@ def roi(
             lines.append("medians include voxels in doubt; index.html and fits.tsv leave them out")
         if "visit" in regions and len(set(regions["visit"])) > 1:
             try:
-                lines.append(repeatability_text(repeats := repeatability(regions)))
+                repeats = repeatability(regions)
+            except ValueError as error:
+                lines.append(f"repeatability is not computed: {error}")
+            else:
+                lines.append(repeatability_text(repeats))
                 if (repeats["n_subjects"] > 0).any():
                     save_table(repeats, files.path(repeatability_name), 7)
                     lines.append(f"repeatability: {out.parent / repeatability_name}")
-            except ValueError as error:
-                lines.append(f"repeatability is not computed: {error}")
     n_scans = counted(len(regions.drop_duplicates(["folder", "scan"])), "scan")
     for line in [f"{n_scans}, {counted(regions['label'].nunique(), 'label')}: {out}", *lines]:
         typer.echo(line)
@@ -370,8 +372,7 @@ def predict(
         say(f"using protocol: {used} (of {counted(len(protocol), 'volume')})")
     sidecar = predicted.sidecar
     lines = [map_verdict(sidecar), *value_lines(sidecar), *file_lines(sidecar, out)]
-    for line in lines + predicted.advice():
-        typer.echo(line)
+    typer.echo("\n".join(lines + predicted.advice()))
 
 
 def view(

@@ -67,7 +67,7 @@ class NoiseLevel:
     method: str  # how it was estimated, such as "piesno", "repeats" or "residuals"
 
     def __str__(self) -> str:
-        # Three digits, and no exponent up to a million.
+        # Three digits, without an exponent from 0.0001 to below a million.
         return f"{float(f'{np.median(self.sigma):.3g}'):g} ({self.method})"
 
 

@@ -13,7 +13,6 @@ from dmrifit.imaging.image_maps import ImageMaps
 from dmrifit.imaging.regions import DIFFUSIVITY_FACTORS, named_maps, plain_unit
 from dmrifit.io.atomic_files import write_text
 from dmrifit.io.bids_derivatives import (
-    ALL_VOXELS,
     common_stem,
     derivative_name,
     describe_prediction,
@@ -139,7 +138,8 @@ def predict_from_maps(
     if mask is not None:
         files["mask"] = mask
     volumes, affine = read_maps(files)
-    region, region_text = np.any([np.nan_to_num(volumes[x]) for x in METRICS], axis=0), ALL_VOXELS
+    region = np.any([np.nan_to_num(volumes[name]) for name in METRICS], axis=0)
+    region_text = "nonzero in any map"
     inside = region & np.all([np.isfinite(volumes[name]) for name in METRICS], axis=0)
     if mask is not None:
         region, region_text = binarize(volumes["mask"], name=str(mask)), f"{mask.name} above 0.5"
@@ -169,6 +169,7 @@ def predict_from_maps(
     images = {}
     for name, column in zip(model.names, predicted.T, strict=True):
         values = np.zeros(inside.shape, np.float32)
+        values[region & ~inside] = np.nan
         values[inside] = column
         images[name] = image_of(values, affine)
         images[name].header["descrip"] = f"dmrifit predicted {name}".encode()

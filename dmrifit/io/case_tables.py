@@ -348,7 +348,9 @@ def folder_rows(folder: Path | Sequence[Path], images: Sequence[str]) -> list[di
     """
     main, *others = images
     if isinstance(folder, Path):
-        paths = [path for path in sorted(folder.iterdir()) if _is_image(path)]
+        listed = [path for path in sorted(folder.iterdir()) if _is_image(path)]
+        # The name in BIDS of a mask of the brain, which is no case beside others.
+        paths = [path for path in listed if not stem(path).endswith("desc-brain_mask")] or listed
         texts = [path.name for path in paths]
     else:
         paths = list(dict.fromkeys(folder))

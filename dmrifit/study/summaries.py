@@ -287,7 +287,7 @@ class Board:
     def conditions(self, rows: pd.DataFrame) -> str:
         """Write the conditions of a figure: training region, scored region, N, seed."""
         masks = self.setting("train_mask", "body"), self.setting("score_mask", "lesion")
-        regions = " → ".join(masks) if self.unit == "voxel" else "all regions"
+        regions = " → ".join(masks) if self.unit == "voxel" else "all regions scored"
         seed = self.setting("seed")
         return f"{regions}, {self.size(rows)}" + ("" if seed is None else f", seed {seed}")
 

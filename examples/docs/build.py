@@ -15,6 +15,7 @@ import argparse
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,6 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
     # The sentences above boards are written by the benchmarks.
     sys.path[:0] = [str(HERE), str(ROOT)]
     from sphinx.cmd.build import main as sphinx
+
+    # Workers that grew are replaced; nothing is lost.
+    warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
 
     out = chosen.out.resolve()
     put_together(out / "source")

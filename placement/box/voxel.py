@@ -275,11 +275,11 @@ class Voxel:
         """
         How many Euler angles have to be set: those that differ from 0 by half a degree or more.
 
-        The study's count of rotated axes, and that of Philips' consoles. The sides keep their
-        order, half turns about them do not count; a box that needs two turns in another order has
-        three angles.
+        The count of Philips' consoles and, of a `canonical` box, the study's count of rotated
+        axes. It depends on which side is named first: half turns about sides do not count, quarter
+        turns do. A box that needs two turns in another order has three angles.
         """
-        return turned(upright_angles(self.rotation))
+        return count_turned(upright_angles(self.rotation))
 
     def contains(self, points: ArrayLike) -> NDArray[np.bool_]:
         """
@@ -641,7 +641,7 @@ def upright_angles(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
     return angles_of(rotations[np.argmax(np.trace(rotations, axis1=1, axis2=2))])
 
 
-def turned(angles: ArrayLike) -> int:
+def count_turned(angles: ArrayLike) -> int:
     """Count the angles in degrees, as consoles' texts round them, that do not count as 0."""
     return int(np.sum(np.abs(np.asarray(angles).round(3)) >= PARALLEL_DEGREES))
 

@@ -60,6 +60,8 @@ def read_cases(
     if isinstance(path, str | Path):
         path = Path(path)
         if not path.is_dir() and path.suffix.lower() not in (".tsv", ".csv"):
+            if stem(path).endswith(_BRAIN):
+                raise ValueError(f"{path} is named as the mask of a brain; name that of a tumor")
             row = {
                 "name": stem(path),
                 "tumor": str(path),
@@ -86,7 +88,9 @@ def read_cases(
         rows = [row for row in rows if _BRAIN not in Path(row["tumor"]).name]
         rows = [row | _companions(Path(row["tumor"]), row) for row in rows]
         if not rows and not failed:
-            raise FileNotFoundError(f"only masks of brains (*{_BRAIN}): name masks of tumors")
+            raise FileNotFoundError(
+                f"{path}: only masks of brains (*{_BRAIN}); name masks of tumors"
+            )
     table = pd.DataFrame(rows, columns=None if rows else ["name", *IMAGES, "synthetic"])
     if exclude is not None:
         for file in _files("exclude", exclude):
@@ -328,9 +332,13 @@ def _companions(mask: Path, row: Mapping[str, str]) -> dict[str, str]:
     """Find the images beside a mask that its name says belong to it, for its empty cells."""
     name = glob.escape(stem(mask).removesuffix(f"_{IMAGES[0]}"))
     found = {key: [*mask.parent.glob(f"{name}_{key}.nii*")] for key in IMAGES[1:]}
-    # A folder of BIDS holds a single session of a subject.
-    of_subject = f"{case_tables.subject_of(name)}_*{_BRAIN}.nii*"
-    found["brain"] = found["brain"] or [*mask.parent.glob(of_subject)]
+    # In BIDS, the brain whose labels, such as of subject and session, all stand in its name.
+    labels = set(stem(mask).split("_"))
+    found["brain"] = found["brain"] or [
+        brain
+        for brain in mask.parent.glob(f"*_{_BRAIN}.nii*")
+        if labels.issuperset(stem(brain).removesuffix(f"_{_BRAIN}").split("_"))
+    ]
     # Of several, none is known to be the right one.
     return {key: str(paths[0]) for key, paths in found.items() if len(paths) == 1 and not row[key]}
 

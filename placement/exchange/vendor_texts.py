@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from placement.box.voxel import PARALLEL_DEGREES, Voxel, turned, upright_angles
+from placement.box.voxel import PARALLEL_DEGREES, Voxel, count_turned, upright_angles
 from placement.exchange.voxel_files import LPS_TO_RAS, TO_SET, main_axis, siemens_directions
 
 NOTICE = "Not for clinical use"
@@ -80,7 +80,7 @@ def console_angles(voxel: Voxel) -> dict[str, int]:
     third angle.
     """
     normal, turn = _normal_and_turn(voxel)
-    siemens = turned([*_tilts(normal)[1], np.degrees(turn)])
+    siemens = count_turned([*_tilts(normal)[1], np.degrees(turn)])
     return {"philips": voxel.rotated_angles, "siemens": siemens}
 
 

@@ -103,7 +103,8 @@ class VoxelRegressor(VolumeEstimator):
     n_channels_ : int
         Number of channels.
     n_cases_ : list of int
-        Numbers of cases it learned from, and of those held out to choose the epoch.
+        Numbers of cases it learned from, and of those held out to choose the epoch; empty for
+        a file of an earlier version.
 
     References
     ----------
@@ -277,7 +278,9 @@ class VoxelRegressor(VolumeEstimator):
 
     def _restore_fitted(self, fitted: Mapping[str, Any]) -> None:
         # Files of earlier versions lack these numbers.
-        super()._restore_fitted({"n_cases_": []} | fitted if isinstance(fitted, dict) else fitted)
+        if isinstance(fitted, dict):
+            fitted = {"n_cases_": []} | fitted
+        super()._restore_fitted(fitted)
 
     def _module(self) -> torch.nn.Module:
         from placement.learned.pose_network import PlacementNetwork

@@ -234,7 +234,7 @@ def _box_measures(box: Voxel, scene: Scene) -> dict[str, float]:
         "f_tumor": tumor_fraction(box, scene),
         "volume": box.volume,
         "rotated_axes": float(box.rotated_axes),
-        "rotated_angles": float(box.rotated_angles),
+        "rotated_angles": float(box.canonical().rotated_angles),
     }
 
 
@@ -526,7 +526,7 @@ def bland_altman(a: ArrayLike, b: ArrayLike) -> dict[str, Any]:
         row[f"{name}_low"], row[f"{name}_high"] = row[name] - width, row[name] + width
     # Where one method does not vary, the slope is 2 or −2 whatever the other one measured.
     if n < 3 or any(_is_level(values) for values in (first, second, mean)):
-        return row | {"reason": "no slope: it needs three pairs, and both methods must vary"}
+        return row | {"reason": "no slope: it needs three pairs, and methods and means that vary"}
     line = stats.linregress(mean, difference)
     return row | {"slope": float(line.slope), "slope_p": float(line.pvalue), "reason": ""}
 

@@ -447,4 +447,5 @@ def test_a_refit_is_linked_from_the_page_of_all_scans_in_the_row_of_its_scan(out
     output_of(*shlex.split(lines[0]))
     assert re.findall(": to refit: dmrifit (.*)$", output_of(*arguments), re.MULTILINE) == lines[1:]
     assert re.findall(r"dwi_refit/(\S+)_model-\w+_q", (tmp_path / "maps" / "index.html").read_text()) == ["sub-1_run-1"]
+    output_of(*shlex.split(lines[1]))
     assert fits(tmp_path / "maps")["visit"].tolist() == ["run-1", "run-2"]

@@ -161,7 +161,7 @@ def test_a_model_is_trained_and_predicts_a_new_image(output_of, tmp_path):
     written = next((tmp_path / "out").glob("*param-Dt*.nii.gz"))
     np.testing.assert_array_equal(np.asarray(nib.load(written).dataobj), np.asarray(made["Dt"].dataobj))
     assert len(list((tmp_path / "out").glob("*_dwi.nii.gz"))) == 1
-    for text in ("voxels have maps of the advanced protocol,", "page: ", "signals: ", "Without intervals", "its accuracy in people is unknown"):
+    for text in ("voxels have predicted maps of the advanced protocol", "page: ", "signals: ", "Without intervals", "its accuracy in people is unknown"):
         assert text in printed
 
 
