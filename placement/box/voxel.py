@@ -564,7 +564,9 @@ class Voxel:
         present = values if isinstance(values, Mapping) else {}
         missing = [key for key in keys if key not in present]
         if missing:
-            raise ValueError(f"the JSON of a voxel lacks {', '.join(missing)}; see Voxel.to_json")
+            raise ValueError(
+                f"the JSON of a voxel lacks {', '.join(missing)}; write it with Voxel.to_json"
+            )
         for key, expected in (("frame", "RAS+"), ("convention", CONVENTION)):
             if values.get(key, expected) != expected:
                 raise ValueError(

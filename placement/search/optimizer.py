@@ -467,7 +467,9 @@ class VoxelOptimizer(BaseEstimator):
         sizes = np.broadcast_to(sizes, (3, 2)).copy()
         for low, high in sizes:
             if not 0 < low <= high:
-                raise ValueError(f"size_range {low:g},{high:g}: give positive sides, least first")
+                raise ValueError(
+                    f"size_range {low:g},{high:g}: give positive sides, smaller first"
+                )
         most = np.prod(sizes[:, 1]) / MM3_PER_ML
         if not 0 <= self.min_volume <= most:
             raise ValueError(
