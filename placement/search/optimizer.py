@@ -463,7 +463,9 @@ class VoxelOptimizer(BaseEstimator):
         check_fields(self)
         sizes = np.asarray(self.size_range, dtype=np.float64)
         if sizes.shape not in ((2,), (3, 2)) or not np.isfinite(sizes).all():
-            raise ValueError(f"size_range must be one or three pairs of mm, got {self.size_range}")
+            raise ValueError(
+                f"size_range must be a pair of mm, or three pairs, got {self.size_range}"
+            )
         sizes = np.broadcast_to(sizes, (3, 2)).copy()
         for low, high in sizes:
             if not 0 < low <= high:
