@@ -190,7 +190,7 @@ def named_file(folder: Path, name: str, where: str) -> Path:
     if not path.is_file():
         problem = "is a folder" if name and path.is_dir() else "does not exist"
         if "," in name and number_in(name.replace(",", ".")) is not None:
-            problem = "is no file, and a number needs a decimal point, not a comma"
+            problem += " (a number has a decimal point, not a comma)"
         raise FileNotFoundError(
             f"{where} {name!r} {problem}; paths are relative to {folder.resolve()}"
         )
