@@ -51,7 +51,7 @@ def bias_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[n
     ----------
     Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
     """
-    return _quantile(_errors(prediction, reference), 0.5)
+    return _over_voxels(np.nanquantile, _errors(prediction, reference), q=0.5)
 
 
 def dispersion_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[np.float64]:
@@ -80,7 +80,7 @@ def dispersion_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDA
     ----------
     Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
     """
-    low, high = _quantile(_errors(prediction, reference), [0.25, 0.75])
+    low, high = _over_voxels(np.nanquantile, _errors(prediction, reference), q=[0.25, 0.75])
     return high - low
 
 
@@ -88,7 +88,7 @@ def median_absolute_error(
     prediction: ArrayLike, reference: ArrayLike
 ) -> float | NDArray[np.float64]:
     """Compute MdAPE, the median of |E|; voxels are left out as in `bias_index`."""
-    return _quantile(np.abs(_errors(prediction, reference)), 0.5)
+    return _over_voxels(np.nanmedian, np.abs(_errors(prediction, reference)))
 
 
 def best_constants(values: NDArray[np.float64], *, relative: bool) -> NDArray[np.float64]:
@@ -245,13 +245,11 @@ def _errors(prediction: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
     return np.where(np.isfinite(errors), errors, np.nan)
 
 
-def _quantile(errors: NDArray[np.float64], q: float | list[float]) -> Any:
-    """Compute quantiles of each column; NaN of a column without any error."""
-    # Where nothing is missing, all columns are partitioned at once.
-    quantile = np.nanquantile if np.isnan(errors).any() or not errors.size else np.quantile
+def _over_voxels(statistic: Callable[..., Any], errors: NDArray[np.float64], **q: Any) -> Any:
+    """Compute a statistic of each column; NaN of a column without any error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        return quantile(errors, q, axis=0)
+        return statistic(errors, axis=0, **q)
 
 
 def _columns(
