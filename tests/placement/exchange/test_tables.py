@@ -125,8 +125,8 @@ def test_a_folder_of_masks_is_as_good_as_a_table(tmp_path):
     assert list(read_cases(tmp_path, exclude="1,2")["exclude"]) == ["1,2", "1,2"]
     with pytest.raises(ValueError, match=r"--image FILE is for a single case; name images like the masks"):
         read_cases(tmp_path, image="t1.nii.gz")
-    for name in ("P1.nii.gz", "sub-1_desc-brain_mask.nii.gz", "sub-1_label-tumor_mask.nii.gz"):
-        (tmp_path / name).touch()
+    for name in ("P1", "sub-1_desc-brain_mask", "sub-1_label-tumor_mask", "sub-1_ses-2_desc-brain_mask"):
+        (tmp_path / f"{name}.nii.gz").touch()
     bids = sorted(tmp_path.glob("sub-1*"))
     assert read_cases(bids, brain="auto")["brain"].tolist() == [str(bids[0])]
     with pytest.raises(ValueError, match="names of cases become names of folders and must differ"):
