@@ -429,7 +429,7 @@ class VoxelRanker(BaseEstimator):
             if optimizer.inside_image:
                 voxel = scene.moved_inside(voxel)
             voxel = search.rounded(voxel)
-            n_flags = len(search.flags(voxel, own=True)) + (not search.is_rounded(voxel))
+            n_flags = len(search.flags(voxel, avoidable=True)) + (not search.is_rounded(voxel))
             if n_flags:
                 flagged.append((n_flags, voxel, float(scores[index])))
             elif _is_distinct(voxel, ranked):

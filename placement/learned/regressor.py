@@ -436,6 +436,6 @@ def _polished(
     polished = search.voxel(end.boxes[0])
 
     def worth(box: Voxel) -> tuple[int, float]:
-        return -len(search.flags(box, own=True)), tumor_fraction(box, scene)
+        return -len(search.flags(box, avoidable=True)), tumor_fraction(box, scene)
 
     return polished if worth(polished) >= worth(voxel) else voxel

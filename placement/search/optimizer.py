@@ -347,7 +347,7 @@ class VoxelOptimizer(BaseEstimator):
             voxel, score = pair
             # Whatever their score, boxes come later that break constraints or have sides that are
             # not round.
-            faults = (bool(search.flags(voxel, own=True)), not search.is_rounded(voxel))
+            faults = (bool(search.flags(voxel, avoidable=True)), not search.is_rounded(voxel))
             return faults.count(True), -score
 
         return sorted(pairs, key=rank)
@@ -504,7 +504,7 @@ def _assessed(
     fraction = tumor_fraction(voxel, scene)
     tumor_volume = fraction * voxel.volume
     objective = search.wishes.objective.value(fraction, tumor_volume)
-    flags = search.flags(voxel, n=n_angles)
+    flags = search.flags(voxel, n_angles=n_angles)
     if not search.is_rounded(voxel):
         # A box placed by hand may lie between steps that would do.
         flags += ("sides not rounded",) * (search.rounded(voxel) == voxel)

@@ -660,7 +660,7 @@ class Search:
         if free is None:
             # Every box breaks a constraint, so take one that breaks fewest.
             voxels = [self.voxel(box) for box in candidates.boxes[order]]
-            best = int(np.argmin([len(self.flags(voxel, own=True)) for voxel in voxels]))
+            best = int(np.argmin([len(self.flags(voxel, avoidable=True)) for voxel in voxels]))
             return voxels[best], float(values[order[best]])
         value = float(values[order[best]])
         self.free = free
@@ -683,7 +683,7 @@ class Search:
         """Find the first box that meets all constraints: its number, or -1, and voxel."""
         for number, box in enumerate(boxes):
             voxel = self.voxel(box)
-            if not self.flags(voxel, own=True):
+            if not self.flags(voxel, avoidable=True):
                 return number, voxel
         return -1, None
 
@@ -739,17 +739,23 @@ class Search:
         boxes = np.array([[v.center, v.size, *v.rotation] for v in voxels]).reshape(-1, 5, 3)
         return [voxels[index] for index in np.argsort(-self.values(boxes), kind="stable")]
 
-    def flags(self, voxel: Voxel, own: bool = False, n: int | None = None) -> tuple[str, ...]:
-        """List the constraints that a voxel of `n` angles breaks; `own`: those it could meet."""
+    def flags(
+        self, voxel: Voxel, avoidable: bool = False, n_angles: int | None = None
+    ) -> tuple[str, ...]:
+        """
+        List the constraints that a voxel breaks, `avoidable`: only those that another could meet.
+
+        Its angles are counted on a Philips console, unless `n_angles` gives their number.
+        """
         flags = []
         least = self.wishes.min_volume
-        if not own and self.scene.tumor_volume < least:
+        if not avoidable and self.scene.tumor_volume < least:
             flags.append("tumor below the smallest volume")
         if voxel.volume < least * (1 - 1e-9):
             flags.append("box below the smallest volume")
         if (np.abs(np.clip(voxel.size, *self.wishes.sizes.T) - voxel.size) > 1e-6).any():
             flags.append("side out of range")
-        if (voxel.rotated_angles if n is None else n) > self.wishes.max_rotations:
+        if (voxel.rotated_angles if n_angles is None else n_angles) > self.wishes.max_rotations:
             flags.append("too many rotations")
         if self.wishes.inside_image and not self.scene.holds(voxel):
             flags.append("outside the image")
@@ -796,7 +802,7 @@ class Search:
         # What counts as no angle is none to set on a console.
         angles[np.abs(angles) < PARALLEL_DEGREES] = 0.0
         down = np.floor(voxel.size / of_size + 1e-9)
-        broken = set(self.flags(voxel, own=True))
+        broken = set(self.flags(voxel, avoidable=True))
         share = tumor_fraction(voxel, self.scene)
         least = max((limit for limit in (LEAST_TARGET, MOSTLY) if limit <= share), default=0.0)
         no_worse = None
@@ -807,7 +813,7 @@ class Search:
             sizes = ((down + steps) * of_size).round(6)
             options = [Voxel(center, size, angles) for size in sizes if (size > 0).all()]
             for option in self.best_first(options):
-                flags = self.flags(option, own=True)
+                flags = self.flags(option, avoidable=True)
                 flags += ("less target",) * (tumor_fraction(option, self.scene) < least)
                 if not flags:
                     return option

@@ -173,7 +173,7 @@ def test_flags_name_every_constraint_that_a_box_breaks():
     tiny = Search(make_wishes(), Scene(small, np.eye(4)))
     box = Voxel((14.5, 14.5, 14.5), (19, 19, 19))
     assert tiny.flags(box) == ("tumor below the smallest volume",)
-    assert tiny.flags(box, own=True) == ()
+    assert tiny.flags(box, avoidable=True) == ()
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
