@@ -187,12 +187,13 @@ def told_of(subject: str, error: Exception) -> str:
 # A word with the value that is given to it and the flags that are named after it, if any.
 _ARGUMENT = re.compile(
     r"(?<![\w./'-])([a-z]\w*)(?:=([\w.'…-]*))?(?: \((--[^)]+)\))?(?![\w/=(\[]|\.\w)"
-    r"( (?:must|cannot) )?"
+    r"( (?:must|cannot|was) )?"
 )
 #: Options of commands that are arguments of another name in Python.
 _OTHER_NAMES = {
-    "mean": "average_directions", "n_train": "sizes", "size_range": "sides",
-    "random_state": "seed", "algorithm": "algorithms", "strategy": "strategies",
+    "mean": "average_directions", "n_train": "sizes", "n_repeats": "repeats",
+    "size_range": "sides", "random_state": "seed", "algorithm": "algorithms",
+    "strategy": "strategies",
 }  # fmt: skip
 
 

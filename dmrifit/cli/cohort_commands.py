@@ -296,12 +296,14 @@ def benchmark(
         estimators = {f"{name} s2s": estimators[f"{name} s2s"] for name in names}
     for estimator in estimators.values():
         estimator.set_params(source=source)
-    if not overwrite:
+    if overwrite:
+        (out / "study.json").unlink(missing_ok=True)
+    else:
         _check_study(out, estimators, controls=sampling.controls)
     options: dict[str, Any] = vars(sampling) | {"out": out, "n_train": sizes, "random_state": seed}
     options |= {"n_repeats": options.pop("repeats"), "max_voxels": sampling.max_voxels or None}
     options["n_jobs"] = None if cluster else jobs
-    options["train_on"] = _training_cohorts(train_on, cohorts, sampling.resynthesize)
+    options["train_on"] = list(train_on or _training_cohorts(cohorts, sampling.resynthesize))
     try:
         with scheduler(cluster):
             evaluation = compare(estimators, cohorts, **options)
@@ -335,8 +337,8 @@ def report(studies: list[Path], /, out: Path | None = None) -> None:
     from dmrifit.study.comparison import Evaluation
 
     import_optional("matplotlib", "jinja2")
-    evaluations = [Evaluation.read(study) for study in studies]
-    _finish_report(evaluations, studies[0] if out is None else out)
+    evaluations = [Evaluation.read(study) for study in dict.fromkeys(studies)]
+    _finish_report(evaluations, out or studies[0])
 
 
 def _predictors(
@@ -448,12 +450,8 @@ def _source(protocol: Protocol, source_b: Sequence[float]) -> Protocol:
         return protocol.take(source.indices_in(protocol))
 
 
-def _training_cohorts(
-    train_on: Sequence[str] | None, cohorts: Mapping[str, Cohort], resynthesize: bool
-) -> list[str]:
-    """Choose ways of training; by default "other" too, if protocols agree or `resynthesize`."""
-    if train_on:
-        return list(train_on)
+def _training_cohorts(cohorts: Mapping[str, Cohort], resynthesize: bool) -> list[str]:
+    """Choose ways of training: "other" too, if protocols agree or `resynthesize`."""
     if len(cohorts) < 2:
         return ["same"]
     for cohort, other in () if resynthesize else permutations(cohorts.values(), 2):
@@ -475,10 +473,10 @@ def _finish_report(evaluations: list[Evaluation], out: Path) -> None:
     say("writing the report")
     page = write_report(evaluations, out)
     table = headline(evaluations[0].summary())
-    typer.echo(table.to_string(index=False))
     notes = headline_notes(evaluations[0].study, table)
-    for line in [*page.sentences[1:], TEXTS["columns"], *notes]:
-        typer.echo(line)
+    lines = [table.to_string(index=False), *page.sentences[1:], TEXTS["columns"], *notes]
     if any(evaluation.synthetic for evaluation in evaluations):
-        typer.echo("synthetic data: no clinical result")
-    typer.echo(f"report: {page}")
+        lines.append("synthetic data: no clinical result")
+    if len(evaluations) > 1:
+        lines.append(TEXTS("side_by_side", n=len(evaluations)))
+    typer.echo("\n".join([*lines, f"report: {page}"]))

@@ -311,8 +311,9 @@ def predict(
     takes maps that another program has fitted (--map, with --unit where they are not in µm²/ms):
     ADC_fast, from b = 0, 50 and 100 s/mm²; ADC_slow, from b = 100, 400 and 900; F = 1 - S0_slow /
     S0, with S0_slow from the fit of ADC_slow and S0 from one ADC fit to all inputs (F is not f
-    of IVIM); and optionally this S0. Takes seconds for a volume of 100,000 voxels; the image is
-    read slab by slab.
+    of IVIM); and optionally this S0. All are nonlinear least-squares fits: log-linear fits give
+    other values, above all of F. Takes seconds for a volume of 100,000 voxels; the image is read
+    slab by slab.
 
     Options:
     b_tolerance S/MM2: How far b-values of the image may be from those of the model.

@@ -86,7 +86,7 @@ class StudyFolder:
                 raise ValueError(
                     f"{self.path} holds the results of another study: {key} was "
                     f"{earlier.get(key)!r:.80} there and is {value!r:.80} now; choose another "
-                    "folder, or remove that one"
+                    "folder, or remove that one (dmrifit benchmark: --overwrite)"
                 )
 
     def claim(self, settings: Mapping[str, Any]) -> None:

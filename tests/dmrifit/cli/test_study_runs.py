@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -20,14 +22,6 @@ from dmrifit.study.report import reporting
 
 def invoke(*arguments):
     return CliRunner().invoke(program.app, [str(argument) for argument in arguments])
-
-
-def one_line(err):
-    """Give the error that a user sees, and make sure that it is one line without a traceback."""
-    lines = [line for line in err.splitlines() if line.startswith("dmrifit: error")]
-    assert len(lines) == 1, err
-    assert "Traceback" not in err
-    return lines[0]
 
 
 @pytest.fixture(scope="module")
@@ -78,40 +72,34 @@ def test_a_simulated_table_is_compared_within_cohorts_and_across(study):
 
 def test_the_report_is_written_again_from_the_folder(study, tmp_path, monkeypatch):
     folder, _ = study
-    called = []
-
-    def note(found, out):
-        called.append((found, out))
-        return page_in(out)
-
-    monkeypatch.setattr(reporting, "write_report", note)
-    assert invoke("report", folder).exit_code == 0
-    assert called[0][1] == folder
-    pd.testing.assert_frame_equal(called[0][0][0].scores, Evaluation.read(folder).scores)
-    result = invoke("report", folder, folder, "--out", tmp_path / "new")
+    write_report = Mock(side_effect=lambda _, out: page_in(out))
+    monkeypatch.setattr(reporting, "write_report", write_report)
+    result = invoke("report", folder)
     assert result.exit_code == 0, result.output
-    assert len(called[1][0]) == 2
+    assert "comparisons" not in result.output
+    evaluations, out = write_report.call_args.args
+    assert out == folder
+    pd.testing.assert_frame_equal(evaluations[0].scores, Evaluation.read(folder).scores)
+    second = shutil.copytree(folder, tmp_path / "second")
+    result = invoke("report", folder, second, folder, "--out", tmp_path / "new")
+    assert result.exit_code == 0, result.output
+    assert len(write_report.call_args.args[0]) == 2
+    assert "the first of 2 comparisons; the report lists all of them" in result.output
     assert str(tmp_path / "new" / "report.html") in result.output
 
 
 def test_the_default_is_the_study_s_seven_algorithms(table, tmp_path, monkeypatch):
-    asked = {}
-
-    def stop(estimators, cohorts, **options):
-        asked.update(estimators)
-        msg = "enough"
-        raise ValueError(msg)
-
-    monkeypatch.setattr(evaluation, "compare", stop)
+    compare = Mock(side_effect=ValueError("enough"))
+    monkeypatch.setattr(evaluation, "compare", compare)
     monkeypatch.setattr(algorithms, "build_regressor", lambda *_, **__: None)
     invoke("benchmark", table, "--out", tmp_path / "new")
-    assert list(asked) == [f"{name} {strategy}" for strategy in ("s2s", "m2m") for name in dmrifit.ALGORITHMS]
-    asked.clear()
+    names = [f"{name} {strategy}" for strategy in ("s2s", "m2m") for name in dmrifit.ALGORITHMS]
+    assert list(compare.call_args.args[0]) == names
     invoke("benchmark", table, "--out", tmp_path / "new", "--without", "CNN,GBR", "--strategies", "s2s")
-    assert list(asked) == [f"{name} s2s" for name in ("LR", "RFR", "ETR", "slNN", "mlNN")]
+    assert list(compare.call_args.args[0]) == [f"{name} s2s" for name in ("LR", "RFR", "ETR", "slNN", "mlNN")]
 
 
-def test_a_missing_library_names_its_command_before_anything_is_read(run, tmp_path, monkeypatch):
+def test_a_missing_library_names_its_command_before_anything_is_read(run, error_of, tmp_path, monkeypatch):
     find = _optional.import_module
 
     def absent(name):
@@ -123,12 +111,12 @@ def test_a_missing_library_names_its_command_before_anything_is_read(run, tmp_pa
     code, out, err = run("benchmark", tmp_path / "no.tsv", "--out", tmp_path / "new", "--algorithms", "LR,CNN")
     assert code == 2
     assert out == ""
-    assert "algorithm CNN: " in one_line(err)
+    assert err.startswith("dmrifit: error: algorithm CNN: ")
+    assert err.count("\n") == 1
     assert 'pip install "dmrifit[deep]"' in err
     assert "--without CNN" in err
     assert not (tmp_path / "new").exists()
-    code, _, err = run("benchmark", tmp_path / "no.tsv", "--out", tmp_path / "new", "--without", "CNN")
-    assert "no.tsv" in one_line(err)
+    assert "no.tsv" in error_of("benchmark", tmp_path / "no.tsv", "--out", tmp_path / "new", "--without", "CNN")
 
 
 def test_the_folder_of_a_study_keeps_its_algorithms_and_is_left_alone_by_another_study(study, table, error_of):
@@ -143,6 +131,17 @@ def test_the_folder_of_a_study_keeps_its_algorithms_and_is_left_alone_by_another
     err = error_of("benchmark", table, "--out", folder, "--algorithms", "LR", "--max-voxels", 41, "--sizes", "1,2")
     assert "another study: --max-voxels was 40 there and is 41 now" in err
     assert (folder / "scores.csv").read_bytes() == before
+
+
+def test_overwrite_replaces_a_comparison_of_other_settings(study, table, tmp_path, error_of, output_of, no_page):
+    out = shutil.copytree(study[0], tmp_path / "copy")
+    command = ("benchmark", table, "--out", out, "--algorithms", "LR", "--max-voxels", 40, "--sizes", "1,2")
+    err = error_of(*command, "--seed", 1)
+    assert "another study: --seed was 0 there and is 1 now" in err
+    assert "--overwrite" in err
+    assert Evaluation.read(out).study["settings"]["seed"] == 0
+    output_of(*command, "--seed", 1, "--overwrite")
+    assert json.loads((out / "study.json").read_text())["settings"]["seed"] == 1
 
 
 def test_training_on_cohorts_of_two_protocols_names_the_option_that_helps(run, error_of, output_of, tmp_path):

@@ -80,14 +80,14 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Any]:
     for number, (board, path) in enumerate(zip(boards, paths, strict=True), 1):
         name = "/".join(path.parts[-1 if short else -2 :]) or number
         summary = board.summary[~board.summary["algorithm"].map(is_control)]
-        groups = summary.groupby(["train_on", "cohort", "strategy"], sort=False)
-        for (train_on, cohort, strategy), algorithms in groups:
+        for (train_on, cohort, strategy), algorithms in summary.groupby(KEYS[:3], sort=False):
             simulation = board.study.get("cohorts", {}).get(cohort, {}).get("simulation") or {}
             conditions = board.conditions(matching(board.scores, cohort=cohort, train_on=train_on))
             line = [name, conditions, training_words(train_on, "whom"), cohort]
             line += [simulation.get("difficulty", "–"), strategy]
             best = algorithms.sort_values(board.skill_column, ascending=False).iloc[0].to_dict()
-            line.append(wording(f"{{algorithm}} {{{board.skill_column}:.2i}}", best))
+            reference = summaries.SKILL_NAMES[board.skill_column].removeprefix("map skill")
+            line.append(wording(f"{{algorithm}} {{{board.skill_column}:.2i}}{reference}", best))
             for metric in metrics:
                 values = algorithms[metric.column]
                 text = metric_text(metric, values.mean())

@@ -170,11 +170,12 @@ def test_scores_alone_and_a_patient_that_nothing_can_be_said_of_make_a_page(smal
 
 def test_several_comparisons_are_laid_beside_each_other(small, html_tables, tmp_path):
     settings = small.study["settings"]
-    second = Evaluation(small.scores, small.signals, {**small.study, "settings": {**settings, "seed": 7,
-                                                                                "train_mask": "lesion"}})  # fmt: skip
+    study = {**small.study, "settings": {**settings, "seed": 7, "train_mask": "lesion"}}
+    second = Evaluation(small.scores.assign(skill_independent=np.nan), small.signals, study)
     text = write_report([small, second], tmp_path).read_text(encoding="utf-8")
     _, rows = html_tables(text).table("Comparisons side by side")
     assert [row[1] for row in rows] == ["body → lesion, N = 1, seed 0", "lesion → lesion, N = 1, seed 7"]
+    assert [row[6].endswith(", independent") for row in rows] == [True, False]
 
 
 @pytest.mark.parametrize("what", ["no row", "no evaluation"])
