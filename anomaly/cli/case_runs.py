@@ -94,8 +94,7 @@ def inputs(scan: SeriesFiles) -> dict[str, Any]:
     """Give the digests of the files of a scan, its names, and the covariates, as text."""
     digests = {role: file_record(path)["SHA256"] for role, path in scan.files.items()}
     covariates = {"patient": scan.patient, "name": scan.name} | dict(scan.known)
-    known = {key: str(value) for key, value in covariates.items()}
-    return {"sources": digests, "known": known}
+    return {"sources": digests, "known": {key: str(x) for key, x in covariates.items()}}
 
 
 def _row(_folder: str, record: Mapping[str, Any]) -> dict[str, Any]:

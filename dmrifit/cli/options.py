@@ -47,11 +47,14 @@ def resumable(work: str, folder: Path, how: str = "") -> Iterator[None]:
     """Say, if interrupted, that finished work is kept in a folder and how to resume."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemError) as error:
+        # Python raises a SystemError where compiled code is interrupted.
+        if not isinstance(error.__cause__ or error, KeyboardInterrupt):
+            raise
         # Before anything is finished there is no folder.
         if folder.is_dir():
             say(f"finished {work} kept in {folder}; the same command{how} resumes there")
-        raise
+        raise KeyboardInterrupt from error
 
 
 def beside(image: Path, extension: str, inherited: str | None = None) -> Path | None:

@@ -65,8 +65,7 @@ def test_only_what_is_new_changed_or_damaged_is_done_again(tmp_path):
 @pytest.mark.parametrize("folder", ["../a", "/", "b"])
 def test_a_case_is_processed_again_where_its_record_names_another_folder(tmp_path, folder):
     assert run(tmp_path, {"a": 1}) == ["a"]
-    record = {"name": "a", "source": 1, "folder": folder}
-    (tmp_path / "a" / "done.json").write_text(json.dumps(sealed(record)))
+    (tmp_path / "a" / "done.json").write_text(json.dumps(sealed({"name": "a", "source": 1, "folder": folder})))
     assert run(tmp_path, {"a": 1}) == ["a"]
 
 
@@ -184,8 +183,7 @@ def test_failed_cases_are_described_and_follow_those_that_failed_before(tmp_path
 
     options = {"failed": [unread], "names": describe}
     assert run_with_failures(tmp_path, {"a": 1, "b": 2}, {"scan-1": "no brain"}, **options) == ["scan-2"]
-    unsegmented = {"name": "scan 1", "patient": "p2", "problem": "no brain"}
-    assert failures(tmp_path) == [unread, unsegmented]
+    assert failures(tmp_path) == [unread, {"name": "scan 1", "patient": "p2", "problem": "no brain"}]
 
 
 def test_a_disk_without_room_for_the_other_cases_is_told_after_the_first(tmp_path, monkeypatch):
@@ -331,8 +329,10 @@ def test_synthetic_cases_are_written_once_and_listed_from_the_folder_above(tmp_p
         (folder / "cases.tsv").write_text("name\timage\tbval\tage\none\tdwi.nii.gz\tdwi.bval\t007\n")
 
     groups = {"synthetic": (1, {"healthy.tsv": "cases.tsv"}, write), "synthetic-ill": (0, {"ill.tsv": "cases.tsv"}, write)}
+    interrupt = SystemError("a compiled function returned a result with an exception set")
+    interrupt.__cause__ = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        SimulationRun(tmp_path, skip=4).write({}, {"synthetic": (1, {}, Mock(side_effect=KeyboardInterrupt))})
+        SimulationRun(tmp_path, skip=4).write({}, {"synthetic": (1, {}, Mock(side_effect=interrupt))})
     assert f"cases are kept in {tmp_path}; the same command (without --overwrite) resumes" in capsys.readouterr().err
     for overwrite in (False, False, True):
         SimulationRun(tmp_path, skip=4, overwrite=overwrite).write({}, groups)
