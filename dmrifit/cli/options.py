@@ -48,8 +48,11 @@ def resumable(work: str, folder: Path, how: str = "") -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemError) as error:
-        # Python raises a SystemError where compiled code is interrupted.
-        if not isinstance(error.__cause__ or error, KeyboardInterrupt):
+        # Python raises SystemErrors, one from another, where compiled code is interrupted.
+        cause: BaseException | None = error
+        while isinstance(cause, SystemError):
+            cause = cause.__cause__
+        if not isinstance(cause, KeyboardInterrupt):
             raise
         # Before anything is finished there is no folder.
         if folder.is_dir():

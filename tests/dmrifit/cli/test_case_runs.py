@@ -330,7 +330,7 @@ def test_synthetic_cases_are_written_once_and_listed_from_the_folder_above(tmp_p
 
     groups = {"synthetic": (1, {"healthy.tsv": "cases.tsv"}, write), "synthetic-ill": (0, {"ill.tsv": "cases.tsv"}, write)}
     interrupt = SystemError("a compiled function returned a result with an exception set")
-    interrupt.__cause__ = KeyboardInterrupt()
+    interrupt.__cause__, interrupt.__cause__.__cause__ = SystemError(), KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         SimulationRun(tmp_path, skip=4).write({}, {"synthetic": (1, {}, Mock(side_effect=interrupt))})
     assert f"cases are kept in {tmp_path}; the same command (without --overwrite) resumes" in capsys.readouterr().err
