@@ -94,8 +94,7 @@ def inputs(scan: SeriesFiles) -> dict[str, Any]:
     """Give the digests of the files of a scan, its names, and the covariates, as text."""
     digests = {role: file_record(path)["SHA256"] for role, path in scan.files.items()}
     covariates = {"patient": scan.patient, "name": scan.name} | dict(scan.known)
-    known = {key: str(value) for key, value in covariates.items()}
-    return {"sources": digests, "known": known}
+    return {"sources": digests, "known": {key: str(x) for key, x in covariates.items()}}
 
 
 def _row(_folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,10 +219,9 @@ def read_detections(
         openings[f"{method}{STORED}"] = opening
         volumes: dict[str, list[NDArray[Any]]] = {}
         for column in ("map", "binary"):
-            pairs = zip(scans, results.volumes(column, scans), strict=True)
             volumes[column] = [
                 Volume.upright(values.astype(np.float32), scan.affine).values
-                for scan, values in pairs
+                for scan, values in zip(scans, results.volumes(column, scans), strict=True)
             ]
         maps[method] = volumes["map"]
         # A method of its own, because its threshold was set before these scans were seen.
@@ -254,8 +252,7 @@ def _panels(detection: Detection) -> Figure:
     elif threshold > 0:
         top = _BRIGHTEST * threshold
     # A scan without an anomaly is shown, too.
-    masks = (detection.opened, detection.found, case.brain)
-    mask = next(mask for mask in masks if mask.any())
+    mask = next(mask for mask in (detection.opened, detection.found, case.brain) if mask.any())
     return plot_panels(
         case,
         {"map": detection.map},
@@ -282,9 +279,8 @@ def _view(detection: Detection, picture: bytes, sentences: Sequence[str]) -> str
     instead = page.Picture(picture, f"Anomalies of {case.name}", width=900)
     planes = scan_planes(case, maps, thresholds, points, instead, hidden=("before opening",))
     found = page.Table(detection.lesions, _TEXTS["anomalies"])
-    flags = [page.Note(page.sentence(flag)) for flag in detection.flags]
     sections = [
-        page.Section("", *flags, planes),
+        page.Section("", *(page.Note(page.sentence(flag)) for flag in detection.flags), planes),
         page.Section("Anomalies", *map(page.sentence, sentences), found),
     ]
     return page.Page(case.name, sections, page.notice_lead([case.synthetic])).html()

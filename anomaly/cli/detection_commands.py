@@ -141,9 +141,8 @@ def _calibrated(
     prepared = {key: value for key, value in options.items() if key != "opening"}
     before = getattr(detector.detector_.threshold_, "threshold_", float("nan"))
     detector.calibrate(healthy, **prepared)
-    after = detector.detector_.threshold_.threshold_
     typer.echo(
-        f"threshold {before:.5g} adjusted to {after:.5g} by "
+        f"threshold {before:.5g} adjusted to {detector.detector_.threshold_.threshold_:.5g} by "
         f"{counted(len(healthy), 'healthy scan')} of {table}: an adjustment, not a guarantee"
     )
     return {"calibrated": sorted(digests)}

@@ -16,7 +16,7 @@ from dmrifit._utils.counts import counted, first_few
 from dmrifit._utils.progress import progress
 from dmrifit._utils.text_files import check_file, read_object, read_sealed, sealed
 from dmrifit.cli.console import FLAGGED, error_message
-from dmrifit.cli.options import given, is_pattern, named_images, refuse_files
+from dmrifit.cli.options import given, is_pattern, named_images, refuse_files, resumable
 from dmrifit.cli.options import say as tell
 from dmrifit.cli.workers import run_tasks
 from dmrifit.io.atomic_files import FileSet, check_room, finish_interrupted, write_text
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 FAILED = "failed.tsv"
 
 _Case = TypeVar("_Case")
+
+#: With this option finished cases would be done again.
+_RESUMED = " (without --overwrite)"
 
 #: Endings of files that tables of synthetic cases name.
 _CASE_FILES = (".nii.gz", ".bval", ".bvec", ".tsv")
@@ -219,21 +222,18 @@ class CaseRun:
         jobs, cluster = options.jobs, options.cluster
         results = run_tasks(attempt, tasks, jobs=jobs, cluster=cluster, line=text, unit=self.noun)
         try:
-            for i, (name, outcome) in enumerate(results):
-                if isinstance(outcome, str):
-                    # Workers do not know the options of the command, whose flags are named here.
-                    problems[name] = error_message(ValueError(outcome))
-                    self._remove_case(out, name)
-                    continue
-                records[name] = outcome
-                # The first case tells what the others will take: better now than at the last one.
-                if i == 0:
-                    files = [path for path in (out / name).rglob("*") if path.is_file()]
-                    n_bytes = sum(path.stat().st_size for path in files)
-                    check_room(out, (len(tasks) - 1) * n_bytes)
-        except KeyboardInterrupt:
-            tell(f"finished {self.noun}s are kept in {out}; the same command goes on from there")
-            raise
+            with resumable(f"{self.noun}s are", out, _RESUMED):
+                for i, (name, outcome) in enumerate(results):
+                    if isinstance(outcome, str):
+                        # Workers do not know the options of the command, whose flags it names.
+                        problems[name] = error_message(ValueError(outcome))
+                        self._remove_case(out, name)
+                        continue
+                    records[name] = outcome
+                    # The first case tells what the others will take: better now than at the last.
+                    if i == 0:
+                        n_bytes = sum(path.stat().st_size for path in (out / name).rglob("*"))
+                        check_room(out, (len(tasks) - 1) * n_bytes)
         finally:
             records = {name: records[name] for name in folders if name in records}
             failures = []
@@ -485,24 +485,25 @@ class SimulationRun:
         settings = {"command": "simulate", **settings, "skip": self.skip, "seed": self.seed}
         records = f"synthetic-*/{TABLE}"
         begin_run(self.out, settings, self.overwrite, results=rows, records=records)
-        for name, (i, tables, write) in progress(cases.items(), len(cases)):
-            folder = self.out / name
-            finish_interrupted(folder)
-            if self.overwrite or not (folder / TABLE).exists():
-                try:
-                    write(i, folder)
-                except ValueError:
-                    # Options that are refused leave nothing behind.
-                    if not any(self.out.glob(records)):
-                        (self.out / "settings.json").unlink()
-                    raise
-            for table, own_table in tables.items():
-                for row in read_texts(folder / own_table).to_dict("records"):
-                    # In the table of all cases, paths are relative to the folder above.
-                    paths = {
-                        key: f"{name}/{x}" for key, x in row.items() if x.endswith(_CASE_FILES)
-                    }
-                    rows[table].append(row | paths)
+        with resumable("cases are", self.out, _RESUMED):
+            for name, (i, tables, write) in progress(cases.items(), len(cases)):
+                folder = self.out / name
+                finish_interrupted(folder)
+                if self.overwrite or not (folder / TABLE).exists():
+                    try:
+                        write(i, folder)
+                    except ValueError:
+                        # Options that are refused leave nothing behind.
+                        if not any(self.out.glob(records)):
+                            (self.out / "settings.json").unlink()
+                        raise
+                for table, own_table in tables.items():
+                    for row in read_texts(folder / own_table).to_dict("records"):
+                        # In the table of all cases, paths are relative to the folder above.
+                        paths = {
+                            key: f"{name}/{x}" for key, x in row.items() if x.endswith(_CASE_FILES)
+                        }
+                        rows[table].append(row | paths)
         for table, lines in rows.items():
             if lines:
                 write_text(self.out / table, table_text(pd.DataFrame(lines)))

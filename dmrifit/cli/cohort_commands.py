@@ -15,7 +15,7 @@ import typer
 from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_word, check_words, errors_about
 from dmrifit._utils.counts import counted, first_few
-from dmrifit.cli.options import NewFile, given, numbers, pairs, say
+from dmrifit.cli.options import NewFile, given, numbers, pairs, resumable, say
 from dmrifit.cli.workers import scheduler
 from dmrifit.engine.protocol import TE_MATCH, Protocol
 
@@ -305,12 +305,8 @@ def benchmark(
     options["n_jobs"] = None if cluster else jobs
     options["train_on"] = list(train_on or _training_cohorts(cohorts, sampling.resynthesize))
     try:
-        with scheduler(cluster):
+        with scheduler(cluster), resumable("work is", out):
             evaluation = compare(estimators, cohorts, **options)
-    except KeyboardInterrupt:
-        if out.is_dir():
-            say(f"finished work is kept in {out}; the same command resumes there")
-        raise
     except RuntimeError as error:
         raise ValueError(f"{error}; finished work is kept in {out}") from error
     for name, cohort in evaluation.study["cohorts"].items():

@@ -463,8 +463,7 @@ def dicom_seg(
     names, note = regions.names, regions.note
     if note is None:
         # What a run that wrote the labels says of a scan without findings; often nothing.
-        record = read_object(labels.parent / "segmentation.json") or {}
-        note = str(record.get("statement") or "")
+        note = str((read_object(labels.parent / "segmentation.json") or {}).get("statement") or "")
     options = vars(regions) | {"names": read_label_names(names) if names else None, "note": note}
     segments = write_dicom_seg(
         labeled, label_image.affine, out, source=source, overwrite=overwrite, **options

@@ -5,7 +5,8 @@ from __future__ import annotations
 import glob
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,6 +40,24 @@ def words(text: str) -> list[str]:
 def say(message: str) -> None:
     """Print a message on standard error."""
     typer.echo(f"dmrifit: {message}", err=True)
+
+
+@contextmanager
+def resumable(work: str, folder: Path, how: str = "") -> Iterator[None]:
+    """Say, if interrupted, that finished work is kept in a folder and how to resume."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemError) as error:
+        # Python raises SystemErrors, one from another, where compiled code is interrupted.
+        cause: BaseException | None = error
+        while isinstance(cause, SystemError):
+            cause = cause.__cause__
+        if not isinstance(cause, KeyboardInterrupt):
+            raise
+        # Before anything is finished there is no folder.
+        if folder.is_dir():
+            say(f"finished {work} kept in {folder}; the same command{how} resumes there")
+        raise KeyboardInterrupt from error
 
 
 def beside(image: Path, extension: str, inherited: str | None = None) -> Path | None:
@@ -105,8 +124,7 @@ def is_pattern(path: Path) -> bool:
 
 def refuse_files(source: str, options: Mapping[str, object]) -> None:
     """Refuse options that name the files of a single image."""
-    flags = [flag for flag, file in options.items() if file]
-    if flags:
+    if flags := [flag for flag, file in options.items() if file]:
         raise ValueError(
             f"{source}: files of several images lie beside them, or are named in the columns of "
             f"their table; leave out {' and '.join(flags)}, for the files of one image"

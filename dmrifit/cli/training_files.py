@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmrifit.cli.options import NewFile
+from dmrifit.cli.options import NewFile, resumable
 from dmrifit.io.atomic_files import whole_file
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class TrainingFiles:
         The default folder for checkpoints is removed once everything is written.
         """
         folder = self.checkpoint or self.out.with_name(f".{self.out.name}.training")
-        yield {"checkpoint": str(folder), "after_epoch": self.draw_curve, "verbose": True}
+        with resumable("epochs are", folder):
+            yield {"checkpoint": str(folder), "after_epoch": self.draw_curve, "verbose": True}
         # Not after an exception, because the same command resumes from it.
         if self.checkpoint is None:
             shutil.rmtree(folder, ignore_errors=True)

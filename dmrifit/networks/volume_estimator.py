@@ -56,6 +56,8 @@ _COMMON_DEFAULTS = Training(
     compile=False,
     verbose=False,
 )
+#: Remedy where a training cannot resume.
+_AFRESH = "train from the beginning: remove that folder, or choose another (checkpoint=FOLDER)"
 #: Parameters that may change when a training resumes; `_run_folder` adds a seed that is a number.
 _NOT_OF_RUN = frozenset(
     {"checkpoint", "device", "epochs", "random_state", "verbose", "warm_start_from"}
@@ -607,13 +609,12 @@ class VolumeEstimator(BaseEstimator, ABC):
                 raise ValueError(
                     f"{folder} holds {counted(n_done, 'epoch')} of a training of {n_planned} with "
                     f"the schedule {self._settings.schedule!r}, which depends on their number; go "
-                    f"on with epochs={n_planned}, or choose another checkpoint folder"
+                    f"on with epochs={n_planned}, or {_AFRESH}"
                 )
-        n_epochs = self._settings.epochs
-        if n_done > n_epochs:
+        if n_done > self._settings.epochs:
             raise ValueError(
-                f"{folder} holds {counted(n_done, 'epoch')} already, more than epochs={n_epochs}; "
-                "raise epochs or choose another checkpoint folder"
+                f"{folder} holds {counted(n_done, 'epoch')} already, more than "
+                f"epochs={self._settings.epochs}; raise epochs, or {_AFRESH}"
             )
         return Seed(header["seed"])
 

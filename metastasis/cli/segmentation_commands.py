@@ -57,10 +57,9 @@ def segment(
 
     Example: dmrifit-metastasis segment prepared --out segmented
     """
-    thresholds = None if threshold is None else (threshold,)
     if model is None:
         model, paths = _model_and_scans(paths)
-    _segment({"model": model}, thresholds, paths, options, run)
+    _segment({"model": model}, None if threshold is None else (threshold,), paths, options, run)
 
 
 def ensemble(

@@ -209,26 +209,24 @@ def train(
     table = tables.read_cases(RUN.named_cases([cases], tables.IMAGES)[0], exclude=exclude)
     if groups is not None and groups not in table:
         raise ValueError(f"{cases} has no column {groups}; it has {', '.join(table.columns)}")
-    constraints = {"size_range": sides, "min_volume": min_volume}
+    seed = {"random_state": files.seed}
+    constraints: dict[str, Any] = {"size_range": sides, "min_volume": min_volume} | seed
     is_network = model == "network"
-    seed = files.seed
     # A ranker has no checkpoints: those of an interrupted network stay.
     training: Any = files.training() if is_network else nullcontext({})
     with training as fields:
-        placer: Any
         if is_network:
             if max_rotations is not None:
                 raise ValueError("a network turns boxes as it learned; leave out --max-rotations")
             options = gather_training(given(**vars(network)) | fields)
             import_optional("torch", "skorch")
-            placer = _public.VoxelRegressor(**constraints, **options, random_state=seed)
+            placer = _public.VoxelRegressor(**constraints, **options)
             # Before cases are read.
             placer._check()
             tables.check_channels(placer, table)
         else:
-            constraints |= given(max_rotations=max_rotations)
-            optimizer = _public.VoxelOptimizer(**constraints, random_state=seed)
-            placer = _public.VoxelRanker(optimizer, verbose=True, n_jobs=jobs, random_state=seed)
+            optimizer = _public.VoxelOptimizer(**constraints, **given(max_rotations=max_rotations))
+            placer = _public.VoxelRanker(optimizer, verbose=True, n_jobs=jobs, **seed)
         boxes = tables.read_experts(experts, list(table["name"]))
         scene_options: dict[str, Any] = {"margin": margin, "tolerance": tolerance}
         scene_options |= {"include": include, "image": "image" in getattr(placer, "channels", ())}

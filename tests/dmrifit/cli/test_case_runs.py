@@ -5,6 +5,7 @@ import json
 import shutil
 from collections import namedtuple
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -64,8 +65,7 @@ def test_only_what_is_new_changed_or_damaged_is_done_again(tmp_path):
 @pytest.mark.parametrize("folder", ["../a", "/", "b"])
 def test_a_case_is_processed_again_where_its_record_names_another_folder(tmp_path, folder):
     assert run(tmp_path, {"a": 1}) == ["a"]
-    record = {"name": "a", "source": 1, "folder": folder}
-    (tmp_path / "a" / "done.json").write_text(json.dumps(sealed(record)))
+    (tmp_path / "a" / "done.json").write_text(json.dumps(sealed({"name": "a", "source": 1, "folder": folder})))
     assert run(tmp_path, {"a": 1}) == ["a"]
 
 
@@ -170,8 +170,7 @@ def test_a_file_that_vanishes_while_finished_cases_are_checked_is_the_problem_of
 
     inputs = {"a": 1, "b": 2}
     run(tmp_path, inputs)
-    records = processed_by(RUN, tmp_path, inputs, None, describe)
-    assert list(records) == ["b"]
+    assert list(processed_by(RUN, tmp_path, inputs, None, describe)) == ["b"]
     assert failures(tmp_path)[0]["problem"].startswith("gone.nii: No such file")
     assert not (tmp_path / "a" / "done.json").exists()
 
@@ -182,11 +181,9 @@ def test_failed_cases_are_described_and_follow_those_that_failed_before(tmp_path
     def describe(source):
         return {"name": f"scan {source}", "patient": "p2"}
 
-    problems = {"scan-1": "no brain"}
     options = {"failed": [unread], "names": describe}
-    assert run_with_failures(tmp_path, {"a": 1, "b": 2}, problems, **options) == ["scan-2"]
-    unsegmented = {"name": "scan 1", "patient": "p2", "problem": "no brain"}
-    assert failures(tmp_path) == [unread, unsegmented]
+    assert run_with_failures(tmp_path, {"a": 1, "b": 2}, {"scan-1": "no brain"}, **options) == ["scan-2"]
+    assert failures(tmp_path) == [unread, {"name": "scan 1", "patient": "p2", "problem": "no brain"}]
 
 
 def test_a_disk_without_room_for_the_other_cases_is_told_after_the_first(tmp_path, monkeypatch):
@@ -323,16 +320,20 @@ def test_a_run_that_finished_nothing_keeps_no_other_options_out(tmp_path, monkey
     assert json.loads((tmp_path / "settings.json").read_text())["use"] == "sform"
 
 
-def test_synthetic_cases_are_written_once_and_listed_from_the_folder_above(tmp_path):
+def test_synthetic_cases_are_written_once_and_listed_from_the_folder_above(tmp_path, capsys):
     written = []
 
     def write(number, folder):
         written.append((number, folder.name))
         folder.mkdir(exist_ok=True)
-        row = "name\timage\tbval\tage\none\tdwi.nii.gz\tdwi.bval\t007\n"
-        (folder / "cases.tsv").write_text(row)
+        (folder / "cases.tsv").write_text("name\timage\tbval\tage\none\tdwi.nii.gz\tdwi.bval\t007\n")
 
     groups = {"synthetic": (1, {"healthy.tsv": "cases.tsv"}, write), "synthetic-ill": (0, {"ill.tsv": "cases.tsv"}, write)}
+    interrupt = SystemError("a compiled function returned a result with an exception set")
+    interrupt.__cause__, interrupt.__cause__.__cause__ = SystemError(), KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        SimulationRun(tmp_path, skip=4).write({}, {"synthetic": (1, {}, Mock(side_effect=interrupt))})
+    assert f"cases are kept in {tmp_path}; the same command (without --overwrite) resumes" in capsys.readouterr().err
     for overwrite in (False, False, True):
         SimulationRun(tmp_path, skip=4, overwrite=overwrite).write({}, groups)
         row = "name\timage\tbval\tage\none\tsynthetic-005/dwi.nii.gz\tsynthetic-005/dwi.bval\t007\n"

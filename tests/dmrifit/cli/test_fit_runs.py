@@ -60,8 +60,7 @@ def test_a_bad_subject_is_a_row_and_is_fitted_when_it_is_mended(bids, run, outpu
     assert "4 scans: 2 fitted, 2 failed (failed.tsv)" in printed
     assert "failed: sub-01: " in printed
     assert "failed: sub-02: --mask" in printed
-    failed = pd.read_csv(tmp_path / "maps" / "failed.tsv", sep="\t")
-    assert failed["name"].tolist() == ["sub-01", "sub-02"]
+    assert pd.read_csv(tmp_path / "maps" / "failed.tsv", sep="\t")["name"].tolist() == ["sub-01", "sub-02"]
     assert fits(tmp_path / "maps")["name"].tolist() == ["sub-03_ses-a", "sub-04"]
     bval.write_text(good)
     code, printed, err = run(*arguments)
@@ -193,7 +192,7 @@ def test_ctrl_c_keeps_finished_scans_and_the_same_command_goes_on(bids, run, tmp
         patched.setattr(fit_runs, "fit_one", interrupted)
         code, _, err = run(*arguments)
     assert code == 130
-    assert "the same command goes on" in err
+    assert f"scans are kept in {tmp_path / 'maps'}; the same command (without --overwrite) resumes there" in err
     assert len(fits(tmp_path / "maps")) == 2
     code, printed, err = run(*arguments)
     assert code == 0

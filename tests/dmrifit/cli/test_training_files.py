@@ -10,13 +10,14 @@ HISTORY = [{"epoch": 1, "train_loss": 0.9}, {"epoch": 2, "train_loss": 0.7}]
 
 
 @pytest.mark.parametrize("checkpoint", [None, "states"])
-def test_only_the_default_checkpoint_is_removed_and_only_after_success(tmp_path, checkpoint):
+def test_only_the_default_checkpoint_is_removed_and_only_after_success(tmp_path, checkpoint, capsys):
     model = tmp_path / "model.dmrifit"
     folder = tmp_path / (checkpoint or ".model.dmrifit.training")
     custom = None if checkpoint is None else folder
     folder.mkdir()
-    with pytest.raises(ValueError, match="stop"), TrainingFiles(model, custom).training():
-        raise ValueError("stop")
+    with pytest.raises(KeyboardInterrupt), TrainingFiles(model, custom).training():
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == f"dmrifit: finished epochs are kept in {folder}; the same command resumes there\n"
     assert folder.is_dir()
     with TrainingFiles(model, custom).training() as fields:
         assert fields["checkpoint"] == str(folder)
@@ -59,8 +60,7 @@ def test_losses_and_scores_have_a_panel_each_with_the_last_value_in_its_heading(
         for i, (loss, score) in enumerate(zip(losses, scores, strict=True))
     ]
     for keys, values in ((("train_loss",), [losses]), (("train_loss", "valid_score"), [losses, scores])):
-        rows = [{key: row[key] for key in ("epoch", *keys)} for row in history]
-        figure = plot_training(rows)
+        figure = plot_training([{key: row[key] for key in ("epoch", *keys)} for row in history])
         assert [list(ax.lines[0].get_ydata()) for ax in figure.axes] == values
         for ax, drawn in zip(figure.axes, values, strict=True):
             assert list(ax.lines[0].get_xdata()) == [1, 2, 3]

@@ -342,7 +342,7 @@ def test_states_that_cannot_be_gone_on_from_are_refused(cohort, tmp_path, monkey
         with pytest.raises(error, match=words):
             clone(trained).set_params(**{f"training__{name}": value for name, value in changes.items()}).fit(cases, sizes(masks))
 
-    refused(model, "go on with epochs=2", epochs=4)
+    refused(model, r"go on with epochs=2, or train from the beginning: remove that folder, or choose ano", epochs=4)
     refused(constant, "more than epochs=1", epochs=1)
     refused(model, "file", OSError, checkpoint=tmp_path / "file")
     with monkeypatch.context() as another:
