@@ -51,6 +51,9 @@ _NEAR_NOISE, _GHOSTS = 5.0, 0.08
 _EXTREME = 99.5  # percent
 _BINS = 1024
 
+# Largest distance of a key from 0 or 1 that rounding leaves to equal signals.
+_WHOLE = 1e-6
+
 _SENTENCES = read_table("sentences")["choice"]
 
 _SAME_B = 1.0  # s/mm²: b-values up to so much above the lowest one are repeats of it
@@ -95,17 +98,16 @@ def spread_rows(signals: NDArray, most: int = NOISE_VOXELS) -> NDArray[np.intp]:
     keys = _keys(signals)
     partly = ~np.isfinite(keys)
     keys[partly] = _keys(np.nan_to_num(signals[partly], posinf=0, neginf=0))
-    rows = np.arange(len(signals))
-    if len(signals) > most:
-        rows = np.argpartition(keys, most)[:most]
-    return rows[np.argsort(keys[rows], kind="stable")]
+    return np.argsort(keys, kind="stable")[:most]
 
 
 def _keys(signals: NDArray) -> NDArray[np.float64]:
     """Compute a pseudorandom key from 0 to 1 for each voxel, from how its signals differ."""
     with np.errstate(all="ignore"):
         sums = np.einsum("ij->i", signals, dtype=np.float64)
-        return np.einsum("ij,ij->i", signals, signals, dtype=np.float64) / sums**2 * 1e6 % 1
+        keys = np.einsum("ij,ij->i", signals, signals, dtype=np.float64) / sums**2 * 1e6 % 1
+    # Air of few gray values has whole keys: it would be chosen first, and be the whole sample.
+    return np.where(np.abs(keys - np.round(keys)) < _WHOLE, 1.0, keys)
 
 
 def lowest_signals(signals: NDArray, protocol: Protocol) -> NDArray[np.float64]:

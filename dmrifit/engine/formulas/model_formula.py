@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import keyword
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -210,8 +211,8 @@ class Parameter:
     Raises
     ------
     ValueError
-        If the name is no identifier, the box is empty, or the unit is one in which b·D is not
-        dimensionless (mm²/s).
+        If the name is no identifier or a keyword of Python, the box is empty, or the unit is one
+        in which b·D is not dimensionless (mm²/s).
     """
 
     name: str
@@ -220,17 +221,17 @@ class Parameter:
     high: float
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier() or self.name in (*_PROTOCOL_NAMES, *FUNCTIONS):
+        names_in_use = (*_PROTOCOL_NAMES, *FUNCTIONS, *keyword.kwlist)
+        if not self.name.isidentifier() or self.name in names_in_use:
             raise ValueError(
                 f"a parameter cannot be named {self.name!r}: use an identifier other than b, te, "
-                "exp, log, sqrt"
+                "exp, log, sqrt and the keywords of Python, such as lambda"
             )
         unit = re.sub(r"m\^?2", "m²", self.unit)
         if unit in _REFUSED_UNITS:
             raise ValueError(
                 f"parameter {self.name} is in {self.unit}, but b is in ms/µm² inside a model: "
-                "give it in µm²/ms "
-                f"and multiply its bounds by {_REFUSED_UNITS[unit]:g}"
+                f"give it in µm²/ms and multiply its bounds by {_REFUSED_UNITS[unit]:g}"
             )
         if not self.low <= self.high:
             raise ValueError(

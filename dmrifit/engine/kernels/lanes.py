@@ -334,8 +334,8 @@ def sqrt(x: Any) -> Any:
 
 
 def log(x: Any) -> Any:
-    """Compute the logarithm, finite at 0: the derivative of a power, x**a·log(x), is 0 there."""
-    x = choose(x > 1e-300, x, 1e-300)
+    """Compute the logarithm, finite at 0 (x**a·log(x) is 0 there) and NaN below."""
+    x = choose((x >= 0.0) & (x < 1e-300), 1e-300, x)
     if not isinstance(x, Number):
         return np.log(x)
     return Number(x.code, x.code.intrinsic("log", x.value))

@@ -142,15 +142,9 @@ def test_fits_refuse_other_units_by_the_median_of_a_map_and_never_the_box_of_one
 
 @pytest.mark.parametrize(
     ("parameter", "bounds"),
-    [
-        (APPARENT, (-np.inf, np.inf)),
-        (APPARENT, (0, 3000)),
-        (APPARENT, (0, 0.02)),
-        (parameter_of("f"), (-0.1, 1.1)),
-        (parameter_of("f"), (-np.inf, np.inf)),
-        (parameter_of("Dv"), (30, 30)),
-        (parameter_of("T2t"), (1, 3000)),
-    ],
+    [(APPARENT, limits) for limits in ((-np.inf, np.inf), (0, 3000), (0, 0.02))]
+    + [(parameter_of("f"), limits) for limits in ((-0.1, 1.1), (-np.inf, np.inf))]
+    + [(parameter_of("Dv"), (30, 30)), (parameter_of("T2t"), (1, 3000))],
 )
 def test_bounds_that_hold_plausible_values_are_accepted(parameter, bounds):
     _check_bounds(parameter, *bounds)

@@ -359,13 +359,9 @@ def test_regularization_minimizes_the_published_sum():
 @pytest.mark.parametrize(
     "voxel",
     [
-        [0, 0, 0, 0, 0, 0, 0, 0, 0],
-        [np.nan] * 9,
-        [7, 7, 7, 7, 7, 7, 7, 7, 7],
+        *([value] * 9 for value in (0, np.nan, 7, np.inf)),
         [7, 7, 7, 7, np.nan, 7, 7, 7, 7],
-        [9, 8, 7, *[np.nan] * 6],
-        [-3, -4, -5, -6, -7, -8, -9, -10, -11],
-        [np.inf] * 9,
+        *([9, 8, 7, *[np.nan] * 6], [-3, -4, -5, -6, -7, -8, -9, -10, -11]),
     ],
 )
 def test_a_voxel_without_usable_signal_is_not_fitted(voxel):

@@ -48,6 +48,15 @@ def test_residuals_measure_the_noise_with_parameters_at_bounds_and_with_few_meas
     assert np.nanmedian(noise_choice.residual_levels(one_left)) == pytest.approx(100 / 120, rel=0.05)
 
 
+def test_air_of_few_gray_values_does_not_displace_the_tissue():
+    """Scanners store much of the air as 0 and 1; a 0 counts as missing."""
+    air = np.full((3000, 12), np.nan)
+    air[np.arange(3000), np.arange(3000) % 12] = 1.0
+    signals = np.concatenate([air, magnitudes(IVIM, [100.0, 0.1, 20.0, 1.0], LOW_B, 20, 5)])
+    assert np.isfinite(signals[noise_choice.spread_rows(signals)]).all(axis=1).mean() > 0.9
+    assert fit_voxels(signals, LOW_B, "ivim").noise == pytest.approx(5.0, rel=0.1)
+
+
 def test_low_b_values_that_differ_are_no_repeats():
     """Between b = 0 and 5 s/mm² perfusion decays, as in OSIPI's protocol."""
     signals = magnitudes(IVIM, [1.0, 0.3, 80.0, 1.0], Protocol([0, 1, 2, 5, 500, 800]), 200, 3)

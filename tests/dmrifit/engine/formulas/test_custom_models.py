@@ -54,13 +54,8 @@ def test_a_function_of_arithmetic_becomes_an_expression():
 @pytest.mark.parametrize("formula", ["S0*exp(-b*D) if b < 9 else S0", "S0*exp(-D*(b if b < 9 else 9))"])
 @pytest.mark.parametrize(
     "options",
-    [
-        {"weights": np.linspace(1, 2, 7)},
-        {"likelihood": "rician", "sigma": 2.0},
-        {"method": "map"},
-        {"method": "ols"},
-        {"method": "wls"},
-    ],
+    [{"weights": np.linspace(1, 2, 7)}, {"likelihood": "rician", "sigma": 2.0}]
+    + [{"method": name} for name in ("map", "ols", "wls")],
 )
 def test_a_condition_that_always_holds_changes_no_fit(formula, options):
     plain = SignalModel.from_expression("S0*exp(-b*D)", [S0, D], name="plain")
@@ -74,6 +69,12 @@ def test_a_condition_that_always_holds_changes_no_fit(formula, options):
         return
     expected, found = (fit_voxels(signals, PROTOCOL, model=model, **options) for model in (plain, branched))
     np.testing.assert_allclose(found.parameters, expected.parameters, rtol=1e-4)
+
+
+def test_a_formula_without_a_value_within_its_bounds_fits_nothing():
+    model = SignalModel.from_expression("S0*exp(-b*D)*log(-a)", [S0, D, A], name="undefined")
+    result = fit_voxels([[9, 8, 7, 6, 5, 4, 3]], PROTOCOL, model)
+    assert result.status.tolist() == [FitStatus.NOT_FITTED]
 
 
 @pytest.mark.parametrize("function", [stretched, njit(stretched)])
