@@ -118,8 +118,8 @@ class CaseRun:
         """
         Find what a command names: an image, a table, a folder, or many images; tell whether many.
 
-        Prints which cases a folder holds. `options` name files, which are for a single image;
-        `images` are the columns of images that a table may have.
+        Prints which cases there are, and how many have further images. `options` name files, which
+        are for a single image; `images` are the columns of images that a table may have.
         """
         from dmrifit.cohort.bids_folder import is_bids_folder
         from dmrifit.io.case_tables import folder_rows, folder_summary, folder_table
@@ -128,21 +128,21 @@ class CaseRun:
         table = folder_table(path)
         are_images = len(paths) > 1 or is_pattern(path) or (is_bids_folder(path) and table == path)
         is_table = path.is_dir() or path.suffix.lower() in (".tsv", ".csv")
+        words = first_few([str(path) for path in paths])
         if are_images or is_table:
-            refuse_files(first_few([str(path) for path in paths]), options or {})
-        if are_images:
-            return named_images(paths, self.bids), True
-        if not path.is_dir():
-            check_file(path)
-        elif table == path:
-            typer.echo(folder_summary(path, folder_rows(path, images)), err=True)
-        else:
+            refuse_files(words, options or {})
+        source = named_images(paths, self.bids) if are_images else path
+        if are_images or (path.is_dir() and table == path):
+            typer.echo(folder_summary(words, folder_rows(source, images)), err=True)
+        elif path.is_dir():
             typer.echo(f"using {table}", err=True)
+        else:
+            check_file(path)
         if (path / FAILED).is_file():
             # A line for each, below that of the columns.
             n_failed = counted((path / FAILED).read_bytes().count(b"\n") - 1, self.noun)
             tell(f"{n_failed} failed when the folder was written: {path / FAILED}")
-        return path, is_table
+        return source, are_images or is_table
 
     def run(
         self,

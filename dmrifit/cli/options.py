@@ -127,7 +127,7 @@ def refuse_files(source: str, options: Mapping[str, object]) -> None:
     if flags := [flag for flag, file in options.items() if file]:
         raise ValueError(
             f"{source}: files of several images lie beside them, or are named in the columns of "
-            f"their table; leave out {' and '.join(flags)}, for the files of one image"
+            f"their table; leave out {' and '.join(flags)}, for files of a single image only"
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
-from itertools import compress
+from itertools import compress, product
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -61,10 +61,8 @@ def checked_mask(
 def check_shape(values: NDArray, shape: tuple[int, ...], what: str, remedy: str = "") -> None:
     """Check the shape of an array."""
     if values.shape != shape:
-        raise ValueError(
-            f"{what} has shape {values.shape} and the image {shape}; "
-            f"{remedy or 'bring both to one grid'}"
-        )
+        remedy = remedy or "bring both to one grid"
+        raise ValueError(f"{what} has shape {values.shape} and the image {shape}; {remedy}")
 
 
 def volumes_of_cases(
@@ -194,11 +192,8 @@ class CaseTable:
 
     def row_of(self, case: Any, stem: str) -> dict[str, str]:
         """Describe a case and name its files: those of its attributes that are not None."""
-        row = {
-            "patient": case.patient,
-            "name": case.name,
-            "synthetic": "true" if case.synthetic else "false",
-        }
+        row = {"patient": case.patient, "name": case.name}
+        row["synthetic"] = "true" if case.synthetic else "false"
         for column, ending in self.endings.items():
             if getattr(case, column, None) is not None:
                 row[column] = stem + ending
@@ -264,10 +259,8 @@ class ResultTable:
         """Read the number that all cases were run with; the default without one, or with two."""
         values = {row.get(key, "") for row in self.rows}
         if len(values) > 1:
-            raise ValueError(
-                f"{self.path}: the cases have different values of {key} "
-                f"({', '.join(sorted(values))})"
-            )
+            words = ", ".join(sorted(values))
+            raise ValueError(f"{self.path}: the cases have different values of {key} ({words})")
         text = values.pop()
         try:
             return default if not text or "," in text else number(text)
@@ -343,8 +336,8 @@ def folder_rows(folder: Path | Sequence[Path], images: Sequence[str]) -> list[di
 
     Each image is a case with the name of its file, ``p1`` for ``p1.nii.gz``, ``p1_dwi.nii.gz`` or
     ``p1_image.nii.gz`` (with the first column ``image``); ``p1_brain.nii.gz`` or
-    ``p1_image_brain.nii.gz`` then goes into its column ``brain``. Named images of one name are
-    called by their folders.
+    ``p1_image_brain.nii.gz`` then goes into its column ``brain``, also if it is beside a named
+    image and not named itself. Named images of one name are called by their folders.
     """
     main, *others = images
     if isinstance(folder, Path):
@@ -367,14 +360,10 @@ def folder_rows(folder: Path | Sequence[Path], images: Sequence[str]) -> list[di
             raise ValueError(f"{where} {files[name]} and {file}; keep one of them")
     if not files and isinstance(folder, Path):
         # Tables of results have no column of images.
-        files_of_text = (path for path in folder.glob("*.tsv") if path.is_file())
-        headers = {path.name: path.read_bytes().split(b"\n")[0] for path in files_of_text}
-        named = [
-            name
-            for name, header in headers.items()
-            if main in header.decode("utf-8-sig", "replace").split()
-        ]
-        tables = ", ".join(sorted(named))
+        paths = [path for path in sorted(folder.glob("*.tsv")) if path.is_file()]
+        contents = {path.name: str(path.read_bytes(), "utf-8-sig", "replace") for path in paths}
+        titles = {name: content.split("\n")[0].split() for name, content in contents.items()}
+        tables = ", ".join(name for name, words in titles.items() if main in words)
         raise FileNotFoundError(
             f"{folder} is a folder without images (.nii, .nii.gz); name "
             + (f"a table in it: {tables}" if tables else "an image, a table or a folder of images")
@@ -389,7 +378,23 @@ def folder_rows(folder: Path | Sequence[Path], images: Sequence[str]) -> list[di
                 break
         else:
             rows[name][main] = file
+    if not isinstance(folder, Path):
+        for row in rows.values():
+            row |= _images_beside(Path(row[main]), main, [key for key in others if not row[key]])
     return [{"name": name, **rows[name]} for name in sorted(rows)]
+
+
+def _images_beside(image: Path, main: str, columns: Iterable[str]) -> dict[str, str]:
+    """Find the images beside one that its name says belong to it; of several none is right."""
+    name = stem(image)
+    starts = {name, re.sub(f"(_{main}|{_SERIES})$", "", name)}
+    beside = {}
+    for column in columns:
+        names = [f"{start}_{column}.nii{end}" for start, end in product(starts, ("", ".gz"))]
+        paths = [path for path in map(image.with_name, names) if path.is_file()]
+        if len(paths) == 1:
+            beside[column] = str(paths[0])
+    return beside
 
 
 def _is_image(path: Path) -> bool:
@@ -404,9 +409,9 @@ def subject_of(name: str) -> str:
     return match[0] if match else name
 
 
-def folder_summary(folder: Path, rows: Sequence[Mapping[str, str]]) -> str:
-    """Say which cases a folder holds, and for how many of them there are further images."""
-    text = f"{counted(len(rows), 'case')} in {folder}: {first_few([row['name'] for row in rows])}"
+def folder_summary(source: Path | str, rows: Sequence[Mapping[str, str]]) -> str:
+    """Say which cases are in a folder or a glob, and how many of them have further images."""
+    text = f"{counted(len(rows), 'case')} in {source}: {first_few([row['name'] for row in rows])}"
     counts = {column: sum(bool(row[column]) for row in rows) for column in list(rows[0])[2:]}
     further = ", ".join(f"{column} {count}" for column, count in counts.items() if count)
     return f"{text}; with {further}" if further else text

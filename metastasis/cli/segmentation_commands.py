@@ -73,11 +73,13 @@ def ensemble(
     run: RunOptions,
 ) -> None:
     """
-    Find metastases by two models; those marked by both get label 2. Not for clinical use.
+    Find metastases by two models; label 2: seen by the specific one. Not for clinical use.
 
-    Writes the files of segment, with labels 0 for background, 1 for candidates (to review) and 2
-    for what both mark. Prior scans are segmented too, and lesions.tsv says which metastases
-    are new, grown, stable, shrunk or vanished.
+    Writes the files of segment, with labels 0 for background, 1 for candidates (to review), which
+    the sensitive model alone marks, and 2 for findings that the specific model marks, called
+    "marked by both" also where it marks them alone. The sensitive model is named first. Prior
+    scans are segmented too, and lesions.tsv says which metastases are new, grown, stable, shrunk
+    or vanished.
 
     Options:
     sensitive SENSITIVE: Sensitive model, from train.

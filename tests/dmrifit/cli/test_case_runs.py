@@ -368,6 +368,7 @@ def test_a_folder_of_images_is_as_good_as_a_table_where_columns_are_known(tmp_pa
     assert case_run.named_cases(images[:1], columns, {"--mask": "x.nii"}) == (images[0], False)
     for paths in (images, [tmp_path / "?.nii*"]):
         assert case_run.named_cases(paths, columns, options) == (images, True)
+        assert capsys.readouterr().err == f"2 cases in {', '.join(map(str, paths))}: a, b; with brain 1\n"
         with pytest.raises(ValueError, match=r"several images .*; leave out --mask"):
             case_run.named_cases(paths, columns, {"--mask": "x.nii"})
     with pytest.raises(FileNotFoundError, match="no file matches"):
@@ -376,6 +377,7 @@ def test_a_folder_of_images_is_as_good_as_a_table_where_columns_are_known(tmp_pa
     scan.parent.mkdir(parents=True)
     scan.touch()
     assert case_run.named_cases([tmp_path / "bids"], columns, options) == ([scan], True)
+    assert capsys.readouterr().err == f"1 case in {tmp_path / 'bids'}: sub-1_T1w\n"
     (tmp_path / "cases.tsv").touch()
     with pytest.raises(ValueError, match=r"cases\.tsv is a table; name one table alone, or images"):
         case_run.named_cases([images[0], tmp_path / "cases.tsv"], columns)

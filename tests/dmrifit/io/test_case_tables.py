@@ -113,17 +113,10 @@ def test_what_reading_a_row_refuses_is_told_with_the_row(tmp_path, error):
     assert failed == [{"name": "y", "patient": "p2", "problem": str(caught.value)}]
 
 
-@pytest.mark.parametrize(
-    ("name", "stem"),
-    [
-        ("p01", "p01"),
-        ("Jane Doe/2", "Jane-Doe-2"),
-        ("..hidden", "hidden"),
-        ("-x", "x"),
-        ("ÄÖ", "case"),
-        ("a.b_c-d", "a.b_c-d"),
-    ],
-)
+NAMES = {"p01": "p01", "Jane Doe/2": "Jane-Doe-2", "..hidden": "hidden", "-x": "x", "ÄÖ": "case", "a.b_c-d": "a.b_c-d"}
+
+
+@pytest.mark.parametrize(("name", "stem"), NAMES.items())
 def test_names_of_files_have_letters_digits_and_few_signs(name, stem):
     assert file_stem("p", name) == stem
 
@@ -188,6 +181,10 @@ def test_each_image_of_a_folder_is_a_case_with_the_images_named_after_it(tmp_pat
     assert folder_summary(folder, rows) == (
         f"4 cases in {folder}: p1, p2, p3, skull_brain; with label 1, prior 1, brain 1, prior_label 1"
     )
+    named = folder_rows([folder / "p1_image.nii", folder / "p3_dwi.nii.gz"], columns)
+    assert [[text.rpartition("/")[2] for text in row.values()] for row in named] == [list(rows[i].values()) for i in (0, 2)]
+    (folder / "p3_brain.nii").touch()
+    assert folder_rows([folder / "p3_dwi.nii.gz"], columns)[0]["brain"] == "", "neither of two is known to be right"
     many = [{"name": f"p{i}", "image": "x"} for i in range(7)]
     assert folder_summary(folder, many).endswith("7 cases in " + f"{folder}: p0, p1, p2, p3, p4 and 2 more")
     assert folder_summary(folder, many[:1]) == f"1 case in {folder}: p0"
