@@ -133,7 +133,8 @@ def train(
 
     Options:
     detector aligned|gaussian|pca|forest|implants|mean|dae|recdisc: The detector.
-    set_ NAME=VALUE: Parameter of the detector, such as side=low; repeatable.
+    set_ NAME=VALUE: Parameter of the detector, such as side=low; a list is in brackets, such as
+        'widths=[8,16]' or 'features=["mean","spread"]'; repeatable.
     published: Network sizes, noise and training as published (dae, recdisc); needs a GPU.
     epochs 1..: Epochs of training of networks; by default the detector's.
     rate 0..0.5: False-positive rate per healthy voxel at the stored threshold; by default 0.01.
