@@ -296,14 +296,14 @@ def benchmark(
         estimators = {f"{name} s2s": estimators[f"{name} s2s"] for name in names}
     for estimator in estimators.values():
         estimator.set_params(source=source)
-    if overwrite:
-        (out / "study.json").unlink(missing_ok=True)
-    else:
+    if not overwrite:
         _check_study(out, estimators, controls=sampling.controls)
     options: dict[str, Any] = vars(sampling) | {"out": out, "n_train": sizes, "random_state": seed}
     options |= {"n_repeats": options.pop("repeats"), "max_voxels": sampling.max_voxels or None}
     options["n_jobs"] = None if cluster else jobs
     options["train_on"] = list(train_on or _training_cohorts(cohorts, sampling.resynthesize))
+    if overwrite and out.is_dir():
+        (out / "study.json").unlink(missing_ok=True)
     try:
         with scheduler(cluster), resumable("work is", out):
             evaluation = compare(estimators, cohorts, **options)
