@@ -256,7 +256,8 @@ def evaluate(
     healthy_tables = healthy_detections or {}
     # False positives are counted for all methods or for none: a table of some would mislead.
     if set(healthy_tables) != (set() if healthy is None else set(detections)):
-        raise ValueError(f"--healthy needs --healthy-detections of {', '.join(detections)} alone")
+        names = ", ".join(detections)
+        raise ValueError(f"--healthy needs --healthy-detections of each method, no other: {names}")
     options: dict[str, Any] = {"tissue": estimate_tissue, "mask": not all_voxels, "b": b}
     scans = prepared_cases(series_of([cases]), **options)
     healthy_scans = [] if healthy is None else prepared_cases(series_of([healthy]), **options)

@@ -446,7 +446,7 @@ def _listed(covariates: Any, n_scans: int) -> dict[str, NDArray[Any]]:
         if missing.any():
             raise ValueError(
                 f"covariate {name} is missing for {int(missing.sum())} of {n_scans} scans; give "
-                f"all, or leave {name} out"
+                f"all, or leave {name} out; commands read it from a column of the table of scans"
             )
         arrays[str(name)] = array
     return arrays

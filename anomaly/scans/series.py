@@ -416,7 +416,10 @@ class SeriesDetector(BaseEstimator):
         Returns
         -------
         Detection
-            Map, masks and lesions.
+            ``map`` has the scores and ``found`` is where they are above the ``threshold``, with
+            ``opened`` after opening, arrays of shape (x, y, z) on the grid of the detector.
+            ``lesions`` has a row for each connected part of ``opened``: volume (mL), center (mm
+            RAS+), scores. ``flags`` are sentences on what limits the result.
 
         Raises
         ------

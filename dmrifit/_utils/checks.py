@@ -163,7 +163,7 @@ def check_own_names(what: str, names: Iterable[str], reserved: Collection[str] =
         raise ValueError(f"{what} have no names; give at least one")
     if conflicts:
         listed = ", ".join(map(str, conflicts))
-        raise ValueError(f"{what} need unique names; repeated or reserved: {listed}")
+        raise ValueError(f"{what} need unique names; rename those repeated or reserved: {listed}")
 
 
 @contextmanager

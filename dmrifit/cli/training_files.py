@@ -88,7 +88,7 @@ def plot_training(history: Sequence[Mapping[str, Any]]) -> Figure:
         # Fixed places: a layout that is computed would take longer than a short epoch.
         figure = new_figure(width * len(panels), height)
         for i, (key, title, label) in enumerate(panels):
-            ax = add_axes(figure, i * width + 0.75, 0.6, width - 1.0, height - 1.25)
+            ax = add_axes(figure, i * width + 1.0, 0.6, width - 1.25, height - 1.25)
             rows = [row for row in history if key in row]
             epochs = [row["epoch"] for row in rows]
             values = [row[key] for row in rows]

@@ -116,9 +116,8 @@ def skip_generated(app, what, name, obj, skip, options):
 #: What is said of names that are neither classes nor functions, which have no text of their own.
 DATA_TEXTS = {
     "dmrifit.MODELS": "The built-in signal models by name; :doc:`/guides/plot_models` has formulas and bounds.",
-    "anomaly.GENERATORS": "Kinds of synthetic anomalies that can be put into healthy scans, by name: {values}. "
-    "``ellipsoids`` are those of `corrupt`, ``patches`` those of ``corrupt(shape=\"patch\")``, and ``gliomas`` the lesions "
-    "of `simulate_dmri`.",
+    "anomaly.GENERATORS": "Generators of synthetic anomalies in scans of healthy persons, by name: {values}. Each is called "
+    "with a scan and its mask, and gives the changed scan and the mask of the anomaly.",
     "dmrifit.ALGORITHMS": "Names of the study's seven algorithms, for `make_regressor`: {values}.",
 }
 

@@ -58,7 +58,7 @@ def test_series_are_looked_at_and_compared(run, output_of, cases, model, tmp_pat
     more = ("--healthy", cases / "healthy.tsv", "--healthy-detections", f"z={well / 'detections.tsv'}", "--overwrite")
     output_of(*words, *more)
     assert len(pd.read_csv(compared / "healthy.csv"))
-    assert "--healthy needs --healthy-detections of z" in run(*words, *more[:2])[2]
+    assert "--healthy needs --healthy-detections of each method, no other: z" in run(*words, *more[:2])[2]
     assert "has no synthetic-glioma-001" in run(*words[:3], f"z={well / 'detections.tsv'}", *words[4:])[2]
 
 
