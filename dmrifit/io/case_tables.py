@@ -340,14 +340,12 @@ def folder_rows(folder: Path | Sequence[Path], images: Sequence[str]) -> list[di
     image and not named itself. Named images of one name are called by their folders.
     """
     main, *others = images
+    listed = list(dict.fromkeys(folder)) if not isinstance(folder, Path) else []
     if isinstance(folder, Path):
         listed = [path for path in sorted(folder.iterdir()) if _is_image(path)]
-        # The name in BIDS of a mask of the brain, which is no case beside others.
-        paths = [path for path in listed if not stem(path).endswith("desc-brain_mask")] or listed
-        texts = [path.name for path in paths]
-    else:
-        paths = list(dict.fromkeys(folder))
-        texts = [str(path) for path in paths]
+    # The name in BIDS of a mask of the brain, which is no case beside others.
+    paths = [path for path in listed if not stem(path).endswith("desc-brain_mask")] or listed
+    texts = [path.name if isinstance(folder, Path) else str(path) for path in paths]
     end = rf"(_{main}|{_SERIES})(?=(_({'|'.join(others)}))?$)"
     names = [re.sub(end, "", stem(path)) for path in paths]
     if not isinstance(folder, Path) and len(set(names)) < len(names):
@@ -378,6 +376,8 @@ def folder_rows(folder: Path | Sequence[Path], images: Sequence[str]) -> list[di
                 break
         else:
             rows[name][main] = file
+    # The brain of a prior scan belongs to no column.
+    rows = {name: row for name, row in rows.items() if row[main]}
     if not isinstance(folder, Path):
         for row in rows.values():
             row |= _images_beside(Path(row[main]), main, [key for key in others if not row[key]])

@@ -1,6 +1,7 @@
 """What cases of the applications share: checked arrays, names of files, rows of tables."""
 
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -91,10 +92,7 @@ def test_each_row_is_read_with_the_folder_of_its_table(tmp_path):
 @pytest.mark.parametrize("rows", [("p1\ta.nii\tsame", "p2\tb.nii\tsame"), ("p1\ta.nii\tn/a", "p1\tb.nii\tn/a")])
 def test_two_rows_of_one_name_are_refused(tmp_path, rows):
     path = table(tmp_path, *rows)
-    with pytest.raises(
-        ValueError,
-        match=r"row 3 .*: row 2 has a scan of the name '(same|p1)' too; add a column 'name'",
-    ):
+    with pytest.raises(ValueError, match=r"row 3 .*: row 2 has a scan of the name '(same|p1)' too; add a column 'name'"):
         SCANS.read(path, lambda row, folder: row)
 
 
@@ -146,10 +144,8 @@ def test_a_table_has_the_columns_that_hold_something_and_says_what_they_mean(tmp
         rows = [{"name": 'a "b"', "site": "x"}, {"name": "c"}]
         write_table(files, "cases.tsv", rows, described, "cases.json")
     assert (tmp_path / "cases.tsv").read_text() == 'name\tsite\n"a ""b"""\tx\nc\tn/a\n'
-    assert json.loads((tmp_path / "cases.json").read_text()) == {
-        "name": {"Description": "Its name."},
-        "site": {"Description": "Scanner."},
-    }
+    meanings = {"name": {"Description": "Its name."}, "site": {"Description": "Scanner."}}
+    assert json.loads((tmp_path / "cases.json").read_text()) == meanings
 
 
 # Folders ---------------------------------------------------------------------------------------
@@ -182,9 +178,11 @@ def test_each_image_of_a_folder_is_a_case_with_the_images_named_after_it(tmp_pat
         f"4 cases in {folder}: p1, p2, p3, skull_brain; with label 1, prior 1, brain 1, prior_label 1"
     )
     named = folder_rows([folder / "p1_image.nii", folder / "p3_dwi.nii.gz"], columns)
-    assert [[text.rpartition("/")[2] for text in row.values()] for row in named] == [list(rows[i].values()) for i in (0, 2)]
+    assert [[Path(text).name for text in row.values()] for row in named] == [list(rows[i].values()) for i in (0, 2)]
     (folder / "p3_brain.nii").touch()
     assert folder_rows([folder / "p3_dwi.nii.gz"], columns)[0]["brain"] == "", "neither of two is known to be right"
+    listed = [folder / f"{name}.nii" for name in ("p1_image", "p1_prior", "p1_prior_brain", "p1_desc-brain_mask")]
+    assert [(row["name"], Path(row["prior"]).name) for row in folder_rows(listed, columns)] == [("p1", "p1_prior.nii")]
     many = [{"name": f"p{i}", "image": "x"} for i in range(7)]
     assert folder_summary(folder, many).endswith("7 cases in " + f"{folder}: p0, p1, p2, p3, p4 and 2 more")
     assert folder_summary(folder, many[:1]) == f"1 case in {folder}: p0"
