@@ -276,6 +276,7 @@ def benchmark(
     from dmrifit.cohort.cohort import Cohort
     from dmrifit.predict.algorithms import ALGORITHMS, REGRESSORS
     from dmrifit.study.comparison import compare
+    from dmrifit.study.study_folder import StudyFolder
 
     import_optional("matplotlib", "jinja2")
     strategy_names = ("s2s", "m2m") if strategies is None else strategies
@@ -298,12 +299,11 @@ def benchmark(
         estimator.set_params(source=source)
     if not overwrite:
         _check_study(out, estimators, controls=sampling.controls)
-    options: dict[str, Any] = vars(sampling) | {"out": out, "n_train": sizes, "random_state": seed}
+    options: dict[str, Any] = vars(sampling) | {"n_train": sizes, "random_state": seed}
     options |= {"n_repeats": options.pop("repeats"), "max_voxels": sampling.max_voxels or None}
     options["n_jobs"] = None if cluster else jobs
+    options["out"] = StudyFolder(out, overwrite=overwrite)
     options["train_on"] = list(train_on or _training_cohorts(cohorts, sampling.resynthesize))
-    if overwrite and out.is_dir():
-        (out / "study.json").unlink(missing_ok=True)
     try:
         with scheduler(cluster), resumable("work is", out):
             evaluation = compare(estimators, cohorts, **options)

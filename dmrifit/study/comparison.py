@@ -347,7 +347,7 @@ def compare(
     controls: bool = True,
     resynthesize: bool = False,
     keep_predictions: bool = True,
-    out: str | Path | None = None,
+    out: str | Path | StudyFolder | None = None,
     n_jobs: int | None = None,
     random_state: RandomState = None,
 ) -> Evaluation:
@@ -419,7 +419,7 @@ def compare(
     """
     check_jobs(n_jobs)
     cohorts = contestants.named_cohorts(cohorts)
-    folder = None if out is None else StudyFolder(out)
+    folder = StudyFolder(out) if isinstance(out, str | Path) else out
     # Resuming without a seed goes on with the earlier one: a new one would train all again.
     if random_state is None and folder is not None:
         random_state = folder.settings().get("seed")

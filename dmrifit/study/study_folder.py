@@ -44,11 +44,12 @@ class StudyFolder:
 
     study.json has the settings, and after the end of the study the SHA-256 of each table. The
     folder "cells" has the scores of each finished training (a cell of the comparison), so that an
-    interrupted study can be resumed.
+    interrupted study can be resumed. With `overwrite` a study of other settings is replaced, and
+    its study.json only when it is claimed.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, *, overwrite: bool = False) -> None:
+        self.path, self.overwrite = Path(path), overwrite
 
     def settings(self) -> dict[str, Any]:
         """Read the settings of the study in the folder; empty without a study."""
@@ -59,7 +60,7 @@ class StudyFolder:
         path = self.path / _STUDY
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file; name a folder of a comparison")
-        if not path.is_file():
+        if self.overwrite or not path.is_file():
             return {}
         try:
             content = json.loads(path.read_text(encoding="utf-8"))

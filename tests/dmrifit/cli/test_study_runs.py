@@ -139,6 +139,7 @@ def test_overwrite_replaces_a_comparison_of_other_settings(study, table, tmp_pat
     err = error_of(*command, "--seed", 1)
     assert "another study: --seed was 0 there and is 1 now" in err
     assert "--overwrite" in err
+    assert "needs at least 99 other" in error_of(*command[:-1], "99", "--overwrite")
     assert Evaluation.read(out).study["settings"]["seed"] == 0
     output_of(*command, "--seed", 1, "--overwrite")
     assert json.loads((out / "study.json").read_text())["settings"]["seed"] == 1
