@@ -207,18 +207,8 @@ class AlignedMahalanobis(AlignedDetector):
 
     Parameters
     ----------
-    threshold : threshold rule, optional
-        Rule that makes a map binary, fitted to scans held out of the training; by default
-        `HealthyRateThreshold(0.01)`: 1 % of the voxels of healthy brains are above it.
-    calibration : "auto", float, int or None, default="auto"
-        The healthy scans for the threshold. A share, such as 0.25: this share of the subjects is
-        held out of the training. A number of folds, such as 4: each fold is scored by a detector
-        trained on the others, then all scans are learned from. ``"auto"``: four folds of fewer
-        than 40 subjects, a quarter of more or for a guarantee. None: no threshold is fitted, and
-        there are only maps.
-    scale : {None, "image"}, default=None
-        With ``"image"`` each map is divided by its own 99.9 % quantile and clipped at 1, as in the
-        published code. A healthy scan then always has voxels of the highest score.
+    threshold, calibration, scale : optional
+        As in `VoxelwiseGaussian`; calibration is ``"auto"`` by default.
     smooth_mm : float, default=6.0
         Standard deviation in mm of the Gaussian that smooths the scores inside the mask.
     spacing : float or tuple of float of length 3, default=4.0
