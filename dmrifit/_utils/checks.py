@@ -58,7 +58,7 @@ def check_fields(instance: Any) -> None:
             _check_limits(name, value, hint)
         elif get_origin(hint) is Sequence and get_origin(get_args(hint)[0]) is Annotated:
             if not isinstance(value, tuple | list) or not value:
-                raise ValueError(f"{name} must be a list of numbers, such as [4,8], not {value!r}")
+                raise ValueError(f"{name} must be a list of numbers, such as [1,2], not {value!r}")
             for number in value:
                 _check_limits(f"each of {name}", number, get_args(hint)[0])
 

@@ -3,8 +3,9 @@ The frame of a command line: help, one-line errors, exit codes, options of sever
 
 Options:
 checkpoint: Folder for network checkpoints, from which training resumes; by default a hidden folder
-    beside the model file, .NAME.training, removed at the end. If a killed run left it behind, run
-    the same command again with --overwrite; remove it to train with another number of epochs.
+    beside the model file, .NAME.training, removed at the end. If a killed run left it behind, the
+    same command resumes, with --overwrite if the model file exists; remove the folder to train
+    from the beginning.
 cluster tcp://HOST:PORT: Scheduler of a dask cluster, whose workers see the same folders; in place
     of --jobs (pip install "dmrifit[cluster]").
 fail_on_flag: End with code 3 where a case is flagged or one of many fails.

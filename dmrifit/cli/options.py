@@ -54,7 +54,7 @@ def resumable(work: str, folder: Path, how: str = "") -> Iterator[None]:
             cause = cause.__cause__
         if not isinstance(cause, KeyboardInterrupt):
             raise
-        # Before anything is finished there is no folder.
+        # Without a folder nothing was begun.
         if folder.is_dir():
             say(f"finished {work} kept in {folder}; the same command{how} resumes there")
         raise KeyboardInterrupt from error

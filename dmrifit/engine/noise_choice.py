@@ -51,7 +51,7 @@ _NEAR_NOISE, _GHOSTS = 5.0, 0.08
 _EXTREME = 99.5  # percent
 _BINS = 1024
 
-# Largest distance of a key from 0 or 1 that rounding leaves to equal signals.
+# Keys closer than this to 0 or 1 are whole but for rounding.
 _WHOLE = 1e-6
 
 _SENTENCES = read_table("sentences")["choice"]

@@ -73,7 +73,7 @@ def ensemble(
     run: RunOptions,
 ) -> None:
     """
-    Find metastases by two models; label 2: seen by the specific one. Not for clinical use.
+    Find metastases by two models; label 2 is what the specific model marks. Not for clinical use.
 
     Writes the files of segment, with labels 0 for background, 1 for candidates (to review), which
     the sensitive model alone marks, and 2 for findings that the specific model marks, called

@@ -9,15 +9,17 @@ from dmrifit.cli.training_files import TrainingFiles, plot_training
 HISTORY = [{"epoch": 1, "train_loss": 0.9}, {"epoch": 2, "train_loss": 0.7}]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 @pytest.mark.parametrize("checkpoint", [None, "states"])
-def test_only_the_default_checkpoint_is_removed_and_only_after_success(tmp_path, checkpoint, capsys):
+def test_only_the_default_checkpoint_is_removed_and_only_after_success(tmp_path, checkpoint, error, capsys):
     model = tmp_path / "model.dmrifit"
     folder = tmp_path / (checkpoint or ".model.dmrifit.training")
     custom = None if checkpoint is None else folder
     folder.mkdir()
-    with pytest.raises(KeyboardInterrupt), TrainingFiles(model, custom).training():
-        raise KeyboardInterrupt
-    assert capsys.readouterr().err == f"dmrifit: finished epochs are kept in {folder}; the same command resumes there\n"
+    with pytest.raises(error), TrainingFiles(model, custom).training():
+        raise error
+    told = f"dmrifit: finished epochs are kept in {folder}; the same command resumes there\n"
+    assert capsys.readouterr().err == (told if error is KeyboardInterrupt else "")
     assert folder.is_dir()
     with TrainingFiles(model, custom).training() as fields:
         assert fields["checkpoint"] == str(folder)
