@@ -202,6 +202,7 @@ def test_options_of_a_comparison_reach_it(table, comparisons, output_of, tmp_pat
     assert list(estimators) == ["LR m2m", "ETR m2m"]
     assert {(type(one), one.model) for one in estimators.values()} == {(MapsToMaps, "adc")}
     assert list(cohorts) == ["A", "B"]
+    assert settings.pop("out").path == tmp_path
     assert settings == {
         "train_on": ["pooled"],
         "train_mask": "lesion",
@@ -211,7 +212,6 @@ def test_options_of_a_comparison_reach_it(table, comparisons, output_of, tmp_pat
         "max_voxels": None,
         "controls": False,
         "resynthesize": True,
-        "out": tmp_path,
         "n_jobs": 2,
         "random_state": 9,
     }
