@@ -107,9 +107,7 @@ def fit_many(
     if options["model"] is not None and not options["by_te"]:
         # What is wrong for every scan is refused before an earlier run is replaced.
         signal_model = resolve_model(options["model"])
-        numbers = {
-            name: value for name, value in options["fixed"].items() if not isinstance(value, str)
-        }
+        numbers = {name: x for name, x in options["fixed"].items() if not isinstance(x, str)}
         fit_settings = FitSettings(options["method"], bounds=options["bounds"], fixed=numbers)
         fit_settings.fixed_values(signal_model, 1, fit_settings.box(signal_model))
     with scheduler(run.cluster):

@@ -50,7 +50,10 @@ def run_program(name: str, module: str) -> None:
     except SystemExit as stop:
         is_done = not stop.code
         raise
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemError) as error:
+        # Compiled code that is interrupted raises SystemErrors; the signal has set `leave`.
+        if isinstance(error, SystemError) and signal.getsignal(signal.SIGINT) is not leave:
+            raise
         print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(_INTERRUPTED)
     finally:

@@ -25,6 +25,7 @@ def tidy():
 PLACES = {
     "while a library is loaded": "swallow()\ndef main(): print('end')",
     "in the work": "def main(): press()",
+    "in compiled code": "def main():\n try: press()\n except KeyboardInterrupt as stop: raise SystemError from stop",
     "where Python ignores it": "def main():\n x = Collected()\n del x\n print('end')",
     "twice": "def main(): tidy()",
     "while a thread is waited for": """
@@ -50,8 +51,7 @@ signal.signal(signal.SIGINT, signal.{handler})
 sys.path.insert(0, {str(tmp_path)!r})
 run_program("a-program", "a_program")
 """
-    words = [sys.executable, "-c", start]
-    return subprocess.run(words, capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("program", PLACES.values(), ids=PLACES)
@@ -67,15 +67,15 @@ def test_an_interrupt_at_the_end_is_heeded_one_after_the_work_or_ignored_changes
     assert done.stderr == 2 * "a-program: interrupted\n"
     done = run(tmp_path, "def main(): atexit.register(press); print('end')")
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
+    assert "SystemError: no interrupt" in run(tmp_path, "def main(): raise SystemError('no interrupt')").stderr
     done = run(tmp_path, "press()\ndef main(): press(); print('end')", "SIG_IGN")
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
 
 
 @pytest.mark.parametrize("package", ["dmrifit.cli.start", "anomaly.cli", "metastasis.cli", "placement.cli"])
 def test_every_program_begins_so(package, monkeypatch):
-    program = types.ModuleType("program")
     calls = []
-    program.main = lambda: calls.append(package)
+    program = types.SimpleNamespace(main=lambda: calls.append(package))
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setitem(sys.modules, f"{package.split('.')[0]}.cli.program", program)
     __import__(package, fromlist=["main"]).main()
