@@ -53,7 +53,7 @@ def test_two_groups_are_named_with_their_ratio_and_advice():
     assert not any("scaled" in sentence for sentence in fit_voxels(signals, PROTOCOL, "adc").advice())
     signals[:, 5:] *= 1.8
     (sentence,) = [text for text in fit_voxels(signals, PROTOCOL, "adc").advice() if "scaled" in text]
-    assert sentence.startswith("volumes b = 0, 10, 20, 40, 80 s/mm² are scaled differently from")
+    assert sentence.startswith("volumes b = 0, 10, 20, 40, 80 s/mm² seem to be scaled differently from")
 
 
 def test_a_signal_that_rises_with_the_echo_time_is_noticed():

@@ -74,7 +74,7 @@ def test_a_share_below_all_is_not_written_as_all(share, text):
 
 
 def test_sentences_of_a_fit_name_warnings_doubts_air_and_lost_voxels_once():
-    gain = "volumes b = 0 are scaled differently from volumes b = 500"
+    gain = "volumes b = 0 seem to be scaled differently from volumes b = 500"
     sidecar = SIDECAR | {
         "Warnings": [gain],
         "GainStep": {"Description": gain},
