@@ -117,15 +117,13 @@ def reader_page(
     # Another choice of cases or proposals begins anew in the browser.
     key = hashlib.sha256(repr([(case["name"], case["box"]) for case in cases]).encode())
     data = {"cases": cases, "columns": ["name", "expert", *BOX], "key": key.hexdigest()[:16]}
-    body = page.fill(
-        page.read_data(__file__, "reader.html"), numbers=list(_NUMBERS.items()), data=data
-    )
+    template = page.read_data(__file__, "reader.html")
+    body = page.fill(template, numbers=list(_NUMBERS.items()), data=data)
     lead = page.notice_lead([scene.synthetic for scene in scenes], "case", f"{NOTICE}.")
     script = f"{page.viewer_script()}\n{page.read_data(__file__, 'reader.js')}"
     style = page.read_data(__file__, "reader.css")
-    return page.Page(
-        "Place the boxes", [page.Section("", body)], lead, script=script, style=style
-    ).html()
+    sections = [page.Section("", body)]
+    return page.Page("Place the boxes", sections, lead, script=script, style=style).html()
 
 
 def _case(scene: Scene, proposal: Voxel | None, max_bytes: int) -> dict[str, Any]:

@@ -79,12 +79,13 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Any]:
     short = len({path.name for path in paths}) == len(paths)
     for number, (board, path) in enumerate(zip(boards, paths, strict=True), 1):
         name = "/".join(path.parts[-1 if short else -2 :]) or number
+        models = dict.fromkeys(board.study.get("model", {}).values())
         summary = board.summary[~board.summary["algorithm"].map(is_control)]
         for (train_on, cohort, strategy), algorithms in summary.groupby(KEYS[:3], sort=False):
             simulation = board.study.get("cohorts", {}).get(cohort, {}).get("simulation") or {}
             conditions = board.conditions(matching(board.scores, cohort=cohort, train_on=train_on))
             line = [name, conditions, training_words(train_on, "whom"), cohort]
-            line += [simulation.get("difficulty", "–"), strategy]
+            line += [simulation.get("difficulty", "–"), ", ".join([strategy, *models])]
             best = algorithms.sort_values(board.skill_column, ascending=False).iloc[0].to_dict()
             reference = summaries.SKILL_NAMES[board.skill_column].removeprefix("map skill")
             line.append(wording(f"{{algorithm}} {{{board.skill_column}:.2i}}{reference}", best))
@@ -95,8 +96,8 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Any]:
                     text += f" ± {metric_text(metric, values.std())}"
                 line.append(text)
             rows.append(line)
-    header = ["comparison", "regions, N, seed", "trained on", "cohort", "difficulty", "strategy"]
-    header += ["highest map skill", *(metric.heading for metric in metrics)]
+    header = ["comparison", "regions, N, seed", "trained on", "cohort", "difficulty"]
+    header += ["strategy, model", "highest map skill", *(metric.heading for metric in metrics)]
     yield _TEXTS["repeated"]
     if len({board.constant for board in boards}) > 1:
         yield Note(_TEXTS["constants"])

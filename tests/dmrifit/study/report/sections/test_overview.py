@@ -10,8 +10,8 @@ def test_several_comparisons_are_laid_beside_each_other(make_evaluation, html_ta
     scores = [{"algorithm": name, "dispersion": value, "skill": value} for name, value in values.items()]
     study = {"cohorts": {"A": {"simulation": {"difficulty": "easy"}}}}
     first = make_evaluation([*scores, {"train_on": "other", "dispersion": 0.9}], study=study)
-    settings = {"train_mask": "lesion", "seed": 7}
-    second = make_evaluation([{"n_train": 1}], study={"settings": settings, "constant": "all other patients"})
+    study = {"settings": {"train_mask": "lesion", "seed": 7}, "constant": "all other patients"}
+    second = make_evaluation([{"n_train": 1}], study=study | {"model": {"LR s2s": "ivim", "mean": "ivim"}})
     page = render(*repeated_summary([first, second]))
     assert "Skills of these comparisons cannot be compared" in page
     _, *rows = html_tables(page).tables[0][1]
@@ -19,7 +19,7 @@ def test_several_comparisons_are_laid_beside_each_other(make_evaluation, html_ta
     assert rows == [
         ["1", "body → lesion, N = 3", "the same cohort", "A", "easy", "s2s", "RFR 0.40", "10 ± 0.0", "30 ± 14", "0.50"],
         ["1", "body → lesion, N = 3", "other cohorts", "A", "easy", "s2s", "LR –", "10 ± –", "90 ± –", "0.50"],
-        ["2", "lesion → lesion, N = 1, seed 7", "the same cohort", "A", "–", "s2s", "LR –", "10 ± –", "20 ± –", "0.50"],
+        ["2", "lesion → lesion, N = 1, seed 7", "the same cohort", "A", "–", "s2s, ivim", "LR –", "10 ± –", "20 ± –", "0.50"],
     ]
 
 
