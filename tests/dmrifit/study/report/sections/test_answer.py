@@ -86,7 +86,7 @@ def test_a_predictor_is_the_best_where_signed_rank_tests_of_its_skill_say_so(mak
         assert verdict(Board(Evaluation(scores, evaluation.signals, evaluation.study)))[0] == name
 
 
-@pytest.mark.parametrize(("options", "reason"), [({"settings": {}}, "One draw of"), ({"n_patients": 3}, "3 patients")])
+@pytest.mark.parametrize(("options", "reason"), [({"settings": {}}, "One random choice"), ({"n_patients": 3}, "3 patients")])
 def test_one_seed_or_few_patients_have_skill_and_interval_and_no_verdict(make_evaluation, options, reason):
     name, skill, last = verdict(study_of(make_evaluation, **options))
     assert name == "Highest map skill: LR, signals to signals."

@@ -106,7 +106,7 @@ def rows_of(n_patients, algorithms=("LR", "RFR")):
 
 @pytest.mark.parametrize(("n_patients", "study", "reason"), [
     (2, TWO_DRAWS, "2 patients (with fewer than 6, no signed-rank test can reach p &lt; 0.05)"),
-    (6, {}, "One draw of training patients and seeds"),
+    (6, {}, "One random choice of training patients and seeds"),
     (5, {}, "--repeats) and 5 patients"),
 ])  # fmt: skip
 def test_one_seed_or_few_patients_give_no_verdicts_and_the_reason_is_named(
