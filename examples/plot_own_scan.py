@@ -4,7 +4,8 @@ Where can the maps of a scan be believed?
 The scan is real: a block of 6 × 10 × 10 voxels of one person's brain, which comes with dipy (BSD-3-Clause). A fit says of
 every voxel which of its parameters are in doubt: not determined by the measurements, or with an error as large as the
 number. These voxels are gray. A block so small is drawn with smoothed colors where nothing is in doubt. Another 4-D image,
-with its b-values beside it, is named on the command line; the picture of the README is of a scan of lower legs.
+with its b-values beside it, is named on the command line, or in a notebook as ``scan``; the picture of the README is of
+a scan of lower legs.
 """
 
 import sys
@@ -18,8 +19,10 @@ import numpy as np
 from dmrifit import MODELS, Protocol, fit_image, suggest_model
 
 packaged = files("dipy") / "data" / "files" / "small_101D.nii.gz"
-scan = Path(sys.argv[1] if len(sys.argv) > 1 else str(packaged))
-protocol = Protocol.read(scan.with_name(scan.name.replace(".nii.gz", ".bval")))
+# In a notebook the arguments are those of Jupyter.
+arguments = [] if "ipykernel" in sys.modules else sys.argv[1:]
+scan = Path(arguments[0] if arguments else str(packaged))
+protocol = Protocol.read(scan.with_name(scan.name.split(".nii")[0] + ".bval"))
 name, reason = suggest_model(protocol)
 model = MODELS[name]
 print(f"{model.name}: {reason}")

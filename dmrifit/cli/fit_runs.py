@@ -122,9 +122,8 @@ def fit_many(
         # Read before the run begins, which removes records of other options.
         record = read_sealed(out / _RUN.record.format(name=scan.name))
         earlier_sidecar = "" if record is None else _sidecar(scan, record["model"])
-        # Workers may be on other machines.
         files = {role: paths[scan.name] for role, paths in patterns.items()}
-        files = {role: path and path.resolve() for role, path in files.items()}
+        # Workers may be on other machines.
         images_of_scan = tuple(path.absolute() for path in scan.images)
         scan = replace(scan, images=images_of_scan, root=scan.root.absolute())
         cases.append((scan, files, earlier_sidecar))

@@ -8,7 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 from dmrifit._utils.text_files import read_object
@@ -62,7 +62,8 @@ class DiffusionScan:
                 "bvec": next(_applicable(image, "bvec", self.root), None),
                 "te": _echo_time_file(image, self.root),
             }
-            rows.append({name: str(path.resolve()) for name, path in files.items() if path})
+            # Not resolved: files of git-annex are links to files without the names of the scan.
+            rows.append({name: str(path.absolute()) for name, path in files.items() if path})
         return rows
 
     def sidecars(self) -> list[Path]:
@@ -85,12 +86,11 @@ class DiffusionScan:
                 "leave the option out"
             )
         gradient_files: dict[str, None] = {}
-        for image, row in zip(self.images, rows, strict=True):
+        for row in rows:
             if te is not None:
-                row["te"] = str(Path(te).resolve()) if number_in(te) is None else te
-            for ending in ("bval", "bvec"):
-                paths = _applicable(image, ending, self.root)
-                gradient_files |= dict.fromkeys(map(str, islice(paths, 1)))
+                row["te"] = str(Path(te).absolute()) if number_in(te) is None else te
+            gradients = (row[ending] for ending in ("bval", "bvec") if ending in row)
+            gradient_files |= dict.fromkeys(gradients)
         named_rows = [(str(image), row) for image, row in zip(self.images, rows, strict=True)]
         # No table need exist: the rows hold absolute paths.
         table = self.root / f"{self.name}.tsv"
@@ -142,7 +142,7 @@ def match_files(
     in common is taken. Where scans' names have no subject, the file's name begins with the longest
     of them that it can, or its folder has that name. Gives None where no file is of a scan.
     """
-    absolute = pattern if os.path.isabs(pattern) else os.path.join(glob.escape(str(root)), pattern)
+    absolute = os.path.join(glob.escape(str(root.absolute())), pattern)
     paths = [Path(path) for path in sorted(glob.glob(absolute, recursive=True))]
     if not paths:
         raise FileNotFoundError(
@@ -163,11 +163,10 @@ def match_files(
         named[max(beginnings or folders, key=len, default="")].append(path)
         # Entities of the folders count too, but the last of a kind is taken: folders of a pipeline
         # may have entities of their own.
-        resolved, top = path.resolve(), root.resolve()
-        parts = resolved.relative_to(top).parts if top in resolved.parents else (path.name,)
-        file_entities[path] = dict(
-            chain.from_iterable(_ENTITY.findall(stem(part)) for part in parts)
-        )
+        place, top = path.parent.resolve() / path.name, root.resolve()
+        parts = place.relative_to(top).parts if top in place.parents else (path.name,)
+        entities = chain.from_iterable(_ENTITY.findall(stem(part)) for part in parts)
+        file_entities[path] = dict(entities)
     matched: dict[str, Path | None] = {}
     for scan in scans:
         candidates = named[scan.name]
@@ -213,7 +212,7 @@ def _applicable(image: Path, ending: str, root: Path) -> Iterator[Path]:
     beside = image.with_name(f"{stem(image)}.{ending}")
     if beside.is_file():
         yield beside
-    folder, top = image.parent.resolve(), root.resolve()
+    folder, top = (Path(os.path.abspath(path)) for path in (image.parent, root))
     folders = [folder, *folder.parents]
     for folder in folders[: folders.index(top) + 1 if top in folders else 1]:
         shared = []

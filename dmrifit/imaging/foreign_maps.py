@@ -19,7 +19,7 @@ from dmrifit.io.bids_derivatives import (
     summarize_bounds,
 )
 from dmrifit.io.case_tables import read_on_grid
-from dmrifit.io.masks import binarize
+from dmrifit.io.masks import binarize, whole_labels
 from dmrifit.io.nifti import image_of, read_grid
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def view_maps(
 
     units = named_maps(maps, units).units
     kinds: dict[str, Any] = dict.fromkeys(maps, "map")
-    files = dict(maps)
+    files = dict(maps) if image is None else {"image": image, **maps}
     for name, file, kind in (("image", image, "image"), ("labels", labels, "mask")):
         if file is not None:
             if name in maps:
@@ -71,8 +71,6 @@ def view_maps(
                     f"map {name} has the name of the {name} below it; name it otherwise"
                 )
             files[name], kinds[name] = file, kind
-    if image is not None:
-        files = {"image": image, **files}
     volumes, affine = read_maps(files)
     layers = []
     for name, values in volumes.items():
@@ -80,11 +78,12 @@ def view_maps(
         names: list[str] = []
         if kinds[name] == "mask":
             # One color for each number that occurs: 1, 2 and 7 are three labels.
-            numbers, codes = np.unique(np.append(0, np.nan_to_num(values)), return_inverse=True)
-            volume = codes[1:].reshape(values.shape) - np.searchsorted(numbers, 0)
+            whole = whole_labels(values, str(labels))
+            numbers, codes = np.unique(np.append(0, whole), return_inverse=True)
+            volume = codes[1:].reshape(values.shape)
             if len(numbers) > MOST_LABELS:
                 raise ValueError(f"{labels} has {len(numbers)} numbers: is it a label image?")
-            names = [f"label {number:g}" for number in numbers[numbers > 0]]
+            names = [f"label {number}" for number in numbers[1:]]
         layers.append(Layer(name, volume, kinds[name], unit=units.get(name, ""), names=names))
     title = common_stem(list(maps.values()) or list(files.values())[:1]) or "Maps"
     first = next(iter(maps), None)

@@ -48,7 +48,7 @@ class DicomSeries:
     header: Any
     n_files: int = 0
     images: list[Path] = field(default_factory=list)
-    refusal: str = ""
+    refusal: str = "not converted by dcm2niix (a file may be damaged or incomplete)"
     names: list[str] = field(default_factory=list)
     b: str = ""
     te: float = np.nan
@@ -102,7 +102,8 @@ def import_dicom(
 
     if subject is not None and not re.fullmatch("[a-zA-Z0-9]+", subject):
         raise ValueError(
-            f"--subject {subject}: a label has letters and digits only; write such one"
+            f"--subject {subject}: a label has letters and digits only, without umlauts and "
+            "accents; write another, such as P01"
         )
     series = _read_series(folder)
     patients = sorted({item.text("PatientID") for item in series.values()})
@@ -138,8 +139,7 @@ def import_dicom(
             _store(of_patient, subject or f"{number:02d}", out, overwrite=overwrite)
     table = pd.DataFrame([item.row for item in series.values()])
     describe_dataset(out, "Diffusion series", "raw", _README, "dcm2niix")
-    rows = table_text(table.replace("", None), digits=None)
-    write_text(out / "sourcedata" / "series.tsv", rows)
+    write_text(out / "sourcedata" / "series.tsv", table_text(table.replace("", None), digits=None))
     return table
 
 
@@ -154,18 +154,16 @@ def _read_series(folder: Path) -> dict[str, DicomSeries]:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
         except (pydicom.errors.InvalidDicomError, OSError, ValueError, AttributeError):
             continue
-        uid = str(header.get("SeriesInstanceUID", ""))
-        if uid:
+        if uid := str(header.get("SeriesInstanceUID", "")):
             series.setdefault(uid, DicomSeries(header)).n_files += 1
     if not series:
-        raise ValueError(f"{folder} holds no DICOM file with a series; check the folder")
+        raise ValueError(f"{folder} holds no DICOM file outside linked folders; check the folder")
     order = sorted(series, key=lambda uid: (series[uid].text("PatientID"), series[uid].number))
     return {uid: series[uid] for uid in order}
 
 
 def _judge(item: DicomSeries) -> None:
     """Keep the image of a series that is one of diffusion, or say why there is none."""
-    item.refusal = "not converted by dcm2niix"
     if not item.is_image:
         item.refusal = "no images (spectra or raw data)"
         item.images = []
@@ -173,12 +171,16 @@ def _judge(item: DicomSeries) -> None:
     for image in item.images:
         bval = _beside(image, "bval")
         kinds = {str(word).upper() for word in _sidecar(image).get("ImageType", ())}
-        derived = sorted(kinds.intersection(_DERIVED))
-        if derived:
-            item.refusal = f"a map that was computed ({derived[0]})"
+        try:
+            n_axes = len(read_grid(image)[0])
+        except ValueError:
+            item.refusal = "no regular grid of slices (a file may be missing)"
+            continue
+        if derived := kinds.intersection(_DERIVED):
+            item.refusal = f"a map that was computed ({min(derived)})"
         elif not bval.is_file():
             item.refusal = "no b-values"
-        elif len(read_grid(image)[0]) != 4 or read_numbers(bval).max() < _SMALLEST_B:
+        elif n_axes != 4 or read_numbers(bval).max() < _SMALLEST_B:
             item.refusal = "no volumes that differ in b"
         elif {"PHASE", "P"} & kinds:
             item.refusal = "phase images"

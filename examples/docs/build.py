@@ -18,6 +18,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -66,6 +67,20 @@ def _titled(script: str) -> str:
     return re.sub(r'\A("""\n)(.+)\n', lambda found: f"{found[1]}{found[2]}\n{'=' * len(found[2])}\n", script)
 
 
+def remove_hidden_code(downloads: Path) -> None:
+    """Leave out of downloaded scripts the code that pages hide, which reads files of the repository."""
+    from sphinx_gallery.py_source_parser import remove_ignore_blocks
+
+    for script in downloads.rglob("plot_*.py"):
+        script.write_text(remove_ignore_blocks(script.read_text(encoding="utf-8")), encoding="utf-8")
+    for archive in downloads.rglob("plot_*.zip"):
+        with ZipFile(archive) as file:
+            contents = {name: file.read(name).decode() for name in file.namelist()}
+        with ZipFile(archive, "w", ZIP_DEFLATED) as file:
+            for name, text in contents.items():
+                file.writestr(name, remove_ignore_blocks(text) if name.endswith(".py") else text)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Build the documentation into build/docs/html.")
     parser.add_argument("--run", default="", help="run only scripts whose file names match (a regular expression)")
@@ -82,11 +97,13 @@ def main(arguments: list[str] | None = None) -> int:
     put_together(out / "source")
     os.environ["MPLBACKEND"] = "agg"
     pattern = rf"plot_.*({chosen.run})" if chosen.run else "plot_"
-    return sphinx([
+    code = sphinx([
         "-W", "--keep-going", "-q", "-b", "html", "-d", str(out / "doctrees"),
         "-D", f"sphinx_gallery_conf.filename_pattern={pattern}",
         str(out / "source"), str(out / "html"),
     ])  # fmt: skip
+    remove_hidden_code(out / "html" / "_downloads")
+    return code
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 from sphinx.search.en import SearchEnglish
@@ -91,6 +93,19 @@ def test_code_of_scripts_does_not_run_off_the_page_and_names_nothing_that_it_hid
     words = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "--output-format", "concise", "-"]
     done = subprocess.run(words, input=shown, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_downloaded_scripts_are_without_the_code_that_pages_hide(tmp_path):
+    script = (DOCS / "guides" / "plot_belief.py").read_text(encoding="utf-8")
+    (tmp_path / "plot_belief.py").write_text(script, encoding="utf-8")
+    with ZipFile(tmp_path / "plot_belief.zip", "w") as file:
+        file.writestr("plot_belief.py", script)
+    runpy.run_path(str(DOCS / "build.py"))["remove_hidden_code"](tmp_path)
+    shown = (tmp_path / "plot_belief.py").read_text(encoding="utf-8")
+    assert "K of the mixture up to" in shown
+    assert "from pages import" not in shown
+    with ZipFile(tmp_path / "plot_belief.zip") as file:
+        assert file.read("plot_belief.py").decode() == shown
 
 
 def test_the_fit_on_the_first_page_finds_what_it_was_given(pages, capsys):

@@ -3,9 +3,11 @@
 import functools
 import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from demo_files import check_demo
@@ -49,14 +51,18 @@ def test_the_main_job_runs_on_small_cohorts(run_example, tmp_path, monkeypatch):
     assert not re.search(r"\bCNN\b.*\d\.\d\d", printed)
 
 
-def test_the_scan_of_a_package_is_fitted_and_drawn(run_example):
-    _, printed = run_example("own_scan")
+def test_the_scan_of_a_package_is_fitted_and_drawn_in_a_notebook(run_example, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    _, printed = run_example("own_scan", "-f", "kernel.json")
     doubts = dict(re.findall(r"^(\w+): in doubt in (\d+) %", printed, re.MULTILINE))
     assert int(doubts["D"]) == 0 < int(doubts["K"]) < 30
 
 
 def test_the_picture_of_the_readme_is_drawn_from_a_scan_of_legs(run_example, data_dir, tmp_path):
-    _, printed = run_example("own_scan", data_dir / "leg_ivim" / "dwi.nii.gz")
+    scan = tmp_path / "legs.nii"
+    nib.save(nib.load(data_dir / "leg_ivim" / "dwi.nii.gz"), scan)
+    shutil.copyfile(data_dir / "leg_ivim" / "dwi.bval", scan.with_suffix(".bval"))
+    _, printed = run_example("own_scan", scan)
     doubts = dict(re.findall(r"^(\w+): in doubt in (\d+) %", printed, re.MULTILINE))
     assert int(doubts["Dt"]) < 30 < 60 < int(doubts["f"])
     drawn, committed = (

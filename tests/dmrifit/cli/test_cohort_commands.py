@@ -204,17 +204,9 @@ def test_options_of_a_comparison_reach_it(table, comparisons, output_of, tmp_pat
     assert list(cohorts) == ["A", "B"]
     assert settings.pop("out").path == tmp_path
     assert settings == {
-        "train_on": ["pooled"],
-        "train_mask": "lesion",
-        "score_mask": "body",
-        "n_train": (1,),
-        "n_repeats": 2,
-        "max_voxels": None,
-        "controls": False,
-        "resynthesize": True,
-        "n_jobs": 2,
-        "random_state": 9,
-    }
+        "train_on": ["pooled"], "train_mask": "lesion", "score_mask": "body", "n_train": (1,), "n_repeats": 2,
+        "max_voxels": None, "controls": False, "resynthesize": True, "n_jobs": 2, "random_state": 9,
+    }  # fmt: skip
 
 
 def test_cohorts_of_one_protocol_train_for_each_other_by_default(

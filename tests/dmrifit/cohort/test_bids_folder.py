@@ -17,6 +17,8 @@ def root(tmp_path):
                  "sub-2/dwi/sub-2_part-phase_dwi"):  # fmt: skip
         path = tmp_path / f"{name}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
+        # As git-annex stores files.
+        path.symlink_to(tmp_path / f"MD5E-{path.name}")
         nib.save(image, path)
     (tmp_path / "dwi.bval").write_text("0 500 1000")
     (tmp_path / "dwi.json").write_text('{"EchoTime": 0.07}')
@@ -38,6 +40,7 @@ def test_echoes_are_one_scan_and_phase_images_none(root):
 
 def test_b_values_and_echo_times_are_inherited_from_above_and_the_nearest_counts(root):
     one, several = find_scans(root)
+    assert [row["image"] for row in one.files()] == [str(one.images[0])]
     assert one.read().protocol.te.tolist() == [70.0] * 3
     assert several.read().protocol.te.tolist() == [60.0] * 3 + [90.0] * 3
     assert several.read().protocol.b.tolist() == [0, 500, 1000] * 2
@@ -71,7 +74,7 @@ def test_masks_are_those_whose_names_are_of_the_scan(root):
     masks = root / "derivatives" / "m"
     masks.mkdir(parents=True)
     for name in ("sub-1_ses-a_desc-x_mask.nii.gz", "sub-1_ses-b_mask.nii.gz", "sub-12_mask.nii.gz"):
-        (masks / name).touch()
+        (masks / name).symlink_to(root / "dwi.json")
     scans = find_scans(root)
     found = match_files("--mask", "derivatives/m/*_mask.nii.gz", scans, root)
     assert found["sub-1_ses-a"].name == "sub-1_ses-a_desc-x_mask.nii.gz"

@@ -137,6 +137,9 @@ def test_maps_of_one_grid_are_shown_on_a_page(metrics, tmp_path):
     text = page.read_text(encoding="utf-8")
     assert all(words in text for words in ("mm²/s", "fast", "label 1", "label 2", "label 7"))
     assert "label 3" not in text
+    nib.save(nib.Nifti1Image(0.1 * numbers, image.affine), tmp_path / "shares.nii")
+    with pytest.raises(ValueError, match=r"shares.nii: labels are whole numbers from 0, but not in .* such as 0\.7"):
+        view_maps(maps, page, units={}, image=metrics["S0"], labels=tmp_path / "shares.nii")
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4)), np.eye(4)), tmp_path / "other.nii")
     with pytest.raises(ValueError, match="different grids"):
         read_maps({**maps, "other": tmp_path / "other.nii"})

@@ -103,11 +103,14 @@ def test_patients_are_numbered_studies_are_sessions_and_echo_times_one_scan(tmp_
     write_series(dicom / "b1", SIEMENS, [0, 800], patient="Bea", study="1.2.4")
     write_series(dicom / "b2", SIEMENS, [0, 800], patient="Bea", study="1.2.5")
     (dicom / "notes.txt").write_text("no DICOM")
+    write_series(dicom / "incomplete", SIEMENS, [0, 500, 1000], number=4, patient="Ann")
+    (dicom / "incomplete" / "005.dcm").unlink()
     table = import_dicom(dicom, out)
     scans = find_scans(out)
     assert [scan.name for scan in scans] == ["sub-01", "sub-02_ses-1", "sub-02_ses-2"]
     assert [path.name for path in scans[0].images] == ["sub-01_acq-TE60_dwi.nii.gz", "sub-01_acq-TE90_dwi.nii.gz"]
     assert sorted(set(scans[0].read().protocol.te)) == [60, 90]
+    assert table.set_index("series")["result"][4] == "no regular grid of slices (a file may be missing)"
     assert "computed (ADC)" in table.set_index("series")["result"][3] or "no b-values" in table["result"][2]
     texts = [path.read_text() for path in out.rglob("*") if path.suffix in (".json", ".tsv", "")  and path.is_file()]
     assert texts
@@ -141,12 +144,13 @@ def test_folders_without_a_diffusion_series_or_dicom_files_are_refused_and_nothi
         import_dicom(tmp_path / "dicom", tmp_path / "bids")
     assert not (tmp_path / "bids").exists()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no DICOM file"):
+    (tmp_path / "empty" / "link").symlink_to(tmp_path / "dicom")
+    with pytest.raises(ValueError, match="holds no DICOM file outside linked folders"):
         import_dicom(tmp_path / "empty", tmp_path / "bids")
     with pytest.raises(NotADirectoryError):
         import_dicom(tmp_path / "none", tmp_path / "bids")
-    with pytest.raises(ValueError, match="letters and digits"):
-        import_dicom(tmp_path / "empty", tmp_path / "bids", subject="a_b")
+    with pytest.raises(ValueError, match="letters and digits only, without umlauts and accents"):
+        import_dicom(tmp_path / "empty", tmp_path / "bids", subject="Müller")
     assert not (tmp_path / "bids").exists()
 
 

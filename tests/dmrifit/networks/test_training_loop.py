@@ -74,16 +74,8 @@ def net():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = nn.Linear(2, 1)
-    return training_loop.Net(
-        module,
-        criterion=nn.MSELoss,
-        optimizer=torch.optim.SGD,
-        lr=9.0,
-        train_split=None,
-        verbose=0,
-        callbacks=[],
-        iterator_train=None,
-    ).initialize()
+    options = {"train_split": None, "verbose": 0, "callbacks": [], "iterator_train": None}
+    return training_loop.Net(module, criterion=nn.MSELoss, optimizer=torch.optim.SGD, lr=9.0, **options).initialize()
 
 
 SAMPLES = [(np.array([1.0, 2.0]), np.array([1.0])), (np.array([2.0, -1.0]), np.array([0.0]))]

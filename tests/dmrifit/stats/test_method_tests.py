@@ -25,15 +25,8 @@ def table_of(values, algorithms, *, metrics=("f",), **constants):
         values = np.repeat(values[:, :, None], len(metrics), axis=2)
     keys = {"cohort": "c1", "strategy": "s2s", "train_on": "same", "n_train": 15, "repeat": 0, **constants}
     rows = [
-        {
-            **keys,
-            "patient": f"p{i:02}",
-            "algorithm": algorithm,
-            "metric": metric,
-            "dispersion": values[i, j, k],
-            "bias": -values[i, j, k],
-            "pearson": values[i, j, k],
-        }
+        {**keys, "patient": f"p{i:02}", "algorithm": algorithm, "metric": metric}
+        | {"dispersion": values[i, j, k], "bias": -values[i, j, k], "pearson": values[i, j, k]}
         for i in range(len(values))
         for j, algorithm in enumerate(algorithms)
         for k, metric in enumerate(metrics)

@@ -32,17 +32,9 @@ def make_case(i):
         label |= ball(np.array(corner) + rng.integers(6, 14, 3), rng.uniform(1.3, 3.5))
     image = rng.normal(size=SHAPE).astype(np.float32)
     rows = pd.DataFrame({"number": [1, 2, 3], "status": ["new", "grown", "new"]}) if label.any() else None
-    return Case(
-        f"p{i if i > 3 else i // 2}",
-        image,
-        label=label.astype(np.uint8),
-        prior=None if i % 3 == 0 else image,
-        affine=AFFINE,
-        brain=ball((20, 19, 18), 25),
-        synthetic=True,
-        name=f"case {i}",
-        lesions=rows,
-    )
+    patient, prior = f"p{i if i > 3 else i // 2}", None if i % 3 == 0 else image
+    volumes = {"label": label.astype(np.uint8), "prior": prior, "brain": ball((20, 19, 18), 25)}
+    return Case(patient, image, **volumes, affine=AFFINE, synthetic=True, name=f"case {i}", lesions=rows)
 
 
 def probability(case, i, *, wrong):

@@ -14,18 +14,12 @@ from placement.study.plotting import plot_evaluation, reader_page
 @pytest.fixture
 def small_tables():
     """Two cases of experts and one method, with numbers that are easily told apart."""
-    cases = pd.DataFrame(
-        {
-            "case": [0, 1, 0, 1],
-            "method": ["experts", "experts", "network", "network"],
-            "tumor_volume": [30.0, 50.0, 30.0, 50.0],
-            "f_tumor": [0.9, 0.8, 0.7, np.nan],
-            "dice_fair": [0.6, 0.4, 0.5, 0.3],
-            "dice_mean": [0.61, 0.41, 0.51, 0.31],
-            "volume": [8.0, 10.0, 9.0, 16.0],
-            "difference": [1.0, -2.0, 1.0, 6.0],
-        }
-    )
+    cases = pd.DataFrame({
+        "case": [0, 1, 0, 1], "method": ["experts", "experts", "network", "network"],
+        "tumor_volume": [30.0, 50.0, 30.0, 50.0], "f_tumor": [0.9, 0.8, 0.7, np.nan],
+        "dice_fair": [0.6, 0.4, 0.5, 0.3], "dice_mean": [0.61, 0.41, 0.51, 0.31],
+        "volume": [8.0, 10.0, 9.0, 16.0], "difference": [1.0, -2.0, 1.0, 6.0],
+    })  # fmt: skip
     limits = pd.DataFrame(
         {
             "method": ["network", "network"],
