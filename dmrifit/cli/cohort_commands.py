@@ -184,9 +184,9 @@ def train(
     sampling: dict[str, Any] = {"mask": train_mask, "max_voxels": max_voxels or None}
     sampling |= {"patch_shape": patches, "random_state": seed}
     samples = [cohort.arrays(source, protocol, **sampling) for cohort in training]
-    n_patients = sum(len(cohort.patients) for cohort in training)
     parts = zip(*((sample.X, sample.Y, sample.groups) for sample in samples), strict=True)
     X, Y, groups = map(np.concatenate, parts)
+    n_patients = len(np.unique(groups))
     if coverage and n_patients < FEWEST_PATIENTS:
         typer.echo(f"no intervals: train on {FEWEST_PATIENTS} patients or more, not {n_patients}")
         coverage = 0.0

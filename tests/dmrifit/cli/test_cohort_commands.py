@@ -120,7 +120,14 @@ def test_the_trained_model_is_least_squares_of_the_drawn_voxels(table, output_of
 def test_models_of_five_patients_have_intervals_that_a_prediction_writes(run, output_of, tmp_path):
     table = simulate_cohort("cohort1", 5, shape=(12, 12, 2), random_state=1).write(tmp_path / "data")
     model = tmp_path / "model.dmrifit"
-    out = output_of("train", table, "--out", model, "--coverage", 0.8)
+    rows = pd.read_csv(table, sep="\t")
+    # Only patients with voxels in the mask count.
+    rows.loc[4:, "lesion"] = None
+    rows.to_csv(table.with_name("four.tsv"), sep="\t", index=False)
+    out = output_of("train", table.with_name("four.tsv"), "--out", model, "--train-mask", "lesion")
+    assert "no intervals: train on 5 patients or more, not 4" in out
+    assert "voxels of 4 patients" in out
+    out = output_of("train", table, "--out", model, "--coverage", 0.8, "--overwrite")
     assert load_model(model).coverage == 0.8
     assert "intervals: calibrated to 80 % of the voxels on 5 patients" in out
     [scan] = Cohort.read(table)["cohort1"].scans[:1]
@@ -203,23 +210,12 @@ def test_options_of_a_comparison_reach_it(table, comparisons, output_of, tmp_pat
     assert {(type(one), one.model) for one in estimators.values()} == {(MapsToMaps, "adc")}
     assert list(cohorts) == ["A", "B"]
     assert settings.pop("out").path == tmp_path
-    assert settings == {
-        "train_on": ["pooled"],
-        "train_mask": "lesion",
-        "score_mask": "body",
-        "n_train": (1,),
-        "n_repeats": 2,
-        "max_voxels": None,
-        "controls": False,
-        "resynthesize": True,
-        "n_jobs": 2,
-        "random_state": 9,
-    }
+    sampling = {"train_mask": "lesion", "score_mask": "body", "max_voxels": None, "resynthesize": True}
+    training = {"train_on": ["pooled"], "n_train": (1,), "n_repeats": 2, "n_jobs": 2, "random_state": 9}
+    assert settings == {"controls": False} | sampling | training
 
 
-def test_cohorts_of_one_protocol_train_for_each_other_by_default(
-    table, comparisons, cohorts, run, tmp_path, monkeypatch
-):
+def test_cohorts_of_one_protocol_train_for_each_other(table, comparisons, cohorts, run, tmp_path, monkeypatch):
     arguments = ("--out", tmp_path, "--algorithms", "LR")
     run("benchmark", table, *arguments)
     monkeypatch.setattr(Cohort, "read", lambda table: {"A": cohorts[0]})
