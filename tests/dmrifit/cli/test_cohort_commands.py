@@ -60,10 +60,8 @@ def test_both_cohorts_of_the_study_are_simulated_by_default(simulations, output_
     assert out == f"4 synthetic patients: {tmp_path / 'participants.tsv'}\n"
     (first, n, options), (second, _, others) = simulations
     assert (first, second) == (Protocol.preset("cohort1"), Protocol.preset("cohort2"))
-    assert (n, options["name"], options["field"], others["name"], others["field"]) == (
-        *(16, "cohort1", 1.5),
-        *("cohort2", 3.0),
-    )
+    names_and_fields = (options["name"], options["field"], others["name"], others["field"])
+    assert (n, *names_and_fields) == (16, "cohort1", 1.5, "cohort2", 3.0)
     assert (options["shape"], options["difficulty"], options["template"]) == ((48, 48, 8), "mixed", "both")
     assert (options["snr"], options["artifacts"], options["random_state"]) == (None, None, 0)
     assert options["truth"] == "formula"
@@ -82,11 +80,7 @@ def test_cohorts_can_share_the_protocol_of_the_first(simulations, run, tmp_path)
 
 @pytest.mark.parametrize(
     ("text", "artifacts"),
-    [
-        ("gibbs, shift", ["gibbs", "shift"]),
-        ("gibbs=0.3,shift=0.5", {"gibbs": 0.3, "shift": 0.5}),
-        ("", None),
-    ],
+    [("gibbs, shift", ["gibbs", "shift"]), ("gibbs=0.3,shift=0.5", {"gibbs": 0.3, "shift": 0.5}), ("", None)],
 )
 def test_artifacts_are_named_with_or_without_strengths(simulations, output_of, tmp_path, text, artifacts):
     output_of("simulate", "--out", tmp_path, "--artifacts", text)
@@ -159,6 +153,15 @@ def test_a_file_of_that_name_is_replaced_on_request_only(table, error_of, output
     assert estimator.loss == "median"
 
 
+def test_a_model_without_relaxation_is_refused_for_scans_of_several_echo_times(table, error_of, tmp_path):
+    model = tmp_path / "model.dmrifit"
+    for command in ("train", "benchmark"):
+        err = error_of(command, table, "--out", model, "--model", "kurtosis")
+        assert "kurtosis does not include relaxation, but the protocol has echo times 93, 105, 120 ms" in err
+        assert err.endswith("that they support, such as --model t2-ivim-kurtosis\n")
+    assert not model.exists()
+
+
 def test_a_model_that_needs_echo_times_is_refused_for_scans_without_them(write_scan, error_of, output_of, tmp_path):
     protocol = Protocol([0, 500, 1000])
     rows = ["patient\tcohort\timage\tbval\tmask"]
@@ -201,13 +204,13 @@ def comparisons(monkeypatch, make_evaluation):
 
 def test_options_of_a_comparison_reach_it(table, comparisons, output_of, tmp_path):
     line = (
-        "--algorithms LR,ETR --strategies m2m --sizes 1 --model adc --train-mask lesion --score-mask body "
+        "--algorithms LR,ETR --strategies m2m --sizes 1 --model t2-adc --train-mask lesion --score-mask body "
         "--max-voxels 0 --repeats 2 --no-controls --resynthesize --seed 9 --jobs 2 --train-on pooled"
     )
     output_of("benchmark", table, "--out", tmp_path, *line.split())
     ((estimators, cohorts, settings),) = comparisons
     assert list(estimators) == ["LR m2m", "ETR m2m"]
-    assert {(type(one), one.model) for one in estimators.values()} == {(MapsToMaps, "adc")}
+    assert {(type(one), one.model) for one in estimators.values()} == {(MapsToMaps, "t2-adc")}
     assert list(cohorts) == ["A", "B"]
     assert settings.pop("out").path == tmp_path
     sampling = {"train_mask": "lesion", "score_mask": "body", "max_voxels": None, "resynthesize": True}
