@@ -192,18 +192,19 @@ def train(
         estimator.fit(X, Y, groups)
     else:
         estimator.fit(X, Y)
-    is_synthetic = any(cohort.synthetic for cohort in training)
-    strategy_of(estimator).synthetic_ = is_synthetic
+    strategy_of(estimator).synthetic_ = any(cohort.synthetic for cohort in training)
     save_model(estimator, out)
     noun = "voxel" if training[0].regions is None else "region"
-    typer.echo(f"trained on {counted(len(X), noun)} of {counted(n_patients, 'patient')}: {out}")
+    sample = counted(len(X), f"{train_mask} voxel" if noun == "voxel" else noun)
+    people = counted(n_patients, "patient")
+    typer.echo(f"{algorithm} {strategy}: trained on {sample} of {people}: {out}")
     typer.echo(f"it predicts {task_in_words(strategy_of(estimator))}")
     if coverage:
         held = estimator.calibration_.groupby("parameter", sort=False)["coverage"].mean()
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in held.items())
         where = "coverage in held-out training patients"
         typer.echo(f"intervals: {estimator.guarantee()}; {where}: {shares}".replace("voxel", noun))
-    if is_synthetic:
+    if strategy_of(estimator).synthetic_:
         typer.echo("trained on synthetic data: no clinical use")
 
 

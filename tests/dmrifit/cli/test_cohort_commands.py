@@ -105,7 +105,7 @@ def test_the_trained_model_is_least_squares_of_the_drawn_voxels(table, output_of
     design = np.column_stack([np.ones(len(Y)), Y[:, :3]])
     weights = np.linalg.lstsq(design, Y, rcond=None)[0]
     np.testing.assert_allclose(estimator.predict(Y[:9, :3]), design[:9] @ weights, rtol=1e-6)
-    assert f"trained on {len(Y)} voxels of 2 patients: {model}" in out
+    assert f"LR s2s: trained on {len(Y)} lesion voxels of 2 patients: {model}\n" in out
     assert "no intervals: train on 5 patients or more, not 2" in out
     assert "it predicts 21 signals from S_b0_TE93, S_b50_TE93, S_b100_TE93" in out
     assert "trained on synthetic data: no clinical use" in out
