@@ -19,6 +19,8 @@ import pandas as pd
 
 from dmrifit import Cohort, Protocol, Scan, SignalToSignal, compare
 
+if len(sys.argv) != 2:
+    sys.exit("name the table: python examples/plot_real_voxels.py genu_table.csv")
 table = pd.read_csv(sys.argv[1])
 table = table.assign(te=(1e3 * table.TE_s).round(3), b=table.b_s_per_mm2.round(-1))
 table = table[table.b <= 3000]

@@ -87,10 +87,8 @@ def simulate(
     options = vars(images) | {"n_jobs": jobs, "random_state": seed}
     options["artifacts"] = list(images.artifacts) or None
     if any("=" in word for word in images.artifacts):
-        options["artifacts"] = {
-            name: numbers(f"--artifacts {name}", text, 1)[0]
-            for name, text in pairs("--artifacts", images.artifacts).items()
-        }
+        texts = pairs("--artifacts", images.artifacts).items()
+        options["artifacts"] = {k: numbers(f"--artifacts {k}", text, 1)[0] for k, text in texts}
     cohorts = [
         simulate_cohort(protocol, patients, name=name, field=_FIELDS[name], **options)
         for name, protocol in protocols.items()
@@ -167,8 +165,7 @@ def train(
     scans = [scan for cohort in training for scan in cohort.scans]
     protocol = scans[0].protocol
     for cohort in training[1:]:
-        missing = _missing_contrasts(cohort, training[0])
-        if missing:
+        if missing := _missing_contrasts(cohort, training[0]):
             raise ValueError(f"{missing}; train on one of them: --cohorts {training[0].name}")
     _check_echo_times(model, protocol, table)
     if source_b is None:
@@ -184,9 +181,9 @@ def train(
     sampling: dict[str, Any] = {"mask": train_mask, "max_voxels": max_voxels or None}
     sampling |= {"patch_shape": patches, "random_state": seed}
     samples = [cohort.arrays(source, protocol, **sampling) for cohort in training]
-    n_patients = sum(len(cohort.patients) for cohort in training)
     parts = zip(*((sample.X, sample.Y, sample.groups) for sample in samples), strict=True)
     X, Y, groups = map(np.concatenate, parts)
+    n_patients = len(np.unique(groups))
     if coverage and n_patients < FEWEST_PATIENTS:
         typer.echo(f"no intervals: train on {FEWEST_PATIENTS} patients or more, not {n_patients}")
         coverage = 0.0
@@ -195,18 +192,19 @@ def train(
         estimator.fit(X, Y, groups)
     else:
         estimator.fit(X, Y)
-    is_synthetic = any(cohort.synthetic for cohort in training)
-    strategy_of(estimator).synthetic_ = is_synthetic
+    strategy_of(estimator).synthetic_ = any(cohort.synthetic for cohort in training)
     save_model(estimator, out)
     noun = "voxel" if training[0].regions is None else "region"
-    typer.echo(f"trained on {counted(len(X), noun)} of {counted(n_patients, 'patient')}: {out}")
+    sample = counted(len(X), f"{train_mask} voxel" if noun == "voxel" else noun)
+    people = counted(n_patients, "patient")
+    typer.echo(f"{algorithm} {strategy}: trained on {sample} of {people}: {out}")
     typer.echo(f"it predicts {task_in_words(strategy_of(estimator))}")
     if coverage:
         held = estimator.calibration_.groupby("parameter", sort=False)["coverage"].mean()
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in held.items())
         where = "coverage in held-out training patients"
         typer.echo(f"intervals: {estimator.guarantee()}; {where}: {shares}".replace("voxel", noun))
-    if is_synthetic:
+    if strategy_of(estimator).synthetic_:
         typer.echo("trained on synthetic data: no clinical use")
 
 
@@ -301,8 +299,7 @@ def benchmark(
         _check_study(out, estimators, controls=sampling.controls)
     options: dict[str, Any] = vars(sampling) | {"n_train": sizes, "random_state": seed}
     options |= {"n_repeats": options.pop("repeats"), "max_voxels": sampling.max_voxels or None}
-    options["n_jobs"] = None if cluster else jobs
-    options["out"] = StudyFolder(out, overwrite=overwrite)
+    options |= {"n_jobs": None if cluster else jobs, "out": StudyFolder(out, overwrite=overwrite)}
     options["train_on"] = list(train_on or _training_cohorts(cohorts, sampling.resynthesize))
     try:
         with scheduler(cluster), resumable("work is", out):
@@ -373,15 +370,20 @@ def _missing_contrasts(cohort: Cohort, first: Cohort) -> str:
 
 
 def _check_echo_times(model: str, protocol: Protocol, table: Path) -> None:
-    """Refuse to train a predictor of relaxation times on scans without echo times."""
+    """Refuse to train a predictor of a model that the echo times of the scans do not support."""
     from dmrifit.engine.design.identifiability import suggest_model
-    from dmrifit.engine.models import resolve_model
+    from dmrifit.engine.models import check_echo_times, resolve_model
 
-    if protocol.te is None and resolve_model(model).needs_te:
+    signal_model = resolve_model(model)
+    try:
+        check_echo_times(protocol, signal_model)
+    except ValueError as error:
+        # Its remedies are those of a fit.
+        problem = str(error).partition(";")[0]
         raise ValueError(
-            f"{table}: model {model} needs echo times, and the scans have none; give them in the "
-            f"column te, or name a model without T2, such as --model {suggest_model(protocol)[0]}"
-        )
+            f"{table}: {problem}; give the echo times of the scans (column te), or name a model "
+            f"that they support, such as --model {suggest_model(protocol)[0]}"
+        ) from None
 
 
 def _has_clinical_maps(cohorts: Mapping[str, Cohort], source: Protocol | None) -> bool:
@@ -451,8 +453,7 @@ def _training_cohorts(cohorts: Mapping[str, Cohort], resynthesize: bool) -> list
     if len(cohorts) < 2:
         return ["same"]
     for cohort, other in () if resynthesize else permutations(cohorts.values(), 2):
-        missing = _missing_contrasts(cohort, other)
-        if missing:
+        if missing := _missing_contrasts(cohort, other):
             say(
                 "training on other cohorts is left out, because protocols differ "
                 f"({missing}); --resynthesize computes them"

@@ -316,7 +316,7 @@ def predict(
     slab by slab.
 
     Options:
-    b_tolerance S/MM2: How far b-values of the image may be from those of the model.
+    b_tolerance S/MM2: How far b-values of the image may be from those of the model; by default 1.
     model MODEL: Model file from dmrifit train.
     image IMAGE: 4-D NIfTI image of magnitudes, or a table of the images of one scan (.tsv with
         the columns image and optionally bval, te, bvec); none with --map.

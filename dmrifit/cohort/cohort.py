@@ -276,8 +276,8 @@ class Cohort:
             columns["scale"].append(np.full(len(voxels), factor))
         if not columns["X"]:
             raise ValueError(
-                f"no patient of cohort {self.name!r} has a voxel in the {mask} mask; "
-                "name one of each, or other masks"
+                f"no patient of cohort {self.name!r} has a voxel in the {mask} mask; give masks "
+                "of the lesions, or take the body (mask='body'; dmrifit train: --train-mask body)"
             )
         sigma_of_scans = columns.pop("sigma", [])
         joined = {key: np.concatenate(values) for key, values in columns.items()}

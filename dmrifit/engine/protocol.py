@@ -418,13 +418,10 @@ class Protocol:
             lacking = first_few(np.array(self.labels)[missing].tolist())
             text = f"the protocol lacks {lacking}; it has {first_few(other.labels, 3)}"
             b = self.b[missing]
-            distance = np.abs(b[:, None] - other.b).min(axis=1)
-            limit = np.maximum(_B_NEAR, _B_NEAR_RELATIVE * b)
+            distance = _b_distances(self, other)[missing].min(axis=1)
+            limit, reach = np.maximum(_B_NEAR, _B_NEAR_RELATIVE * b), np.ceil(distance.max())
             if ((distance > b_tolerance) & (distance <= limit)).all():
-                text += (
-                    "; if b-values were meant to be the same, give "
-                    f"b_tolerance={np.ceil(distance.max()):g}"
-                )
+                text += f"; if b-values were meant to be the same, give b_tolerance={reach:g}"
             raise ValueError(text)
         if repeated.any():
             labels = ", ".join(np.array(self.labels)[repeated])
@@ -603,18 +600,10 @@ def match_contrasts(
     contrasts: Protocol, protocol: Protocol, b_tolerance: float = _B_MATCH
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.intp]]:
     """Tell whether a protocol lacks or repeats each contrast, and give its index there."""
-    distance = np.abs(contrasts.b[:, None] - protocol.b)
-    matches = distance <= b_tolerance
-    if contrasts.te is not None and protocol.te is not None:
-        matches &= np.abs(contrasts.te[:, None] - protocol.te) <= TE_MATCH
-    if contrasts.directions is not None and protocol.directions is not None:
-        # A direction and its opposite give the same signal.
-        along = np.abs(contrasts.directions @ protocol.directions.T) > 1 - 1e-6
-        undirected = np.linalg.norm(contrasts.directions, axis=1) == 0
-        matches &= along | undirected[:, None]
-    distance[~matches] = np.inf
+    distance = _b_distances(contrasts, protocol)
+    distance[distance > b_tolerance] = np.inf
     # 0 and 0.2 may both be wanted: a measurement belongs to the contrast that it is nearest to.
-    matches &= distance == distance.min(axis=0)
+    matches = np.isfinite(distance) & (distance == distance.min(axis=0))
     distance[~matches] = np.inf
     indices = distance.argmin(axis=1)
     nearest = distance.min(axis=1, keepdims=True)
@@ -624,6 +613,19 @@ def match_contrasts(
     is_repeat &= (nearest > 0) | (distance == 0) | (distance > _B_MATCH)
     n_matches = (matches & is_repeat).sum(axis=1)
     return np.asarray(~matches.any(axis=1)), np.asarray(n_matches > 1), indices
+
+
+def _b_distances(contrasts: Protocol, protocol: Protocol) -> NDArray[np.float64]:
+    """Compute differences in b, infinite where echo time or direction differ, (n, m)."""
+    distance = np.abs(contrasts.b[:, None] - protocol.b)
+    if contrasts.te is not None and protocol.te is not None:
+        distance[np.abs(contrasts.te[:, None] - protocol.te) > TE_MATCH] = np.inf
+    if contrasts.directions is not None and protocol.directions is not None:
+        # A direction and its opposite give the same signal.
+        along = np.abs(contrasts.directions @ protocol.directions.T) > 1 - 1e-6
+        undirected = np.linalg.norm(contrasts.directions, axis=1) == 0
+        distance[~(along | undirected[:, None])] = np.inf
+    return distance
 
 
 def _rebuild(

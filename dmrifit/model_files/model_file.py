@@ -447,7 +447,7 @@ def _check_metadata(metadata: Any) -> None:
     if file_format != _FORMAT:
         raise RefusedError(
             f"its format is {file_format!r}, not {_FORMAT}: "
-            "it was written by another version; train again"
+            "it was written by another version; train it again"
         )
     refuse_keys(metadata, set(CONTENTS["metadata"]), "key", complete=True)
     cls = _class_named(metadata["class"])
@@ -485,7 +485,7 @@ def _check_metadata(metadata: Any) -> None:
         if written.split(".")[0] != installed.split(".")[0]:
             raise RefusedError(
                 f"it was written with {package} {written}, and {installed} is installed; "
-                f"install {package} {written} to read it, or train the model again"
+                f"install {package} {written} to read it, or train it again"
             )
 
 

@@ -429,8 +429,7 @@ def mixed_model(
     metrics = sorted(usable["metric"].unique())
     scale = "log" if positive else "raw"
     empty = {"kind": "test", "term": "", "scale": scale, "n": 0, "converged": False}
-    problem = _problem(usable, algorithms, metrics)
-    if problem:
+    if problem := _problem(usable, algorithms, metrics):
         return [empty | {"reason": "; ".join([*notes, problem])}]
     # Names of users stay in the columns: the formula holds none of them.
     table = usable.assign(

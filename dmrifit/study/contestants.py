@@ -25,7 +25,7 @@ from dmrifit.io.case_tables import check_patients
 from dmrifit.io.digests import describe, digest
 from dmrifit.predict.base import resolve_patch_shape
 from dmrifit.predict.conformal import ConformalIntervals
-from dmrifit.predict.controls import CONSTANT, CONTROLS, OF_NOISE_FREE
+from dmrifit.predict.controls import CONSTANT, CONTROLS, OF_NOISE_FREE, is_control
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 from dmrifit.report.page import Texts
 
@@ -85,6 +85,10 @@ class Entrant:
         # The strategy is no part of the algorithm: "LR s2s" is algorithm LR.
         words = filter(None, re.split(r"[\s/_:,()-]+", name))
         algorithm = " ".join(word for word in words if word.lower() != strategy) or name
+        # Tables would show its scores as those of the control.
+        is_constant = algorithm == CONSTANT == getattr(estimator, "regressor", "")
+        if is_control(algorithm) and not is_constant:
+            raise ValueError(_TEXTS("control", name=repr(name), controls=", ".join(CONTROLS)))
         values = name, strategy, algorithm, estimator, model, description
         return cls(*values, recipe=_recipe(estimator), code=_code(estimator))
 
@@ -152,10 +156,10 @@ def controls_of(
             estimator = clone(first.estimator).set_params(regressor=regressor, patch_shape=None)
             if strategy == "m2m":
                 estimator.set_params(loss="mean")
-            entrant = Entrant.of(f"{control} {strategy}", estimator, kept=kept, example=example)
-            description = [control, entrant.description]
-            entrant = replace(entrant, algorithm=control, description=description, control=control)
-            controls.append(entrant)
+            entrant = Entrant.of(strategy, estimator, kept=kept, example=example)
+            words: dict[str, Any] = {"name": f"{control} {strategy}", "algorithm": control}
+            words["description"] = [control, entrant.description]
+            controls.append(replace(entrant, **words, control=control))
     return controls
 
 

@@ -23,6 +23,8 @@ from dmrifit.study.voxel_bank import Bank
 
 TRAIN_ON = ("same", "other", "pooled")
 
+_MASKED = " with voxels to train on; give masks of the lesions, or train_mask='body'"
+
 #: Distributions whose version may change a number.
 VERSIONS = ("dmrifit", "numpy", "scipy", "scikit-learn", "numba")
 _OPTIONAL_VERSIONS = ("xgboost", "xgboost-cpu", "torch", "skorch")
@@ -104,11 +106,10 @@ def plan(
     sizes = settings.n_train
     cells = []
     for train_on, cohort in itertools.product(settings.train_on, settings.cohorts):
-        testable = bank.testable[cohort]
-        if not testable:
+        if not (testable := bank.testable[cohort]):
             raise ValueError(
                 f"cohort {cohort!r} has no voxel to score; give lesion masks, or score "
-                "other voxels (score_mask, --score-mask)"
+                "all of the body: score_mask='body'"
             )
         # A model of other cohorts is the same for all patients.
         tests = [testable] if train_on == "other" else [[patient] for patient in testable]
@@ -138,12 +139,11 @@ def plan(
                 ]
                 # Pictures show one prediction of a voxel, the one with most patients.
                 first = repeat == 0 and train_on == settings.train_on[0] and at_largest
-                cell = Cell(
+                cells.append(Cell(
                     train_on=train_on, cohort=cohort, train=tuple(train), test=tuple(test),
                     repeat=repeat, seed=estimator_seed, entrant=entrant, view=view,
                     key=digest(content), keep=keep and first and not entrant.control,
-                )  # fmt: skip
-                cells.append(cell)
+                ))  # fmt: skip
     return cells
 
 
@@ -161,10 +161,12 @@ def _available(
     available = {"same": same, "other": other, "pooled": same + other}[regime]
     n_needed = max(sizes or (1,))
     if len(available) < n_needed:
-        tested = f"{', '.join(test)} of" if test else "a patient of"
+        tested, where = "a patient of", ""
+        if test:
+            tested, where = f"{', '.join(test)} of", _MASKED
         raise ValueError(
             f"training for {tested} cohort {cohort!r} with train_on {regime!r} needs "
-            f"at least {counted(n_needed, 'other patient')}; there are {len(available)}"
+            f"at least {counted(n_needed, 'other patient')}; there are {len(available)}{where}"
         )
     return available
 

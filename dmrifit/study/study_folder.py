@@ -116,8 +116,7 @@ class StudyFolder:
     def read_study(self, names: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
         """Read study.json and the tables of these names of a finished study."""
         path = self.path / _STUDY
-        content = self.description()
-        if not content:
+        if not (content := self.description()):
             raise FileNotFoundError(f"{path} does not exist; name a folder of dmrifit benchmark")
         digests = content.pop(_FINISHED, None)
         if digests is None:

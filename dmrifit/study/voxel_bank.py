@@ -226,8 +226,7 @@ class Bank:
     def material(self, entrant: Entrant, view: View, repeat: int) -> Stack:
         """Return the training voxels for an estimator, made once for all that share them."""
         draw = self._draw(repeat)
-        key = entrant.recipe, view, draw
-        if key not in self._stacks:
+        if (key := (entrant.recipe, view, draw)) not in self._stacks:
             self._stacks[key] = Stack.of(entrant, view, self._voxels[view, draw])
         return self._stacks[key]
 
@@ -298,8 +297,7 @@ def _suited(cohort: Cohort, view: View, seed: int) -> Cohort:
             scans.append(scan)
             continue
         protocol = view.target
-        extra = list(missing_contrasts(view.source, protocol))
-        if extra:
+        if extra := list(missing_contrasts(view.source, protocol)):
             # Source contrasts that are no target contrasts follow the target.
             te = None
             if protocol.te is not None and view.source.te is not None:

@@ -106,6 +106,8 @@ def test_two_shells_predict_the_others_as_well_as_a_measurement(run_example):
 
 
 def test_real_voxels_go_through_the_comparison(run_example, data_dir):
+    with pytest.raises(SystemExit, match=r"name the table: python examples/plot_real_voxels.py genu_table.csv"):
+        run_example("real_voxels")
     names, printed = run_example("real_voxels", data_dir / "isbi2015_wm_genu" / "genu_table.csv")
     assert "no clinical result" in printed
     assert len(names["error"]) == 31

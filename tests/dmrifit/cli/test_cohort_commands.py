@@ -60,10 +60,8 @@ def test_both_cohorts_of_the_study_are_simulated_by_default(simulations, output_
     assert out == f"4 synthetic patients: {tmp_path / 'participants.tsv'}\n"
     (first, n, options), (second, _, others) = simulations
     assert (first, second) == (Protocol.preset("cohort1"), Protocol.preset("cohort2"))
-    assert (n, options["name"], options["field"], others["name"], others["field"]) == (
-        *(16, "cohort1", 1.5),
-        *("cohort2", 3.0),
-    )
+    names_and_fields = (options["name"], options["field"], others["name"], others["field"])
+    assert (n, *names_and_fields) == (16, "cohort1", 1.5, "cohort2", 3.0)
     assert (options["shape"], options["difficulty"], options["template"]) == ((48, 48, 8), "mixed", "both")
     assert (options["snr"], options["artifacts"], options["random_state"]) == (None, None, 0)
     assert options["truth"] == "formula"
@@ -82,11 +80,7 @@ def test_cohorts_can_share_the_protocol_of_the_first(simulations, run, tmp_path)
 
 @pytest.mark.parametrize(
     ("text", "artifacts"),
-    [
-        ("gibbs, shift", ["gibbs", "shift"]),
-        ("gibbs=0.3,shift=0.5", {"gibbs": 0.3, "shift": 0.5}),
-        ("", None),
-    ],
+    [("gibbs, shift", ["gibbs", "shift"]), ("gibbs=0.3,shift=0.5", {"gibbs": 0.3, "shift": 0.5}), ("", None)],
 )
 def test_artifacts_are_named_with_or_without_strengths(simulations, output_of, tmp_path, text, artifacts):
     output_of("simulate", "--out", tmp_path, "--artifacts", text)
@@ -111,7 +105,7 @@ def test_the_trained_model_is_least_squares_of_the_drawn_voxels(table, output_of
     design = np.column_stack([np.ones(len(Y)), Y[:, :3]])
     weights = np.linalg.lstsq(design, Y, rcond=None)[0]
     np.testing.assert_allclose(estimator.predict(Y[:9, :3]), design[:9] @ weights, rtol=1e-6)
-    assert f"trained on {len(Y)} voxels of 2 patients: {model}" in out
+    assert f"LR s2s: trained on {len(Y)} lesion voxels of 2 patients: {model}\n" in out
     assert "no intervals: train on 5 patients or more, not 2" in out
     assert "it predicts 21 signals from S_b0_TE93, S_b50_TE93, S_b100_TE93" in out
     assert "trained on synthetic data: no clinical use" in out
@@ -120,7 +114,14 @@ def test_the_trained_model_is_least_squares_of_the_drawn_voxels(table, output_of
 def test_models_of_five_patients_have_intervals_that_a_prediction_writes(run, output_of, tmp_path):
     table = simulate_cohort("cohort1", 5, shape=(12, 12, 2), random_state=1).write(tmp_path / "data")
     model = tmp_path / "model.dmrifit"
-    out = output_of("train", table, "--out", model, "--coverage", 0.8)
+    rows = pd.read_csv(table, sep="\t")
+    # Only patients with voxels in the mask count.
+    rows.loc[4:, "lesion"] = None
+    rows.to_csv(table.with_name("four.tsv"), sep="\t", index=False)
+    out = output_of("train", table.with_name("four.tsv"), "--out", model, "--train-mask", "lesion")
+    assert "no intervals: train on 5 patients or more, not 4" in out
+    assert "voxels of 4 patients" in out
+    out = output_of("train", table, "--out", model, "--coverage", 0.8, "--overwrite")
     assert load_model(model).coverage == 0.8
     assert "intervals: calibrated to 80 % of the voxels on 5 patients" in out
     [scan] = Cohort.read(table)["cohort1"].scans[:1]
@@ -150,6 +151,15 @@ def test_a_file_of_that_name_is_replaced_on_request_only(table, error_of, output
     estimator = load_model(model)
     assert isinstance(estimator, MapsToMaps)
     assert estimator.loss == "median"
+
+
+def test_a_model_without_relaxation_is_refused_for_scans_of_several_echo_times(table, error_of, tmp_path):
+    model = tmp_path / "model.dmrifit"
+    for command in ("train", "benchmark"):
+        err = error_of(command, table, "--out", model, "--model", "kurtosis")
+        assert "kurtosis does not include relaxation, but the protocol has echo times 93, 105, 120 ms" in err
+        assert err.endswith("that they support, such as --model t2-ivim-kurtosis\n")
+    assert not model.exists()
 
 
 def test_a_model_that_needs_echo_times_is_refused_for_scans_without_them(write_scan, error_of, output_of, tmp_path):
@@ -194,24 +204,21 @@ def comparisons(monkeypatch, make_evaluation):
 
 def test_options_of_a_comparison_reach_it(table, comparisons, output_of, tmp_path):
     line = (
-        "--algorithms LR,ETR --strategies m2m --sizes 1 --model adc --train-mask lesion --score-mask body "
+        "--algorithms LR,ETR --strategies m2m --sizes 1 --model t2-adc --train-mask lesion --score-mask body "
         "--max-voxels 0 --repeats 2 --no-controls --resynthesize --seed 9 --jobs 2 --train-on pooled"
     )
     output_of("benchmark", table, "--out", tmp_path, *line.split())
     ((estimators, cohorts, settings),) = comparisons
     assert list(estimators) == ["LR m2m", "ETR m2m"]
-    assert {(type(one), one.model) for one in estimators.values()} == {(MapsToMaps, "adc")}
+    assert {(type(one), one.model) for one in estimators.values()} == {(MapsToMaps, "t2-adc")}
     assert list(cohorts) == ["A", "B"]
     assert settings.pop("out").path == tmp_path
-    assert settings == {
-        "train_on": ["pooled"], "train_mask": "lesion", "score_mask": "body", "n_train": (1,), "n_repeats": 2,
-        "max_voxels": None, "controls": False, "resynthesize": True, "n_jobs": 2, "random_state": 9,
-    }  # fmt: skip
+    sampling = {"train_mask": "lesion", "score_mask": "body", "max_voxels": None, "resynthesize": True}
+    training = {"train_on": ["pooled"], "n_train": (1,), "n_repeats": 2, "n_jobs": 2, "random_state": 9}
+    assert settings == {"controls": False} | sampling | training
 
 
-def test_cohorts_of_one_protocol_train_for_each_other_by_default(
-    table, comparisons, cohorts, run, tmp_path, monkeypatch
-):
+def test_cohorts_of_one_protocol_train_for_each_other(table, comparisons, cohorts, run, tmp_path, monkeypatch):
     arguments = ("--out", tmp_path, "--algorithms", "LR")
     run("benchmark", table, *arguments)
     monkeypatch.setattr(Cohort, "read", lambda table: {"A": cohorts[0]})

@@ -123,7 +123,7 @@ def test_the_folder_of_a_study_keeps_its_algorithms_and_is_left_alone_by_another
     folder, _ = study
     before = (folder / "scores.csv").read_bytes()
     other = "--source-b 0,50,100,400,900,1200"
-    for words in ("--algorithms RFR", "--strategies s2s", "--model t2-ivim", other, "--no-controls"):
+    for words in ("--algorithms RFR", "--strategies s2s", "--model t2-adc", other, "--no-controls"):
         options = ("--algorithms", "LR", *words.split(), "--max-voxels", 40, "--sizes", "1,2")
         err = error_of("benchmark", table, "--out", folder, *options)
         assert ("also has constant " if "no" in words else "also has LR ") in err

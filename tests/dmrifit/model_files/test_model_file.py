@@ -238,10 +238,7 @@ def test_the_rule_of_the_patients_scale_travels_with_the_model(forest, tmp_path)
 
 @pytest.mark.parametrize(
     ("name", "short"),
-    [
-        ("GBR", b'"xgboost.XGBRegressor"'),
-        pytest.param("CNN", b'"dmrifit.PatchCNN"', marks=pytest.mark.deep),
-    ],
+    [("GBR", b'"xgboost.XGBRegressor"'), pytest.param("CNN", b'"dmrifit.PatchCNN"', marks=pytest.mark.deep)],
 )
 def test_classes_have_short_names_in_files(name, short, signals, tmp_path):
     estimator = SignalToSignal(make_regressor(name, random_state=0), **PROTOCOLS)
@@ -322,7 +319,7 @@ class TestRefusals:
             (lambda m: m.update({"class": "MapFitter"}), "parameter of MapFitter"),
             (lambda m: m.update(extra=1), "unknown or missing key"),
             (lambda m: m.pop("scale"), "unknown or missing key"),
-            (lambda m: m.update(format=1), "format is 1, not 3: it was written by another version; train again"),
+            (lambda m: m.update(format=1), "format is 1, not 3: it was written by another version; train it again$"),
             (lambda m: m["parameters"].update(verbose=True), "parameter of SignalToSignal"),
             (lambda m: m["parameters"].update(regressor={"$call": "os.system"}), r"unknown key '\$call'"),
             (lambda m: m.update(leaves=[leaf("os.system", None)]), "asks for os.system"),
@@ -339,7 +336,7 @@ class TestRefusals:
             (lambda m: m["fitted"].update(n_features_in_="5"), "not counts and names"),
             (lambda m: m["fitted"].update(regressor_="LR"), "fitted attribute"),
             (lambda m: m["versions"].update({"scikit-learn": "0.24.2"}), "scikit-learn 0.24.2.*installed"),
-            (lambda m: m["versions"].update(dmrifit="7.0"), "dmrifit 7.0.*installed"),
+            (lambda m: m["versions"].update(dmrifit="7.0"), r"dmrifit 7.0.*installed; install dmrifit 7.0 to read it, or train it again$"),
             (lambda m: m["parameters"].update(model={"$model": CODE}), "source of a function.* is never run"),
             (lambda m: m["parameters"].update(model={"$model": {**CODE, "source": ""}}), "key of a model"),
             (lambda m: m.update(scale={"rule": "voxel", "percentile": 95}), "not 'voxel'"),

@@ -441,7 +441,7 @@ def test_a_model_of_a_gpu_is_read_without_one(saved, cohort, tmp_path, monkeypat
         ({"parameters": {"training": [3]}}, "field of Training"),
         ({"parameters": {"training": {"epochs": "3"}}}, "epochs must be a whole number"),
         ({"parameters": {"training": {"decay": 2}}}, "decay must be a number above 0"),
-        ({"format": 2}, "written by another version; train again"),
+        ({"format": 2}, "written by another version; train it again"),
         ({"fitted": {"n_channels_": 1}}, "fitted attribute"),
         ({"fitted": {"n_channels_": -1, "history_": []}}, "n_channels_ is -1"),
         ({"more": 1}, "unknown or missing key"),

@@ -69,7 +69,7 @@ def test_only_those_with_usable_voxels_are_trained_on_and_only_those_with_a_scor
     assert trainings == [(("a2",), ("a1",)), (("a4",), ("a1", "a2")), (("b3",), ("b1", "b2"))]
     with pytest.raises(ValueError, match="cohort 'B' has no voxel to score"):
         cells_of(bank=Voxels(testable={"A": ["a1"], "B": []}))
-    with pytest.raises(ValueError, match=r"training for a1 of cohort 'A' .*needs at least 4 other patients; there are 3"):
+    with pytest.raises(ValueError, match=r"training for a1 of cohort 'A' .*needs at least 4 other patients; there are 3 with voxels to train on"):
         cells_of(sizes=(4,))
 
 
