@@ -331,7 +331,7 @@ def make_detector(
     make = getattr(detector_class, "published", None) if published else detector_class
     if make is None:
         raise ValueError(f"no sizes of the detector {name} are published; leave out --published")
-    return make(**gather_training(options | parameters))
+    return make(**gather_training({**options, **parameters}))
 
 
 def parameters_of(settings: Mapping[str, str]) -> dict[str, Any]:

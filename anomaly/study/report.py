@@ -289,8 +289,8 @@ def _summaries(comparison: _Comparison) -> Iterator[Any]:
 def _densities(comparison: _Comparison) -> Iterator[page.Picture]:
     if not comparison.graded:
         return
-    options = {"healthy": comparison.healthy, "healthy_maps": comparison.healthy_maps}
-    options |= {"thresholds": comparison.thresholds}
+    options: dict[str, Any] = {"healthy": comparison.healthy}
+    options |= {"healthy_maps": comparison.healthy_maps, "thresholds": comparison.thresholds}
     figure = plotting.plot_densities(comparison.cases, comparison.maps, **options)
     text = _TEXTS("dotted", rule=comparison.rule) if comparison.rule else ""
     yield _TEXTS.picture("densities", figure, text=text)
