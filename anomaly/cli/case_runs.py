@@ -209,6 +209,7 @@ def read_detections(
     names = [scan.case.name for scan in scans]
     maps: dict[str, list[NDArray[Any]]] = {}
     for method, table in tables.items():
+        table = table / RUN.table if table.is_dir() else table
         results = case_tables.ResultTable.read(table, names, ("map", "binary"))
         opening = results.setting("opening", int, 3)
         if openings.setdefault(method, opening) != opening:
@@ -216,16 +217,15 @@ def read_detections(
                 f"{table}: opened by {opening}³ voxels, other scans of {method} by "
                 f"{openings[method]}³; detect with one --opening"
             )
-        openings[f"{method}{STORED}"] = opening
-        volumes: dict[str, list[NDArray[Any]]] = {}
-        for column in ("map", "binary"):
-            volumes[column] = [
+        # A method of its own, because its threshold was set before these scans were seen.
+        stored = f"{method}{STORED}"
+        openings[stored] = opening
+        for name, column in ((method, "map"), (stored, "binary")):
+            maps[name] = [
                 Volume.upright(values.astype(np.float32), scan.affine).values
                 for scan, values in zip(scans, results.volumes(column, scans), strict=True)
             ]
-        maps[method] = volumes["map"]
-        # A method of its own, because its threshold was set before these scans were seen.
-        maps[f"{method}{STORED}"] = [values > MASK_THRESHOLD for values in volumes["binary"]]
+        maps[stored] = [values > MASK_THRESHOLD for values in maps[stored]]
     return maps
 
 

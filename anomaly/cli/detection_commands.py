@@ -42,7 +42,8 @@ def detect(
     Find anomalies in diffusion series by a trained model. Not for clinical use.
 
     Writes a folder for each scan with map.nii.gz, binary.nii.gz (voxels above the threshold,
-    without fluid where a tissue map tells it) and opened.nii.gz on its grid, lesions.csv and
+    without fluid where a tissue map tells it) and opened.nii.gz on its grid, lesions.csv
+    (on the grid of the model, so that volumes differ slightly where scans are resampled) and
     detection.json; for all scans detections.tsv, lesions.csv and, with figures, a page. Flags mark
     scans that differ from the healthy training scans as a whole (scores shifted in both
     hemispheres, or much more noise), scans in which this cannot be judged and most voxels are

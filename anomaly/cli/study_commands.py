@@ -70,10 +70,9 @@ def simulate(
         raise ValueError("N_HEALTHY and N_LESIONS are 0; ask for at least one person")
     options = vars(persons) | {"random_state": run.seed}
     options["n_directions"] = options.pop("directions")
-    counts = {"healthy": n_healthy, "glioma": n_lesions}
     groups = {}
     summaries = []
-    for group, n in counts.items():
+    for group, n in (("healthy", n_healthy), ("glioma", n_lesions)):
         write = partial(_write_person, group == "healthy", options)
         groups[f"synthetic-{group}"] = (n, {_TABLES[group]: TABLE}, write)
         if n:
@@ -170,7 +169,10 @@ def train(
     # Before the scans are read, which takes minutes.
     if detector in ("dae", "recdisc"):
         import_optional("torch", "skorch")
-    options = given(epochs=epochs, device=device, threshold=HealthyRateThreshold(rate))
+    for name in parameters.keys() & _TEXTS["instead"].keys():
+        raise ValueError(f"--set {name} is not possible: give {_TEXTS['instead'][name]}")
+    options = given(epochs=epochs, device=device, checkpoint=files.checkpoint)
+    options["threshold"] = HealthyRateThreshold(rate)
     if guarantee is not None:
         # Of folds the detector has learned in the end, and nothing is guaranteed by them.
         options |= {"threshold": HealthyScanThreshold(guarantee), "calibration": 0.25}
@@ -240,7 +242,8 @@ def evaluate(
     controls that ignore the scans.
 
     Options:
-    detections NAME=FILE: Table detections.tsv from detect for these cases; repeatable.
+    detections NAME=FILE: Table detections.tsv from detect for these cases, or the folder it is in;
+        repeatable.
     healthy CASES: Table of healthy scans that no model was trained on, to count false positives.
     healthy_detections NAME=FILE: Table detections.tsv of the healthy scans, under the same names.
     b: Shell that was used, in s/mm², if there are several.
@@ -269,7 +272,7 @@ def evaluate(
     tables = report.write_evaluation([scan.case for scan in scans], maps, out, **options)
     rule = report.rule_in_use(tables)
     typer.echo(format_summary(tables, rule=rule or None).to_string())
-    typer.echo(f"mean ± SD over patients; {page.Texts(report.__file__)['masks']}")
+    typer.echo(report.patients_in_words(tables["scans"]))
     if rule:
         typer.echo(f"thresholds by the rule {rule}; by all rules: {out / 'summary.csv'}")
     if any(scan.case.synthetic for scan in scans):
@@ -317,21 +320,18 @@ def make_detector(
     check_word("--detector", name, detector_names())
     detector_class = import_detector(name)
     names = {*detector_class._get_param_names()}
-    is_network = "training" in names
-    if is_network:
+    if "training" in names:
         names = names - {"training"} | {*Training._get_param_names()}
     unknown = [key for key in parameters if key not in names]
     if unknown:
-        known = ", ".join(sorted(names))
-        raise ValueError(f"the detector {name} has no parameter {unknown[0]!r}; it has {known}")
+        known = ", ".join(sorted(names - _TEXTS["instead"].keys()))
+        option = _TEXTS["of_networks"].get(unknown[0], f"--set {unknown[0]}")
+        raise ValueError(f"{option}: the detector {name} has no such parameter; it has {known}")
     options = {key: value for key, value in defaults.items() if key in names}
-    options |= parameters
-    if is_network:
-        options = gather_training(options)
     make = getattr(detector_class, "published", None) if published else detector_class
     if make is None:
         raise ValueError(f"no sizes of the detector {name} are published; leave out --published")
-    return make(**options)
+    return make(**gather_training({**options, **parameters}))
 
 
 def parameters_of(settings: Mapping[str, str]) -> dict[str, Any]:

@@ -88,8 +88,8 @@ class Design:
             if unknown:
                 raise ValueError(
                     f"covariate {column['name']} is {', '.join(unknown)}, and the healthy "
-                    f"subjects have {', '.join(column['levels'])}; add healthy scans of it, or "
-                    f"fit without {column['name']}"
+                    f"subjects have {', '.join(column['levels'])}; write it as there, or "
+                    f"train with healthy scans of it, or without {column['name']}"
                 )
             # The first level is in the column of ones.
             vectors += [(words == level).astype(np.float64) for level in column["levels"][1:]]
@@ -436,7 +436,7 @@ def _listed(covariates: Any, n_scans: int) -> dict[str, NDArray[Any]]:
         if missing.any():
             raise ValueError(
                 f"covariate {name} is missing for {int(missing.sum())} of {n_scans} scans; give "
-                f"all, or leave {name} out; commands read it from a column of the table of scans"
+                f"all (column {name} of a table of scans), or train without {name}"
             )
         arrays[str(name)] = array
     return arrays

@@ -153,7 +153,7 @@ class Case(case_tables.CaseGrid):
     def __repr__(self) -> str:
         title = "synthetic case" if self.synthetic else "case"
         size = " × ".join(map(str, self.shape))
-        status = "healthy"
+        status = "no known lesion"
         if self.lesion is not None and not self.healthy:
             status = f"lesion of {counted(self.lesion.sum(), 'voxel')}"
         directions = counted(self.signal.shape[3], "direction")

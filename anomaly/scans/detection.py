@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
@@ -156,13 +156,12 @@ class HealthyScans:
         """Read plain values of a model file."""
         # The first files say nothing about these two.
         content = {"left_out": False, "adjusted": False} | dict(content)
-        keys = {field.name for field in fields(cls)}
-        refuse_keys(content, keys, "part of healthy scans", complete=True)
+        refuse_keys(content, {*cls.__dataclass_fields__}, "part of healthy scans", complete=True)
         scans = []
         for written in content["scans"]:
             # Nor about noise.
             row = {"noise": float("nan")} | written
-            names = {field.name for field in fields(ScanFigures)}
+            names = {*ScanFigures.__dataclass_fields__}
             refuse_keys(row, names, "figure of a healthy scan", complete=True)
             bulk = tuple(float(value) for value in row["bulk"])
             if len(bulk) != 2 * len(_QUANTILES):
@@ -236,8 +235,7 @@ class TrainingScans:
     def from_dict(cls, content: Mapping[str, Any]) -> TrainingScans:
         """Read plain values of a model file."""
         content = {"salt": ""} | dict(content)
-        names = {field.name for field in fields(cls)}
-        refuse_keys(content, names, "part of training scans", complete=True)
+        refuse_keys(content, {*cls.__dataclass_fields__}, "part of training scans", complete=True)
         refuse_keys(content["steps"], set(_STEPS), "step of a preparation", complete=True)
         steps = {step: tuple(map(str, ways)) for step, ways in content["steps"].items()}
         lists = {key: tuple(map(str, content[key])) for key in ("images", "patients", "remarks")}
@@ -371,15 +369,15 @@ class Detection:
     """
 
     scan: PreparedScan
-    map: NDArray[np.float32]
-    found: NDArray[np.bool_]
-    opened: NDArray[np.bool_]
-    lesions: pd.DataFrame
+    map: NDArray[np.float32] = field(repr=False)
+    found: NDArray[np.bool_] = field(repr=False)
+    opened: NDArray[np.bool_] = field(repr=False)
+    lesions: pd.DataFrame = field(repr=False)
     threshold: float
     figures: ScanFigures
     differs: bool | None = None
     opening: int = 3
-    healthy: HealthyScans | None = None
+    healthy: HealthyScans | None = field(default=None, repr=False)
     healthy_per_scan: float | None = None
     no_guarantee: str = ""
     counts_fluid: bool = False

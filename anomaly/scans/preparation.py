@@ -85,8 +85,8 @@ class PreparedScan:
     case: Case
     protocol: Protocol
     shape: tuple[int, int, int]
-    affine: NDArray[np.float64]
-    working: tuple[tuple[int, ...], NDArray[np.float64]]
+    affine: NDArray[np.float64] = field(repr=False)
+    working: tuple[tuple[int, ...], NDArray[np.float64]] = field(repr=False)
     offset: tuple[int, int, int]
     notes: dict[str, Any] = field(default_factory=dict)
 

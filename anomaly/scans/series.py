@@ -337,14 +337,14 @@ class SeriesDetector(BaseEstimator):
         self.detector_ = learned
         return self
 
-    def prepare(self, series: SeriesFiles, **options: Any) -> PreparedScan:
+    def prepare(self, series: SeriesFiles | str | Path, **options: Any) -> PreparedScan:
         """
         Prepare a scan like the training scans.
 
         Parameters
         ----------
-        series : SeriesFiles
-            The scan.
+        series : SeriesFiles or path
+            The scan, or its diffusion series alone.
         **options
             Further options of `prepare_scan`, such as ``tissue=True`` or
             ``directions="resampled"``.
@@ -361,6 +361,7 @@ class SeriesDetector(BaseEstimator):
             voxels are no cubes.
         """
         check_is_fitted(self, "detector_")
+        series = SeriesFiles(Path(series)) if isinstance(series, str | Path) else series
         spacing = self.spacing
         if spacing is None:
             edges = upright_edges(load_image(series.image).affine)
@@ -392,7 +393,7 @@ class SeriesDetector(BaseEstimator):
 
     def detect(
         self,
-        series: SeriesFiles | PreparedScan,
+        series: SeriesFiles | PreparedScan | str | Path,
         *,
         threshold: float | None = None,
         opening: int | None = None,
@@ -403,7 +404,7 @@ class SeriesDetector(BaseEstimator):
 
         Parameters
         ----------
-        series : SeriesFiles or PreparedScan
+        series : SeriesFiles, path or PreparedScan
             The scan, or what `prepare` made of it.
         threshold : float, optional
             Score above which a voxel is anomalous; by default the model's.
@@ -707,15 +708,16 @@ def model_in_words(path: Path, model: SeriesDetector, threshold: float | None = 
     detector = model.detector_
     title = type(detector).__name__
     names = {class_name: name for name, (_, class_name) in DETECTORS.items()}
+    origin = ", given in place of the model's threshold"
     if threshold is None:
         threshold = float(getattr(detector.threshold_, "threshold_", np.nan))
-    above = "scores above a threshold for each scan"
-    if np.isfinite(threshold):
-        above = f"scores above {threshold:.4g}"
+        is_adjusted = model.healthy_ is not None and model.healthy_.adjusted
+        origin = ", adjusted to healthy scans without a guarantee" if is_adjusted else ""
+    above = f"{threshold:.4g}" if np.isfinite(threshold) else "a threshold for each scan"
     scans = counted(model.n_scans_, "synthetic scan" if model.synthetic_ else "healthy scan")
     return (
         f"marked by the model {path.name} ({names.get(title, title)}, trained on {scans}) at "
-        f"{above} (settings.json holds its SHA-256, named model)"
+        f"scores above {above}{origin} (settings.json holds its SHA-256, named model)"
     )
 
 

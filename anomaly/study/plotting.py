@@ -211,7 +211,7 @@ def plot_densities(
             ax.remove()
         for i, (ax, (name, values)) in enumerate(zip(axes.flat, graded.items(), strict=False)):
             scores = _scores_by_region(values, cases)
-            if healthy_maps is not None:
+            if healthy_maps:
                 healthy_scores = np.concatenate(_scores(healthy_maps[name], healthy))
                 scores = {_HEALTHY: healthy_scores} | scores
             ends = robust_limits(np.concatenate(list(scores.values())), _DENSITY_RANGE)

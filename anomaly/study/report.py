@@ -19,6 +19,7 @@ from anomaly.scans.detection import lesions_of, mean_over_scans
 from anomaly.study import plotting
 from anomaly.study.contestants import CONTROLS
 from anomaly.study.evaluation import AS_GIVEN, evaluate_detectors
+from dmrifit._utils.counts import first_few
 from dmrifit.report import page, style
 from dmrifit.report.numerals import wording
 from dmrifit.report.viewer import Layer, html_viewer
@@ -117,6 +118,14 @@ def rule_in_use(tables: Mapping[str, pd.DataFrame]) -> str:
     return str(rules[0]) if rules else ""
 
 
+def patients_in_words(scans: pd.DataFrame) -> str:
+    """Count the patients that scores are averaged over, and name scans without a lesion."""
+    has_lesion = scans["n_lesion"] > 0
+    names = scans["name"][~has_lesion].unique().tolist()
+    left_out = _TEXTS("left_out", names=first_few(names)) if names else ""
+    return _TEXTS("averaged", n=scans["patient"][has_lesion].nunique(), left_out=left_out)
+
+
 @dataclass(frozen=True, eq=False)
 class _Comparison:
     """Scans and maps of a comparison, with their tables."""
@@ -196,18 +205,16 @@ def _answer(comparison: _Comparison) -> Iterator[Any]:
     dice = comparison.dice(shown)
     name = shown.removesuffix(STORED)
     if len(dice):
-        threshold = "at its stored threshold"
-        if shown in comparison.graded:
-            threshold = f"at its threshold by the rule {comparison.rule}"
+        by_rule = f"at its threshold by the rule {comparison.rule}"
+        threshold = by_rule if shown in comparison.graded else "at its stored threshold"
         values = {"name": name, "threshold": threshold, "dice": dice.mean()}
         answer = _TEXTS("answer", n_patients=len(dice), opened=comparison.opened, **values)
         if len(comparison.healthy):
             rows = comparison.in_use(comparison.tables["healthy"]).query("method == @shown")
             voxel_ml = [np.prod(comparison.healthy[i].spacing) / 1000 for i in rows["case"]]
             false_ml = rows["n_found_opened"] * voxel_ml
-            median, most = false_ml.median(), false_ml.max()
-            values = {"median": median, "most": most, "opened": comparison.opened}
-            answer += " " + _TEXTS("false_volume", n_scans=len(rows), **values)
+            values = {"median": false_ml.median(), "most": false_ml.max(), "n_scans": len(rows)}
+            answer += " " + _TEXTS("false_volume", opened=comparison.opened, **values)
         yield answer
         figure = plotting.plot_examples(_examples(comparison), name)
         yield _TEXTS.picture("examples", figure, method=name, opened=comparison.opened)
@@ -252,10 +259,10 @@ def _examples(comparison: _Comparison) -> dict[str, tuple[Case, NDArray | None, 
 
 def _summaries(comparison: _Comparison) -> Iterator[Any]:
     summary = comparison.tables["summary"]
-    text = _TEXTS("explained", masks=_TEXTS["masks"])
+    yield page.sentence(patients_in_words(comparison.tables["scans"]))
+    yield _TEXTS["explained"]
     if comparison.rule:
-        text += f" Thresholds of maps are those by the rule {comparison.rule}."
-    yield text
+        yield f"Thresholds of maps are those by the rule {comparison.rule}."
     for part, rows in comparison.in_use(summary).groupby("part", sort=False):
         table = page.Table(rows, _TEXTS["scores"])
         yield table if part == "all" else page.Fold(f"Lesions of the kind {part}", table)
@@ -282,11 +289,9 @@ def _summaries(comparison: _Comparison) -> Iterator[Any]:
 def _densities(comparison: _Comparison) -> Iterator[page.Picture]:
     if not comparison.graded:
         return
-    healthy: dict[str, Any] = {}
-    if len(comparison.healthy):
-        healthy = {"healthy": comparison.healthy, "healthy_maps": comparison.healthy_maps}
-    scans = comparison.cases, comparison.maps
-    figure = plotting.plot_densities(*scans, **healthy, thresholds=comparison.thresholds)
+    options: dict[str, Any] = {"healthy": comparison.healthy}
+    options |= {"healthy_maps": comparison.healthy_maps, "thresholds": comparison.thresholds}
+    figure = plotting.plot_densities(comparison.cases, comparison.maps, **options)
     text = _TEXTS("dotted", rule=comparison.rule) if comparison.rule else ""
     yield _TEXTS.picture("densities", figure, text=text)
 
@@ -376,16 +381,14 @@ def scan_planes(
     layers = [Layer("mean signal", case.signal.mean(axis=-1))]
     # Masks of further methods have colors of their own.
     colors: tuple[str, ...] = (style.FOUND,)
+    # Anomalous is what lies above; the viewer marks what reaches its threshold.
+    limits = {name: float(np.nextafter(limit, np.inf)) for name, limit in thresholds.items()}
     for name, values in maps.items():
         if values.dtype == bool:
             layers.append(Layer(name, values, "mask", shown=name not in hidden, colors=colors))
             colors = ()
             continue
-        threshold = thresholds.get(name)
-        # Anomalous is what lies above; the viewer marks what reaches its threshold.
-        if threshold is not None:
-            threshold = float(np.nextafter(threshold, np.inf))
-        layers.append(Layer(name, values, "score", threshold=threshold))
+        layers.append(Layer(name, values, "score", threshold=limits.get(name)))
     # The lesion of the table of scans, which the detector has not seen.
     if case.lesion is not None and case.lesion.any():
         layers.append(Layer("known lesion", case.lesion, "mask", colors=(style.REFERENCE,)))

@@ -68,7 +68,7 @@ def binarize(
         largest = f"its largest value is {finite.max():g}" if finite.size else ""
         raise ValueError(
             f"{name}: no voxel is inside the mask ({largest or 'it holds no finite value'}; "
-            f"inside means above {MASK_THRESHOLD:g})"
+            f"inside means above {MASK_THRESHOLD:g}); check it, or leave an empty mask out"
         )
     return inside
 

@@ -140,7 +140,8 @@ class Series:
                     "a 4-D image (x, y, z, measurements) is needed"
                 )
                 if len(shape) <= 4:
-                    message += ", or a table (.tsv) that names the images of one scan"
+                    message += "; join the images of a scan (nibabel.concat_images)"
+                    message += ", or for a fit name them in a table (.tsv)"
                 raise ValueError(message)
             check_real(image.get_data_dtype(), name)
             if 0 in shape:

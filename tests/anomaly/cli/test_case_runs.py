@@ -141,7 +141,7 @@ def test_scans_of_several_shells_are_compared_on_the_one_that_is_named(made, tmp
         np.savetxt(one.bval, np.append(b, 2 * b[1:])[None])
         np.savetxt(one.bvec, np.hstack([along, along[:, 1:]]))
     detect(made / "low.dmrifit", [cases / TABLE], opening=1, run=tables(tmp_path / "found"))
-    words = (cases / TABLE, {"z": tmp_path / "found" / "detections.tsv"}, tmp_path / "compared")
+    words = (cases / TABLE, {"z": tmp_path / "found"}, tmp_path / "compared")
     with pytest.raises(ValueError, match=r"several shells.*--b"):
         evaluate(*words, figures=0)
     evaluate(*words, figures=0, b=1000.0)

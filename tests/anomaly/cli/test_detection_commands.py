@@ -218,8 +218,9 @@ def test_a_calibration_makes_scans_of_its_site_healthy(run, output_of, two_sided
     # One scan varies around the rate; without the calibration a tenth of it is marked.
     assert row.share_above < 0.04
     assert "other options (calibrated was " in run(*words)[2]
-    error = run(*words, "--overwrite", "--calibrate", tmp_path / "new.tsv")[2]
-    assert "SCANS share synthetic-healthy-013; " in error
+    model = read_sealed(tmp_path / "found" / row.name / "detection.json")["model"]
+    assert ", adjusted to healthy scans without a guarantee" in model
+    assert "share synthetic-healthy-013; " in run(*words, "--overwrite", "--calibrate", tmp_path / "new.tsv")[2]
 
 
 def test_a_scan_of_few_voxels_is_written_and_not_judged_as_a_whole(output_of, cases, two_sided, tmp_path):
@@ -278,9 +279,9 @@ def test_a_threshold_and_an_opening_shape_the_masks(output_of, model, series, tm
         brain = volume(series[2]) > 0
         binary = volume(out / name / "binary.nii.gz") > 0
         np.testing.assert_array_equal(binary, (volume(out / name / "map.nii.gz") > 1) & brain)
-        opened = volume(out / name / "opened.nii.gz") > 0
         expected = ndimage.binary_opening(binary, np.ones((opening,) * 3))
-        np.testing.assert_array_equal(opened, expected)
+        np.testing.assert_array_equal(volume(out / name / "opened.nii.gz") > 0, expected)
+        assert "above 1, given in place of" in read_sealed(out / name / "detection.json")["model"]
         (row,) = pd.read_csv(out / "detections.tsv", sep="\t").itertuples()
         assert row.threshold == 1
         assert row.n_lesions == ndimage.label(expected, np.ones((3, 3, 3)))[1] > 0

@@ -63,8 +63,8 @@ def model(healthy):
 
 def test_a_series_of_files_comes_back_as_maps_on_its_own_grid_in_another_orientation_too(model, sick, tmp_path):
     detection = model.detect(sick[0])
-    grid = nib.load(sick[0].image)
-    np.testing.assert_allclose(detection.images()["map"].affine, grid.affine)
+    np.testing.assert_allclose(detection.images()["map"].affine, nib.load(sick[0].image).affine)
+    assert "array" not in repr(detection)
     expected = model.detector_.anomaly_map([detection.scan.case.signal], [detection.scan.case.brain])[0]
     np.testing.assert_array_equal(np.asarray(detection.images()["map"].dataobj), expected)
     scored = detection.scan.case.scored
@@ -80,10 +80,10 @@ def test_a_series_of_files_comes_back_as_maps_on_its_own_grid_in_another_orienta
     np.savetxt(tmp_path / "image.bval", protocol.b[None])
     np.savetxt(tmp_path / "image.bvec", along.T)
     found = model.detect(SeriesFiles(**files))
-    expected = model.detect(sick[0])
-    np.testing.assert_array_equal(found.map, expected.map)
+    np.testing.assert_array_equal(found.map, detection.map)
     assert nib.aff2axcodes(found.images()["map"].affine) == ("P", "L", "S")
-    np.testing.assert_allclose(found.lesions[["x", "y", "z"]], expected.lesions[["x", "y", "z"]])
+    np.testing.assert_allclose(found.lesions[["x", "y", "z"]], detection.lesions[["x", "y", "z"]])
+    assert model.detect(str(sick[0].image)).scan.notes["brain"] == "found"
 
 
 @pytest.mark.parametrize("axes", ["LAS", "RPS", "SAR"])

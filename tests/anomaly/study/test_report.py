@@ -47,14 +47,11 @@ def test_the_answer_is_that_of_the_stored_threshold(compared, tmp_path):
     def with_stored(maps):
         return maps | {f"dull $x_1${STORED}": [np.asarray(values) > 0.12 for values in maps["dull $x_1$"]]}
 
-    tables = write_evaluation(
-        compared.cases, with_stored(compared.maps), tmp_path, healthy=compared.healthy,
-        healthy_maps=with_stored(compared.healthy_maps), figures=1,
-    )  # fmt: skip
+    options = {"healthy": compared.healthy, "healthy_maps": with_stored(compared.healthy_maps), "figures": 1}
+    tables = write_evaluation(compared.cases, with_stored(compared.maps), tmp_path, **options)
     answer = (tmp_path / "report.html").read_text(encoding="utf-8").partition("<img ")[0]
     # Not the best map, but the best of those whose threshold was set before.
-    scans = tables["scans"].query(f"method == 'dull $x_1${STORED}'")
-    dice = scans.groupby("patient")["dice_opened"].mean().mean()
+    dice = tables["scans"].query(f"method == 'dull $x_1${STORED}'").groupby("patient")["dice_opened"].mean().mean()
     assert f"dull $x_1$ at its stored threshold marks regions whose overlap with the lesions (Dice) is {dice:.2f}" in answer
     volumes = tables["healthy"].query(f"method == 'dull $x_1${STORED}'")["n_found_opened"] * 4.0**3 / 1000
     assert f"marks {significant(volumes.median(), 2)} mL by mistake (median; at most {significant(volumes.max(), 2)} mL)" in answer
@@ -76,8 +73,10 @@ def test_a_browser_shows_the_answer_first_and_nothing_wider_than_the_window(comp
 def test_masks_without_healthy_scans_make_a_page_and_real_scans_are_not_called_synthetic(compared, tmp_path):
     change = {"synthetic": False, "kind": "", "followup": None}
     cases = [replace(case, name=f"case {i}", **change) for i, case in enumerate(compared.cases[:2])]
-    write_evaluation(cases, {"mask": [case.lesion for case in cases]}, tmp_path, figures=1)
+    cases.append(replace(cases[1], name="case 2", patient="another", lesion=None))
+    write_evaluation(cases, {"mask": [case.brain for case in cases]}, tmp_path, figures=1)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "are over 2 patients with a lesion in white or gray matter (left out: case 2, without a lesion there);" in page
     assert "ynthetic" not in page
     assert page.count(">Scores<") == page.count("the best") == 0
     assert not (tmp_path / "densities.png").exists()
