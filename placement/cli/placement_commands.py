@@ -24,16 +24,27 @@ _TEXTS = page.Texts(__file__)
 
 
 @dataclass(frozen=True)
-class RegionOptions:
-    """Files and regions of a case: the target of a box, and what the box may not overlap."""
+class TargetOptions:
+    """What counts as tumor in a case: the target of a box."""
 
     include: tuple[int, ...] | None = None
+    labels: str | None = None
+    flair_target: bool = False
+
+    def of_scene(self) -> dict[str, Any]:
+        """Give the options of `read_scene`."""
+        labels = None if self.labels is None else named_labels(self.labels)
+        return {"include": self.include, "labels": labels, "flair_target": self.flair_target}
+
+
+@dataclass(frozen=True)
+class RegionOptions(TargetOptions):
+    """Files and regions of a case: the target of a box, and what the box may not overlap."""
+
     exclude: str | None = None
     margin: float = 0.0
     tolerance: float = 0.0
     image: Path | None = None
-    labels: str | None = None
-    flair_target: bool = False
     brain: str = "auto"
     brain_margin: float = 2.0
 
@@ -43,9 +54,8 @@ class RegionOptions:
 
     def of_scene(self) -> dict[str, Any]:
         """Give the options of `read_scene`."""
-        names = ("include", "margin", "tolerance", "flair_target", "brain_margin")
-        labels = None if self.labels is None else named_labels(self.labels)
-        return {name: getattr(self, name) for name in names} | {"labels": labels}
+        names = ("margin", "tolerance", "brain_margin")
+        return super().of_scene() | {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ class ShiftOptions:
             from placement.exchange.displacement import pulse_displacement
 
             if self.ppm is not None or self.percent_per_ppm is not None:
-                raise ValueError("--bandwidth takes the place of --ppm and --percent-per-ppm")
+                raise ValueError("give --bandwidth, or --ppm and --percent-per-ppm, not both")
             return pulse_displacement(self.bandwidth, self.tesla, self.carrier, self.metabolite)
         rate = self.percent_per_ppm
         if (self.ppm is None) != (rate is None):
@@ -375,8 +385,7 @@ def _check_source(record: Any, file: Path, image: Path, in_head: float) -> None:
 
     doubt = ""
     if not record.placed_in:
-        reason = doubtful_session(record, image)
-        if reason:
+        if reason := doubtful_session(record, image):
             doubt = (
                 f"{file} and {image} may be of two people or sessions: {reason}. "
                 f"{percent(in_head)} of the box lies in the head of the image; make sure that "

@@ -3,12 +3,12 @@ The program dmrifit-placement; each command imports what it needs when it runs.
 
 Options:
 bandwidth HZ: Bandwidths of the pulses in Hz: one number, or one per side. The boxes of water, the
-    metabolite and lipid must then stay in the brain.
+    metabolite and lipid must then stay in the brain. Not with --ppm.
 brain FILE|auto|none: Mask of the brain, outside of which no box may reach; auto takes the column
     brain of the table, or finds the brain in the image; what it finds at the edge depends on the
     thickness of slices, so that a mask is better where the tumor is said to lie outside.
 brain_margin 0..: Distance to keep inside the brain, in mm.
-carrier: Chemical shift that the pulses are tuned to, in ppm.
+carrier: Chemical shift that the pulses are tuned to, in ppm, for --bandwidth.
 cases CASES: NIfTI mask of the tumor, where probabilities count as parts of voxels; a folder of
     them, where NAME_image, NAME_exclude and NAME_brain.nii.gz belong to NAME.nii.gz; or a table
     (.tsv) with the columns name and tumor, and optionally image, exclude (files, separated by
@@ -27,14 +27,15 @@ labels SCHEME|FILE: What the values of the tumor file mean: brats2013, brats2017
     solid tumor.
 margin 0..: Distance to keep from excluded regions, in mm. With --tolerance it is not kept: the
     tolerated fraction is that of the voxel with this margin around it.
-metabolite: Chemical shift of the metabolite, in ppm; choline by default.
+metabolite: Chemical shift of the metabolite, in ppm, for --bandwidth; choline by default.
 min_volume 0..: Smallest volume in mL.
 percent_per_ppm PERCENT: Chemical-shift displacement per ppm, in percent of the side: one number,
-    or one per axis.
-ppm LOW,HIGH: Chemical shifts of interest, relative to the pulses, in ppm.
+    or one per axis; needs --ppm.
+ppm LOW,HIGH: Chemical shifts of interest, relative to the pulses, in ppm; needs
+    --percent-per-ppm.
 seed 0..: Random seed.
 sides LOW,HIGH: Shortest and longest side in mm.
-tesla: Field in tesla.
+tesla: Field in tesla, for --bandwidth.
 tolerance 0..0.99: Fraction of the voxel, with its --margin, that may overlap excluded regions,
     such as 0.05 where labels are scattered.
 """

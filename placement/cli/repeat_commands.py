@@ -11,7 +11,7 @@ from dmrifit._utils.text_files import check_file
 from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage
 from dmrifit.io.bids_derivatives import file_record, stem
 from dmrifit.report import page
-from placement.search.tissue_labels import named_labels
+from placement.cli.placement_commands import TargetOptions
 
 _FILES = ("old", "box", "new")
 #: Columns of the table of all cases that are fields of a record.
@@ -34,7 +34,7 @@ def repeat(
     *,
     table: Path | None = None,
     tumor: Path | None = None,
-    labels: str | None = None,
+    target: TargetOptions,
     run: RunOptions,
 ) -> None:
     """
@@ -65,31 +65,30 @@ def repeat(
     failed: list[dict[str, str]] = []
     files = {"old": old, "box": box, "new": new, "tumor": tumor}
     cases = _read_cases(files, table, failed)
-    tissues = None if labels is None else named_labels(labels)
+    target_options = target.of_scene()
 
     def inputs(case: _Case) -> dict[str, Any]:
         files = {role.capitalize(): path for role, path in case.files.items()}
         return {"sources": describe_sources(**files)}
 
     def repeat_case(case: _Case, folder: Path) -> dict[str, Any]:
-        old_scan, new_scan = case.files["old"], case.files["new"]
+        scans = case.files["old"], case.files["new"]
         voxel = _read_box(case.files)
         scene = None
         if "tumor" in case.files:
             # Refused on another grid than the new scan's, where labels would be misplaced.
-            scene = Scene.read(case.files["tumor"], image=new_scan, labels=tissues)
-        outcome = repeat_voxel(voxel, old_scan, new_scan)
+            scene = Scene.read(case.files["tumor"], image=scans[1], **target_options)
+        outcome = repeat_voxel(voxel, *scans)
         placement = None
         if scene is not None and outcome.reliable:
             placement = describe_placement(outcome.voxel, scene)
-        scans = old_scan, new_scan
         record = repeat_files.describe_repeat(outcome, *scans, placement, **inputs(case))
         repeat_files.write_repeat(outcome, *scans, folder, record, scene, figure=run.draws)
         return record
 
     _CASE_RUN.run(
         cases,
-        {"command": "repeat", "labels": tissues},
+        {"command": "repeat", **target_options},
         run,
         work=repeat_case,
         inputs=inputs,

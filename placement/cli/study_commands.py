@@ -21,7 +21,7 @@ from dmrifit.cli.options import given
 from dmrifit.cli.training_files import TrainingFiles
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.tables import TABLE, save_table
-from placement.cli.placement_commands import RUN
+from placement.cli.placement_commands import RUN, TargetOptions
 
 #: Tables of synthetic cases; that of the cases is written last.
 _TABLES = ("experts.tsv", TABLE)
@@ -99,9 +99,8 @@ def reader(
     cases: Path,
     /,
     out: Annotated[Path, ".html"],
+    target: TargetOptions,
     proposals: Path | None = None,
-    include: tuple[int, ...] | None = None,
-    labels: str | None = None,
     n: int = 24,
     seed: int = 0,
     overwrite: bool = False,
@@ -138,7 +137,7 @@ def reader(
         boxes = read_boxes(proposals, names)
         voxels = {name: Voxel.from_array(box) for name, box in zip(names, boxes, strict=True)}
     rows = progress(table.itertuples(), len(table))
-    scenes = [read_scene(row, include=include, labels=labels) for row in rows]
+    scenes = [read_scene(row, **target.of_scene()) for row in rows]
     page = reader_page(scenes, proposals=voxels, random_state=seed)
     with FileSet(out.parent, [out.name], overwrite=overwrite) as file_set:
         file_set.path(out.name).write_text(page, encoding="utf-8")
@@ -251,8 +250,7 @@ def evaluate(
     /,
     placements: dict[str, Path],
     out: Path,
-    include: tuple[int, ...] | None = None,
-    labels: str | None = None,
+    target: TargetOptions,
     figure: bool = True,
     seed: int = 0,
     overwrite: bool = False,
@@ -278,7 +276,7 @@ def evaluate(
     names_written = ["evaluation.png", *(f"{title}.csv" for title in titles)]
     with FileSet(out, names_written, overwrite=overwrite) as file_set:
         rows = progress(table.itertuples(), len(table))
-        scenes = [read_scene(r, include=include, labels=labels, image=False) for r in rows]
+        scenes = [read_scene(row, **target.of_scene(), image=False) for row in rows]
         tables = evaluate_placements(scenes, by_expert, boxes, random_state=seed)
         for title in titles:
             save_table(tables[title], file_set.path(f"{title}.csv"), 7)

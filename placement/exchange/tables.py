@@ -255,7 +255,7 @@ def _box_table(path: Path, names: Sequence[str]) -> pd.DataFrame:
     table = pd.DataFrame([row for _, row in rows])
     absent = [name for name in names if name not in set(table["name"])]
     if absent:
-        raise ValueError(f"{path} has no box for {first_few(absent)}; add them, or leave them out")
+        raise ValueError(f"{path} has no box for {first_few(absent)}; add it, or omit the case")
     if "expert" in table and (table["expert"] == "").any():
         line = rows[int((table["expert"] == "").argmax())][0]
         raise ValueError(f"{path}, row {line}: no expert; name one, or leave out the column")

@@ -204,7 +204,7 @@ def _read_spar(path: Path) -> VoxelFile:
     fields = _fields(text)
     for key, expected in (("patient_position", "head_first"), ("patient_orientation", "supine")):
         if key not in fields:
-            raise ValueError(f"it lacks {key}; {_HEAD_FIRST}")
+            raise ValueError(f"it lacks {key}; export it again ({_HEAD_FIRST})")
         if fields[key].strip('" ').lower() != expected:
             raise ValueError(f"the patient lies {fields[key]}; {_HEAD_FIRST}")
     if fields.get("phase_encoding_enable", "").strip('" ').lower() == "yes":
@@ -233,7 +233,7 @@ def _read_rda(path: Path) -> VoxelFile:
     """Read the text at the beginning of a Siemens rda file."""
     head, end, _ = path.read_bytes().partition(b">>> End of header <<<")
     if not end:
-        raise ValueError("the header of the rda file does not end; it was cut")
+        raise ValueError("the header of the rda file does not end; it was cut: export it again")
     fields = _fields(head.decode("latin-1"))
     _check_head_first(fields.get("PatientPosition", ""))
     for key in ("NumberOfRows", "NumberOfColumns", "NumberOf3DParts"):
@@ -303,7 +303,7 @@ def _siemens_protocol(scan: Any) -> dict[str, str]:
         end = text.find("### ASCCONV END ###", box)
         # Siemens leaves out lines whose value is 0: a cut protocol would read as another box.
         if end < 0:
-            raise ValueError("its protocol does not end; the file was cut")
+            raise ValueError("its protocol does not end; the file was cut: export it again")
         lines = re.findall(r"^\s*([\w.\[\]]+)\s*=\s*(\S+)", text[begin:end], re.M)
         return _without_repeats(lines, "sSpecPara.")
     raise ValueError(
@@ -420,7 +420,7 @@ def _number(fields: Mapping[str, str], key: str, *, missing: float | None = None
     """Give a field as a finite number."""
     if key not in fields:
         if missing is None:
-            raise ValueError(f"it lacks {key}")
+            raise ValueError(f"it lacks {key}; export it again")
         return missing
     text = fields[key]
     number = np.nan

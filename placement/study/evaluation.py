@@ -218,8 +218,7 @@ def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> 
     cells = []
     for mean, sd, n in zip(rows["mean"], rows["sd"], rows["n"], strict=True):
         cells.append(f"{mean:z.2f} ± {sd:.2f}" if n else "–")
-    text = rows.assign(text=cells)
-    wide = text.pivot_table(
+    wide = rows.assign(text=cells).pivot_table(
         index="method", columns="measure", values="text", aggfunc="first", sort=False
     )
     return wide[[name for name in (*MEASURES, "seconds") if name in wide.columns]].fillna("–")
@@ -319,7 +318,7 @@ def _untestable(test: str, values: NDArray[np.float64]) -> str:
     """Say why methods (columns) cannot be tested over cases (rows); empty where they can."""
     n_cases, n_methods = values.shape
     if n_cases < 3 or _is_level(values).all():
-        return f"three cases with all values that differ are needed, not {n_cases}"
+        return f"{counted(n_cases, 'case')}; three are needed, with values that differ"
     if test == _FRIEDMAN and n_methods <= 2:
         return "two groups; see the paired tests"
     # Tests of differences within cases are undefined where the groups agree in each case.
@@ -363,7 +362,8 @@ def _paired(x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[str, Any]:
     """Test whether the values of two groups differ in the same cases."""
     row: dict[str, Any] = {"n": len(x), "difference": float(np.mean(x - y)) if len(x) else np.nan}
     row |= dict.fromkeys(_PAIR_COLUMNS, np.nan)
-    row["reason"] = f"{counted(len(x), 'case')} whose differences vary; three are needed"
+    few = f"{counted(len(x), 'case')}; three are needed"
+    row["reason"] = few if len(x) < 3 else "the difference is the same in all cases"
     if len(x) > 2 and np.ptp(x - y) > 1e-12:
         row["t"], row["t_p"] = map(float, stats.ttest_rel(x, y))
         row["wilcoxon"], row["wilcoxon_p"] = map(float, stats.wilcoxon(x, y))

@@ -154,7 +154,7 @@ def test_compared_boxes_have_the_scores_that_their_sides_say(output_of, error_of
     tables = tmp_path / "tables"
     words = ("evaluate", tmp_path / "cases.tsv", tmp_path / "experts.tsv", "--out", tables, "--no-figure")
     placements = ("--placements", f"mine={tmp_path / 'placed.tsv'}")
-    text = output_of(*words, *placements, "--include", "3,4")
+    text = output_of(*words, *placements, "--include", "3,4", "--flair-target")
     heading = " ".join(text.splitlines()[0].split())
     assert heading.startswith("measure part that is tumor volume, mL Dice (closest expert) mean Dice")
     assert "volume − experts', mL" in heading
@@ -182,7 +182,7 @@ def test_reader_writes_one_page_with_the_proposed_boxes(output_of, error_of, tmp
     proposals, page = tmp_path / "proposals.tsv", tmp_path / "reader.html"
     first = table_of(cases / "experts.tsv").query("expert == 1").drop(columns="expert")
     first.to_csv(proposals, sep="\t", index=False)
-    text = output_of("reader", cases / "cases.tsv", "--out", page, "--proposals", proposals, "--n", 3)
+    text = output_of("reader", cases / "cases.tsv", "--out", page, "--proposals", proposals, "--n", 3, "--flair-target")
     assert text.startswith("3 cases:")
     source = page.read_text(encoding="utf-8")
     shown = json.loads(source.partition('type="application/json">')[2].partition("</script>")[0])["cases"]

@@ -56,7 +56,7 @@ def test_masks_of_one_name_in_two_folders_are_both_excluded(tmp_path):
     nib.save(nib.Nifti1Image(labels.astype(np.uint8), np.eye(4)), tmp_path / "labels x.nii.gz")
     (row,) = read_cases(tmp_path / "labels x.nii.gz", exclude="1", brain="none").itertuples()
     assert read_scene(row, labels={"enhancing": [4], "necrosis": [1], "edema": [2]}).excluded == ("necrosis",)
-    words = f"'{row.tumor}' --include=3,4 --exclude=1 --margin=2 --labels=brats2013 --brain=none --out 'labels x_box'"
+    words = f"'{row.tumor}' --include=3,4 --labels=brats2013 --exclude=1 --margin=2 --brain=none --out 'labels x_box'"
     options = RegionOptions(include=(3, 4), margin=2, labels="brats2013")
     assert prescribe_command(row, options).endswith(f" prescribe {words}")
 

@@ -86,7 +86,7 @@ def test_spar_files_and_prescriptions_give_the_box_of_their_angles_in_degrees(tm
         ("volumes : 1", "volumes : 2", "2 boxes"),
         ("volumes : 1", "ap_size : 12", "ap_size is both 12 and 40: it holds several boxes"),
         ("volumes : 1", "lr_angulation : 80", "several boxes"),
-        ('patient_position : "head_first"', "", "lacks patient_position"),
+        ('patient_position : "head_first"', "", "lacks patient_position; export it again"),
         ("lr_angulation : 35.1", "lr_angulation : 1e300", "more than a full turn"),
         ("lr_size : 25", "lr_size : 2_5", "it must be a number"),
         ("cc_angulation : -2.1", "cc_angulation : nan", "it must be a number"),
@@ -100,7 +100,7 @@ def test_spar_files_and_prescriptions_give_the_box_of_their_angles_in_degrees(tm
         ("VOIPositionSag: 41.602906", "VOIPositionSag: 41,602906", "decimals with a point"),
         ("RowVector[1]: -0.251409", "RowVector[1]: 0.951409", "must be a rotation"),
         ("VOIPhaseFOV: 40.000000", "VOIPhaseFOV: 40.000000\nVOIPhaseFOV: 4.000000", "several boxes"),
-        (">>> End of header <<<", "", "does not end"),
+        (">>> End of header <<<", "", "does not end; it was cut: export it again"),
     ],
 )
 def test_texts_that_determine_no_single_box_are_refused(boxes, tmp_path, line, change, message):
