@@ -82,11 +82,7 @@ def test_cohorts_can_share_the_protocol_of_the_first(simulations, run, tmp_path)
 
 @pytest.mark.parametrize(
     ("text", "artifacts"),
-    [
-        ("gibbs, shift", ["gibbs", "shift"]),
-        ("gibbs=0.3,shift=0.5", {"gibbs": 0.3, "shift": 0.5}),
-        ("", None),
-    ],
+    [("gibbs, shift", ["gibbs", "shift"]), ("gibbs=0.3,shift=0.5", {"gibbs": 0.3, "shift": 0.5}), ("", None)],
 )
 def test_artifacts_are_named_with_or_without_strengths(simulations, output_of, tmp_path, text, artifacts):
     output_of("simulate", "--out", tmp_path, "--artifacts", text)

@@ -238,10 +238,7 @@ def test_the_rule_of_the_patients_scale_travels_with_the_model(forest, tmp_path)
 
 @pytest.mark.parametrize(
     ("name", "short"),
-    [
-        ("GBR", b'"xgboost.XGBRegressor"'),
-        pytest.param("CNN", b'"dmrifit.PatchCNN"', marks=pytest.mark.deep),
-    ],
+    [("GBR", b'"xgboost.XGBRegressor"'), pytest.param("CNN", b'"dmrifit.PatchCNN"', marks=pytest.mark.deep)],
 )
 def test_classes_have_short_names_in_files(name, short, signals, tmp_path):
     estimator = SignalToSignal(make_regressor(name, random_state=0), **PROTOCOLS)
