@@ -38,9 +38,6 @@ __all__ = ["TwoStageSegmenter"]
 _CLASSIFIER, _WITHOUT_PRIOR = "classifier.skops", "alone.skops"
 
 
-#: Trainings of its network: from the second on it learns more from what it took for lesions.
-_N_TRAININGS = 2
-
 #: The model file, and its card: data, figures, limits, license, command.
 PATH = Path(__file__).parent / "data" / "small.dmrifit"
 CARD = PATH.with_suffix(".md")
@@ -261,10 +258,6 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         n_voxels = int(round(self.min_voxels * (spacing / edge) ** 3, 3))
         # In smaller voxels all are large enough: candidates were counted on the segmenter's grid.
         return max(1, min(self.min_voxels, n_voxels))
-
-    def _reference(self, label: Any, volume: Any) -> NDArray[np.uint8]:
-        # Labels of implants hold cores and surroundings, too.
-        return (np.asarray(network_inputs.values_of(label)) == 1).astype(np.uint8)
 
     def feature_table(self) -> pd.DataFrame:
         """
@@ -531,7 +524,8 @@ def untrained_small_model(random_state: RandomState, **training: Any) -> TwoStag
     return TwoStageSegmenter(
         small_unet(random_state, **training),
         comparable=True,
-        n_trainings=_N_TRAININGS,
+        # In the second, its network learns more from what it took for lesions.
+        n_trainings=2,
         threshold=small_model_threshold(),
         random_state=random_state,
     )

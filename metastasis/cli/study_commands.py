@@ -172,6 +172,7 @@ def train(
             segmenter = untrained_small_model(files.seed, **fields)
             segmenter.segmenter.set_params(**options)._check()
             segmenter.set_params(min_voxels=segmenter.segmenter.min_voxels)
+            say(_TEXTS("trainings"))
         # Before the scans are read, which takes minutes.
         segmenter._check()
         training_cases = _labeled_cases(cases)
@@ -209,18 +210,16 @@ def train(
         files.save(segmenter)
     labels = [case.label for case in training_cases if case.label is not None]
     n_lesions = sum(int(label_components(label).max()) for label in labels)
-    counts = {"n_scans": len(training_cases), "n_lesions": n_lesions}
-    typer.echo(_TEXTS("trained", **counts, out=files.out))
+    typer.echo(_TEXTS("trained", n_scans=len(training_cases), n_lesions=n_lesions, out=files.out))
     if training.validation_fraction:
         typer.echo(f"{percent(training.validation_fraction)} of patients served validation alone")
     if network.synthetic_:
         typer.echo("trained on synthetic scans: its accuracy in people is unknown")
     if hasattr(segmenter, "feature_table"):
-        features = segmenter.feature_table()
-        heaviest = features[:_N_FEATURES].itertuples()
-        listed = ", ".join(f"{row.feature} {row.weight:.2f}" for row in heaviest)
-        others = f"{len(features) - _N_FEATURES} others (weights)"
-        typer.echo(f"candidates are judged by {listed} and {others}")
+        rows = segmenter.feature_table().itertuples()
+        weights = [f"{row.feature} {row.weight:.2f}" for row in rows]
+        others = f"{len(weights) - _N_FEATURES} others (weights)"
+        typer.echo(f"candidates are judged by {', '.join(weights[:_N_FEATURES])} and {others}")
     if held_out:
         values = {"threshold": segmenter.threshold_, "false_positives": false_positives}
         typer.echo(_TEXTS("chosen", **values, n_scans=len(held_out)))
@@ -304,6 +303,7 @@ def train_small(
     training += phantom_scans(phantoms, random_state=files.seed)
     with files.training() as fields:
         model = untrained_small_model(files.seed, epochs=epochs, **fields)
+        say(_TEXTS("trainings"))
         model.fit(
             [scan.volume for scan in training],
             [scan.label for scan in training],
@@ -311,8 +311,7 @@ def train_small(
             groups=[scan.name for scan in training],
         )
         files.save(model)
-    counts = {"n_scans": len(negatives), "n_phantoms": phantoms}
-    typer.echo(_TEXTS("trained_on_implants", **counts, out=files.out))
+    typer.echo(_TEXTS("on_implants", n_scans=len(negatives), n_phantoms=phantoms, out=files.out))
 
 
 def _labeled_cases(table: Path) -> list[Case]:

@@ -116,7 +116,7 @@ def slice_note(name: str, edges: Sequence[float]) -> str:
 
 
 def model_remarks(models: Sequence[Any], cases: Sequence[Case]) -> list[str]:
-    """Say what models ignore of scans, and that their accuracy in people is unknown."""
+    """Say what models ignore of scans, how little is known of them, and a doubtful order."""
     remarks = []
     trained = f"the {'model was' if len(models) == 1 else 'models were'} trained"
     sees_priors = any(model.prior_ is not None for model in models)
@@ -126,6 +126,13 @@ def model_remarks(models: Sequence[Any], cases: Sequence[Case]) -> list[str]:
     is_synthetic = any(getattr(network, "synthetic_", False) for network in networks)
     if is_synthetic and not all(case.synthetic for case in cases):
         remarks.append(f"{trained} on synthetic scans: accuracy in people is unknown")
+    # Other losses have no α.
+    alphas = [x.alpha for x in networks if getattr(x, "loss", "") in ("jvss", "vss", "sse")]
+    if len(alphas) == 2 and alphas[0] < alphas[1]:
+        remarks.append(
+            "the models seem to be in the wrong order: the sensitive one (named first) has "
+            f"α = {alphas[0]:g}, the specific one α = {alphas[1]:g}; swap them"
+        )
     return remarks
 
 
@@ -252,12 +259,12 @@ def unlike_notes(
         most = float(seen["marked"][0])
         if share > max(_EXCESS * most, _LEAST_EXCESS):
             reasons.append(
-                f"{100 * share:.2g} % of its brain are marked, of a training scan at most "
+                f"{100 * share:.3g} % of its brain are marked, of a training scan at most "
                 f"{100 * most:.2g} % were lesion"
             )
         elif share > _MOST_MARKED:
             reasons.append(
-                f"{100 * share:.2g} % of its brain are marked, above the "
+                f"{100 * share:.3g} % of its brain are marked, above the "
                 f"{100 * _MOST_MARKED:.2g} % from which findings must be looked through"
             )
     if not reasons:

@@ -117,9 +117,7 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
         list of ndarray of shape (x, y, z)
             For each case.
         """
-        return [
-            probability for _, probability in self.segment(volumes, priors=priors, masks=masks)
-        ]
+        return [scores for _, scores in self.segment(volumes, priors=priors, masks=masks)]
 
     def segment(
         self,
@@ -196,9 +194,9 @@ def segment_by(
 
 def models_in_words(paths: Iterable[Path], thresholds: Sequence[float]) -> str:
     """Name the files of models, and the lowest probability of what each of them marks."""
-    pairs = zip(paths, thresholds, strict=True)
     words = [
-        f"the model {path.name} at a probability threshold of {low:.3g}" for path, low in pairs
+        f"the model {path.name} at a probability threshold of {low:.3g}"
+        for path, low in zip(paths, thresholds, strict=True)
     ]
     keys = "model" if len(words) == 1 else "sensitive and specific"
     return f"marked by {' and '.join(words)} (SHA-256: {keys} in settings.json)"

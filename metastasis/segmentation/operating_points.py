@@ -16,8 +16,8 @@ from dmrifit._utils.counts import counted
 from dmrifit.io import case_tables
 from dmrifit.io.components import drop_small, label_components
 from dmrifit.networks.volume_cases import VolumeList, naming
-from dmrifit.stats.lesion_matching import Matching
-from metastasis.scans.network_inputs import binary_label, joined_cases, paired_labels
+from dmrifit.stats.lesion_matching import Matching, lesion_scores, lesion_table
+from metastasis.scans.network_inputs import binary_label, joined_cases, paired_labels, values_of
 
 __all__ = ["operating_point"]
 
@@ -142,10 +142,8 @@ def operating_point(
         )
     row = curve.iloc[int(np.argmax(highest_above <= false_positives))]
     return OperatingPoint(
-        threshold=float(row["threshold"]),
+        **{key: float(row[key]) for key in ("threshold", "sensitivity", "precision")},
         false_positives=float(row["false_positives_per_scan"]),
-        sensitivity=float(row["sensitivity"]),
-        precision=float(row["precision"]),
         wanted=float(false_positives),
         n_scans=n_scans,
         n_lesions=int(row["n_lesions"]),
@@ -274,14 +272,8 @@ class OperatingPointMixin:
         """
         check_is_fitted(self)
         check_number("false_positives", false_positives)
-        # All labels are checked before the first scan is segmented.
-        reference = []
-        pairs = paired_labels(joined_cases(volumes, priors, masks), labels)
-        for number, (label, volume) in enumerate(pairs):
-            with naming(number):
-                reference.append(self._reference(label, volume))
         point = operating_point(
-            reference,
+            self._references(volumes, labels, priors, masks),
             self.predict_proba(volumes, priors=priors, masks=masks),
             false_positives=false_positives,
             # Voxels may have another size in each scan.
@@ -291,8 +283,49 @@ class OperatingPointMixin:
         self.false_positives_ = float(false_positives)
         return self
 
+    def score(
+        self,
+        volumes: Sequence[Any],
+        labels: Sequence[Any],
+        *,
+        priors: Sequence[Any] | None = None,
+        masks: Sequence[Any] | None = None,
+    ) -> float:
+        """
+        Give the mean over cases of the lesion-wise Dice coefficient of what `predict` marks.
+
+        It is ``lesion_dice`` of `lesion_scores`: 0 for a lesion that is missed and for each false
+        positive.
+
+        Parameters
+        ----------
+        volumes, labels, priors, masks : sequence of n_cases
+            As in `fit`.
+
+        Returns
+        -------
+        float
+            The mean.
+        """
+        check_is_fitted(self)
+        references = self._references(volumes, labels, priors, masks)
+        found = self.predict(volumes, priors=priors, masks=masks)
+        tables = map(lesion_table, references, found)
+        return float(np.mean([lesion_scores(table)["lesion_dice"] for table in tables]))
+
+    def _references(self, volumes: Any, labels: Any, priors: Any, masks: Any) -> list[Any]:
+        """Check all labels, before the first scan is segmented; give 1 in lesions."""
+        references = []
+        pairs = paired_labels(joined_cases(volumes, priors, masks), labels)
+        for number, (label, volume) in enumerate(pairs):
+            with naming(number):
+                references.append(self._reference(label, volume))
+        return references
+
     def _reference(self, label: Any, volume: Any) -> NDArray[np.uint8]:
-        """Check a label; give 1 in lesions."""
+        """Check a label, and give 1 in lesions; those of implants hold more than that."""
+        if getattr(self, "loss", "lesion") == "lesion":
+            label = np.asarray(values_of(label)) == 1
         return binary_label(label, volume)
 
 

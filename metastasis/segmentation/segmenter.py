@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.checks import Count, NotNegative, Within, check_number
@@ -316,34 +315,6 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         self.synthetic_ = False
         return self
 
-    def score(
-        self,
-        volumes: Sequence[Any],
-        labels: Sequence[Any],
-        *,
-        priors: Sequence[Any] | None = None,
-        masks: Sequence[Any] | None = None,
-    ) -> float:
-        """
-        Give the mean over cases of the lesion-wise Dice coefficient of what `predict` marks.
-
-        It is ``lesion_dice`` of `lesion_scores`: 0 for a lesion that is missed and for each false
-        positive.
-
-        Parameters
-        ----------
-        volumes, labels, priors, masks : sequence of n_cases
-            As in `fit`.
-
-        Returns
-        -------
-        float
-            The mean.
-        """
-        check_is_fitted(self)
-        cases = network_inputs.joined_cases(volumes, priors, masks)
-        return super().score(cases, network_inputs.paired_labels(cases, labels))
-
     # Hooks of VolumeEstimator -------------------------------------------------------------------
 
     @property
@@ -451,7 +422,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         self, target: tuple[Any, Any], inputs: Mapping[str, NDArray[Any]]
     ) -> dict[str, NDArray[Any]]:
         binary = network_inputs.label_on_network_grid(
-            self._binary(*target), target[1], self.spacing
+            self._reference(*target), target[1], self.spacing
         )
         voxels, ends = lesion_voxels(binary)
         content: dict[str, NDArray[Any]] = {"label": binary, "voxels": voxels, "ends": ends}
@@ -465,12 +436,6 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
             content["mistaken"] = np.flatnonzero(mistaken)
         return content
 
-    def _binary(self, label: Any, volume: Any) -> NDArray[np.uint8]:
-        """Check a label, and give 1 in lesions; those of implants hold more than that."""
-        if self.loss == "lesion":
-            label = np.asarray(network_inputs.values_of(label)) == 1
-        return network_inputs.binary_label(label, volume)
-
     def _learn(self, inputs: Sequence[Any], targets: Sequence[Any]) -> None:
         self.n_channels_ = len(inputs[0]["image"])
         out = network_inputs.output_size(self._size, self._n_layers)
@@ -480,16 +445,16 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
             if self.network == "deepmedic" and min(shape) < out:
                 raise ValueError(
                     f"case {number}: a volume of shape {shape} is smaller than the {out} voxels "
-                    f"along each axis that a segment of {self._size} returns; lower segment_size "
-                    "or leave the case out"
+                    f"along each axis that a segment of {self._size} returns; lower segment_size, "
+                    "set a finer spacing, take network='unet', or leave the case out"
                 )
             with naming(number):
-                values |= set(np.unique(self._binary(*targets[number])).tolist())
+                values |= set(np.unique(self._reference(*targets[number])).tolist())
         if values != {0, 1}:
             content = "nothing but lesion voxels" if 1 in values else "no lesion voxel"
             raise ValueError(
-                f"the labels of all {len(inputs)} cases hold {content}; both classes are needed "
-                "to learn from"
+                f"the labels of all {len(inputs)} cases of this training hold {content}; both "
+                "classes are needed to learn from, in each fold too"
             )
 
     def _stream(
@@ -525,7 +490,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
     def _case_score(self, prediction: NDArray[np.float32], target: tuple[Any, Any]) -> float:
         # During training there is no operating point yet.
         threshold = getattr(self, "threshold_", self.threshold)
-        label = self._binary(*target)
+        label = self._reference(*target)
         table = lesion_table(label, prediction >= threshold, min_voxels=self.min_voxels)
         return lesion_scores(table)["lesion_dice"]
 

@@ -53,11 +53,7 @@ def test_a_word_is_a_number_or_else_a_file(text, value):
 
 @pytest.mark.parametrize(
     ("text", "n", "kind", "values"),
-    [
-        ("1, 2.5,-3", 3, float, (1.0, 2.5, -3.0)),
-        ("3,1,2", None, int, (3, 1, 2)),
-        ("4,5,6", 3, int, (4, 5, 6)),
-    ],
+    [("1, 2.5,-3", 3, float, (1.0, 2.5, -3.0)), ("3,1,2", None, int, (3, 1, 2)), ("4,5,6", 3, int, (4, 5, 6))],
 )
 def test_numbers_are_read_between_commas(text, n, kind, values):
     assert numbers("--box", text, n, kind=kind) == values

@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator
 
 from dmrifit import load_model, save_model
 from dmrifit.networks.training import Training
+from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
 from metastasis import DeepMedicSegmenter, TwoStageSegmenter
 from metastasis.candidates.features import PRIOR_FEATURES
 from metastasis.candidates.two_stage import (
@@ -97,6 +98,9 @@ def test_balls_are_kept_and_sheets_rejected(fitted):
     assert ((alone > 0.5) & (label == 0)).sum() > 100
     assert (marked > 0)[label > 0].mean() > 0.9
     assert not (marked > 0)[label == 0].any()
+    tables = [lesion_table(label, marked), lesion_table(label, 0 * label)]
+    expected = np.mean([lesion_scores(table)["lesion_dice"] for table in tables])
+    assert fitted.score([volume, 100 * BRAIN], [label] * 2, masks=[BRAIN] * 2) == pytest.approx(expected)
     assert fitted.n_candidates_["metastases"] >= 24
     assert fitted.segmenter_.n_seen_ == 8
 

@@ -130,7 +130,8 @@ def test_a_training_without_options_has_two_stages(table, tmp_path, monkeypatch,
     train(
         table, tmp_path / "second.dmrifit", epochs=2, min_voxels=7, spacing=1.5, validation_fraction=0.3
     )  # fmt: skip
-    printed = capsys.readouterr().out
+    printed, progress = capsys.readouterr()
+    assert progress.count("six trainings follow, two on each half of the scans and two on all") == 2
     assert "judged by a 0.80, b 0.70" in printed
     assert printed.count("30 % of patients served validation alone") == 1
     first, second = (model.segmenter.get_params() for model in models)

@@ -129,6 +129,7 @@ def test_scans_unlike_those_in_training_are_told(signals, brain, vessels):
     assert "p: this scan is unlike the training scans: 99.9 % of its brain lie below" in note
     (note,) = unlike_notes(case, seen, brain & (bright > 1))
     assert "of its brain are marked, of a training scan at most 0.13 % were lesion" in note
+    assert "scans: 100 % of its brain are marked, of" in unlike_notes(case, {"marked": [0.1]}, brain)[0]
     assert unlike_notes(case, None, brain) == []
 
 
@@ -189,3 +190,9 @@ def test_models_that_ignore_priors_or_learned_from_synthetic_scans_say_so_of_rea
     assert model_remarks(models, [real, synthetic]) == [unknown]
     assert model_remarks(models, [synthetic]) == []
     assert model_remarks(models[:1], [real]) == ["prior scans are ignored: the model was trained without prior scans"]
+    weighted = [SimpleNamespace(prior_="path", loss="jvss", alpha=alpha) for alpha in (0.995, 0.5)]
+    assert model_remarks(weighted, [real]) == []
+    (remark,) = model_remarks(weighted[::-1], [real])
+    assert "wrong order: the sensitive one (named first) has α = 0.5, the specific one α = 0.995; swap" in remark
+    weighted[0].loss = "bce"
+    assert model_remarks(weighted[::-1], [real]) == []

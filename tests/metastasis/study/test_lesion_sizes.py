@@ -77,9 +77,7 @@ def test_the_sizes_of_a_sphere_are_its_own(affine):
 
 @pytest.mark.parametrize("angle", [0.0, 0.3, np.pi / 4, 2.0])
 @pytest.mark.parametrize("affine", [CUBES, THICK])
-def test_the_diameters_of_an_ellipsoid_are_its_axes_and_those_of_all_pairs_of_points(
-    angle, affine
-):
+def test_the_diameters_of_an_ellipsoid_are_its_axes_and_those_of_all_pairs_of_points(angle, affine):
     # The third axis is the longest: readers measure in axial slices, and do not see its length.
     lesion = ellipsoid(world((36, 36, 40), affine), (12.2, 7.1, 16), angle)
     sizes = figures(lesion, affine)
