@@ -17,11 +17,7 @@ from dmrifit.io.components import label_components
 pytest.importorskip("highdicom")
 
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from LPS+
-SHAPE, SPACING, ORIGIN = (
-    (8, 16, 5),
-    (1.5, 2.0, 4.0),
-    (-30.0, 12.0, 55.0),
-)  # columns, rows, slices; LPS+
+SHAPE, SPACING, ORIGIN = (8, 16, 5), (1.5, 2.0, 4.0), (-30.0, 12.0, 55.0)  # columns, rows, slices; LPS+
 OBLIQUE = Rotation.from_euler("xyz", [20, -10, 35], degrees=True).as_matrix()
 NAME = "Synthetic^Person"
 
@@ -87,9 +83,8 @@ def places_by_hand(path, segment):
     bits = np.unpackbits(np.frombuffer(held.PixelData, dtype=np.uint8), bitorder="little")
     frames = bits[: np.prod(shape)].reshape(shape)
     shared = held.SharedFunctionalGroupsSequence[0]
-    along_row, along_column = np.reshape(
-        shared.PlaneOrientationSequence[0].ImageOrientationPatient, (2, 3)
-    ).astype(float)
+    orientation = shared.PlaneOrientationSequence[0].ImageOrientationPatient
+    along_row, along_column = np.array(orientation, dtype=float).reshape(2, 3)
     between_rows, between_columns = map(float, shared.PixelMeasuresSequence[0].PixelSpacing)
     found = []
     for frame, group in zip(frames, held.PerFrameFunctionalGroupsSequence, strict=True):
@@ -158,8 +153,7 @@ def test_frames_name_the_source_image_of_their_plane(tmp_path):
             np.array(first[uid].ImagePositionPatient, dtype=float),
         )
     indices = [
-        list(group.FrameContentSequence[0].DimensionIndexValues)
-        for group in held.PerFrameFunctionalGroupsSequence
+        list(group.FrameContentSequence[0].DimensionIndexValues) for group in held.PerFrameFunctionalGroupsSequence
     ]
     assert indices == sorted(indices)
 
@@ -171,13 +165,7 @@ def test_identity_is_that_of_the_source_and_codes_are_those_of_the_kind(series, 
     for kind, code in types.items():
         path = tmp_path / f"{kind}.dcm"
         write_dicom_seg(
-            random_labels(),
-            affine,
-            path,
-            source=folder,
-            kind=kind,
-            names={2: "left"},
-            manual=kind == "voxel",
+            random_labels(), affine, path, source=folder, kind=kind, names={2: "left"}, manual=kind == "voxel"
         )
         held = pydicom.dcmread(path)
         assert held.SOPClassUID == SegmentationStorage
