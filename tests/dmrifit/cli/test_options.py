@@ -140,5 +140,5 @@ def test_a_scan_that_is_not_there_or_has_no_b_values_is_named(image, tmp_path):
     with pytest.raises(ValueError, match=r"no b-value file sub-1_dwi.bval beside it.*--bval"):
         scan_of(image, ProtocolFiles(), needs_te=False)
     nib.save(nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), image)
-    with pytest.raises(ValueError, match=r"is 3-D \(2 × 2 × 2\); a 4-D image .* or a table \(.tsv\)"):
+    with pytest.raises(ValueError, match=r"is 3-D \(2 × 2 × 2\); a 4-D image .* name them in a table \(.tsv\)"):
         scan_of(image, ProtocolFiles(), needs_te=False)
