@@ -29,10 +29,10 @@ def check_file(
     try:
         path.stat()
     except OSError as error:
-        target = f"to {path.readlink()}, where there is no {noun}"
+        target = f"to {path.readlink()}, where there is no {noun}; fetch it (datalad get), or"
         if error.errno == errno.ELOOP:
-            target = "that leads back to itself"
-        raise FileNotFoundError(f"{path} is a link {target}; name the {noun} itself") from None
+            target = "that leads back to itself;"
+        raise FileNotFoundError(f"{path} is a link {target} name the {noun} itself") from None
     raise FileNotFoundError(f"{path} is a pipe or a device; name a {noun}")
 
 

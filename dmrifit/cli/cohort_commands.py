@@ -380,9 +380,10 @@ def _check_echo_times(model: str, protocol: Protocol, table: Path) -> None:
     except ValueError as error:
         # Its remedies are those of a fit.
         problem = str(error).partition(";")[0]
+        remedy = "" if protocol.te is not None else "give the echo times (column te), or "
         raise ValueError(
-            f"{table}: {problem}; give the echo times of the scans (column te), or name a model "
-            f"that they support, such as --model {suggest_model(protocol)[0]}"
+            f"{table}: {problem}; {remedy}name a model that the scans support, such as "
+            f"--model {suggest_model(protocol)[0]}"
         ) from None
 
 

@@ -163,7 +163,9 @@ def match_files(
         named[max(beginnings or folders, key=len, default="")].append(path)
         # Entities of the folders count too, but the last of a kind is taken: folders of a pipeline
         # may have entities of their own.
-        place, top = path.parent.resolve() / path.name, root.resolve()
+        place, top = Path(os.path.abspath(path)), Path(os.path.abspath(root))
+        if top not in place.parents:
+            place, top = path.parent.resolve() / path.name, root.resolve()
         parts = place.relative_to(top).parts if top in place.parents else (path.name,)
         entities = chain.from_iterable(_ENTITY.findall(stem(part)) for part in parts)
         file_entities[path] = dict(entities)
@@ -210,7 +212,8 @@ def _applicable(image: Path, ending: str, root: Path) -> Iterator[Path]:
     """List files that apply to an image: its own, then others of its folder and those above."""
     *entities, suffix = stem(image).split("_")
     beside = image.with_name(f"{stem(image)}.{ending}")
-    if beside.is_file():
+    # A link whose content is yet to be fetched would be the file.
+    if os.path.lexists(beside):
         yield beside
     folder, top = (Path(os.path.abspath(path)) for path in (image.parent, root))
     folders = [folder, *folder.parents]
@@ -227,7 +230,7 @@ def _applicable(image: Path, ending: str, root: Path) -> Iterator[Path]:
 def _echo_time_file(image: Path, root: Path) -> Path | None:
     """Find the text file or sidecar that holds the echo time of an image."""
     text_file = image.with_name(f"{stem(image)}.te")
-    if text_file.is_file():
+    if os.path.lexists(text_file):
         return text_file
     for sidecar in _applicable(image, "json", root):
         description = read_object(sidecar)

@@ -157,7 +157,9 @@ def _read_series(folder: Path) -> dict[str, DicomSeries]:
         if uid := str(header.get("SeriesInstanceUID", "")):
             series.setdefault(uid, DicomSeries(header)).n_files += 1
     if not series:
-        raise ValueError(f"{folder} holds no DICOM file outside linked folders; check the folder")
+        raise ValueError(
+            f"{folder} holds no DICOM file (linked folders are not searched); check the folder"
+        )
     order = sorted(series, key=lambda uid: (series[uid].text("PatientID"), series[uid].number))
     return {uid: series[uid] for uid in order}
 

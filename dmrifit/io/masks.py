@@ -107,8 +107,8 @@ def whole_labels(values: NDArray, name: str) -> NDArray[np.int64]:
         wrong = numbers[~is_label]
         raise ValueError(
             f"{name}: labels are whole numbers from 0, but not in {counted(wrong.size, 'voxel')}, "
-            f"such as {wrong[0]:g}; name a label image, not probabilities, and resample label "
-            "images by the nearest neighbor"
+            f"such as {wrong[0]:g}; name a label image whose background is 0, not probabilities, "
+            "and resample label images by the nearest neighbor"
         )
     return rounded.astype(np.int64)
 

@@ -141,7 +141,7 @@ class Series:
                 )
                 if len(shape) <= 4:
                     message += "; join the images of a scan (nibabel.concat_images)"
-                    message += ", or for a fit name them in a table (.tsv)"
+                    message += ", or name them in a table (.tsv)"
                 raise ValueError(message)
             check_real(image.get_data_dtype(), name)
             if 0 in shape:

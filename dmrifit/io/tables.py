@@ -189,6 +189,8 @@ def named_file(folder: Path, name: str, where: str) -> Path:
     path = folder / name
     if not path.is_file():
         problem = "is a folder" if name and path.is_dir() else "does not exist"
+        if path.is_symlink():
+            problem = "is a link to a missing file (of git-annex: datalad get fetches it)"
         if "," in name and number_in(name.replace(",", ".")) is not None:
             problem += " (a number has a decimal point, not a comma)"
         raise FileNotFoundError(

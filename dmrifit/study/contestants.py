@@ -82,15 +82,20 @@ class Entrant:
             if kept:
                 raise ValueError(f"estimator {name!r}: {error}") from None
             description = repr(estimator)
-        # The strategy is no part of the algorithm: "LR s2s" is algorithm LR.
-        words = filter(None, re.split(r"[\s/_:,()-]+", name))
-        algorithm = " ".join(word for word in words if word.lower() != strategy) or name
+        algorithm = algorithm_of(name, strategy)
         # Tables would show its scores as those of the control.
-        is_constant = algorithm == CONSTANT == getattr(estimator, "regressor", "")
-        if is_control(algorithm) and not is_constant:
+        if is_control(algorithm) and {algorithm, getattr(estimator, "regressor", "")} != {
+            CONSTANT
+        }:
             raise ValueError(_TEXTS("control", name=repr(name), controls=", ".join(CONTROLS)))
         values = name, strategy, algorithm, estimator, model, description
         return cls(*values, recipe=_recipe(estimator), code=_code(estimator))
+
+
+def algorithm_of(name: str, strategy: str) -> str:
+    """Give the name of an estimator without its strategy: "LR s2s" is algorithm LR."""
+    words = filter(None, re.split(r"[\s/_:,()-]+", name))
+    return " ".join(word for word in words if word.lower() != strategy) or name
 
 
 @dataclass(frozen=True)

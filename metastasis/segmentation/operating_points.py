@@ -18,6 +18,7 @@ from dmrifit.io.components import drop_small, label_components
 from dmrifit.networks.volume_cases import VolumeList, naming
 from dmrifit.stats.lesion_matching import Matching, lesion_scores, lesion_table
 from metastasis.scans.network_inputs import binary_label, joined_cases, paired_labels, values_of
+from metastasis.segmentation.sampling import MISTAKEN
 
 __all__ = ["operating_point"]
 
@@ -324,8 +325,10 @@ class OperatingPointMixin:
 
     def _reference(self, label: Any, volume: Any) -> NDArray[np.uint8]:
         """Check a label, and give 1 in lesions; those of implants hold more than that."""
-        if getattr(self, "loss", "lesion") == "lesion":
-            label = np.asarray(values_of(label)) == 1
+        values = np.asarray(values_of(label))
+        is_of_classes = getattr(self, "loss", "lesion") == "lesion"
+        if is_of_classes and set(np.unique(values)) <= set(range(MISTAKEN + 1)):
+            label = values == 1
         return binary_label(label, volume)
 
 

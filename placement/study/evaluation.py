@@ -317,8 +317,10 @@ def _anova_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
 def _untestable(test: str, values: NDArray[np.float64]) -> str:
     """Say why methods (columns) cannot be tested over cases (rows); empty where they can."""
     n_cases, n_methods = values.shape
-    if n_cases < 3 or _is_level(values).all():
-        return f"{counted(n_cases, 'case')}; three are needed, with values that differ"
+    if n_cases < 3:
+        return f"{counted(n_cases, 'case')}; three are needed"
+    if _is_level(values).all():
+        return "the value is the same in all cases and groups"
     if test == _FRIEDMAN and n_methods <= 2:
         return "two groups; see the paired tests"
     # Tests of differences within cases are undefined where the groups agree in each case.

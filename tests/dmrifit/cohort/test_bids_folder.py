@@ -47,6 +47,12 @@ def test_b_values_and_echo_times_are_inherited_from_above_and_the_nearest_counts
     (root / "sub-1" / "dwi.bval").write_text("0 100 200")
     assert one.read().protocol.b.tolist() == [0, 100, 200]
     assert one.read("55").protocol.te.tolist() == [55.0] * 3
+    # The content of a link may be yet to be fetched.
+    own = one.images[0].with_name("sub-1_ses-a_dwi.bval")
+    own.symlink_to("MD5E-0")
+    with pytest.raises(FileNotFoundError, match=r"dwi.bval' is a link to a missing file \(of git-annex: datalad get"):
+        one.read()
+    own.unlink()
     with pytest.raises(ValueError, match=r"--te 70: the 2 images of sub-2 have echo times of their own"):
         several.read("70")
     (root / "dwi.bval").unlink()
@@ -75,6 +81,8 @@ def test_masks_are_those_whose_names_are_of_the_scan(root):
     masks.mkdir(parents=True)
     for name in ("sub-1_ses-a_desc-x_mask.nii.gz", "sub-1_ses-b_mask.nii.gz", "sub-12_mask.nii.gz"):
         (masks / name).symlink_to(root / "dwi.json")
+    # A folder that is a link itself.
+    masks.symlink_to(masks.rename(root.parent / f"{root.name}-masks"))
     scans = find_scans(root)
     found = match_files("--mask", "derivatives/m/*_mask.nii.gz", scans, root)
     assert found["sub-1_ses-a"].name == "sub-1_ses-a_desc-x_mask.nii.gz"

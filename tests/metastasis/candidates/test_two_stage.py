@@ -186,6 +186,9 @@ def test_an_operating_point_is_refused_before_a_scan_is_segmented(fitted, monkey
         model.set_operating_point(volumes, [labels[0], labels[1][:-1]])
     with pytest.raises(ValueError, match=r"2 .* 1|1 .* 2"):
         model.set_operating_point(volumes, labels[:1])
+    for values in ([255], ["1"]):
+        with pytest.raises(ValueError, match=r"case 1: a label must be 0 and 1 in each voxel, not"):
+            model.score(volumes, [labels[0], np.resize(values, labels[1].shape)])
 
 
 class Resampled(Brightness):

@@ -15,6 +15,7 @@ from dmrifit.report.numerals import wording
 from dmrifit.report.page import Code, Fold, Heading, Note, Table, Texts, capital
 from dmrifit.study import summaries
 from dmrifit.study.comparison import Evaluation
+from dmrifit.study.contestants import algorithm_of
 from dmrifit.study.report.sections.scores import metric_text, training_words
 from dmrifit.study.summaries import KEYS, Board, matching, summary_metrics, unique
 
@@ -79,12 +80,17 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Any]:
     short = len({path.name for path in paths}) == len(paths)
     for number, (board, path) in enumerate(zip(boards, paths, strict=True), 1):
         name = "/".join(path.parts[-1 if short else -2 :]) or number
-        models = dict.fromkeys(board.study.get("model", {}).values())
         summary = board.summary[~board.summary["algorithm"].map(is_control)]
         for (train_on, cohort, strategy), algorithms in summary.groupby(KEYS[:3], sort=False):
             simulation = board.study.get("cohorts", {}).get(cohort, {}).get("simulation") or {}
             conditions = board.conditions(matching(board.scores, cohort=cohort, train_on=train_on))
             line = [name, conditions, training_words(train_on, "whom"), cohort]
+            compared = set(algorithms["algorithm"])
+            models = dict.fromkeys(
+                model
+                for estimator, model in board.study.get("model", {}).items()
+                if algorithm_of(estimator, strategy) in compared
+            )
             line += [simulation.get("difficulty", "–"), ", ".join([strategy, *models])]
             best = algorithms.sort_values(board.skill_column, ascending=False).iloc[0].to_dict()
             reference = summaries.SKILL_NAMES[board.skill_column].removeprefix("map skill")

@@ -11,7 +11,7 @@ def test_several_comparisons_are_laid_beside_each_other(make_evaluation, html_ta
     study = {"cohorts": {"A": {"simulation": {"difficulty": "easy"}}}}
     first = make_evaluation([*scores, {"train_on": "other", "dispersion": 0.9}], study=study)
     study = {"settings": {"train_mask": "lesion", "seed": 7}, "constant": "all other patients"}
-    second = make_evaluation([{"n_train": 1}], study=study | {"model": {"LR s2s": "ivim", "mean": "ivim"}})
+    second = make_evaluation([{"n_train": 1}], study=study | {"model": {"LR s2s": "ivim", "LR m2m": "adc"}})
     page = render(*repeated_summary([first, second]))
     assert "Skills of these comparisons cannot be compared" in page
     _, *rows = html_tables(page).tables[0][1]
