@@ -312,10 +312,8 @@ def prescribe(
     row = next(read_cases(tumor, **region.of_cases()).itertuples())
     scene = read_scene(row, **region.of_scene())
     if not center_is_inside(voxel, scene.shape, scene.affine):
-        raise ValueError(
-            f"the center {', '.join(f'{x:g}' for x in voxel.center)} lies outside the image of "
-            f"{scene.name}; give mm RAS+ of this scan, or the --matrix that leads there"
-        )
+        place = ", ".join(f"{x:g}" for x in voxel.center)
+        raise ValueError(_TEXTS("outside_scan", center=place, scan=scene.name))
     check_angles(voxel.angles, "the angles")
     options = displacement.of_prescription()
     options |= {"force": force, "figure": figure, "overwrite": overwrite}
@@ -414,10 +412,7 @@ def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[HeadSpan, flo
 
     loaded = load_image(image)
     if not center_is_inside(voxel, loaded.shape[:3], loaded.affine):
-        raise ValueError(
-            f"the center of the box of {file} lies outside {image}; give an image of the session "
-            "in which the spectrum was measured"
-        )
+        raise ValueError(_TEXTS("outside_image", file=file, image=image))
     values = three_axes(values_of(loaded, str(image)), image)
     if not np.isfinite(values).any():
         raise ValueError(f"{image} holds no finite value")

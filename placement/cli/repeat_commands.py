@@ -137,17 +137,10 @@ def _read_box(files: Mapping[str, Path]) -> Any:
     record = read_voxel_file(files["box"])
     frame = frame_of(files["old"])
     if record.frame and frame and record.frame != frame:
-        raise ValueError(
-            f"{files['box']} has the frame of reference {record.frame}, {files['old']} {frame}: "
-            "the patient was moved between them; give the scan of the session of the box"
-        )
+        raise ValueError(_TEXTS("moved", **files, frame_of_box=record.frame, frame=frame))
     if record.placed_in and file_record(files["old"])["SHA256"] not in record.placed_in:
         names = ", ".join(sorted(set(record.placed_in.values())))
-        raise ValueError(
-            f"{files['box']} was placed in {names}, and {files['old']} is another file; give that "
-            "image, place the box with --image, or, if the patient lay the same in both, give "
-            "the voxel_philips.txt of the box"
-        )
+        raise ValueError(_TEXTS("placed_in", **files, names=names))
     return record.voxel
 
 
