@@ -154,7 +154,7 @@ def test_compared_boxes_have_the_scores_that_their_sides_say(output_of, error_of
     tables = tmp_path / "tables"
     words = ("evaluate", tmp_path / "cases.tsv", tmp_path / "experts.tsv", "--out", tables, "--no-figure")
     placements = ("--placements", f"mine={tmp_path / 'placed.tsv'}")
-    text = output_of(*words, *placements, "--include", "3,4", "--flair-target")
+    text = output_of(*words, *placements, "--include", "3,4")
     heading = " ".join(text.splitlines()[0].split())
     assert heading.startswith("measure part that is tumor volume, mL Dice (closest expert) mean Dice")
     assert "volume − experts', mL" in heading
@@ -172,17 +172,20 @@ def test_compared_boxes_have_the_scores_that_their_sides_say(output_of, error_of
     assert {path.name for path in tables.iterdir()} >= {"icc.csv", "paired.csv", "summary.csv"}
     assert not (tables / "evaluation.png").exists()
     assert "cases.csv" in error_of(*words, *placements, "--include", "4")
-    output_of(*words, *placements, "--include", "4", "--overwrite")
-    cases = pd.read_csv(tables / "cases.csv").set_index("method")
-    # Label 4 begins at x = 29 mm, in the middle of the box.
-    np.testing.assert_allclose(cases.loc["mine", "f_tumor"], 0.5, atol=1e-6)
+    for label, options in ((4, ("--include", "4")), (2, ("--labels", "brats2013", "--flair-target"))):
+        tumor = np.where(tumor > 3, label, 0).astype(np.uint8)
+        nib.save(nib.Nifti1Image(tumor, np.diag([2.0, 2, 2, 1])), tmp_path / "labels.nii.gz")
+        output_of(*words, *placements, *options, "--overwrite")
+        cases = pd.read_csv(tables / "cases.csv").set_index("method")
+        # Label 4 begins at x = 29 mm, in the middle of the box.
+        np.testing.assert_allclose(cases.loc["mine", "f_tumor"], 0.5, atol=1e-6)
 
 
 def test_reader_writes_one_page_with_the_proposed_boxes(output_of, error_of, tmp_path, cases):
     proposals, page = tmp_path / "proposals.tsv", tmp_path / "reader.html"
     first = table_of(cases / "experts.tsv").query("expert == 1").drop(columns="expert")
     first.to_csv(proposals, sep="\t", index=False)
-    text = output_of("reader", cases / "cases.tsv", "--out", page, "--proposals", proposals, "--n", 3, "--flair-target")
+    text = output_of("reader", cases / "cases.tsv", "--out", page, "--proposals", proposals, "--n", 3)
     assert text.startswith("3 cases:")
     source = page.read_text(encoding="utf-8")
     shown = json.loads(source.partition('type="application/json">')[2].partition("</script>")[0])["cases"]
@@ -192,5 +195,9 @@ def test_reader_writes_one_page_with_the_proposed_boxes(output_of, error_of, tmp
         np.testing.assert_allclose(case["box"]["center"], row[["x", "y", "z"]].astype(float))
         assert {layer["kind"] for layer in case["layers"]} == {"image", "mask"}
     assert "reader.html" in error_of("reader", cases / "cases.tsv", "--out", page)
+    nib.save(nib.Nifti1Image(np.full((9, 9, 9), 2, np.uint8), np.eye(4)), tmp_path / "edema.nii.gz")
+    (tmp_path / "edema.tsv").write_text("name\ttumor\nedema\tedema.nii.gz\n")
+    words = ("reader", tmp_path / "edema.tsv", "--out", page, "--labels", "brats2013", "--flair-target", "--overwrite")
+    assert output_of(*words).startswith("1 case:")
     error = error_of("reader", cases / "cases.tsv", "--out", tmp_path / "page.txt")
     assert "give a name that ends in .html" in error
