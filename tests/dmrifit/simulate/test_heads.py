@@ -5,13 +5,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from dmrifit.simulate.heads import (
-    Head,
-    StandardHead,
-    TissueMaps,
-    coarser_maps,
-    read_tissues,
-)
+from dmrifit.simulate.heads import Head, StandardHead, TissueMaps, coarser_maps, read_tissues
 
 SHAPE, SPACING = (36, 44, 34), (4.0, 4.0, 4.0)
 
@@ -124,8 +118,7 @@ def test_ventricles_have_distances_to_their_wall_and_white_and_gray_matter_where
     assert at(ball_standard, "white", 1, 1, 49) == pytest.approx(0, abs=0.1)
     # 33 mm below the surface, within 0.45 of the half axes; 19 mm below it; the cortex.
     shares = [
-        [at(ball_standard, name, *point) for name in ("gray", "deep")]
-        for point in ((17, 1, 1), (1, 31, 1), (1, 1, 47))
+        [at(ball_standard, name, *point) for name in ("gray", "deep")] for point in ((17, 1, 1), (1, 31, 1), (1, 1, 47))
     ]
     np.testing.assert_allclose(shares, [[0, 1], [1, 0], [1, 0]], atol=0.12)
 
@@ -158,8 +151,7 @@ def test_growth_moves_the_walls_of_ventricles_by_so_many_mm(ball_standard):
     assert radii[0] == pytest.approx(10, abs=2)
     np.testing.assert_allclose(np.diff(radii) / radii[0], 0.3, atol=0.04)
     own, wide = (
-        Head.draw(SHAPE, SPACING, np.random.default_rng(0), growth=growth).ventricles.sum()
-        for growth in (0.0, 3.0)
+        Head.draw(SHAPE, SPACING, np.random.default_rng(0), growth=growth).ventricles.sum() for growth in (0.0, 3.0)
     )
     assert wide > 1.4 * own > 0
 
