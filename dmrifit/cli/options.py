@@ -15,6 +15,7 @@ import typer
 
 from dmrifit._utils.counts import first_few
 from dmrifit._utils.text_files import check_file
+from dmrifit.cli.start import is_interrupt
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.tables import number_in
@@ -48,11 +49,7 @@ def resumable(work: str, folder: Path, how: str = "") -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemError) as error:
-        # Python raises SystemErrors, one from another, where compiled code is interrupted.
-        cause: BaseException | None = error
-        while isinstance(cause, SystemError):
-            cause = cause.__cause__
-        if not isinstance(cause, KeyboardInterrupt):
+        if not is_interrupt(error):
             raise
         # Without a folder nothing was begun.
         if folder.is_dir():

@@ -17,6 +17,14 @@ def main() -> None:
     run_program("dmrifit", "dmrifit.cli.program")
 
 
+def is_interrupt(error: BaseException | None) -> bool:
+    """Tell whether an error is an interrupt, or comes of one."""
+    # Python raises SystemErrors, one from another, where compiled code is interrupted.
+    while isinstance(error, SystemError):
+        error = error.__cause__
+    return isinstance(error, KeyboardInterrupt)
+
+
 def run_program(name: str, module: str) -> None:
     """Load and run a program."""
 
@@ -51,8 +59,7 @@ def run_program(name: str, module: str) -> None:
         is_done = not stop.code
         raise
     except (KeyboardInterrupt, SystemError) as error:
-        # Compiled code that is interrupted raises SystemErrors; the signal has set `leave`.
-        if isinstance(error, SystemError) and signal.getsignal(signal.SIGINT) is not leave:
+        if not is_interrupt(error):
             raise
         print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(_INTERRUPTED)
