@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
-from dmrifit import MODELS, FitStatus, MapFitter, Protocol, SignalToSignal, average_directions, fit_voxels
+from dmrifit import (
+    MODELS,
+    FitStatus,
+    MapFitter,
+    Protocol,
+    SignalToSignal,
+    average_directions,
+    fit_voxels,
+)
 from dmrifit.engine.screening import REASONS, Refusal, Screening, ScreeningTally, zeros_outside
 
 PROTOCOL = Protocol([0, 50, 100, 200, 400, 600, 800, 900, 1000, 1200])

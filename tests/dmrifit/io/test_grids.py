@@ -8,7 +8,15 @@ import pytest
 from nibabel.affines import from_matvec
 from nibabel.eulerangles import euler2mat
 
-from dmrifit.io.grids import Volume, as_stored, cropped, three_axes, turn_to_grid, upright, upright_edges
+from dmrifit.io.grids import (
+    Volume,
+    as_stored,
+    cropped,
+    three_axes,
+    turn_to_grid,
+    upright,
+    upright_edges,
+)
 
 OBLIQUE = np.array([[0, -3.0, 0, 12], [2.0, 0, 0, -30], [0, 0, 4.0, 7], [0, 0, 0, 1]])
 
