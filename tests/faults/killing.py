@@ -35,12 +35,7 @@ UNFINISHED = re.compile(r"\.part-.*|\.dmrifit-.*|.*\.tmp")
 
 #: What a second run of the same command may have otherwise: when it ran, how long, and how much it found finished.
 TIMES = {
-    "study.json": (
-        "seconds",
-        "date",
-        "models",
-        "finished",
-    ),  # the digests of the tables, which hold seconds
+    "study.json": ("seconds", "date", "models", "finished"),  # the digests of the tables, which hold seconds
     "cells": ("seconds",),
     "scores.csv": ("seconds",),
     "seconds.csv": ("seconds",),
@@ -116,13 +111,7 @@ def run(
 
 
 def _work(
-    program: str,
-    words: list[str],
-    folder: str,
-    log: str,
-    kill_at: int | None,
-    without: tuple[str, ...],
-    started: Any,
+    program: str, words: list[str], folder: str, log: str, kill_at: int | None, without: tuple[str, ...], started: Any
 ) -> None:
     """Run a program as its console script does; in a process of its own."""
     os.chdir(folder)
