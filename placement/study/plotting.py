@@ -49,8 +49,9 @@ def plot_evaluation(
             for name in (experts, *placers):
                 rows = cases[cases["method"] == name]
                 x, y = rows["tumor_volume"], rows[measure]
-                ax.plot(x, y, markersize=3, alpha=0.6, color=colors[name], **_POINTS)
+                ax.plot(x, y, markersize=3, alpha=0.6, color=colors[name], label=name, **_POINTS)
             ax.set(xlabel="tumor, mL")
+            ax.legend(frameon=False, fontsize=8)
         # One range in all panels, so that methods can be compared.
         limits = tables["bland_altman"].query("against == 'mean of experts'")[["lower", "upper"]]
         reach = 1.05 * max(cases["difference"].abs().max(), limits.abs().max().max())
