@@ -124,7 +124,8 @@ def test_a_network_is_trained_goes_on_and_places(run, output_of, error_of, tmp_p
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--groups", "patient"), "--groups: for --model network only"),
+        (("--groups", "patient"), "--groups: for --model network only; leave out --groups"),
+        (("--model", "network", "--jobs", "2"), "--jobs: for --model ranker only; leave out --jobs"),
         (("--model", "network", "--patience", "2"), "needs validation cases"),
         (("--model", "network", "--channels", "tumor,sound"), "sound"),
         (("--model", "network", "--channels", "tumor,exclude", "--exclude", ""), "looks at the channel exclude"),
