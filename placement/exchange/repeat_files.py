@@ -18,11 +18,10 @@ from dmrifit.io.masks import MASK_THRESHOLD
 from dmrifit.report import page, style
 from dmrifit.report.viewer import Layer, html_viewer
 from placement.box.voxel import CONVENTION, Voxel
-from placement.exchange.pages import box_assets, box_line, console_numbers, pose_rows
+from placement.exchange.pages import box_assets, box_line, console_numbers, content_line, pose_rows
 from placement.exchange.prescription import BOX_FILES, box_of_console, describe_side, write_box
 from placement.exchange.repeats import Repeat, validity
 from placement.exchange.vendor_texts import NOTICE, console_record
-from placement.search.objective import describe_content
 from placement.search.optimizer import share_words
 from placement.search.scene import Scene
 
@@ -59,7 +58,7 @@ def describe_repeat(
         withheld, shares = placement["console"]["withheld"], placement["content"]
         target, flags = shares["target"], [*flags, *placement["advice"]]
         content = f"{share_words(target)} of it is target ({', '.join(placement['targets'])}); "
-        content += f"{describe_content(shares)}; skull and scalp not checked"
+        content += f"{content_line(shares)}; skull and scalp not checked"
     return {
         "format": "placement prescription",
         "notice": NOTICE,
