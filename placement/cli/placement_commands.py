@@ -388,8 +388,8 @@ def _check_source(record: Any, file: Path, image: Path, in_head: float) -> None:
         if reason := doubtful_session(record, image):
             doubt = (
                 f"{file} and {image} may be of two people or sessions: {reason}. "
-                f"{percent(in_head)} of the box lies in the head of the image; make sure that "
-                "both were measured in one session"
+                f"{percent(round(in_head, 3))} of the box lies in the head of the image; make "
+                "sure that both were measured in one session"
             )
     elif file_record(image)["SHA256"] not in record.placed_in:
         names = ", ".join(sorted(set(record.placed_in.values())))

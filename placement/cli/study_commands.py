@@ -242,6 +242,7 @@ def train(
     words = counted(int((boxes[..., 0] == boxes[..., 0]).sum()), "box", "boxes")
     if n_held_out := getattr(placer, "n_cases_", (0, 0))[1]:
         words += f", {n_held_out} of the cases held out to choose the epoch"
+        words += f" ({files.kept_epoch(placer.history_)['epoch']} of {len(placer.history_)})"
     typer.echo(f"trained on {counted(len(scenes), 'case')} with {words}: {files.out}")
     if table["synthetic"].any():
         typer.echo("trained on synthetic cases and simulated experts, not clinical experts")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 #: Boxes of other programs may be turned by half a turn, which leaves them as they were.
-ANGLES = "angles, degrees (half turns give the same box)"
+ANGLES = "angles, degrees (half turns, or another order of the sides, give the same box)"
 
 #: Smaller shares of a box are below the accuracy of `voxel_content`, and are not named.
 _SMALLEST_SHARE = 0.0005
@@ -137,11 +137,8 @@ def _content_parts(content: Mapping[str, float | None]) -> list[tuple[str, float
     # What a mask of the brain leaves out of labeled tissue is drawn as that tissue.
     shares[OUTSIDE_BRAIN] = min(outside_brain, outside)
     written = {**shares, OUTSIDE_BRAIN: outside_brain}
-    titles = {
-        name: f"{name} {share_words(share)}"
-        for name, share in written.items()
-        if share >= _SMALLEST_SHARE
-    }
+    names = [name for name, share in written.items() if share >= _SMALLEST_SHARE]
+    titles = {name: f"{name} {share_words(written[name])}" for name in names}
     labeled = outside_brain - shares[OUTSIDE_BRAIN]
     if labeled >= _SMALLEST_SHARE:
         titles[OUTSIDE_BRAIN] += f" (of it {percent(labeled / outside_brain)} labeled)"

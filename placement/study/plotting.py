@@ -59,7 +59,7 @@ def plot_evaluation(
             _draw_agreement(ax, tables, name, colors[name])
             if np.isfinite(reach):
                 ax.set_ylim(-reach, reach)
-        below[0].set_ylabel("difference from experts, mL")
+        below[0].set_ylabel("difference from experts, mL\n(lines: mean and limits of agreement)")
         style.note_below(figure, style.figure_notice(synthetic))
     return figure
 
