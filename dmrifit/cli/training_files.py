@@ -96,10 +96,8 @@ def plot_training(history: Sequence[Mapping[str, Any]]) -> Figure:
         figure = new_figure(width * len(panels), height)
         for i, (key, title, label) in enumerate(panels):
             ax = add_axes(figure, i * width + 1.0, 0.6, width - 1.25, height - 1.25)
-            rows = [row for row in history if key in row]
-            epochs = [row["epoch"] for row in rows]
-            values = [row[key] for row in rows]
-            ax.plot(epochs, values, marker=".", color=color_of(key, keys))
+            points = [(row["epoch"], row[key]) for row in history if key in row]
+            ax.plot(*zip(*points, strict=True), marker=".", color=color_of(key, keys))
             ax.set(xlabel="epoch", ylabel=label, xlim=(0.5, len(history) + 0.5))
             ax.locator_params(axis="x", integer=True)
             ax.grid(True)

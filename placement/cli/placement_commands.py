@@ -97,6 +97,8 @@ def case_line(name: str, content: Mapping[str, Any], command: str) -> str:
     words = [f"{name}: {result}", *content["advice"], *content["notes"], details]
     if content["console"]["withheld"]:
         words.insert(1, f"no numbers for consoles: {content['console']['withheld']}")
+    elif content["console"]["forced"]:
+        words.insert(1, f"numbers for consoles forced: {content['console']['forced']}")
     return "; ".join(words).replace(PRESCRIBE, command)
 
 

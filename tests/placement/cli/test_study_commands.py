@@ -110,7 +110,7 @@ def test_a_network_is_trained_goes_on_and_places(run, output_of, error_of, tmp_p
     monkeypatch.setattr(VoxelRegressor, "_stream", counted)
     code, text, error = run(*words, *options)
     assert code == 0, error
-    assert any(f"4 cases with 8 boxes, 1 of the cases held out to choose the epoch ({n} of 2): " in text for n in (1, 2))
+    assert any(f"4 cases with 8 boxes, 1 of the cases held out to choose the epoch ({n} of 2): " in text for n in "12")
     assert epochs == [1]
     assert "epoch 2/2 loss" in error
     assert (tmp_path / "network.curve.png").is_file()

@@ -71,8 +71,8 @@ def test_the_bar_adds_up_where_the_brain_leaves_out_labeled_tissue(labels, noun)
     assert f"6.8 mL (44 %) of {noun} lies outside the mask of the brain: look at the mask, or give another one" in summary
     assert bar_percent(summary) == pytest.approx(100, abs=0.05)
     assert "outside the brain 21 % (of it 80 % labeled)" in summary
-    content = {"target": 0.9961, "outside": 0.0039, "outside_brain": 0.00049}
-    assert pages.content_line(content) == "tumor 99.6 %, outside the target 0.3 %"
+    shares = {"target": 0.9961, "outside": 0.0039, "outside_brain": 0.00049}
+    assert pages.content_line(shares) == "tumor 99.6 %, outside the target 0.3 %"
 
 
 @pytest.mark.parametrize(("n_planes", "words"), [(0, ""), (1, "0.12 mL (0.41 %) of the tumor lies outside")])
@@ -114,8 +114,8 @@ def test_numbers_are_withheld_below_half_a_target_unless_forced(scene, tmp_path)
     assert not list((tmp_path / "withheld").glob("*philips.txt"))
     assert re.search("No numbers for consoles.*--force REASON", str(console_numbers(content)), re.DOTALL)
     forced = write_prescription(poor, scene, tmp_path / "forced", force="<b>pilot scan", figure=False)
-    text = (tmp_path / "forced" / "voxel_philips.txt").read_text()
-    assert text.startswith("! forced: <b>pilot scan")
+    assert (tmp_path / "forced" / "voxel_philips.txt").read_text().startswith("! forced: <b>pilot scan")
+    assert "RAS+; numbers for consoles forced: <b>pilot scan; " in case_line("block", forced, "")
     assert forced["console"]["forced"] == "<b>pilot scan"
     page = str(console_numbers(forced))
     assert page.count("Copy</button>") == 2
