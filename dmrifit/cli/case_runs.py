@@ -435,7 +435,7 @@ def begin_run(
         # A run that was refused finished nothing that other options could mix with.
         if changes and any(file.exists() for file in finished if file.name != FAILED):
             raise ValueError(
-                f"{out} holds a run with other options ({'; '.join(changes)}); "
+                f"{out} holds a run with other options ({'; '.join(changes)}) or another version; "
                 "repeat the earlier ones to go on with it, choose another folder, or --overwrite"
             )
     else:

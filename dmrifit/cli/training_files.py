@@ -70,6 +70,13 @@ class TrainingFiles:
         with whole_file(path, lasting=False) as unfinished:
             figure.savefig(unfinished, dpi=110, format="png")
 
+    @staticmethod
+    def kept_epoch(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Give the row of the epoch that is kept: that of the best score, or the last one."""
+        # A score that is NaN is not above -inf.
+        scored = [row for row in history if row.get("valid_score", float("nan")) > float("-inf")]
+        return max(scored, key=lambda row: row["valid_score"]) if scored else history[-1]
+
     def save(self, model: Any) -> None:
         """Write the model file."""
         from dmrifit.model_files.model_file import save_model
@@ -89,12 +96,11 @@ def plot_training(history: Sequence[Mapping[str, Any]]) -> Figure:
         figure = new_figure(width * len(panels), height)
         for i, (key, title, label) in enumerate(panels):
             ax = add_axes(figure, i * width + 1.0, 0.6, width - 1.25, height - 1.25)
-            rows = [row for row in history if key in row]
-            epochs = [row["epoch"] for row in rows]
-            values = [row[key] for row in rows]
-            ax.plot(epochs, values, marker=".", color=color_of(key, keys))
+            points = [(row["epoch"], row[key]) for row in history if key in row]
+            ax.plot(*zip(*points, strict=True), marker=".", color=color_of(key, keys))
             ax.set(xlabel="epoch", ylabel=label, xlim=(0.5, len(history) + 0.5))
             ax.locator_params(axis="x", integer=True)
             ax.grid(True)
-            head(ax, f"{title}\nepoch {epochs[-1]}: {values[-1]:.4g}")
+            kept = TrainingFiles.kept_epoch(history)
+            head(ax, f"{title}\nepoch {kept['epoch']} (kept): {kept[key]:.4g}")
     return figure

@@ -336,17 +336,13 @@ class Voxel:
             out[window] = self._centers(low, high, matrix)
         return out
 
-    def _centers(
-        self, low: NDArray, high: NDArray, matrix: NDArray[np.float64]
-    ) -> NDArray[np.bool_]:
+    def _centers(self, low: NDArray, high: NDArray, matrix: NDArray) -> NDArray[np.bool_]:
         """Test which centers of a window of image voxels lie in the box."""
         axes = [np.arange(a, b) for a, b in zip(low, high, strict=True)]
         grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
         return self.contains(grid @ matrix[:3, :3].T + matrix[:3, 3])
 
-    def _filled(
-        self, low: NDArray, high: NDArray, matrix: NDArray[np.float64]
-    ) -> NDArray[np.float32]:
+    def _filled(self, low: NDArray, high: NDArray, matrix: NDArray) -> NDArray[np.float32]:
         """Compute the fraction of each image voxel of a window that the box fills, from rows."""
         edges = np.linalg.norm(matrix[:3, :3], axis=0)
         n_j, n_k = (max(MASK_ROWS, math.ceil(MASK_ROWS * edge - 1e-6)) for edge in edges[1:])

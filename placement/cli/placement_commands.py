@@ -97,6 +97,8 @@ def case_line(name: str, content: Mapping[str, Any], command: str) -> str:
     words = [f"{name}: {result}", *content["advice"], *content["notes"], details]
     if content["console"]["withheld"]:
         words.insert(1, f"no numbers for consoles: {content['console']['withheld']}")
+    elif content["console"]["forced"]:
+        words.insert(1, f"numbers for consoles forced: {content['console']['forced']}")
     return "; ".join(words).replace(PRESCRIBE, command)
 
 
@@ -386,8 +388,8 @@ def _check_source(record: Any, file: Path, image: Path, in_head: float) -> None:
         if reason := doubtful_session(record, image):
             doubt = (
                 f"{file} and {image} may be of two people or sessions: {reason}. "
-                f"{percent(in_head)} of the box lies in the head of the image; make sure that "
-                "both were measured in one session"
+                f"{percent(round(in_head, 3))} of the box lies in the head of the image; make "
+                "sure that both were measured in one session"
             )
     elif file_record(image)["SHA256"] not in record.placed_in:
         names = ", ".join(sorted(set(record.placed_in.values())))

@@ -98,7 +98,7 @@ def repeat(
         ],
         failed=failed,
         # Earlier versions did not write it.
-        is_whole=lambda _, record: "target" in record,
+        is_whole=lambda _, record: "advice" in record,
     )
 
 
@@ -155,7 +155,7 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
         angles = pages.rotation_words(record) if record["reliable"] else "n/a"
         lines.append({**record, "name": name, "angles": angles, "flags": flags})
         answer = pages.box_line(record, "repeated")
-        texts = [answer, *record["flags"], record["content"], *record["notes"]]
+        texts = [answer, *record["advice"], record["content"], *record["notes"]]
         pose = page.Table(pages.pose_rows(record) if record["reliable"] else [])
         alts = {f"voxel_{scan}.png": f"Voxel of {name}, {scan} scan" for scan in ("old", "new")}
         shown = _CASE_RUN.shown(out / name, alts)

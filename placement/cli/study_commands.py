@@ -128,13 +128,14 @@ def reader(
     from placement.study.plotting import reader_page
 
     table = read_cases(cases)
+    all_names = list(table["name"])
     if len(table) > n:
         rng = np.random.default_rng(seed)
         table = table.iloc[np.sort(rng.choice(len(table), n, replace=False))]
     names = list(table["name"])
     voxels = {}
     if proposals is not None:
-        boxes = read_boxes(proposals, names)
+        boxes = read_boxes(proposals, names, others=all_names)
         voxels = {name: Voxel.from_array(box) for name, box in zip(names, boxes, strict=True)}
     rows = progress(table.itertuples(), len(table))
     scenes = [read_scene(row, **target.of_scene()) for row in rows]
@@ -172,7 +173,7 @@ def train(
     min_volume: float = 6.0,
     max_rotations: int | None = None,
     sides: tuple[float, float] = (10.0, 60.0),
-    jobs: int = 1,
+    jobs: int | None = None,
 ) -> None:
     """
     Train a placer on experts' boxes, and write a model file for place. Not for clinical use.
@@ -191,7 +192,7 @@ def train(
     refine: Refine the network's boxes by a local search of the objective.
     groups COLUMN: Column of CASES with the patient, to keep cases of a patient together (network).
     max_rotations 0..3: Number of angles to set on the console; 2, as of place (ranker).
-    jobs: Parallel processes of the ranker; −1 for one per core.
+    jobs: Parallel processes of the ranker; 1 by default, −1 for one per core.
 
     Example: dmrifit-placement train cases/cases.tsv cases/experts.tsv --model ranker --out
         ranker.dmrifit
@@ -201,22 +202,24 @@ def train(
     from placement.exchange import tables
 
     check_word("--model", model, ("ranker", "network"))
+    is_network = model == "network"
     network_options = vars(network) | {"groups": groups, "checkpoint": files.checkpoint}
-    unusable = [f"--{name.replace('_', '-')}" for name, x in network_options.items() if x]
-    if unusable and model != "network":
-        raise ValueError(f"{', '.join(unusable)}: for --model network only")
+    unusable = [name for name, value in network_options.items() if value]
+    if is_network:
+        unusable = list(given(max_rotations=max_rotations, jobs=jobs))
+    if unusable:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in unusable)
+        only = "ranker" if is_network else "network"
+        raise ValueError(f"{names}: for --model {only} only; leave out {names}")
     table = tables.read_cases(RUN.named_cases([cases], tables.IMAGES)[0], exclude=exclude)
     if groups is not None and groups not in table:
         raise ValueError(f"{cases} has no column {groups}; it has {', '.join(table.columns)}")
     seed = {"random_state": files.seed}
     constraints: dict[str, Any] = {"size_range": sides, "min_volume": min_volume} | seed
-    is_network = model == "network"
     # A ranker has no checkpoints: those of an interrupted network stay.
     training: Any = files.training() if is_network else nullcontext({})
     with training as fields:
         if is_network:
-            if max_rotations is not None:
-                raise ValueError("a network turns boxes as it learned; leave out --max-rotations")
             options = gather_training(given(**vars(network)) | fields)
             import_optional("torch", "skorch")
             placer = _public.VoxelRegressor(**constraints, **options)
@@ -239,6 +242,7 @@ def train(
     words = counted(int((boxes[..., 0] == boxes[..., 0]).sum()), "box", "boxes")
     if n_held_out := getattr(placer, "n_cases_", (0, 0))[1]:
         words += f", {n_held_out} of the cases held out to choose the epoch"
+        words += f" ({files.kept_epoch(placer.history_)['epoch']} of {len(placer.history_)})"
     typer.echo(f"trained on {counted(len(scenes), 'case')} with {words}: {files.out}")
     if table["synthetic"].any():
         typer.echo("trained on synthetic cases and simulated experts, not clinical experts")

@@ -10,7 +10,6 @@ from dmrifit.report import page, style
 from dmrifit.report.viewer import Layer, html_viewer
 from placement.box.voxel import Voxel
 from placement.exchange.vendor_texts import NOTICE, UNVERIFIED_PLANES
-from placement.search.objective import describe_content
 from placement.search.optimizer import share_words
 from placement.search.scene import Scene
 from placement.search.tissue_labels import NORMAL, OUTSIDE_BRAIN, UNCHECKED_BRAIN, border_title
@@ -19,7 +18,10 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 #: Boxes of other programs may be turned by half a turn, which leaves them as they were.
-ANGLES = "angles, degrees (half turns give the same box)"
+ANGLES = "angles, degrees (half turns, or another order of the sides, give the same box)"
+
+#: Smaller shares of a box are below the accuracy of `voxel_content`, and are not named.
+_SMALLEST_SHARE = 0.0005
 
 _TEXTS = page.Texts(__file__)
 
@@ -71,17 +73,14 @@ def case_summary(content: Mapping[str, Any]) -> Markup:
     """Say what is wrong with a box, and what it holds."""
     parts = []
     start, order = 0.0, _TEXTS["bar"]
-    for name, share in _shares(content["content"]):
-        title = f"{name} {percent(share)}"
-        if name == OUTSIDE_BRAIN:
-            title = _outside_brain_words(content["content"])
+    for name, share, title in _content_parts(content["content"]):
         parts.append((f"t{order.index(name)}", round(start, 3), round(100 * share, 3), title))
         start += 100 * share
     return page.fill(
         page.read_data(__file__, "summary.html"),
         content=content,
         line=_size_line(content),
-        words=describe_content(content["content"]),
+        words=content_line(content["content"]),
         parts=parts,
         checks=page.sentence("; ".join([*_checks(content), *content["notes"]])),
     )
@@ -89,9 +88,8 @@ def case_summary(content: Mapping[str, Any]) -> Markup:
 
 def summary_line(content: Mapping[str, Any]) -> str:
     """Say in one line how large a box is, where it lies, and what it holds."""
-    # A box that is all target holds nothing else to list.
-    holding = describe_content(content["content"])
-    parts = filter(None, [_size_line(content), content["side"], holding, *_checks(content)])
+    holding = content_line(content["content"])
+    parts = [_size_line(content), content["side"], holding, *_checks(content)]
     # Numbers of a terminal are copied into commands, where a minus is a hyphen.
     return "; ".join(parts).replace("−", "-")
 
@@ -125,24 +123,26 @@ def rotation_words(content: Mapping[str, Any]) -> str:
     return f"{words} (Philips) or {angles['siemens']} (Siemens)"
 
 
-def _shares(content: Mapping[str, float | None]) -> list[tuple[str, float]]:
-    """List the shares of a box that add up to 1."""
+def content_line(content: Mapping[str, float | None]) -> str:
+    """Say in one line what a box holds."""
+    return ", ".join(title for _, _, title in _content_parts(content))
+
+
+def _content_parts(content: Mapping[str, float | None]) -> list[tuple[str, float, str]]:
+    """Give the tissues of a box by name, their shares, which add up to 1, and what to write."""
     outside, outside_brain = content["outside"] or 0.0, content.get("outside_brain") or 0.0
     shares = {name: content.get(name) or 0.0 for name in _TEXTS["bar"]}
     if NORMAL not in content:
         shares = {"tumor": content["target"] or 0.0, "outside the target": outside - outside_brain}
     # What a mask of the brain leaves out of labeled tissue is drawn as that tissue.
     shares[OUTSIDE_BRAIN] = min(outside_brain, outside)
-    return [(name, share) for name, share in shares.items() if share > 0]
-
-
-def _outside_brain_words(content: Mapping[str, float | None]) -> str:
-    """Give the share of a box outside the brain mask, and how much of it is labeled tissue."""
-    outside_brain = content["outside_brain"] or 0.0
-    # At least what exceeds the share without a label.
-    labeled = max(0.0, outside_brain - (content["outside"] or 0.0)) / outside_brain
-    of_it = f" (of it {100 * labeled:.0f} % labeled)" if labeled else ""
-    return f"{OUTSIDE_BRAIN} {100 * outside_brain:.0f} %{of_it}"
+    written = {**shares, OUTSIDE_BRAIN: outside_brain}
+    names = [name for name, share in written.items() if share >= _SMALLEST_SHARE]
+    titles = {name: f"{name} {share_words(written[name])}" for name in names}
+    labeled = outside_brain - shares[OUTSIDE_BRAIN]
+    if labeled >= _SMALLEST_SHARE:
+        titles[OUTSIDE_BRAIN] += f" (of it {percent(labeled / outside_brain)} labeled)"
+    return [(name, shares[name], title) for name, title in titles.items()]
 
 
 def _checks(content: Mapping[str, Any]) -> list[str]:

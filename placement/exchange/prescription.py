@@ -349,7 +349,7 @@ def describe_side(voxel: Voxel, span: HeadSpan | None = None) -> str:
     # Heads do not always lie in the middle, so that nothing is said of the side of the brain.
     place = f"{abs(x):.1f} mm to the patient's {side} of the isocenter"
     if abs(x) < 0.05:
-        words = "its center lies at the isocenter, x = 0"
+        words = "its center lies at x = 0, that of the isocenter"
     elif abs(x) < np.abs(voxel.corners[:, 0] - x).max():
         words = f"it crosses x = 0, its center {place}"
     else:

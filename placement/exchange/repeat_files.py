@@ -18,11 +18,10 @@ from dmrifit.io.masks import MASK_THRESHOLD
 from dmrifit.report import page, style
 from dmrifit.report.viewer import Layer, html_viewer
 from placement.box.voxel import CONVENTION, Voxel
-from placement.exchange.pages import box_assets, box_line, console_numbers, pose_rows
+from placement.exchange.pages import box_assets, box_line, console_numbers, content_line, pose_rows
 from placement.exchange.prescription import BOX_FILES, box_of_console, describe_side, write_box
 from placement.exchange.repeats import Repeat, validity
 from placement.exchange.vendor_texts import NOTICE, console_record
-from placement.search.objective import describe_content
 from placement.search.optimizer import share_words
 from placement.search.scene import Scene
 
@@ -54,12 +53,13 @@ def describe_repeat(
     valid = validity(new_image.name, new_image)
     new_scan = Volume.read(new_image)
     withheld = "" if repeat.reliable else f"{repeat.answer}, or its position is uncertain"
-    target, content, flags = None, UNKNOWN_CONTENT, list(repeat.flags)
+    target, content = None, UNKNOWN_CONTENT
+    judged: Mapping[str, Any] = placement or {"flags": [], "advice": []}
     if placement is not None:
         withheld, shares = placement["console"]["withheld"], placement["content"]
-        target, flags = shares["target"], [*flags, *placement["advice"]]
+        target = shares["target"]
         content = f"{share_words(target)} of it is target ({', '.join(placement['targets'])}); "
-        content += f"{describe_content(shares)}; skull and scalp not checked"
+        content += f"{content_line(shares)}; skull and scalp not checked"
     return {
         "format": "placement prescription",
         "notice": NOTICE,
@@ -81,7 +81,8 @@ def describe_repeat(
         "disagreement_mm": repeat.disagreement,
         "matrix": repeat.matrix.tolist(),
         "matrix_direction": "from old_image to new_image, in mm RAS+",
-        "flags": flags,
+        "flags": [*repeat.flags, *judged["flags"]],
+        "advice": [*repeat.flags, *judged["advice"]],
         "notes": list(repeat.notes),
         "old_image": image.name,
         "new_image": new_image.name,
@@ -95,8 +96,8 @@ def summary_line(name: str, record: Mapping[str, Any]) -> str:
     parts = [f"{name}: {box_line(record, 'repeated')}"]
     if record["reliable"]:
         parts += [box_line(record, "pose"), record["side"], record["content"]]
-    parts += [*record["flags"], *record["notes"]]
-    if record["reliable"] and record["console"]["withheld"]:
+    parts += [*record["advice"], *record["notes"]]
+    if record["console"]["withheld"]:
         parts.append(f"no numbers for consoles: {record['console']['withheld']}")
     # Numbers of a terminal are copied into commands, where a minus is a hyphen.
     return "; ".join(parts).replace("−", "-")
@@ -170,7 +171,7 @@ def _page(pictures: Sequence[Any], viewers: Sequence[Any], record: Mapping[str, 
     ]
     if record["reliable"]:
         numbers += pose_rows(record)
-    remarks = [*record["flags"], *record["notes"]]
+    remarks = [*record["advice"], *record["notes"]]
     sections = [
         page.Section(record["answer"].capitalize(), *map(page.sentence, remarks or ["no flags"])),
         page.Section("Both scans", *pictures),

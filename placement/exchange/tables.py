@@ -228,9 +228,9 @@ def record_columns(record: Mapping[str, Any]) -> dict[str, float]:
     return box_columns(pose) | {f"angles_to_set_{vendor}": n for vendor, n in angles}
 
 
-def read_boxes(path: str | Path, names: Sequence[str]) -> NDArray[np.float64]:
-    """Read a box for each case: (n_cases, 9)."""
-    return _in_order(_box_table(Path(path), names), names, str(path))
+def read_boxes(path: str | Path, names: Sequence[str], others: Sequence[str] = ()) -> NDArray:
+    """Read a box for each case: (n_cases, 9); `others` may have boxes, which are not read."""
+    return _in_order(_box_table(Path(path), names, others), names, str(path))
 
 
 def read_experts(path: str | Path, names: Sequence[str]) -> NDArray[np.float64]:
@@ -250,12 +250,15 @@ def read_experts(path: str | Path, names: Sequence[str]) -> NDArray[np.float64]:
     return np.stack(ordered, axis=1)
 
 
-def _box_table(path: Path, names: Sequence[str]) -> pd.DataFrame:
+def _box_table(path: Path, names: Sequence[str], others: Sequence[str] = ()) -> pd.DataFrame:
     rows = read_rows(path, required=("name", *BOX), optional=("expert",))
     table = pd.DataFrame([row for _, row in rows])
     absent = [name for name in names if name not in set(table["name"])]
     if absent:
         raise ValueError(f"{path} has no box for {first_few(absent)}; add it, or omit the case")
+    if extra := sorted(set(table["name"]) - {*names, *others}):
+        message = f"{path}: boxes of {first_few(extra)} are left out; CASES has no such name"
+        warnings.warn(message, UserWarning, stacklevel=3)
     if "expert" in table and (table["expert"] == "").any():
         line = rows[int((table["expert"] == "").argmax())][0]
         raise ValueError(f"{path}, row {line}: no expert; name one, or leave out the column")
@@ -276,7 +279,7 @@ def _box_table(path: Path, names: Sequence[str]) -> pd.DataFrame:
 def _in_order(boxes: pd.DataFrame, names: Sequence[str], title: str) -> NDArray[np.float64]:
     twice = boxes["name"][boxes["name"].duplicated()]
     if len(twice):
-        raise ValueError(f"{title}: more than one box for {twice.iloc[0]}; keep one")
+        raise ValueError(f"{title}: more than one box for {twice.iloc[0]}; keep one (per expert)")
     return boxes.set_index("name").reindex(list(names))[list(BOX)].to_numpy(dtype=float)
 
 

@@ -30,7 +30,7 @@ from placement.learned.features import (
 )
 from placement.search.objective import PlacementObjective
 from placement.search.optimizer import VoxelOptimizer
-from placement.search.scene import Scene
+from placement.search.scene import Scene, scene_list
 from placement.search.scene_search import Search
 
 __all__ = ["VoxelRanker"]
@@ -206,7 +206,7 @@ class VoxelRanker(BaseEstimator):
             If it is not fitted.
         """
         check_is_fitted(self)
-        voxels = self._gather(self.place, list(scenes), "place")
+        voxels = self._gather(self.place, scene_list(scenes), "place")
         rows = [voxel.as_array() for voxel in voxels]
         return np.array(rows, dtype=np.float64).reshape(-1, 9)
 

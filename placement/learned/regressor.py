@@ -18,7 +18,7 @@ from dmrifit.networks.volume_estimator import VolumeEstimator
 from placement.box.voxel import MM3_PER_ML, Voxel, allowed_sides, angles_of, expert_voxels
 from placement.learned.views import CHANNELS, FLIPS, turned_pose, turned_view, view_of
 from placement.search.objective import PlacementObjective, tumor_fraction
-from placement.search.scene import Scene
+from placement.search.scene import Scene, scene_list
 
 if TYPE_CHECKING:
     import torch
@@ -181,7 +181,7 @@ class VoxelRegressor(VolumeEstimator):
             Centers in mm, sides in mm, angles in degrees, of canonical poses.
         """
         check_is_fitted(self)
-        scenes = list(scenes)
+        scenes = scene_list(scenes)
         return super().predict(scenes) if scenes else np.empty((0, 9))
 
     def place(self, scene: Scene) -> Voxel:

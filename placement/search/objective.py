@@ -17,10 +17,6 @@ from placement.search.tissue_labels import MERGED, NECROSIS, NORMAL, OUTSIDE_BRA
 __all__ = ["PlacementObjective", "tumor_fraction", "tumor_volume_inside"]
 
 
-#: Smaller shares of a box are not named by `describe_content`.
-_SMALLEST_SHARE = 0.005
-
-
 def tumor_fraction(voxel: Voxel, scene: Scene) -> float:
     """
     Compute the fraction of a voxel that is tumor.
@@ -209,21 +205,3 @@ def voxel_content(voxel: Voxel, scene: Scene) -> dict[str, float | None]:
     content["outside"] = outside
     content["outside_brain"] = outside_brain
     return content
-
-
-def describe_content(content: dict[str, float | None]) -> str:
-    """Say in one line what a box holds; what is no share of its tissues stands apart."""
-    parts, remarks = [], []
-    for name, value in content.items():
-        share = value or 0.0
-        # These follow from the other shares.
-        if name in ("target", "solid") or (name == "outside" and NORMAL in content):
-            continue
-        if value is None and name != "outside_brain":
-            remarks.append(f"{name} cannot be told apart in these labels")
-        elif share >= _SMALLEST_SHARE and name == "outside_brain":
-            remarks.append(f"{100 * share:.0f} % of the box lies {OUTSIDE_BRAIN}")
-        elif share >= _SMALLEST_SHARE:
-            title = "outside the target" if name == "outside" else name
-            parts.append(f"{100 * share:.0f} % {title}")
-    return "; ".join(filter(None, [", ".join(parts), *remarks]))

@@ -12,10 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, clone
 
 from dmrifit._utils.checks import Within, check_fields, check_number
+from dmrifit._utils.counts import percent
 from dmrifit._utils.randomness import RandomState
 from placement.box.voxel import MM3_PER_ML, Voxel, expert_voxels
 from placement.search.objective import PlacementObjective, tumor_fraction
-from placement.search.scene import Scene
+from placement.search.scene import Scene, scene_list
 from placement.search.scene_search import Search, Wishes
 from placement.search.tissue_labels import LEAST_TARGET, MOSTLY
 
@@ -246,9 +247,7 @@ class VoxelOptimizer(BaseEstimator):
         ndarray of shape (n, 9)
             Centers in mm, sides in mm, angles in degrees.
         """
-        if hasattr(scenes, "occupancy"):
-            raise TypeError("predict takes a sequence of Scene, such as [scene]; place takes one")
-        rows = [self.place(scene).as_array() for scene in scenes]
+        rows = [self.place(scene).as_array() for scene in scene_list(scenes)]
         return np.array(rows, dtype=np.float64).reshape(-1, 9)
 
     def place(self, scene: Scene) -> Voxel:
@@ -557,8 +556,8 @@ def _climbed(start: Placement, search: Search) -> Placement:
 
 
 def share_words(share: float) -> str:
-    """Give a share of target in percent, never rounded up to a limit that it misses."""
+    """Give a share of a box in percent, never rounded to a limit, or all, that it misses."""
     for limit in (LEAST_TARGET, MOSTLY):
         if share < limit <= round(share, 2):
             return f"{100 * min(round(share, 3), limit - 0.001):.1f} %"
-    return f"{100 * share:.0f} %"
+    return percent(round(share, 3))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -925,6 +925,13 @@ class Scene:
         inner, mask = _cropped(values)
         mask = binarize(mask, name=f"{self._title}: {key}", may_be_empty=True)
         return inner, np.ascontiguousarray(mask)
+
+
+def scene_list(scenes: Iterable[Scene]) -> list[Scene]:
+    """List the scenes to place in; refuse a single one."""
+    if isinstance(scenes, Scene):
+        raise TypeError("predict takes a sequence of Scene, such as [scene]; place takes one")
+    return list(scenes)
 
 
 def _checked_affine(affine: ArrayLike, title: str) -> NDArray[np.float64]:

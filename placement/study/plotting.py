@@ -49,8 +49,9 @@ def plot_evaluation(
             for name in (experts, *placers):
                 rows = cases[cases["method"] == name]
                 x, y = rows["tumor_volume"], rows[measure]
-                ax.plot(x, y, markersize=3, alpha=0.6, color=colors[name], **_POINTS)
+                ax.plot(x, y, markersize=3, alpha=0.6, color=colors[name], label=name, **_POINTS)
             ax.set(xlabel="tumor, mL")
+            ax.legend(frameon=False, fontsize=8)
         # One range in all panels, so that methods can be compared.
         limits = tables["bland_altman"].query("against == 'mean of experts'")[["lower", "upper"]]
         reach = 1.05 * max(cases["difference"].abs().max(), limits.abs().max().max())
@@ -58,7 +59,7 @@ def plot_evaluation(
             _draw_agreement(ax, tables, name, colors[name])
             if np.isfinite(reach):
                 ax.set_ylim(-reach, reach)
-        below[0].set_ylabel("difference from experts, mL")
+        below[0].set_ylabel("difference from experts, mL\n(lines: mean and limits of agreement)")
         style.note_below(figure, style.figure_notice(synthetic))
     return figure
 

@@ -310,7 +310,7 @@ def test_a_run_that_finished_nothing_keeps_no_other_options_out(tmp_path, monkey
     if left is not None:
         (tmp_path / left).parent.mkdir(exist_ok=True)
         (tmp_path / left).touch()
-        with pytest.raises(ValueError, match=r"other options \(labels was not given, now brats2013\)"):
+        with pytest.raises(ValueError, match=r"\(labels was not given, now brats2013\) or another version; repeat"):
             begin("brats2013")
         return
     begin("brats2013")

@@ -86,7 +86,7 @@ def test_only_scans_that_changed_are_fitted_again(bids, run, error_of, tmp_path)
     _, _, err = run(*arguments, "--overwrite")
     assert "4/4 sub-" in err
     assert "finished before" not in err
-    assert "other options (model was not given, now adc); repeat the earlier ones" in error_of(*arguments, "--model", "adc")
+    assert "(model was not given, now adc) or another version; repeat the earlier ones" in error_of(*arguments, "--model", "adc")
 
 
 def test_images_of_one_name_are_named_by_their_folders(write_scan, error_of, output_of, tmp_path):

@@ -32,8 +32,8 @@ def test_flags_stand_above_what_a_box_holds_and_the_bar_adds_up(scene):
     summary = str(case_summary(content))
     assert summary.index("more than 10 % necrosis: ") < summary.index("<svg")
     assert bar_percent(summary) == pytest.approx(100, abs=0.05)
-    for words in ("enhancing 54 %", "make the box smaller", "not checked", "he brain is unknown", "shim not assessed"):
-        assert words in summary
+    words = ("enhancing 54 %", "make the box smaller", "not checked", "he brain is unknown", "shim not assessed")
+    assert [text for text in words if text not in summary] == []
     for least, option in ((10, "min-volume"), (20, "sides")):
         advice = describe_placement(VOXEL, scene, optimizer=VoxelOptimizer(size_range=(least, 60)))["advice"]
         assert any(text.endswith(f"or allow a smaller box (--{option})") for text in advice)
@@ -67,10 +67,12 @@ def test_the_bar_adds_up_where_the_brain_leaves_out_labeled_tissue(labels, noun)
         block = Scene(values, np.eye(4), labels=labels, brain=brain, name="synthetic block")
     summary = str(case_summary(describe_placement(Voxel((22.5, 14.5, 14.5), (24, 16, 16)), block)))
     outer = case_line("block", describe_placement(Voxel((32.5, 14.5, 14.5), (22, 16, 16)), block), "")
-    assert re.search("no numbers for consoles: 64 % of the box lies outs.*; 64 % of the box lies outside the brain; ", outer)
+    assert re.search("no numbers for consoles: 64 % of the box lies outs.*, outside the brain 64 % .of it ", outer)
     assert f"6.8 mL (44 %) of {noun} lies outside the mask of the brain: look at the mask, or give another one" in summary
     assert bar_percent(summary) == pytest.approx(100, abs=0.05)
     assert "outside the brain 21 % (of it 80 % labeled)" in summary
+    shares = {"target": 0.9961, "outside": 0.0039, "outside_brain": 0.00049}
+    assert pages.content_line(shares) == "tumor 99.6 %, outside the target 0.3 %"
 
 
 @pytest.mark.parametrize(("n_planes", "words"), [(0, ""), (1, "0.12 mL (0.41 %) of the tumor lies outside")])
@@ -94,14 +96,15 @@ def test_lines_say_size_place_and_content_and_what_the_check_of_lipid_lacks(scen
     assert line == (
         "24 × 16 × 16 mm (6.1 mL) at 22.5, 14.5, 14.5 mm RAS+; 54 % of it is target (enhancing); "
         "not rotated; it lies 22.5 mm to the patient's right of the isocenter, x = 0; without a head in an image this "
-        "does not tell the side of the head; 46 % necrosis, 54 % enhancing; the brain is unknown: skull and scalp not "
+        "does not tell the side of the head; enhancing 54 %, necrosis 46 %; the brain is unknown: skull and scalp not "
         "checked; lipid displacement not checked: no bandwidths of pulses and no mask of the brain; shim not assessed"
     )
     shift = {"ppm_range": (-1.0, 1.0), "percent_per_ppm": 3.0}
     line = case_line("block", describe_placement(VOXEL, scene, **shift), "")
     words = "no mask of the brain; the box at -1.0 ppm, 1.0 mm away, holds 51 % target"
     assert f"; lipid displacement not checked: {words}" in line
-    assert [share_words(x) for x in (0.7479, 0.75, 0.4999, 0.333)] == ["74.8 %", "75 %", "49.9 %", "33 %"]
+    shares = {0.7479: "74.8 %", 0.75: "75 %", 0.4999: "49.9 %", 0.333: "33 %", 0.9961: "99.6 %", 0.9999: "100 %"}
+    assert [share_words(share) for share in shares] == list(shares.values())
 
 
 def test_numbers_are_withheld_below_half_a_target_unless_forced(scene, tmp_path):
@@ -111,8 +114,8 @@ def test_numbers_are_withheld_below_half_a_target_unless_forced(scene, tmp_path)
     assert not list((tmp_path / "withheld").glob("*philips.txt"))
     assert re.search("No numbers for consoles.*--force REASON", str(console_numbers(content)), re.DOTALL)
     forced = write_prescription(poor, scene, tmp_path / "forced", force="<b>pilot scan", figure=False)
-    text = (tmp_path / "forced" / "voxel_philips.txt").read_text()
-    assert text.startswith("! forced: <b>pilot scan")
+    assert (tmp_path / "forced" / "voxel_philips.txt").read_text().startswith("! forced: <b>pilot scan")
+    assert "RAS+; numbers for consoles forced: <b>pilot scan; " in case_line("block", forced, "")
     assert forced["console"]["forced"] == "<b>pilot scan"
     page = str(console_numbers(forced))
     assert page.count("Copy</button>") == 2

@@ -104,7 +104,7 @@ def test_files_say_that_they_are_not_for_clinical_use_and_read_back_as_the_box(w
     [
         (30, "30.0 mm to the patient's right of the isocenter"),
         (-30, "30.0 mm to the patient's left of the isocenter"),
-        (1e-3, "its center lies at the isocenter, x = 0"),
+        (1e-3, "its center lies at x = 0, that of the isocenter"),
         (-4, "crosses x = 0, its center 4.0 mm to the patient's left"),
     ],
 )

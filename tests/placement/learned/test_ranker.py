@@ -68,8 +68,9 @@ def test_what_experts_prefer_is_learned_and_the_objective_does_not_know_it(ranke
 def test_predictions_candidates_and_places_agree_and_are_distinct(ranker, cases):
     scenes = cases[0][:2]
     rows = ranker.predict(scenes)
-    assert rows.shape == (2, 9)
-    assert ranker.predict([]).shape == (0, 9)
+    assert [rows.shape, ranker.predict([]).shape] == [(2, 9), (0, 9)]
+    with pytest.raises(TypeError, match=r"takes a sequence of Scene, such as \[scene\]; place takes one"):
+        ranker.predict(scenes[0])
     found = ranker.candidates(scenes[0], 5)
     scores = [score for _, score in found]
     assert 1 < len(found) <= 5

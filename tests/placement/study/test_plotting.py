@@ -20,15 +20,10 @@ def small_tables():
         "dice_fair": [0.6, 0.4, 0.5, 0.3], "dice_mean": [0.61, 0.41, 0.51, 0.31],
         "volume": [8.0, 10.0, 9.0, 16.0], "difference": [1.0, -2.0, 1.0, 6.0],
     })  # fmt: skip
-    limits = pd.DataFrame(
-        {
-            "method": ["network", "network"],
-            "against": ["expert 1", "mean of experts"],
-            "bias": [99.0, 3.5],
-            "lower": [98.0, -3.43],
-            "upper": [100.0, 10.43],
-        }
-    )
+    limits = pd.DataFrame({
+        "method": ["network", "network"], "against": ["expert 1", "mean of experts"],
+        "bias": [99.0, 3.5], "lower": [98.0, -3.43], "upper": [100.0, 10.43],
+    })  # fmt: skip
     return {"cases": cases, "bland_altman": limits}
 
 
@@ -63,6 +58,7 @@ def test_dice_and_volume_are_drawn_over_the_volume_of_the_tumor_above_a_notice(s
     assert "no person was scanned" in plot_evaluation(small_tables, synthetic=True).get_supxlabel()
     dice, volume = figure.axes[2:4]
     assert [ax.get_title("left") for ax in (dice, volume)] == ["mean Dice", "volume, mL"]
+    assert [text.get_text() for text in volume.get_legend().get_texts()] == ["experts", "network"]
     np.testing.assert_array_equal(points(dice), [[[30, 0.61], [50, 0.41]], [[30, 0.51], [50, 0.31]]])
     np.testing.assert_array_equal(points(volume), [[[30, 8], [50, 10]], [[30, 9], [50, 16]]])
 
