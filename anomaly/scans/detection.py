@@ -36,7 +36,7 @@ _STEPS = {
     "directions_resampled": "resampling of directions",
 }
 #: Notes of the preparation that are sentences.
-_REMARKS = ("lost", "unused", "assumed")
+_REMARKS = ("lost", "unused", "assumed", "one_tissue")
 #: What is said of a scan that differs from healthy ones in bulk or noise.
 DIFFERENT = (
     "this scan differs from the training scans as a whole (protocol, noise, age?), and anomalies "
@@ -407,7 +407,7 @@ class Detection:
     @property
     def notes(self) -> list[str]:
         """Sentences on what the preparation lost or assumed, and on what the anomalies mean."""
-        notes = [*filter(None, map(self.scan.notes.get, ("learned", *_REMARKS)))]
+        notes = [*filter(None, map(self.scan.notes.get, ("learned", "extrapolated", *_REMARKS)))]
         if self.no_guarantee:
             notes.append(f"the guarantee of the model does not hold: {self.no_guarantee}")
         begin = "the opening by" if self.opening > 1 else "no opening: single voxels count; even"

@@ -47,6 +47,7 @@ _BRAIN_SOURCES = {True: "found", False: "all voxels with signal", None: "given"}
 _TISSUE_SOURCES = {True: "estimated", False: "none", None: "given"}
 #: What is taken for granted of a scan without directions, and how they are given.
 _ASSUMED = "its directions are unknown: those of the model's training are assumed, in their order"
+_ONE_TISSUE = "the tissue map has {} alone, no fluid; a brain mask is for --mask (column brain)"
 _BVEC = "bvec=…, --bvec; the column bvec of a table; or a file .bvec beside the image, of its name"
 
 
@@ -356,6 +357,9 @@ def prepare_scan(
             f"{series.name}: its tissue map has no white or gray matter in the brain, so nothing "
             "would be scored; check that it belongs to this scan, and what its numbers stand for"
         )
+    one_tissue = ""
+    if "tissue" in given and len(numbers := np.setdiff1d(maps["tissue"], 0)) == 1:
+        one_tissue = _ONE_TISSUE.format(TISSUES[int(numbers[0])])
     notes = {
         "b0_volumes": len(plain),
         "b": case.b,
@@ -366,6 +370,7 @@ def prepare_scan(
         "lost": channels.lost,
         "unused": channels.unused,
         "assumed": channels.assumed,
+        "one_tissue": one_tissue,
         "brain": _BRAIN_SOURCES[mask if isinstance(mask, bool) else None],
         "voxels": int(brain.sum()),
         "voxels_too_dark": n_dark,
@@ -375,15 +380,9 @@ def prepare_scan(
         "shape": list(size),
         "center": center,
     }
-    return PreparedScan(
-        case,
-        channels.protocol,
-        series.grid,
-        series.affine,
-        (grid.shape, np.asarray(grid.affine, dtype=np.float64)),
-        offset,
-        notes,
-    )
+    stored_grid = series.grid, series.affine
+    working = grid.shape, np.asarray(grid.affine, dtype=np.float64)
+    return PreparedScan(case, channels.protocol, *stored_grid, working, offset, notes)
 
 
 @dataclass(frozen=True)

@@ -236,12 +236,8 @@ def _simulate(group: str, number: int, settings: _Settings) -> Case:
         stream = _stream(settings, group, number, "glioma")
         glioma = draw_diffusion_glioma(brain.head, grade, kind, stream)
         components = glioma.components
-        lesion = {
-            "lesion": brain.volume(glioma.lesion),
-            "followup": brain.volume(glioma.followup),
-            "grade": grade,
-            "kind": kind,
-        }
+        lesion = {key: brain.volume(getattr(glioma, key)) for key in ("lesion", "followup")}
+        lesion |= {"grade": grade, "kind": kind}
     elif group == "glioma":
         generator = GENERATORS[settings.generator]
     weighted, b0 = brain_signals(brain, settings.directions, _B, factors, components)

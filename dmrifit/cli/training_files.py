@@ -48,7 +48,7 @@ class TrainingFiles:
         The default folder for checkpoints is removed once everything is written.
         """
         folder = self.checkpoint or self.out.with_name(f".{self.out.name}.training")
-        with resumable("epochs are", folder):
+        with resumable("epochs are", folder, files="state.safetensors"):
             yield {"checkpoint": str(folder), "after_epoch": self.draw_curve, "verbose": True}
         # Not after an exception, because the same command resumes from it.
         if self.checkpoint is None:

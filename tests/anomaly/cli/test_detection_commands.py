@@ -268,6 +268,8 @@ def test_options_reach_the_detector(detect_calls):
     assert options["opening"] == opening_of(2.0, detector.edges_)
     with pytest.raises(ValueError, match="either --opening or --smallest-lesion, not both"):
         detect_calls(smallest_lesion=2.0, opening=2)
+    with pytest.raises(ValueError, match="the threshold must be a finite number, not nan"):
+        detect_calls(threshold=float("nan"))
 
 
 def test_a_threshold_and_an_opening_shape_the_masks(output_of, model, series, tmp_path):

@@ -340,5 +340,8 @@ def test_numbers_of_tissues_of_other_programs_become_those_of_this_one(head):
     np.testing.assert_array_equal(relabel_tissue(np.array([0, 1.0, 2.0000001, np.nan])), [0, 1, 2, 0])
     numbers = {7: 1, 5: 2, 9: 3, 2: 4}
     others = np.select([head.tissue == own for own in numbers.values()], list(numbers), 0).astype(np.uint8)
-    tissue = head.prepare(tissue=head.stored(others), tissue_numbers=numbers).case.tissue
-    np.testing.assert_array_equal(tissue, head.tissue)
+    scan = head.prepare(tissue=head.stored(others), tissue_numbers=numbers)
+    np.testing.assert_array_equal(scan.case.tissue, head.tissue)
+    # A brain mask in place of a tissue map is told.
+    masked = head.prepare(tissue=head.stored(head.brain.astype(np.uint8)))
+    assert [scan.notes["one_tissue"], masked.notes["one_tissue"][:41]] == ["", "the tissue map has white matter alone, no"]
