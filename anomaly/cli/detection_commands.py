@@ -111,8 +111,8 @@ def detect(
         yield from scan_sentences(contents)
         for content in contents:
             yield from (f"{content['name']}: {flag}" for flag in content["flags"])
-        if detector.synthetic_:
-            yield "the model was trained on synthetic scans: its accuracy in people is unknown"
+        # All scans of a run have one model.
+        yield contents[0]["model"]
 
     work = partial(detect_scan, model=model_in_words(model, detector, threshold))
     RUN.run(

@@ -364,9 +364,6 @@ class DenoisingAutoencoder(Reconstructor):
 
     def _check_restored(self) -> None:
         super()._check_restored()
-        shapes = {
-            "healthy_residual_": (2, *self.shape_),
-            "guide_": (3, *self.shape_),
-            "scales_": (2,),
-        }
+        shapes: dict[str, Any] = {"healthy_residual_": (2, *self.shape_), "scales_": (2,)}
+        shapes["guide_"] = (3, *self.shape_)
         self._check_shapes({name: shapes[name] for name in self._array_names})

@@ -467,8 +467,11 @@ def plain_record(record: Any) -> dict[str, Any]:
 
 
 def mean_over_scans(values: ArrayLike) -> tuple[float, float, float]:
-    """Compute the mean over scans with its 95 % bootstrap interval, NaN for fewer than five."""
+    """Compute the mean over scans and its 95 % bootstrap interval; NaN for few or equal values."""
     numbers = np.asarray(values, dtype=float)
+    # Draws of equal values are equal: an interval without width would be no knowledge.
+    if np.ptp(numbers) == 0:
+        return float(numbers[0]), np.nan, np.nan
     means = patient_draws(len(numbers), _N_RESAMPLES, 0)[1:] @ numbers / len(numbers)
     return float(numbers.mean()), *percentile_interval(means, len(numbers))
 

@@ -716,8 +716,13 @@ def model_in_words(path: Path, model: SeriesDetector, threshold: float | None = 
         threshold = float(getattr(detector.threshold_, "threshold_", np.nan))
         is_adjusted = model.healthy_ is not None and model.healthy_.adjusted
         origin = ", adjusted to healthy scans without a guarantee" if is_adjusted else ""
+        level = getattr(detector.threshold_, "level", None)
+        if level is not None and not is_adjusted:
+            origin = f", guaranteed for healthy scans of the site and protocol at level {level:g}"
     above = f"{threshold:.4g}" if np.isfinite(threshold) else "a threshold for each scan"
-    scans = counted(model.n_scans_, "synthetic scan" if model.synthetic_ else "healthy scan")
+    scans = counted(model.n_scans_, "healthy scan")
+    if model.synthetic_:
+        scans = f"{counted(model.n_scans_, 'synthetic scan')}: its accuracy in people is unknown"
     return (
         f"marked by the model {path.name} ({names.get(title, title)}, trained on {scans}) at "
         f"scores above {above}{origin} (settings.json holds its SHA-256, named model)"

@@ -248,7 +248,7 @@ def test_a_scan_of_few_voxels_is_written_and_not_judged_as_a_whole(output_of, ca
     assert rows["notes"].str.contains("fluid counts here").all()
     assert rows["n_lesions_healthy"].isna().all()
     view = (tmp_path / "found" / "synthetic-glioma-001" / "view.html").read_text(encoding="utf-8")
-    for text in (small[1:], "arked by the model model.dmrifit (aligned, trained on 8 synthetic scans) at scores above"):
+    for text in (small[1:], "arked by the model model.dmrifit (aligned, trained on 8 synthetic scans: its accuracy in"):
         assert text in view
     # Notes on scans are told once with their number.
     content = {"name": "a", "n_lesions": 0, "share_above": 0.01, "differs": None, "notes": ["not judged", "lost"]}

@@ -19,7 +19,7 @@ from anomaly.detectors.thresholds import (
     open_map,
 )
 from anomaly.scans.cases import write_cases
-from anomaly.scans.series import SeriesDetector, SeriesFiles, read_series
+from anomaly.scans.series import SeriesDetector, SeriesFiles, model_in_words, read_series
 from anomaly.simulate.persons import simulate_dmri
 from dmrifit.model_files.model_file import load_model, save_model
 
@@ -280,6 +280,7 @@ def test_a_guarantee_says_where_it_does_not_hold(healthy, sick):
     model = SeriesDetector(half).fit(healthy)
     for opening in (3, 5):
         assert model.detect(sick[0], opening=opening).no_guarantee == ""
+    assert "guaranteed for healthy scans of the site and protocol at level 0.75" in model_in_words(sick[0].image, model)
     bare = replace(sick[0], tissue=None)
     assert model.detect(sick[0], opening=2).no_guarantee == "opening 2, it holds from 3 on"
     assert model.detect(sick[0], threshold=3.0).no_guarantee == "another threshold than the model's"
