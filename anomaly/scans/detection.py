@@ -229,7 +229,8 @@ class TrainingScans:
 
     def excludes_fluid_unlike(self, notes: Mapping[str, Any]) -> bool:
         """Tell whether fluid was left out of all these scans, and counts in a scan with notes."""
-        return notes["tissue"] == "none" and "none" not in self.steps["tissue"]
+        has_none = notes["tissue"] == "none" or bool(notes.get("one_tissue"))
+        return has_none and "none" not in self.steps["tissue"]
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> TrainingScans:

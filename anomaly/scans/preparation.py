@@ -40,6 +40,7 @@ _TINY = 0.02  # of the median at b = 0 in the brain, up to which voxels are left
 _SPACINGS = (0.5, 20.0)  # mm
 _SHELL_WIDTH = 0.05  # of a b-value, by which others may differ on the same shell
 _TOO_MANY_ABOVE = 0.1  # of the signals in the brain where that at b = 0 is high
+_WHOLE = 0.8  # of a brain; a tissue map that has more of it as a single tissue is a brain mask
 _DIRECTION_MODES = ("acquired", "needed", "resampled", "powder")
 _CENTERS = ("grid", "brain")
 #: Where the brain and the tissues come from, for the notes; None stands for an image.
@@ -358,8 +359,11 @@ def prepare_scan(
             "would be scored; check that it belongs to this scan, and what its numbers stand for"
         )
     one_tissue = ""
-    if "tissue" in given and len(numbers := np.setdiff1d(maps["tissue"], 0)) == 1:
-        one_tissue = _ONE_TISSUE.format(TISSUES[int(numbers[0])])
+    if "tissue" in given:
+        labels = maps["tissue"][maps["brain"]]
+        # A mask of white matter may be meant, and is far smaller than the brain.
+        if len(numbers := np.unique(labels[labels > 0])) == 1 and np.mean(labels > 0) > _WHOLE:
+            one_tissue = _ONE_TISSUE.format(TISSUES[int(numbers[0])])
     notes = {
         "b0_volumes": len(plain),
         "b": case.b,

@@ -300,9 +300,8 @@ def _grade_and_kind(number: int, settings: _Settings) -> tuple[str, str]:
     # Grade II has none, so the others have more.
     cellular_share = settings.cellular / (1 - GRADES["II"])
     place = settings.seed.evenly(number, _EVEN["kind"], "anomaly", "kind")
-    if grade != "II" and place < cellular_share:
-        return grade, "cellular"
-    return grade, "infiltrating"
+    is_cellular = grade != "II" and place < cellular_share
+    return grade, "cellular" if is_cellular else "infiltrating"
 
 
 @dataclass(frozen=True)
