@@ -21,7 +21,7 @@ _ENDING = ".dmrifit"
 #: Panels: what an epoch of the history holds, the heading, and the label of the axis.
 _PANELS = (
     ("train_loss", "Loss in training", "loss (lower is better)"),
-    ("valid_score", "Score of held-out patients", "score (higher is better)"),
+    ("valid_score", "Score of held-out subjects", "score (higher is better)"),
 )
 
 
