@@ -46,7 +46,7 @@ for name, detector in detectors.items():
     maps[name] = list(detector.anomaly_map(*arrays(patients)))
     healthy_maps[name] = list(detector.anomaly_map(*arrays(new)))
 
-# One threshold for table, count and picture: by default each method would be judged at thresholds fitted to `new`.
+# One threshold for table, count and picture; the default rules would fit others to the scans above.
 thresholds = {name: detector.threshold_.threshold_ for name, detector in detectors.items()}
 rules = {"stored": {name: FixedThreshold(value) for name, value in thresholds.items()}}
 tables = evaluate_detectors(patients, maps, healthy=new, healthy_maps=healthy_maps, rules=rules)
