@@ -79,6 +79,7 @@ def detect_scan(
             "origin": "calibration" if healthy and healthy.adjusted else "training",
         },
         "preparation": dict(detection.scan.notes),
+        "lesion_space": _TEXTS["lesion_space"],
         **sources,
     }
     images = {_FILES[key]: image for key, image in detection.images().items()}

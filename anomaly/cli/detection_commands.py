@@ -75,13 +75,15 @@ def detect(
     Example: dmrifit-anomaly detect model.dmrifit dwi.nii.gz --mask brain.nii.gz --out found
     """
     from anomaly.cli.case_runs import RUN, count_sentence, detect_scan, inputs, scan_sentences
-    from anomaly.detectors.thresholds import opening_of
+    from anomaly.detectors.thresholds import FixedThreshold, opening_of
     from anomaly.scans.series import SeriesDetector, model_in_words
 
     if threshold is not None and calibrate is not None:
         raise ValueError("give either --threshold or --calibrate, not both")
     if opening is not None and smallest_lesion is not None:
         raise ValueError("give either --opening or --smallest-lesion, not both")
+    if threshold is not None:
+        FixedThreshold(threshold)._check_parameters()
     remedy = "is no anomaly model; dmrifit-anomaly train makes one"
     detector = trained_model(model, SeriesDetector, remedy, device)
     if smallest_lesion is not None:
@@ -109,8 +111,8 @@ def detect(
         yield from scan_sentences(contents)
         for content in contents:
             yield from (f"{content['name']}: {flag}" for flag in content["flags"])
-        if detector.synthetic_:
-            yield "the model was trained on synthetic scans: its accuracy in people is unknown"
+        # All scans of a run have one model.
+        yield contents[0]["model"]
 
     work = partial(detect_scan, model=model_in_words(model, detector, threshold))
     RUN.run(

@@ -164,7 +164,8 @@ def train(
     if rate is not None and guarantee is not None:
         raise ValueError("give either --rate or --guarantee, not both")
     rate = 0.01 if rate is None else rate
-    directions = "powder" if powder else "resampled" if resample_directions else "acquired"
+    resampled = "resampled" if resample_directions else "acquired"
+    directions = "powder" if powder else resampled
     parameters = parameters_of(set_ or {})
     # Before the scans are read, which takes minutes.
     if detector in ("dae", "recdisc"):

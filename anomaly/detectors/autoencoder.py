@@ -181,14 +181,8 @@ class DenoisingAutoencoder(Reconstructor):
                 "which cannot be normalized; give fewer widths, or a batch_size of 2 or more"
             )
         architecture = LatentMapAutoencoder if self.latent == "map" else VariationalAutoencoder
-        network = architecture(
-            self.n_channels_,
-            self.shape_,
-            tuple(self.widths),
-            self.latent_dim,
-            output=self.output,
-            dense=self.dense,
-        )
+        sizes = self.n_channels_, self.shape_, tuple(self.widths), self.latent_dim
+        network = architecture(*sizes, output=self.output, dense=self.dense)
         module: torch.nn.Module = self._leveled(network)
         return module
 
@@ -370,9 +364,6 @@ class DenoisingAutoencoder(Reconstructor):
 
     def _check_restored(self) -> None:
         super()._check_restored()
-        shapes = {
-            "healthy_residual_": (2, *self.shape_),
-            "guide_": (3, *self.shape_),
-            "scales_": (2,),
-        }
+        shapes: dict[str, Any] = {"healthy_residual_": (2, *self.shape_), "scales_": (2,)}
+        shapes["guide_"] = (3, *self.shape_)
         self._check_shapes({name: shapes[name] for name in self._array_names})

@@ -50,7 +50,8 @@ class Design:
             if values.dtype.kind in "fiu":
                 # A constant covariate has sd 0, and no column in the matrix.
                 mean, sd = float(values.mean()), float(values.std())
-                columns.append({"name": name, "mean": mean, "sd": sd})
+                ends = {"low": float(values.min()), "high": float(values.max())}
+                columns.append({"name": name, "mean": mean, "sd": sd, **ends})
             else:
                 columns.append({"name": name, "levels": sorted(set(values.tolist()))})
         return cls(columns)
@@ -105,8 +106,10 @@ class Design:
                 refuse_keys(column, {"name", "levels"}, "key of a covariate", complete=True)
                 is_valid = all(isinstance(level, str) for level in column["levels"])
             else:
-                refuse_keys(column, {"name", "mean", "sd"}, "key of a covariate", complete=True)
-                is_valid = all(isinstance(column[key], float | int) for key in ("mean", "sd"))
+                # The first files do not say the range.
+                numbers = {"mean", "sd"} | {"low", "high"} & set(column)
+                refuse_keys(column, {"name", *numbers}, "key of a covariate", complete=True)
+                is_valid = all(isinstance(column[key], float | int) for key in numbers)
             if not is_valid or not isinstance(column["name"], str):
                 raise ValueError(f"one of its covariates is {column!r}")
         return cls(columns)

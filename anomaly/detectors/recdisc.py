@@ -247,15 +247,10 @@ class RecDiscNet(Reconstructor):
     def _module(self) -> torch.nn.Module:
         from anomaly.networks.architectures import ReconstructionDiscrimination
 
-        network = ReconstructionDiscrimination(
-            self.n_channels_,
-            self.reconstruction_width,
-            self.discrimination_width,
-            self.levels,
-            output=self.output,
-            stem=self.stem,
-            convolutions=self.convolutions,
-        )
+        widths = self.reconstruction_width, self.discrimination_width
+        options: dict[str, Any] = {"output": self.output, "stem": self.stem}
+        options["convolutions"] = self.convolutions
+        network = ReconstructionDiscrimination(self.n_channels_, *widths, self.levels, **options)
         module: torch.nn.Module = self._leveled(network)
         return module
 
@@ -268,9 +263,8 @@ class RecDiscNet(Reconstructor):
         return np.asarray(target, dtype=bool)
 
     def _ellipsoids(self) -> Ellipsoids:
-        return Ellipsoids(
-            **{option.name: getattr(self, option.name) for option in fields(Ellipsoids)}
-        )
+        options = {field.name: getattr(self, field.name) for field in fields(Ellipsoids)}
+        return Ellipsoids(**options)
 
     def _sample(
         self, scan: NDArray[np.float32], mask: NDArray[np.bool_], rng: np.random.Generator

@@ -158,12 +158,9 @@ class PCADetector(AnomalyDetector):
     def _check_restored(self) -> None:
         n_known = int(self.known_.sum())
         n_components = len(self.explained_variance_)
-        shapes = {
-            "known_": self.shape_,
-            "mean_": (n_known, self.n_channels_),
-            "components_": (n_components, n_known, self.n_channels_),
-            "explained_variance_": (n_components,),
-        }
+        size = n_known, self.n_channels_
+        shapes: dict[str, Any] = {"known_": self.shape_, "mean_": size}
+        shapes |= {"components_": (n_components, *size), "explained_variance_": (n_components,)}
         self._check_shapes(shapes)
         if self.known_.dtype != bool:
             raise ValueError(f"its array known_ is of type {self.known_.dtype}, not bool")

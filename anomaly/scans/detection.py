@@ -36,7 +36,7 @@ _STEPS = {
     "directions_resampled": "resampling of directions",
 }
 #: Notes of the preparation that are sentences.
-_REMARKS = ("lost", "unused", "assumed")
+_REMARKS = ("lost", "unused", "assumed", "one_tissue")
 #: What is said of a scan that differs from healthy ones in bulk or noise.
 DIFFERENT = (
     "this scan differs from the training scans as a whole (protocol, noise, age?), and anomalies "
@@ -229,7 +229,8 @@ class TrainingScans:
 
     def excludes_fluid_unlike(self, notes: Mapping[str, Any]) -> bool:
         """Tell whether fluid was left out of all these scans, and counts in a scan with notes."""
-        return notes["tissue"] == "none" and "none" not in self.steps["tissue"]
+        has_none = notes["tissue"] == "none" or bool(notes.get("one_tissue"))
+        return has_none and "none" not in self.steps["tissue"]
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> TrainingScans:
@@ -407,7 +408,7 @@ class Detection:
     @property
     def notes(self) -> list[str]:
         """Sentences on what the preparation lost or assumed, and on what the anomalies mean."""
-        notes = [*filter(None, map(self.scan.notes.get, ("learned", *_REMARKS)))]
+        notes = [*filter(None, map(self.scan.notes.get, ("learned", "extrapolated", *_REMARKS)))]
         if self.no_guarantee:
             notes.append(f"the guarantee of the model does not hold: {self.no_guarantee}")
         begin = "the opening by" if self.opening > 1 else "no opening: single voxels count; even"
@@ -467,8 +468,11 @@ def plain_record(record: Any) -> dict[str, Any]:
 
 
 def mean_over_scans(values: ArrayLike) -> tuple[float, float, float]:
-    """Compute the mean over scans with its 95 % bootstrap interval, NaN for fewer than five."""
+    """Compute the mean over scans and its 95 % bootstrap interval; NaN for few or equal values."""
     numbers = np.asarray(values, dtype=float)
+    # Draws of equal values are equal: an interval without width would be no knowledge.
+    if np.ptp(numbers) == 0:
+        return float(numbers[0]), np.nan, np.nan
     means = patient_draws(len(numbers), _N_RESAMPLES, 0)[1:] @ numbers / len(numbers)
     return float(numbers.mean()), *percentile_interval(means, len(numbers))
 

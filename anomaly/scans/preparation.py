@@ -40,6 +40,7 @@ _TINY = 0.02  # of the median at b = 0 in the brain, up to which voxels are left
 _SPACINGS = (0.5, 20.0)  # mm
 _SHELL_WIDTH = 0.05  # of a b-value, by which others may differ on the same shell
 _TOO_MANY_ABOVE = 0.1  # of the signals in the brain where that at b = 0 is high
+_WHOLE = 0.8  # of a brain; a tissue map that has more of it as a single tissue is a brain mask
 _DIRECTION_MODES = ("acquired", "needed", "resampled", "powder")
 _CENTERS = ("grid", "brain")
 #: Where the brain and the tissues come from, for the notes; None stands for an image.
@@ -47,6 +48,7 @@ _BRAIN_SOURCES = {True: "found", False: "all voxels with signal", None: "given"}
 _TISSUE_SOURCES = {True: "estimated", False: "none", None: "given"}
 #: What is taken for granted of a scan without directions, and how they are given.
 _ASSUMED = "its directions are unknown: those of the model's training are assumed, in their order"
+_ONE_TISSUE = "the tissue map has {} alone, no fluid; a brain mask is for --mask (column brain)"
 _BVEC = "bvec=…, --bvec; the column bvec of a table; or a file .bvec beside the image, of its name"
 
 
@@ -356,6 +358,12 @@ def prepare_scan(
             f"{series.name}: its tissue map has no white or gray matter in the brain, so nothing "
             "would be scored; check that it belongs to this scan, and what its numbers stand for"
         )
+    one_tissue = ""
+    if "tissue" in given:
+        labels = maps["tissue"][maps["brain"]]
+        # A mask of white matter may be meant, and is far smaller than the brain.
+        if len(numbers := np.unique(labels[labels > 0])) == 1 and np.mean(labels > 0) > _WHOLE:
+            one_tissue = _ONE_TISSUE.format(TISSUES[int(numbers[0])])
     notes = {
         "b0_volumes": len(plain),
         "b": case.b,
@@ -366,6 +374,7 @@ def prepare_scan(
         "lost": channels.lost,
         "unused": channels.unused,
         "assumed": channels.assumed,
+        "one_tissue": one_tissue,
         "brain": _BRAIN_SOURCES[mask if isinstance(mask, bool) else None],
         "voxels": int(brain.sum()),
         "voxels_too_dark": n_dark,
@@ -375,15 +384,9 @@ def prepare_scan(
         "shape": list(size),
         "center": center,
     }
-    return PreparedScan(
-        case,
-        channels.protocol,
-        series.grid,
-        series.affine,
-        (grid.shape, np.asarray(grid.affine, dtype=np.float64)),
-        offset,
-        notes,
-    )
+    stored_grid = series.grid, series.affine
+    working = grid.shape, np.asarray(grid.affine, dtype=np.float64)
+    return PreparedScan(case, channels.protocol, *stored_grid, working, offset, notes)
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,10 @@ _SAME_EDGE = 0.01  # of a voxel's edge
 _APART = 1.0  # voxels, beyond which two fields of view differ in position
 _KEYS = {"detector", "protocol", "shape", "edges", "origin", "n_scans", "synthetic"}
 _LATER_KEYS = {"healthy", "training"}  # that the first model files lack
+_EXTRAPOLATED = (
+    "{name} {:g} is outside the range of the training scans ({low:g} to {high:g}), so that the "
+    "expected signal is extrapolated"
+)
 _OPENING = 3  # voxels, edge of the cube of the opening in the study
 
 
@@ -381,6 +385,11 @@ class SeriesDetector(BaseEstimator):
             scan.notes["learned"] = (
                 "the model was trained or calibrated on this scan and finds less in it"
             )
+        for column in getattr(self.detector_, "design_", ()):
+            value = getattr(scan.case, column["name"])
+            # Words have no range, nor have numbers in the first model files.
+            if "low" in column and not column["low"] <= value <= column["high"]:
+                scan.notes["extrapolated"] = _EXTRAPOLATED.format(value, **column)
         if self.center == "grid" and self.detector_._one_size:
             apart = np.linalg.norm(scan.case.affine[:3, 3] - self.origin_)
             if apart > _APART * max(self.edges_):
@@ -573,15 +582,9 @@ class SeriesDetector(BaseEstimator):
         check_is_fitted(self, "detector_")
         parameters = self.get_params(deep=False)
         del parameters["detector"]
-        fitted = {
-            "detector": self.detector_,
-            "protocol": self.protocol_.to_dict(),
-            "shape": list(self.shape_),
-            "edges": list(self.edges_),
-            "origin": list(self.origin_),
-            "n_scans": self.n_scans_,
-            "synthetic": self.synthetic_,
-        }
+        fitted = {"detector": self.detector_, "protocol": self.protocol_.to_dict()}
+        fitted |= {key: list(getattr(self, f"{key}_")) for key in ("shape", "edges", "origin")}
+        fitted |= {"n_scans": self.n_scans_, "synthetic": self.synthetic_}
         for key, record in (("healthy", self.healthy_), ("training", self.training_)):
             fitted[key] = None if record is None else plain_record(record)
         return parameters, fitted, {}
@@ -713,8 +716,13 @@ def model_in_words(path: Path, model: SeriesDetector, threshold: float | None = 
         threshold = float(getattr(detector.threshold_, "threshold_", np.nan))
         is_adjusted = model.healthy_ is not None and model.healthy_.adjusted
         origin = ", adjusted to healthy scans without a guarantee" if is_adjusted else ""
+        level = getattr(detector.threshold_, "level", None)
+        if level is not None and not is_adjusted:
+            origin = f", guaranteed for healthy scans of the site and protocol at level {level:g}"
     above = f"{threshold:.4g}" if np.isfinite(threshold) else "a threshold for each scan"
-    scans = counted(model.n_scans_, "synthetic scan" if model.synthetic_ else "healthy scan")
+    scans = counted(model.n_scans_, "healthy scan")
+    if model.synthetic_:
+        scans = f"{counted(model.n_scans_, 'synthetic scan')}: its accuracy in people is unknown"
     return (
         f"marked by the model {path.name} ({names.get(title, title)}, trained on {scans}) at "
         f"scores above {above}{origin} (settings.json holds its SHA-256, named model)"

@@ -236,12 +236,8 @@ def _simulate(group: str, number: int, settings: _Settings) -> Case:
         stream = _stream(settings, group, number, "glioma")
         glioma = draw_diffusion_glioma(brain.head, grade, kind, stream)
         components = glioma.components
-        lesion = {
-            "lesion": brain.volume(glioma.lesion),
-            "followup": brain.volume(glioma.followup),
-            "grade": grade,
-            "kind": kind,
-        }
+        lesion = {key: brain.volume(getattr(glioma, key)) for key in ("lesion", "followup")}
+        lesion |= {"grade": grade, "kind": kind}
     elif group == "glioma":
         generator = GENERATORS[settings.generator]
     weighted, b0 = brain_signals(brain, settings.directions, _B, factors, components)
@@ -304,9 +300,8 @@ def _grade_and_kind(number: int, settings: _Settings) -> tuple[str, str]:
     # Grade II has none, so the others have more.
     cellular_share = settings.cellular / (1 - GRADES["II"])
     place = settings.seed.evenly(number, _EVEN["kind"], "anomaly", "kind")
-    if grade != "II" and place < cellular_share:
-        return grade, "cellular"
-    return grade, "infiltrating"
+    is_cellular = grade != "II" and place < cellular_share
+    return grade, "cellular" if is_cellular else "infiltrating"
 
 
 @dataclass(frozen=True)

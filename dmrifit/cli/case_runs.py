@@ -222,7 +222,7 @@ class CaseRun:
         jobs, cluster = options.jobs, options.cluster
         results = run_tasks(attempt, tasks, jobs=jobs, cluster=cluster, line=text, unit=self.noun)
         try:
-            with resumable(f"{self.noun}s are", out, _RESUMED):
+            with resumable(f"{self.noun}s are", out, _RESUMED, pattern):
                 for i, (name, outcome) in enumerate(results):
                     if isinstance(outcome, str):
                         # Workers do not know the options of the command, whose flags it names.
@@ -245,7 +245,8 @@ class CaseRun:
                     failures.append({**row, "problem": re.sub(beginning, "", problems[name])})
             # Where all cases fail, the error that ends the run tells the first of them.
             _say_failed(failures[len(failed) + (len(failures) == len(rows)) :])
-            self.write(out, records, failures, figure=options.figure)
+            n_unfinished = len(folders) - len(records) - len(failures)
+            self.write(out, records, failures, figure=options.figure, n_unfinished=n_unfinished)
         if failures and not records:
             raise ValueError("{name}: {problem}".format(**failures[len(failed)]))
         for line in say(records):
@@ -276,6 +277,7 @@ class CaseRun:
         failures: Sequence[Mapping[str, Any]] = (),
         *,
         figure: bool,
+        n_unfinished: int = 0,
     ) -> None:
         """Write the tables of all cases, and the page with their pictures."""
         import pandas as pd
@@ -313,7 +315,11 @@ class CaseRun:
             title = f"{Path(self.record).stem} {self.noun}s".capitalize()
             page = RunPage(title, [table], [], self.note)
         failed = [pages.Table(failures, "failed {name} | problem {problem:w}")] if failures else []
-        sections = [pages.Section(f"All {self.noun}s", *page.overview, *failed)]
+        overview = [*page.overview, *failed]
+        if n_unfinished:
+            ended = f"The run ended early: {counted(n_unfinished, self.noun)} not finished"
+            overview.insert(0, f"{ended}. The same command resumes it{_RESUMED}.")
+        sections = [pages.Section(f"All {self.noun}s", *overview)]
         for table in sections[0].all(pages.Table):
             table.sortable = True
         sections += [pages.Section(name, *parts) for name, parts in page.pictures]

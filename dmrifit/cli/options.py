@@ -44,15 +44,15 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def resumable(work: str, folder: Path, how: str = "") -> Iterator[None]:
-    """Say, if interrupted, that finished work is kept in a folder and how to resume."""
+def resumable(work: str, folder: Path, how: str = "", files: str = "*") -> Iterator[None]:
+    """Say, if interrupted, that finished work, any of these files, is kept and how to resume."""
     try:
         yield
     except (KeyboardInterrupt, SystemError) as error:
         if not is_interrupt(error):
             raise
-        # Without a folder nothing was begun.
-        if folder.is_dir():
+        # Without a file nothing was finished.
+        if any(folder.rglob(files)):
             say(f"finished {work} kept in {folder}; the same command{how} resumes there")
         raise KeyboardInterrupt from error
 

@@ -21,7 +21,7 @@ _ENDING = ".dmrifit"
 #: Panels: what an epoch of the history holds, the heading, and the label of the axis.
 _PANELS = (
     ("train_loss", "Loss in training", "loss (lower is better)"),
-    ("valid_score", "Score of held-out patients", "score (higher is better)"),
+    ("valid_score", "Score of held-out subjects", "score (higher is better)"),
 )
 
 
@@ -48,7 +48,7 @@ class TrainingFiles:
         The default folder for checkpoints is removed once everything is written.
         """
         folder = self.checkpoint or self.out.with_name(f".{self.out.name}.training")
-        with resumable("epochs are", folder):
+        with resumable("epochs are", folder, files="state.safetensors"):
             yield {"checkpoint": str(folder), "after_epoch": self.draw_curve, "verbose": True}
         # Not after an exception, because the same command resumes from it.
         if self.checkpoint is None:

@@ -136,7 +136,7 @@ def test_anomalies_are_found_in_patients_and_not_in_healthy_persons(run_example)
     pytest.importorskip("torch")
     names, printed = run_example("find_anomalies")
     assert "synthetic scans: no clinical result" in printed
-    summary = names["tables"]["summary"].query("part == 'all' and rule == 'healthy rate'").set_index("method")
+    summary = names["tables"]["summary"].query("part == 'all' and rule == 'stored'").set_index("method")
     assert summary.loc["z", "auc"] > 0.7
     assert names["empty"] >= 2
 

@@ -57,7 +57,10 @@ def test_a_scan_is_looked_at_anew_when_its_file_or_what_is_known_of_the_patient_
     stamp = (tmp_path / "found" / "synthetic-glioma-002" / "map.nii.gz").stat().st_mtime_ns
     detect(made / "aging.dmrifit", [cases / TABLE], run=tables(tmp_path / "found"))
     assert not np.array_equal(_map(tmp_path / "found"), first)
-    assert pd.read_csv(tmp_path / "found" / "detections.tsv", sep="\t")["patient"][0] == "somebody"
+    rows = pd.read_csv(tmp_path / "found" / "detections.tsv", sep="\t")
+    assert rows["patient"][0] == "somebody"
+    # Of the two, one is older than all healthy persons.
+    assert rows["notes"].str.contains(r"age 95 is outside the range of the training scans \(\d").tolist() == [True, False]
     assert (tmp_path / "found" / "synthetic-glioma-002" / "map.nii.gz").stat().st_mtime_ns == stamp
     second, path = _map(tmp_path / "found"), read_series(cases / TABLE)[0].image
     image = nib.load(path)
@@ -90,8 +93,8 @@ def test_each_scan_has_a_page_to_move_through_that_starts_at_the_threshold(made,
 
 
 def test_a_replaced_run_that_was_interrupted_takes_nothing_of_the_one_before(made, tmp_path, monkeypatch):
-    out = tmp_path / "found"
-    table = [made / "lesions" / TABLE]
+    pytest.importorskip("jinja2")
+    out, table = tmp_path / "found", [made / "lesions" / TABLE]
     detect(made / "aging.dmrifit", table, run=tables(out))
     before = _map(out, 2)
     (out / "index.html").write_text("of the run before")
@@ -103,11 +106,13 @@ def test_a_replaced_run_that_was_interrupted_takes_nothing_of_the_one_before(mad
         return own(self, series, **options)
 
     monkeypatch.setattr(SeriesDetector, "detect", stops)
-    with pytest.raises(KeyboardInterrupt):
-        detect(made / "low.dmrifit", table, run=tables(out, overwrite=True))
-    # What was finished can be looked at, and nothing of the run before is beside it.
-    assert len(pd.read_csv(out / "detections.tsv", sep="\t")) == 1
-    assert not (out / "index.html").exists()
+    for figure in (True, False):
+        with pytest.raises(KeyboardInterrupt):
+            detect(made / "low.dmrifit", table, run=RunOptions(out, figure=figure, overwrite=True))
+        # What was finished can be looked at, and nothing of the run before is beside it.
+        assert len(pd.read_csv(out / "detections.tsv", sep="\t")) == 1
+        pages = [path.read_text(encoding="utf-8") for path in out.glob("index.html")]
+        assert ["The run ended early: 1 scan not finished." in page for page in pages] == [True] * figure
     monkeypatch.undo()
     detect(made / "low.dmrifit", table, run=tables(out))
     assert not np.array_equal(_map(out, 2), before)

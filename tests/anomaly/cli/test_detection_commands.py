@@ -248,7 +248,7 @@ def test_a_scan_of_few_voxels_is_written_and_not_judged_as_a_whole(output_of, ca
     assert rows["notes"].str.contains("fluid counts here").all()
     assert rows["n_lesions_healthy"].isna().all()
     view = (tmp_path / "found" / "synthetic-glioma-001" / "view.html").read_text(encoding="utf-8")
-    for text in (small[1:], "arked by the model model.dmrifit (aligned, trained on 8 synthetic scans) at scores above"):
+    for text in (small[1:], "arked by the model model.dmrifit (aligned, trained on 8 synthetic scans: its accuracy in"):
         assert text in view
     # Notes on scans are told once with their number.
     content = {"name": "a", "n_lesions": 0, "share_above": 0.01, "differs": None, "notes": ["not judged", "lost"]}
@@ -268,6 +268,8 @@ def test_options_reach_the_detector(detect_calls):
     assert options["opening"] == opening_of(2.0, detector.edges_)
     with pytest.raises(ValueError, match="either --opening or --smallest-lesion, not both"):
         detect_calls(smallest_lesion=2.0, opening=2)
+    with pytest.raises(ValueError, match="the threshold must be a finite number, not nan"):
+        detect_calls(threshold=float("nan"))
 
 
 def test_a_threshold_and_an_opening_shape_the_masks(output_of, model, series, tmp_path):

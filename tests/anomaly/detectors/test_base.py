@@ -148,8 +148,7 @@ def test_a_model_file_gives_the_same_bits(fitted, world, tmp_path):
     _, _, ill, masks = world
     save_model(fitted, tmp_path / "model.dmrifit")
     loaded = load_model(tmp_path / "model.dmrifit")
-    assert type(loaded) is type(fitted)
-    assert repr(loaded) == repr(fitted)
+    assert (type(loaded), repr(loaded)) == (type(fitted), repr(fitted))
     assert loaded.anomaly_map(ill, masks[:3]).tobytes() == fitted.anomaly_map(ill, masks[:3]).tobytes()
     assert loaded.predict(ill, masks[:3]).tobytes() == fitted.predict(ill, masks[:3]).tobytes()
 

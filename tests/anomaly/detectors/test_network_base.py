@@ -43,8 +43,7 @@ def test_a_seed_and_a_model_file_give_the_same_bits_and_rule(name, network, smal
     loaded = load_model(tmp_path / "model.dmrifit")
     assert repr(loaded.get_params()) == repr(model.get_params())
     assert loaded.anomaly_map(*world).tobytes() == model.anomaly_map(*world).tobytes()
-    assert loaded.history_ == model.history_
-    assert loaded.threshold_.threshold_ == model.threshold_.threshold_
+    assert (loaded.history_, loaded.threshold_.threshold_) == (model.history_, model.threshold_.threshold_)
     np.testing.assert_array_equal(loaded.predict(*world), model.predict(*world))
 
 

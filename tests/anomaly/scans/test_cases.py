@@ -53,9 +53,8 @@ def test_signals_are_divided_by_the_mean_at_b_0_in_their_range_and_inside_the_br
     signal[0, 0] = -0.5
     case = Case("a", signal, brain)
     assert case.signal.dtype == np.float32
-    np.testing.assert_array_equal(case.signal[0, 1], 1)
-    np.testing.assert_array_equal(case.signal[0, 0], 0)
-    np.testing.assert_array_equal(case.signal[1], 0)
+    for index, value in (((0, 1), 1), ((0, 0), 0), (1, 0)):
+        np.testing.assert_array_equal(case.signal[index], value)
     assert signal.max() == 1.5
     values = np.array([[[[80.0, 30.0, 120.0, 300.0, -5.0]]], [[[80.0, 30.0, 120.0, 3.0, 5.0]]]])
     signal, b0 = normalized(values, [0, 1000, 5, 990, 1010], [[[True]], [[False]]])
@@ -77,9 +76,8 @@ def test_white_and_gray_matter_are_scored_and_fluid_is_not():
     case = Case("a", np.ones((1, 1, 5, 2)) * brain[..., None], brain, tissue)
     np.testing.assert_array_equal(case.scored, [[[False, True, True, False, True]]])
     np.testing.assert_array_equal(Case("a", case.signal, brain).scored, brain)
-    assert case.healthy
-    assert Case("a", case.signal, brain, lesion=np.zeros((1, 1, 5))).healthy
-    assert not Case("a", case.signal, brain, lesion=brain).healthy
+    lesions = (None, np.zeros((1, 1, 5)), brain)
+    assert [Case("a", case.signal, brain, lesion=lesion).healthy for lesion in lesions] == [True, True, False]
 
 
 def test_rows_that_are_wrong_are_named(tmp_path):
@@ -104,7 +102,5 @@ def test_real_series_are_read(data_dir, tmp_path):
     row = "\t".join(str(folder / f"small_64D.{end}") for end in ("nii", "bval", "bvec"))
     (tmp_path / "t.tsv").write_text(f"patient\timage\tbval\tbvec\nreal\t{row}\n")
     (case,) = read_cases(tmp_path / "t.tsv")
-    assert case.signal.shape[3] == 64
-    assert case.b == 994
-    assert not case.synthetic
+    assert (case.signal.shape[3], case.b, case.synthetic) == (64, 994, False)
     assert 0.2 < case.signal[case.brain].mean() < 0.7

@@ -335,10 +335,13 @@ def test_tissues_of_synthetic_brains_are_about_the_true_ones_and_nothing_lies_ou
 
 def test_numbers_of_tissues_of_other_programs_become_those_of_this_one(head):
     labels = np.array([0, 1, 2, 3, 9])[:, None, None]
-    found = relabel_tissue(labels, {1: 3, 2: 2, 3: 1})
-    np.testing.assert_array_equal(found.ravel(), [0, 3, 2, 1, 0])
+    np.testing.assert_array_equal(relabel_tissue(labels, {1: 3, 2: 2, 3: 1}).ravel(), [0, 3, 2, 1, 0])
     np.testing.assert_array_equal(relabel_tissue(np.array([0, 1.0, 2.0000001, np.nan])), [0, 1, 2, 0])
     numbers = {7: 1, 5: 2, 9: 3, 2: 4}
     others = np.select([head.tissue == own for own in numbers.values()], list(numbers), 0).astype(np.uint8)
-    tissue = head.prepare(tissue=head.stored(others), tissue_numbers=numbers).case.tissue
-    np.testing.assert_array_equal(tissue, head.tissue)
+    scan = head.prepare(tissue=head.stored(others), tissue_numbers=numbers)
+    np.testing.assert_array_equal(scan.case.tissue, head.tissue)
+    # A brain mask in place of a tissue map is told, and a mask of white matter is none.
+    masks = (head.tissue == 1, head.brain)
+    white, whole = (head.prepare(tissue=head.stored(mask)).notes["one_tissue"] for mask in masks)
+    assert [scan.notes["one_tissue"], white, whole[:41]] == ["", "", "the tissue map has white matter alone, no"]

@@ -19,7 +19,7 @@ from anomaly.detectors.thresholds import (
     open_map,
 )
 from anomaly.scans.cases import write_cases
-from anomaly.scans.series import SeriesDetector, SeriesFiles, read_series
+from anomaly.scans.series import SeriesDetector, SeriesFiles, model_in_words, read_series
 from anomaly.simulate.persons import simulate_dmri
 from dmrifit.model_files.model_file import load_model, save_model
 
@@ -276,14 +276,16 @@ def test_a_guarantee_needs_scans_that_were_not_learned_from(healthy):
 
 
 def test_a_guarantee_says_where_it_does_not_hold(healthy, sick):
-    half = VoxelwiseGaussian(threshold=HealthyScanThreshold(0.75), calibration=0.5)
-    model = SeriesDetector(half).fit(healthy)
+    model = SeriesDetector(VoxelwiseGaussian(threshold=HealthyScanThreshold(0.75), calibration=0.5)).fit(healthy)
     for opening in (3, 5):
         assert model.detect(sick[0], opening=opening).no_guarantee == ""
+    assert "guaranteed for healthy scans of the site and protocol at level 0.75" in model_in_words(sick[0].image, model)
     bare = replace(sick[0], tissue=None)
     assert model.detect(sick[0], opening=2).no_guarantee == "opening 2, it holds from 3 on"
     assert model.detect(sick[0], threshold=3.0).no_guarantee == "another threshold than the model's"
     assert model.detect(bare).no_guarantee == "tissue map: none (calibration scans: given)"
+    # A brain mask given as a tissue map leaves no fluid out either.
+    assert [model.detect(replace(sick[0], tissue=mask)).counts_fluid for mask in (None, sick[0].brain)] == [True, True]
     # A guarantee of voxels holds for any opening; a model file of before says nothing of tissue maps.
     model.detector_.threshold_.counted, model.training_ = "voxels", None
     assert model.detect(bare, opening=2).no_guarantee == ""
@@ -363,8 +365,7 @@ def test_a_calibration_adjusts_the_threshold_to_another_site(tmp_path, healthy, 
 
 def test_a_calibration_takes_healthy_scans_of_several_subjects(healthy, sick, other_site):
     model = SeriesDetector(VoxelwiseGaussian(calibration=2)).fit(healthy[:4])
-    half = VoxelwiseGaussian(threshold=HealthyScanThreshold(0.75), calibration=0.5)
-    guaranteed = SeriesDetector(half).fit(healthy)
+    guaranteed = SeriesDetector(VoxelwiseGaussian(threshold=HealthyScanThreshold(0.75), calibration=0.5)).fit(healthy)
     fixed = SeriesDetector(VoxelwiseGaussian(threshold=FixedThreshold(2.0), calibration=2)).fit(healthy[:4])
     known = "the model was trained on this scan or patient"
     for detector, scans, message in (
