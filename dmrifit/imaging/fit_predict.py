@@ -866,7 +866,8 @@ def _estimated_noise(
             raise
         notes.warn(f"{error}; {_WITHOUT_NOISE}")
         return None
-    notes.warn(describe_noise_levels([level, *noise_levels(series, mask=region)])[1])
+    if differs := describe_noise_levels([level, *noise_levels(series, mask=region)])[1]:
+        notes.warn(f"{differs}; the fit uses {level}")
     return level
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -112,6 +113,7 @@ def import_dicom(
             f"{folder} holds {len(patients)} patients, and --subject names one; leave it out to "
             "number them, or name the folder of one"
         )
+    output = ""
     with tempfile.TemporaryDirectory() as converted:
         if any(item.is_image for item in series.values()):
             try:
@@ -123,10 +125,15 @@ def import_dicom(
             # Names of files are those of series, without names of persons. The exit code tells of
             # any file that is left out; what was converted is looked at instead.
             options = ["-b", "y", "-ba", "y", "-z", "i", "-d", "9", "-f", "%j_", "-o", converted]
-            subprocess.run([program, *options, str(folder)], capture_output=True, check=False)
+            command = [program, *options, str(folder)]
+            run = subprocess.run(command, capture_output=True, check=False, errors="replace")
+            output = run.stdout
         for uid, item in series.items():
             item.images = sorted(Path(converted).glob(f"{uid}_*.nii.gz"))
             _judge(item)
+        complaints = list(dict.fromkeys(re.findall("(?:Error|Warning): (.+)", output)))
+        if complaints and any(item.is_image and not item.images for item in series.values()):
+            warnings.warn(f"dcm2niix: {'; '.join(complaints[-3:])}", UserWarning, stacklevel=2)
         usable = [item for item in series.values() if not item.refusal]
         if not usable:
             reasons = "; ".join(
