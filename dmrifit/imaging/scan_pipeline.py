@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_words
-from dmrifit._utils.counts import first_few
+from dmrifit._utils.counts import first_few, size_text
 from dmrifit._utils.progress import step_bar
 from dmrifit.cohort.scaling import reference_columns
 from dmrifit.engine.noise_choice import NoiseLevel, above_air
@@ -156,6 +156,11 @@ def preprocess_image(
     import_optional("dipy")
     series = Series.open(image)
     series.check_count(protocol)
+    if "motion" in ordered_steps and min(series.grid) < 4:
+        raise ValueError(
+            "motion correction needs at least 4 voxels along each axis; the image has "
+            f"{size_text(series.grid)}: leave this step out (--steps denoise,gibbs)"
+        )
     files = _files(series, protocol)
     file_sets = output_files(out, files.values(), overwrite=overwrite, inputs=(image, mask))
     bar = partial(step_bar, unit="volume", leave=False, show=progress)
