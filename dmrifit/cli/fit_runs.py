@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from dmrifit.engine.protocol import Protocol
 
 _TABLE, _COLUMNS = "fits.tsv", "fits.json"
-_VERSION = 4  # of what a record holds; scans of another one are fitted again
+_VERSION = 5  # of what a record holds; scans of another one are fitted again
 _PAGE = "index.html"
 _NAMES = ("name", "subject", "visit")  # of a scan
 _FEWEST_COMPARED = 5  # scans of a model, below which none is told to differ from the others
@@ -183,6 +183,7 @@ def fit_one(
         **{key: getattr(scan, key) for key in _NAMES},
         "synthetic": False,
         "model": model,
+        "threshold": description["Settings"].get("Threshold"),
         "sidecar": _sidecar(scan, model),
         "voxels": n_voxels,
         "fitted": n_voxels - voxels["not fitted"],
@@ -346,9 +347,8 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
     lines = []
     doubts = [record["in_doubt"] for record in records.values()]
     names = sorted(units, key=lambda name: sum(doubt.get(name, 1.0) for doubt in doubts))
-    models = [record["model"] for record in records.values()]
-    unusual = _unusual([*map(_figures, records.values())], models)
-    for record, (distance, measure) in zip(records.values(), unusual, strict=True):
+    outliers = _outliers([*records.values()])
+    for record, (distance, words) in zip(records.values(), outliers, strict=True):
         page = record["sidecar"].replace("dwimap.json", "quicklook.html")
         cells: dict[str, Any] = {"": "", "scan": record["name"]}
         if record["thumbnails"] and (out / page).is_file():
@@ -356,10 +356,6 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
             name, png = next(filter(None, map(record["thumbnails"].get, names)))
             picture = Picture(base64.b64decode(png), f"A slice of {name}", name, width=_THUMBNAIL)
             cells = {"": picture, "scan": Link(page, record["name"])}
-        words = ""
-        if abs(distance) > _UNUSUAL:
-            side = f"{'above' if distance > 0 else 'below'} the median of {record['model']} scans"
-            words = f"{measure}: {side}, {abs(distance):.1f} times the usual distance from it"
         cells |= {"differs from the others": words, **{k: record[k] for k in ("model", "voxels")}}
         cells["fitted"] = percent(record["fitted"] / max(record["voxels"], 1))
         cells["air"] = percent(record["air"])
@@ -381,7 +377,7 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
         refit: Any = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in options)
         if refitted := _refits(out / record["sidecar"], "quicklook.html"):
             refit = Link(refitted[0].relative_to(out).as_posix(), refit or "refitted")
-        order = -abs(distance) if words else 0.0, -max(record["in_doubt"].values(), default=0.0)
+        order = -distance, -max(record["in_doubt"].values(), default=0.0)
         cells |= {"refit with": refit, "notes": notes if notes else "none"}
         lines.append((order, cells))
     # Sentences that no scan needs would push the notes out of sight.
@@ -391,13 +387,22 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
     numbers = range(header.index("voxels"), header.index("notes"))
     sentences = [header.index(key) for key in _SENTENCES if key in header]
     table = Table(rows, header, numbers=numbers, words=sentences)
-    return RunPage("Fits", [Note(_TEXTS["columns"]), *_models_differ(records.values()), table], [])
+    return RunPage("Fits", [Note(_TEXTS["columns"]), *_differences(records.values()), table], [])
 
 
-def _models_differ(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    models = sorted({record["model"] for record in records})
-    text = f"models differ between scans ({', '.join(models)}): --model names one for all"
-    return [text] if len(models) > 1 else []
+def _differences(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Say which models, and first steps of IVIM, make values of scans hard to compare."""
+    thresholds_of: dict[str, list[float]] = {}
+    for record in sorted(records, key=lambda record: record["model"]):
+        # A fit in one step has no threshold.
+        thresholds_of.setdefault(record["model"], []).append(record["threshold"] or 0.0)
+    if len(thresholds_of) > 1:
+        yield _TEXTS("models_differ", models=", ".join(thresholds_of))
+    for model, thresholds in thresholds_of.items():
+        steps = [f"b ≥ {x:g} s/mm²" if x else "all at once" for x in np.unique(thresholds)]
+        if len(steps) > 1:
+            highest = max(thresholds)
+            yield _TEXTS("thresholds_differ", model=model, steps=", ".join(steps), highest=highest)
 
 
 def _figures(record: Mapping[str, Any]) -> dict[str, float]:
@@ -409,6 +414,18 @@ def _figures(record: Mapping[str, Any]) -> dict[str, float]:
         if record["units"][name] != AMPLITUDE_UNIT:
             figures[f"median of {name}"] = median
     return figures
+
+
+def _outliers(records: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
+    """Say of each scan what differs from the others, and by how much; 0 and nothing of most."""
+    models = [record["model"] for record in records]
+    outliers = []
+    unusual = _unusual([*map(_figures, records)], models)
+    for model, (distance, measure) in zip(models, unusual, strict=True):
+        side = f"{'above' if distance > 0 else 'below'} the median of {model} scans"
+        words = f"{measure}: {side}, {abs(distance):.1f} times the usual distance from it"
+        outliers.append((abs(distance), words) if abs(distance) > _UNUSUAL else (0.0, ""))
+    return outliers
 
 
 def _unusual(figures: Sequence[Mapping[str, float]], models: list[str]) -> list[tuple[float, str]]:
@@ -442,7 +459,10 @@ def _result_lines(
             sidecar = out / record["sidecar"]
             if line := refit_line(context, record["remedies"], sidecar, **inputs):
                 yield f"{record['name']}: to refit: {line}"
-    yield from _models_differ(records)
+    for record, (_, words) in zip(records, _outliers(records), strict=True):
+        if words:
+            yield f"{record['name']} differs from the others: {words}"
+    yield from _differences(records)
     yield f"table: {out / _TABLE}"
     if can_draw():
         yield f"page: {out / _PAGE}"
