@@ -110,6 +110,14 @@ def roi_table(
         If there is no map, a label is not a whole number, no voxel has a label, or grids differ.
     FileNotFoundError
         If a file does not exist.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> adc = np.array([[[0.9, 1.1], [1.4, 1.6]]])
+    >>> table = roi_table({"ADC": adc}, np.array([[[1, 1], [2, 2]]]), units={"ADC": "µm²/ms"})
+    >>> table["median"].tolist()
+    [1.0, 1.5]
     """
     import pandas as pd
     from scipy.stats import quantile_test

@@ -137,7 +137,7 @@ def _missing(block):
 @pytest.mark.parametrize(
     ("change", "affine", "message"),
     [
-        (None, None, r"5 × 4 × 12 × 4\) does not say where its voxels lie: give affine= .fit_image and predict_image."),
+        (None, None, r"5 × 4 × 12 × 4\) does not say where its voxels lie: give affine= .fit_image and predict_image, also for a mask."),
         (lambda array: nib.Nifti1Image(np.asarray(array), AFFINE), AFFINE, "the image brings its own affine; leave out"),
         (lambda array: array.astype("complex64"), AFFINE, "complex64; magnitudes"),
         (
