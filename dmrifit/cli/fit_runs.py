@@ -99,10 +99,7 @@ def fit_many(
         if value not in (None, "auto", "none", "estimate") and not isinstance(value, float):
             patterns[role] = match_files(f"--{role}", str(value), scans, root)
     if out.is_dir() and any(out.samefile(image) for image in images if image.is_dir()):
-        raise ValueError(
-            f"--out {out} is the folder of the scans itself, which holds raw data; choose "
-            f"another one, such as {out / 'derivatives' / 'dmrifit'}"
-        )
+        raise ValueError(_TEXTS("raw_data", out=out, better=out / "derivatives" / "dmrifit"))
     # By echo time, the names of parameters are known only with the echo times of a scan.
     if options["model"] is not None and not options["by_te"]:
         # What is wrong for every scan is refused before an earlier run is replaced.
@@ -149,10 +146,8 @@ def fit_one(
     scan, files, earlier_sidecar = case
     for role, file in files.items():
         if file is None:
-            raise ValueError(
-                f"--{role} {options[role]} matches no file of this scan; the name of its file or "
-                f"folder begins with that of the scan, as {scan.name}_{role}.nii.gz does"
-            )
+            pattern = f"--{role} {options[role]}"
+            raise ValueError(_TEXTS("no_match", pattern=pattern, name=f"{scan.name}_{role}"))
         options = {**options, role: str(file)}
     # Before the fit, during which the files could change.
     te = options["te"]

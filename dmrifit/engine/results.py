@@ -352,10 +352,9 @@ class FitResult:
             stride = max(1, len(self) // GAIN_VOXELS)
             signals, protocol = self.inputs.signals[::stride], self.inputs.protocol
             step = find_gain_step(signals, protocol)
-            if step is not None:
-                advice.append(f"{step.description}.")
-            if doubt := relative_doubt(signals, protocol, self.model):
-                advice.append(f"{doubt}.")
+            doubts = [step.description] if step else []
+            doubts.append(relative_doubt(signals, protocol, self.model))
+            advice += [f"{doubt}." for doubt in doubts if doubt]
         return [python_words(sentence) for sentence in advice]
 
     def to_dataframe(self) -> pd.DataFrame:

@@ -53,6 +53,8 @@ _DIFFUSIVITIES = {
 }
 _DIFFUSIVITIES |= dict.fromkeys(("MD", "ADC_fast", "ADC_slow"), _DIFFUSIVITIES["ADC"])
 
+_SENTENCES = read_table("sentences")["regions"]
+
 Volume: TypeAlias = Any  # a path, a Nifti1Image or an array
 
 #: Endings of the names of maps that have no row in the table: codes, and maps about other maps.
@@ -359,9 +361,9 @@ def named_maps(
             hint = f"{name}=um2/ms for values near 1, mm2/s near 0.001, 10-6mm2/s near 1000"
             warnings.warn(f"no unit is given for {name} (--unit {hint})", stacklevel=3)
         elif plain_unit(unit) not in DIFFUSIVITY_FACTORS:
+            units_text = ", ".join(DIFFUSIVITY_FACTORS)
             raise ValueError(
-                f"{name} has the unit {unit} (--unit, or the column unit), which is not a unit "
-                f"of diffusivity; choose from {', '.join(DIFFUSIVITY_FACTORS)}"
+                _SENTENCES["wrong_unit"].format(name=name, unit=unit, units=units_text)
             )
     written = {name: _WRITTEN_UNITS.get(plain_unit(x), x) for name, x in (units or {}).items()}
     paths = list(files.values())
@@ -386,11 +388,9 @@ def _check_units(table: pd.DataFrame, fit: FittedMaps) -> None:
                 check_values(_DIFFUSIVITIES[name], name, factor * medians)
                 possible.append(other)
         if plain_unit(unit) not in possible:
-            raise ValueError(
-                f"{fit.maps[name]}: the median of {name} as given, {np.median(medians):.3g}, "
-                f"cannot be in {unit}; use --unit {name}={(possible or ['um2/ms'])[0]}, or the "
-                "column unit, if that is its unit"
-            )
+            values = {"name": name, "median": np.median(medians), "unit": unit}
+            text = _SENTENCES["impossible"].format(**values, better=(possible or ["um2/ms"])[0])
+            raise ValueError(f"{fit.maps[name]}: {text}")
 
 
 def find_fits(folder: str | Path) -> list[FittedMaps]:
@@ -485,10 +485,7 @@ def summarize_fits(
     scans: list[tuple[dict[str, str], FittedMaps, Path]]
     if maps:
         if sources or len(labels) != 1:
-            raise ValueError(
-                "maps of another program (--map) need one label image (--labels) and no folder; "
-                "name those of several scans in a table with the columns map, file and unit"
-            )
+            raise ValueError(_SENTENCES["one_label_image"])
         scans = [({}, named_maps(maps, units), Path(labels[0]))]
     else:
         # All files are located before the first is read, so that a missing one is reported early.
@@ -531,10 +528,7 @@ def _named_scans(
             return _read_maps(tables[0], labels)
         rows = _read_folders(tables[0])
         in_table = f" in {tables[0]}"
-        remedy += (
-            "; or name the label image of each, relative to the table, in a column labels, which "
-            "dmrifit fit does not write"
-        )
+        remedy += _SENTENCES["label_column"]
     if any(image is None for _, _, image in rows) and len(labels) not in (1, len(rows)):
         raise ValueError(
             f"{counted(len(labels), 'label image')} for {counted(len(rows), 'folder')} of maps"
@@ -569,10 +563,7 @@ def _read_maps(
         key = tuple(row.get(column, "") for column in ("subject", "visit", "labels"))
         _, maps, units = scans.setdefault(key, (where, {}, {}))
         if row["map"] in maps:
-            raise ValueError(
-                f"{where}: map {row['map']} of this scan stands in an earlier row; tell scans "
-                "apart by the columns subject and visit"
-            )
+            raise ValueError(f"{where}: {_SENTENCES['same_map'].format(name=row['map'])}")
         maps[row["map"]] = named_file(table.parent, row["file"], f"{where}: file")
         units[row["map"]] = row.get("unit", "")
     named = []
@@ -622,10 +613,7 @@ def _read_folders(table: Path) -> list[tuple[dict[str, str], Path, Path | None]]
             )
         first_line = first_lines.setdefault((row["maps"], labels), line)
         if first_line != line:
-            raise ValueError(
-                f"{where}: maps and labels are those of row {first_line}, and would count twice; "
-                "remove one of the rows"
-            )
+            raise ValueError(f"{where}: {_SENTENCES['same_maps'].format(row=first_line)}")
         columns: dict[str, str] = {
             column: row[column] for column in ("subject", "visit") if column in row
         }

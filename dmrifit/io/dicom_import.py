@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.counts import first_few
 from dmrifit._utils.text_files import read_numbers, read_object
 from dmrifit.io.atomic_files import FileSet, write_text
 from dmrifit.io.bids_derivatives import describe_dataset
@@ -113,7 +114,7 @@ def import_dicom(
             f"{folder} holds {len(patients)} patients, and --subject names one; leave it out to "
             "number them, or name the folder of one"
         )
-    output = ""
+    complaints: list[str] = []
     with tempfile.TemporaryDirectory() as converted:
         if any(item.is_image for item in series.values()):
             try:
@@ -127,13 +128,12 @@ def import_dicom(
             options = ["-b", "y", "-ba", "y", "-z", "i", "-d", "9", "-f", "%j_", "-o", converted]
             command = [program, *options, str(folder)]
             run = subprocess.run(command, capture_output=True, check=False, errors="replace")
-            output = run.stdout
+            complaints = list(dict.fromkeys(re.findall("(?:Error|Warning): (.+)", run.stdout)))
         for uid, item in series.items():
             item.images = sorted(Path(converted).glob(f"{uid}_*.nii.gz"))
             _judge(item)
-        complaints = list(dict.fromkeys(re.findall("(?:Error|Warning): (.+)", output)))
         if complaints and any(item.is_image and not item.images for item in series.values()):
-            warnings.warn(f"dcm2niix: {'; '.join(complaints[-3:])}", UserWarning, stacklevel=2)
+            warnings.warn(f"dcm2niix: {first_few(complaints)}", UserWarning, stacklevel=2)
         usable = [item for item in series.values() if not item.refusal]
         if not usable:
             reasons = "; ".join(
