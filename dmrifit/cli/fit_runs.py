@@ -30,6 +30,7 @@ from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.formulas.model_formula import AMPLITUDE_UNIT
 from dmrifit.engine.models import resolve_model
 from dmrifit.imaging.fit_predict import fit_image, kept_measurements
+from dmrifit.imaging.regions import steps_text
 from dmrifit.imaging.scan_info import contrast_lines
 from dmrifit.io.bids_derivatives import (
     common_stem,
@@ -387,17 +388,12 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
 
 def _differences(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Say which models, and first steps of IVIM, make values of scans hard to compare."""
-    thresholds_of: dict[str, list[float]] = {}
-    for record in sorted(records, key=lambda record: record["model"]):
-        # A fit in one step has no threshold.
-        thresholds_of.setdefault(record["model"], []).append(record["threshold"] or 0.0)
+    thresholds_of: dict[str, list[float | None]] = {}
+    for record in records:
+        thresholds_of.setdefault(record["model"], []).append(record["threshold"])
     if len(thresholds_of) > 1:
-        yield _TEXTS("models_differ", models=", ".join(thresholds_of))
-    for model, thresholds in thresholds_of.items():
-        steps = [f"b ≥ {x:g} s/mm²" if x else "all at once" for x in np.unique(thresholds)]
-        if len(steps) > 1:
-            highest = max(thresholds)
-            yield _TEXTS("thresholds_differ", model=model, steps=", ".join(steps), highest=highest)
+        yield _TEXTS("models_differ", models=", ".join(sorted(thresholds_of)))
+    yield from filter(None, [steps_text(thresholds_of.get("ivim", []))])
 
 
 def _figures(record: Mapping[str, Any]) -> dict[str, float]:

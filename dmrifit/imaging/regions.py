@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -204,14 +204,25 @@ def roi_table(
 
 
 def doubt_lines(table: pd.DataFrame) -> list[str]:
-    """Say which medians have no interval, or one that leaves out a bias."""
+    """Say which medians have no interval, or one that leaves out a bias, or another bias."""
     is_doubted = (table[["at_low", "at_high", "doubtful"]] > MOST_DOUBTED).any(axis=1)
     totals = table["map"].value_counts()
-    is_segmented = "segmented" in set(table.get("method", ()))
-    return [
+    lines = [
         f"{name}: {n} of {counted(totals[name], 'median')} without interval: most voxels in doubt"
         for name, n in table["map"][is_doubted].value_counts(sort=False).items()
-    ] + [read_table("sentences")["scan"]["two_steps"]] * is_segmented
+    ]
+    if "segmented" in set(table.get("method", ())):
+        lines.append(read_table("sentences")["scan"]["two_steps"])
+        lines.append(steps_text(table.loc[table["model"] == "ivim", "threshold"]))
+    return list(filter(None, lines))
+
+
+def steps_text(thresholds: Iterable[float | None]) -> str:
+    """Say that first steps of IVIM differ, by their lowest b-values; an empty text if not."""
+    lowest_b = np.unique(np.nan_to_num(np.array([*thresholds], float)))
+    steps = [f"b ≥ {b:g} s/mm²" if b else "all b-values" for b in lowest_b]
+    text = _SENTENCES["steps"].format(steps=", ".join(steps), highest=max(lowest_b, default=0))
+    return text if len(steps) > 1 else ""
 
 
 def repeatability(table: pd.DataFrame) -> pd.DataFrame:
@@ -342,6 +353,7 @@ class FittedMaps:
     maps: dict[str, Path]
     units: dict[str, str]
     method: str = ""
+    threshold: float = np.nan  # lowest b-value of the first step, in s/mm²
 
 
 def named_maps(
@@ -447,7 +459,8 @@ def _read_fit(sidecar: Path) -> FittedMaps | None:
             elif key in description:
                 files[fit_map.name] = description[key]["File"]
         model = description["Model"]["Name"]
-        method = description.get("Settings", {}).get("Method", "")
+        settings = description.get("Settings", {})
+        method, threshold = settings.get("Method", ""), float(settings.get("Threshold", np.nan))
         # A sidecar from elsewhere must not make the program read other folders.
         elsewhere = [file for file in files.values() if Path(file).name != file]
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
@@ -468,7 +481,7 @@ def _read_fit(sidecar: Path) -> FittedMaps | None:
     # The name of the image precedes the entities that derivative_name added.
     entities = sidecar.stem.split("_")[:-1]
     scan = "_".join(entity for entity in entities if not entity.startswith("model-"))
-    return FittedMaps(scan, model, maps, units, method)
+    return FittedMaps(scan, model, maps, units, method, threshold)
 
 
 def summarize_fits(
@@ -502,7 +515,7 @@ def summarize_fits(
         if fit.model == FOREIGN:
             _check_units(table, fit)
         columns = {**row, "folder": str(next(iter(fit.maps.values())).parent), "scan": fit.scan}
-        columns |= {"model": fit.model, "method": fit.method}
+        columns |= {"model": fit.model, "method": fit.method, "threshold": fit.threshold}
         for position, (name, value) in enumerate(columns.items()):
             table.insert(position, name, value)
         fit_tables.append(table)
@@ -588,10 +601,8 @@ def read_label_names(path: str | Path) -> dict[int, str]:
         is_number = text.isascii() and text.removeprefix("-").isdecimal()
         if not is_number or int(text) in names:
             problem = "is listed twice" if is_number else "is not a whole number"
-            raise ValueError(
-                f"{path}, row {line}: index {text!r} {problem}; give each label one row, with its "
-                "number"
-            )
+            text = _SENTENCES["label_index"].format(index=text, problem=problem)
+            raise ValueError(f"{path}, row {line}: {text}")
         names[int(text)] = row["name"]
     return names
 
@@ -607,16 +618,12 @@ def _read_folders(table: Path) -> list[tuple[dict[str, str], Path, Path | None]]
         folder = table.parent / row["maps"]
         labels = row.get("labels", "")
         if not folder.exists():
-            raise FileNotFoundError(
-                f"{where}: no such folder of maps {row['maps']!r}; "
-                f"paths are relative to {table.parent.resolve()}"
-            )
+            place = f"paths are relative to {table.parent.resolve()}"
+            raise FileNotFoundError(f"{where}: no such folder of maps {row['maps']!r}; {place}")
         first_line = first_lines.setdefault((row["maps"], labels), line)
         if first_line != line:
             raise ValueError(f"{where}: {_SENTENCES['same_maps'].format(row=first_line)}")
-        columns: dict[str, str] = {
-            column: row[column] for column in ("subject", "visit") if column in row
-        }
+        columns = {column: row[column] for column in ("subject", "visit") if column in row}
         rows.append((columns, folder, table.parent / labels if labels else None))
     return rows
 
