@@ -64,7 +64,7 @@ def test_medians_of_two_b_values_have_an_interval_unless_most_voxels_are_in_doub
     segmented = table.assign(method="segmented", model="ivim", threshold=100.0)
     assert doubt_lines(segmented)[-1].startswith("ivim was fitted in two steps: 95 % intervals")
     segmented.loc[1:, "threshold"] = 200
-    assert "(b ≥ 100 s/mm², b ≥ 200 s/mm²)" in doubt_lines(segmented)[-1]
+    assert "(b ≥ 100 s/mm², b ≥ 200 s/mm²;" in doubt_lines(segmented)[-1]
 
 
 def test_statistics_are_those_of_pandas_over_solutions_only(values, labels):
