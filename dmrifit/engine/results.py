@@ -366,7 +366,8 @@ class FitResult:
         DataFrame of n_voxels rows
             For each parameter its value, ``<name>_se``, the ends of the 95 % interval
             ``<name>_low`` and ``<name>_high``, and ``<name>_doubt``, True where it is in doubt for
-            any of the reasons in `doubt_reasons`; then ``cost``, and ``status`` in words.
+            any of the reasons in `doubt_reasons`, ``<name>_at_low`` and ``<name>_at_high``, True
+            at a bound; then ``cost``, and ``status`` in words.
             ``attrs["units"]`` holds the units of the columns.
         """
         import pandas as pd
@@ -379,8 +380,9 @@ class FitResult:
             columns[f"{name}_se"] = self.standard_errors[:, j]
             columns[f"{name}_low"], columns[f"{name}_high"] = ends[:, j, 0], ends[:, j, 1]
             columns[f"{name}_doubt"] = self.doubt[:, j]
+            columns |= {f"{name}_at_low": self.at_low[:, j], f"{name}_at_high": self.at_high[:, j]}
             names = (name, f"{name}_se", f"{name}_low", f"{name}_high")
-            units |= dict.fromkeys(names, self.model.units[j] or "1")
+            units |= dict.fromkeys(names, self.model.parameters[j].shown_unit or "1")
         outcomes = [FitStatus(code).name.lower() for code in self.status]
         frame = pd.DataFrame({**columns, "cost": self.cost, "status": outcomes})
         frame.attrs["units"] = units
