@@ -363,10 +363,8 @@ def named_maps(
     files = {name: Path(path) for name, path in maps.items()}
     unknown = sorted(set(units or {}) - set(files))
     if unknown:
-        raise ValueError(
-            f"a unit is given to {unknown[0]}, which is not a map (--map); maps: "
-            f"{', '.join(files) or 'none'}"
-        )
+        known = ", ".join(files) or "none"
+        raise ValueError(_SENTENCES["unit_of_no_map"].format(name=unknown[0], maps=known))
     for name in _DIFFUSIVITIES.keys() & files.keys():
         unit = (units or {}).get(name, "")
         if not unit:
@@ -514,8 +512,9 @@ def summarize_fits(
         table = roi_table(fit.maps, image, names=names, units=fit.units)
         if fit.model == FOREIGN:
             _check_units(table, fit)
-        columns = {**row, "folder": str(next(iter(fit.maps.values())).parent), "scan": fit.scan}
-        columns |= {"model": fit.model, "method": fit.method, "threshold": fit.threshold}
+        folder = str(next(iter(fit.maps.values())).parent)
+        columns: dict[str, Any] = {**row, "folder": folder, "scan": fit.scan, "model": fit.model}
+        columns |= {"method": fit.method, "threshold": fit.threshold}
         for position, (name, value) in enumerate(columns.items()):
             table.insert(position, name, value)
         fit_tables.append(table)
@@ -623,7 +622,7 @@ def _read_folders(table: Path) -> list[tuple[dict[str, str], Path, Path | None]]
         first_line = first_lines.setdefault((row["maps"], labels), line)
         if first_line != line:
             raise ValueError(f"{where}: {_SENTENCES['same_maps'].format(row=first_line)}")
-        columns = {column: row[column] for column in ("subject", "visit") if column in row}
+        columns: dict[str, str] = {key: row[key] for key in ("subject", "visit") if key in row}
         rows.append((columns, folder, table.parent / labels if labels else None))
     return rows
 
