@@ -366,7 +366,7 @@ def with_options(command: Callable[..., None], shared: _Help) -> Callable[..., N
             f"{command.__qualname__}: {', '.join(unmatched)}: each parameter needs a line under "
             '"Options:", and each line there a parameter'
         )
-    readers = {member.name: _reader(member) for member in members if member.name in names}
+    readers = {member.name: _reader(member, lines) for member in members if member.name in names}
     positional = [one.name for one in parameters if one.kind is one.POSITIONAL_ONLY]
     out = next((member.annotation for member in members if member.name == "out"), None)
 
@@ -451,12 +451,12 @@ def _kind(annotation: Any) -> Any:
     return kinds[0] if type(None) in get_args(annotation) else annotation
 
 
-def _reader(parameter: inspect.Parameter) -> Callable[[Any], Any] | None:
+def _reader(parameter: inspect.Parameter, lines: _Help) -> Callable[[Any], Any] | None:
     """Give the function that reads the text of a value; None where typer reads it."""
     kind, flag = _kind(parameter.annotation), _flag(parameter.name)
     if get_origin(kind) is dict:
-        read = get_args(kind)[1]
-        return lambda texts: {name: read(text) for name, text in pairs(flag, texts).items()}
+        read, form = get_args(kind)[1], lines[parameter.name][1]
+        return lambda texts: {name: read(text) for name, text in pairs(flag, texts, form).items()}
     if get_origin(kind) is not tuple:
         return None
     number, *others = get_args(kind)

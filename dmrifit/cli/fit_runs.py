@@ -30,6 +30,7 @@ from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.formulas.model_formula import AMPLITUDE_UNIT
 from dmrifit.engine.models import resolve_model
 from dmrifit.imaging.fit_predict import fit_image, kept_measurements
+from dmrifit.imaging.regions import steps_text
 from dmrifit.imaging.scan_info import contrast_lines
 from dmrifit.io.bids_derivatives import (
     common_stem,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from dmrifit.engine.protocol import Protocol
 
 _TABLE, _COLUMNS = "fits.tsv", "fits.json"
-_VERSION = 4  # of what a record holds; scans of another one are fitted again
+_VERSION = 5  # of what a record holds; scans of another one are fitted again
 _PAGE = "index.html"
 _NAMES = ("name", "subject", "visit")  # of a scan
 _FEWEST_COMPARED = 5  # scans of a model, below which none is told to differ from the others
@@ -99,8 +100,7 @@ def fit_many(
         if value not in (None, "auto", "none", "estimate") and not isinstance(value, float):
             patterns[role] = match_files(f"--{role}", str(value), scans, root)
     if out.is_dir() and any(out.samefile(image) for image in images if image.is_dir()):
-        other = out / "derivatives" / "dmrifit"
-        raise ValueError(_TEXTS("out_is_input", out=out, other=other))
+        raise ValueError(_TEXTS("raw_data", out=out, better=out / "derivatives" / "dmrifit"))
     # By echo time, the names of parameters are known only with the echo times of a scan.
     if options["model"] is not None and not options["by_te"]:
         # What is wrong for every scan is refused before an earlier run is replaced.
@@ -147,8 +147,8 @@ def fit_one(
     scan, files, earlier_sidecar = case
     for role, file in files.items():
         if file is None:
-            pattern = options[role]
-            raise ValueError(_TEXTS("no_file", role=role, pattern=pattern, scan=scan.name))
+            pattern = f"--{role} {options[role]}"
+            raise ValueError(_TEXTS("no_match", pattern=pattern, name=f"{scan.name}_{role}"))
         options = {**options, role: str(file)}
     # Before the fit, during which the files could change.
     te = options["te"]
@@ -179,6 +179,7 @@ def fit_one(
         **{key: getattr(scan, key) for key in _NAMES},
         "synthetic": False,
         "model": model,
+        "threshold": description["Settings"].get("Threshold"),
         "sidecar": _sidecar(scan, model),
         "voxels": n_voxels,
         "fitted": n_voxels - voxels["not fitted"],
@@ -342,9 +343,8 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
     lines = []
     doubts = [record["in_doubt"] for record in records.values()]
     names = sorted(units, key=lambda name: sum(doubt.get(name, 1.0) for doubt in doubts))
-    models = [record["model"] for record in records.values()]
-    unusual = _unusual([*map(_figures, records.values())], models)
-    for record, (distance, measure) in zip(records.values(), unusual, strict=True):
+    outliers = _outliers([*records.values()])
+    for record, (distance, words) in zip(records.values(), outliers, strict=True):
         page = record["sidecar"].replace("dwimap.json", "quicklook.html")
         cells: dict[str, Any] = {"": "", "scan": record["name"]}
         if record["thumbnails"] and (out / page).is_file():
@@ -352,10 +352,6 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
             name, png = next(filter(None, map(record["thumbnails"].get, names)))
             picture = Picture(base64.b64decode(png), f"A slice of {name}", name, width=_THUMBNAIL)
             cells = {"": picture, "scan": Link(page, record["name"])}
-        words = ""
-        if abs(distance) > _UNUSUAL:
-            side = f"{'above' if distance > 0 else 'below'} the median of {record['model']} scans"
-            words = f"{measure}: {side}, {abs(distance):.1f} times the usual distance from it"
         cells |= {"differs from the others": words, **{k: record[k] for k in ("model", "voxels")}}
         cells["fitted"] = percent(record["fitted"] / max(record["voxels"], 1))
         cells["air"] = percent(record["air"])
@@ -377,7 +373,7 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
         refit: Any = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in options)
         if refitted := _refits(out / record["sidecar"], "quicklook.html"):
             refit = Link(refitted[0].relative_to(out).as_posix(), refit or "refitted")
-        order = -abs(distance) if words else 0.0, -max(record["in_doubt"].values(), default=0.0)
+        order = -distance, -max(record["in_doubt"].values(), default=0.0)
         cells |= {"refit with": refit, "notes": notes if notes else "none"}
         lines.append((order, cells))
     # Sentences that no scan needs would push the notes out of sight.
@@ -387,13 +383,17 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
     numbers = range(header.index("voxels"), header.index("notes"))
     sentences = [header.index(key) for key in _SENTENCES if key in header]
     table = Table(rows, header, numbers=numbers, words=sentences)
-    return RunPage("Fits", [Note(_TEXTS["columns"]), *_models_differ(records.values()), table], [])
+    return RunPage("Fits", [Note(_TEXTS["columns"]), *_differences(records.values()), table], [])
 
 
-def _models_differ(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    models = sorted({record["model"] for record in records})
-    text = f"models differ between scans ({', '.join(models)}): --model names one for all"
-    return [text] if len(models) > 1 else []
+def _differences(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Say which models, and first steps of IVIM, make values of scans hard to compare."""
+    thresholds_of: dict[str, list[float | None]] = {}
+    for record in records:
+        thresholds_of.setdefault(record["model"], []).append(record["threshold"])
+    if len(thresholds_of) > 1:
+        yield _TEXTS("models_differ", models=", ".join(sorted(thresholds_of)))
+    yield from filter(None, [steps_text(thresholds_of.get("ivim", []))])
 
 
 def _figures(record: Mapping[str, Any]) -> dict[str, float]:
@@ -405,6 +405,18 @@ def _figures(record: Mapping[str, Any]) -> dict[str, float]:
         if record["units"][name] != AMPLITUDE_UNIT:
             figures[f"median of {name}"] = median
     return figures
+
+
+def _outliers(records: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
+    """Say of each scan what differs from the others, and by how much; 0 and nothing of most."""
+    models = [record["model"] for record in records]
+    outliers = []
+    unusual = _unusual([*map(_figures, records)], models)
+    for model, (distance, measure) in zip(models, unusual, strict=True):
+        side = f"{'above' if distance > 0 else 'below'} the median of {model} scans"
+        words = f"{measure}: {side}, {abs(distance):.1f} times the usual distance from it"
+        outliers.append((abs(distance), words) if abs(distance) > _UNUSUAL else (0.0, ""))
+    return outliers
 
 
 def _unusual(figures: Sequence[Mapping[str, float]], models: list[str]) -> list[tuple[float, str]]:
@@ -438,7 +450,10 @@ def _result_lines(
             sidecar = out / record["sidecar"]
             if line := refit_line(context, record["remedies"], sidecar, **inputs):
                 yield f"{record['name']}: to refit: {line}"
-    yield from _models_differ(records)
+    for record, (_, words) in zip(records, _outliers(records), strict=True):
+        if words:
+            yield f"{record['name']} differs from the others: {words}"
+    yield from _differences(records)
     yield f"table: {out / _TABLE}"
     if can_draw():
         yield f"page: {out / _PAGE}"

@@ -174,14 +174,14 @@ def number_or_path(text: str | None) -> float | Path | None:
     return Path(text) if number is None else number
 
 
-def pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
-    """Split values of the form NAME=VALUE, each name with one value."""
+def pairs(option: str, texts: Sequence[str], form: str = "NAME=VALUE") -> dict[str, str]:
+    """Split values of a form such as NAME=VALUE, each name with one value."""
     named_values: dict[str, str] = {}
     for text in texts:
         # Only the first =: paths may hold others.
         name, _, value = text.partition("=")
         if not (name and value):
-            raise ValueError(f"{option} {text}: write NAME=VALUE")
+            raise ValueError(f"{option} {text}: write {form}")
         if named_values.setdefault(name, value) != value:
             raise ValueError(f"{option} names {name} twice; keep one of them")
     return named_values

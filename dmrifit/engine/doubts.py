@@ -421,7 +421,7 @@ class DoubtTally:
         parameter = self.model.parameters[j]
         if parameter.is_amplitude:
             return f"{bound:g} times the largest signal of the voxel" if bound else "0"
-        return f"{bound:g} {parameter.unit}".rstrip()
+        return f"{bound:g} {parameter.unit}".rstrip().replace("-", "−")
 
     def _at_bounds(self, j: int) -> str:
         """Say at which bounds of a parameter how many voxels are."""

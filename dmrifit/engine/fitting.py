@@ -147,8 +147,9 @@ def fit_voxels(
         σ√(π/2)·₁F₁(−½; 1; −S²/2σ²), `sigma` still being that of a single magnitude. With "rician"
         the standard errors come from the Fisher information.
     threshold : float, optional
-        Lowest b-value in s/mm² of the first step of a segmented fit; by default 20 plus 1.5 times
-        the SNR where the noise is measured, or else 150.
+        Lowest b-value in s/mm² of the first step of a segmented fit; by default the first one from
+        20 plus 1.5 times the SNR on (for 12 measurements; other numbers count by their root) where
+        the noise is measured, or else 150.
     weights : array_like of shape (n_measurements,), optional
         Weights of the measurements in the sum of squares, such as numbers of averages.
     prior : Prior, optional
@@ -185,6 +186,12 @@ def fit_voxels(
     (segmented fit); Gudbjartsson and Patz, Magn Reson Med 34:910–914, 1995 (Rician noise); Veraart
     et al., NeuroImage 81:335–346, 2013 (iterated weights); Orton et al., Magn Reson Med
     71:411–420, 2014 (learned prior).
+
+    Examples
+    --------
+    >>> result = fit_voxels([[1000.0, 818.7, 449.3]], Protocol([0, 200, 800]), "adc")
+    >>> result["ADC"].round(2).tolist()
+    [1.0]
     """
     settings = FitSettings(
         method=method,

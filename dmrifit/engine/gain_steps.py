@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.engine.means import mean_of_finite
-from dmrifit.engine.models import SignalModel, read_table
+from dmrifit.engine.models import MODELS, SignalModel, read_table
 from dmrifit.engine.noise_choice import lowest_signals
 from dmrifit.engine.protocol import TE_MATCH, Protocol
 
@@ -27,6 +27,7 @@ _FLOW, _WATER = 100.0, 3.5  # µm²/ms
 _BRIGHT = 0.2  # of the 99th percentile; darker voxels are air
 _SAME_B = 1.03  # shells are written as 995, 1000 and 1005
 _ROUNDING = 0.05  # s/mm²
+_UNDIVIDED = 0.05  # of the signal at b = 0, by which it changes with the echo time
 _DIRECTIONAL_B = 100.0  # s/mm², from which on the signal depends on the direction
 _FEWEST_DIRECTIONS = 3
 
@@ -53,25 +54,36 @@ class GainStep:
 
 def relative_doubt(signals: NDArray, protocol: Protocol, model: SignalModel | None = None) -> str:
     """
-    Say that signals were divided by their own b = 0, which a model with T2 cannot describe.
+    Say that signals were divided by their own b = 0 for a model with T2, or not for one of ratios.
 
-    An empty text if they were not, or the model has no relaxation time. Shapes: `signals`
-    (n_voxels, n_measurements).
+    An empty text if signals and model belong together, or the model has no relaxation. Shapes:
+    `signals` (n_voxels, n_measurements).
     """
+    sentences = read_table("sentences")["scan"]
+    if model == MODELS["t2-ivim-relative"]:
+        ratios = _te_ratios(signals, protocol)
+        is_undivided = ratios.size > 0 and np.ptp([1, *np.median(ratios, axis=0)]) > _UNDIVIDED
+        return sentences["undivided"] if is_undivided else ""
     has_relaxation = model is None or any(p.unit == "ms" for p in model.parameters)
     is_doubted = has_relaxation and _are_relative(signals, protocol)
-    return read_table("sentences")["scan"]["relative"] if is_doubted else ""
+    return sentences["relative"] if is_doubted else ""
 
 
 def _are_relative(signals: NDArray, protocol: Protocol) -> bool:
-    """Tell whether all echo times have the same signal (n_voxels,) at the lowest b-value."""
+    """Tell whether all echo times have the same signal at the lowest b-value."""
+    ratios = _te_ratios(signals, protocol)
+    return ratios.size > 0 and np.allclose(ratios, 1)
+
+
+def _te_ratios(signals: NDArray, protocol: Protocol) -> NDArray[np.float64]:
+    """Divide signals at the lowest b-value by those at the first echo time (n_voxels, n_te-1)."""
     if protocol.te is None or np.ptp(protocol.te) <= TE_MATCH:
-        return False
+        return np.empty((0, 0))
     groups = [np.flatnonzero(protocol.te == te) for te in np.unique(protocol.te)]
     means = [lowest_signals(signals[:, group], protocol.take(group)) for group in groups]
     values = np.stack(means, axis=1)
     values = values[(np.isfinite(values) & (values > 0)).all(axis=1)]
-    return len(values) > 0 and np.allclose(values, values[:, :1])
+    return values[:, 1:] / values[:, :1]
 
 
 def find_gain_step(signals: NDArray, protocol: Protocol) -> GainStep | None:

@@ -500,6 +500,13 @@ def average_directions(
     ------
     ValueError
         If the last axis is not as long as the protocol, or `mean` is unknown.
+
+    Examples
+    --------
+    >>> signals = [[1000.0, 400.0, 500.0]]
+    >>> means, contrasts = average_directions(signals, Protocol([0, 800, 800]), mean="arithmetic")
+    >>> means.tolist(), contrasts.b.tolist()
+    ([[1000.0, 450.0]], [0.0, 800.0])
     """
     check_protocol(protocol)
     signals = real_numbers(signals, "signals")

@@ -352,10 +352,9 @@ class FitResult:
             stride = max(1, len(self) // GAIN_VOXELS)
             signals, protocol = self.inputs.signals[::stride], self.inputs.protocol
             step = find_gain_step(signals, protocol)
-            if step is not None:
-                advice.append(f"{step.description}.")
-            if doubt := relative_doubt(signals, protocol, self.model):
-                advice.append(f"{doubt}.")
+            doubts = [step.description] if step else []
+            doubts.append(relative_doubt(signals, protocol, self.model))
+            advice += [f"{doubt}." for doubt in doubts if doubt]
         return [python_words(sentence) for sentence in advice]
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -367,7 +366,8 @@ class FitResult:
         DataFrame of n_voxels rows
             For each parameter its value, ``<name>_se``, the ends of the 95 % interval
             ``<name>_low`` and ``<name>_high``, and ``<name>_doubt``, True where it is in doubt for
-            any of the reasons in `doubt_reasons`; then ``cost``, and ``status`` in words.
+            any of the reasons in `doubt_reasons`, ``<name>_at_low`` and ``<name>_at_high``, True
+            at a bound; then ``cost``, and ``status`` in words.
             ``attrs["units"]`` holds the units of the columns.
         """
         import pandas as pd
@@ -380,8 +380,9 @@ class FitResult:
             columns[f"{name}_se"] = self.standard_errors[:, j]
             columns[f"{name}_low"], columns[f"{name}_high"] = ends[:, j, 0], ends[:, j, 1]
             columns[f"{name}_doubt"] = self.doubt[:, j]
+            columns |= {f"{name}_at_low": self.at_low[:, j], f"{name}_at_high": self.at_high[:, j]}
             names = (name, f"{name}_se", f"{name}_low", f"{name}_high")
-            units |= dict.fromkeys(names, self.model.units[j] or "1")
+            units |= dict.fromkeys(names, self.model.parameters[j].shown_unit or "1")
         outcomes = [FitStatus(code).name.lower() for code in self.status]
         frame = pd.DataFrame({**columns, "cost": self.cost, "status": outcomes})
         frame.attrs["units"] = units

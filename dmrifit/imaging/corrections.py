@@ -152,11 +152,6 @@ def correct_motion(
     imaffine = import_optional("dipy.align.imaffine")
     static_mask = None if mask is None else mask.astype(np.int32)
     n = signals.shape[3]
-    if min(signals.shape[:3]) < 4:
-        raise ValueError(
-            "motion correction needs at least 4 voxels along each axis; the image has "
-            f"{size_text(signals.shape[:3])}"
-        )
     fixed = np.nan_to_num(_volume(signals, reference).astype(np.float64), posinf=0, neginf=0)
     transforms = np.tile(np.eye(4), (n, 1, 1))
     for i in range(n):

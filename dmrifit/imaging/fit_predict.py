@@ -695,16 +695,10 @@ def kept_measurements(
         raise ValueError(f"leave_out_b must be a list such as [5], not {leave_out_b!r}")
     for value in leave_out_b:
         if not is_same_b(b, value).any():
-            raise ValueError(
-                f"no measurement has b = {value:g} s/mm² (--leave-out-b); there are "
-                f"b = {shells_text(b)} s/mm²"
-            )
+            raise ValueError(SENTENCES["no_such_b"].format(value=value, b=shells_text(b)))
         is_kept &= ~is_same_b(b, value)
     if not is_kept.any():
-        raise ValueError(
-            f"no measurement is left of b = {shells_text(b)} s/mm²; choose a larger "
-            "--b-max, or leave out fewer b-values"
-        )
+        raise ValueError(SENTENCES["no_b_left"].format(b=shells_text(b)))
     return np.flatnonzero(is_kept)
 
 
@@ -866,7 +860,8 @@ def _estimated_noise(
             raise
         notes.warn(f"{error}; {_WITHOUT_NOISE}")
         return None
-    notes.warn(describe_noise_levels([level, *noise_levels(series, mask=region)])[1])
+    if differs := describe_noise_levels([level, *noise_levels(series, mask=region)])[1]:
+        notes.warn(f"{differs}; the fit uses {level}")
     return level
 
 

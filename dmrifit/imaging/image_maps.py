@@ -361,7 +361,8 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         """Read the ends of the color scales of a fit of the same scan and model in a folder."""
         from dmrifit.report.quicklook import color_window
 
-        sidecar = folder / _name_of_fit(self._files["sidecar"])
+        predicted = self._files["sidecar"]
+        sidecar = folder / predicted.replace("_desc-predicted_", "_").replace("Predicted_", "_")
         # The sidecar completes a fit.
         if not sidecar.is_file():
             return {}
@@ -404,11 +405,6 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
             return None
         image = nib.Nifti1Image(self._signals.rows, next(iter(self.values())).affine)
         return replace(self._signals, rows=np.asanyarray(nib.as_closest_canonical(image).dataobj))
-
-
-def _name_of_fit(name: str) -> str:
-    """Name the file of a fit that stands beside one of a prediction."""
-    return name.replace("_desc-predicted_", "_").replace("Predicted_", "_")
 
 
 def import_quicklook_libraries() -> None:

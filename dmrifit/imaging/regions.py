@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,6 +52,8 @@ _DIFFUSIVITIES = {
     if parameter.unit == "µm²/ms"
 }
 _DIFFUSIVITIES |= dict.fromkeys(("MD", "ADC_fast", "ADC_slow"), _DIFFUSIVITIES["ADC"])
+
+_SENTENCES = read_table("sentences")["regions"]
 
 Volume: TypeAlias = Any  # a path, a Nifti1Image or an array
 
@@ -110,6 +112,14 @@ def roi_table(
         If there is no map, a label is not a whole number, no voxel has a label, or grids differ.
     FileNotFoundError
         If a file does not exist.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> adc = np.array([[[0.9, 1.1], [1.4, 1.6]]])
+    >>> table = roi_table({"ADC": adc}, np.array([[[1, 1], [2, 2]]]), units={"ADC": "µm²/ms"})
+    >>> table["median"].tolist()
+    [1.0, 1.5]
     """
     import pandas as pd
     from scipy.stats import quantile_test
@@ -194,14 +204,25 @@ def roi_table(
 
 
 def doubt_lines(table: pd.DataFrame) -> list[str]:
-    """Say which medians have no interval, or one that leaves out a bias."""
+    """Say which medians have no interval, or one that leaves out a bias, or another bias."""
     is_doubted = (table[["at_low", "at_high", "doubtful"]] > MOST_DOUBTED).any(axis=1)
     totals = table["map"].value_counts()
-    is_segmented = "segmented" in set(table.get("method", ()))
-    return [
+    lines = [
         f"{name}: {n} of {counted(totals[name], 'median')} without interval: most voxels in doubt"
         for name, n in table["map"][is_doubted].value_counts(sort=False).items()
-    ] + [read_table("sentences")["scan"]["two_steps"]] * is_segmented
+    ]
+    if "segmented" in set(table.get("method", ())):
+        lines.append(read_table("sentences")["scan"]["two_steps"])
+        lines.append(steps_text(table.loc[table["model"] == "ivim", "threshold"]))
+    return list(filter(None, lines))
+
+
+def steps_text(thresholds: Iterable[float | None]) -> str:
+    """Say that first steps of IVIM differ, by their lowest b-values; an empty text if not."""
+    lowest_b = np.unique(np.nan_to_num(np.array([*thresholds], float)))
+    steps = [f"b ≥ {b:g} s/mm²" if b else "all b-values" for b in lowest_b]
+    text = _SENTENCES["steps"].format(steps=", ".join(steps), highest=max(lowest_b, default=0))
+    return text if len(steps) > 1 else ""
 
 
 def repeatability(table: pd.DataFrame) -> pd.DataFrame:
@@ -332,6 +353,7 @@ class FittedMaps:
     maps: dict[str, Path]
     units: dict[str, str]
     method: str = ""
+    threshold: float = np.nan  # lowest b-value of the first step, in s/mm²
 
 
 def named_maps(
@@ -341,19 +363,17 @@ def named_maps(
     files = {name: Path(path) for name, path in maps.items()}
     unknown = sorted(set(units or {}) - set(files))
     if unknown:
-        raise ValueError(
-            f"a unit is given to {unknown[0]}, which is not a map (--map); maps: "
-            f"{', '.join(files) or 'none'}"
-        )
+        known = ", ".join(files) or "none"
+        raise ValueError(_SENTENCES["unit_of_no_map"].format(name=unknown[0], maps=known))
     for name in _DIFFUSIVITIES.keys() & files.keys():
         unit = (units or {}).get(name, "")
         if not unit:
             hint = f"{name}=um2/ms for values near 1, mm2/s near 0.001, 10-6mm2/s near 1000"
             warnings.warn(f"no unit is given for {name} (--unit {hint})", stacklevel=3)
         elif plain_unit(unit) not in DIFFUSIVITY_FACTORS:
+            units_text = ", ".join(DIFFUSIVITY_FACTORS)
             raise ValueError(
-                f"{name} has the unit {unit} (--unit, or the column unit), which is not a unit "
-                f"of diffusivity; choose from {', '.join(DIFFUSIVITY_FACTORS)}"
+                _SENTENCES["wrong_unit"].format(name=name, unit=unit, units=units_text)
             )
     written = {name: _WRITTEN_UNITS.get(plain_unit(x), x) for name, x in (units or {}).items()}
     paths = list(files.values())
@@ -378,11 +398,9 @@ def _check_units(table: pd.DataFrame, fit: FittedMaps) -> None:
                 check_values(_DIFFUSIVITIES[name], name, factor * medians)
                 possible.append(other)
         if plain_unit(unit) not in possible:
-            raise ValueError(
-                f"{fit.maps[name]}: the median of {name} as given, {np.median(medians):.3g}, "
-                f"cannot be in {unit}; use --unit {name}={(possible or ['um2/ms'])[0]}, or the "
-                "column unit, if that is its unit"
-            )
+            values = {"name": name, "median": np.median(medians), "unit": unit}
+            text = _SENTENCES["impossible"].format(**values, better=(possible or ["um2/ms"])[0])
+            raise ValueError(f"{fit.maps[name]}: {text}")
 
 
 def find_fits(folder: str | Path) -> list[FittedMaps]:
@@ -439,7 +457,8 @@ def _read_fit(sidecar: Path) -> FittedMaps | None:
             elif key in description:
                 files[fit_map.name] = description[key]["File"]
         model = description["Model"]["Name"]
-        method = description.get("Settings", {}).get("Method", "")
+        settings = description.get("Settings", {})
+        method, threshold = settings.get("Method", ""), float(settings.get("Threshold", np.nan))
         # A sidecar from elsewhere must not make the program read other folders.
         elsewhere = [file for file in files.values() if Path(file).name != file]
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
@@ -460,7 +479,7 @@ def _read_fit(sidecar: Path) -> FittedMaps | None:
     # The name of the image precedes the entities that derivative_name added.
     entities = sidecar.stem.split("_")[:-1]
     scan = "_".join(entity for entity in entities if not entity.startswith("model-"))
-    return FittedMaps(scan, model, maps, units, method)
+    return FittedMaps(scan, model, maps, units, method, threshold)
 
 
 def summarize_fits(
@@ -477,10 +496,7 @@ def summarize_fits(
     scans: list[tuple[dict[str, str], FittedMaps, Path]]
     if maps:
         if sources or len(labels) != 1:
-            raise ValueError(
-                "maps of another program (--map) need one label image (--labels) and no folder; "
-                "name those of several scans in a table with the columns map, file and unit"
-            )
+            raise ValueError(_SENTENCES["one_label_image"])
         scans = [({}, named_maps(maps, units), Path(labels[0]))]
     else:
         # All files are located before the first is read, so that a missing one is reported early.
@@ -496,8 +512,9 @@ def summarize_fits(
         table = roi_table(fit.maps, image, names=names, units=fit.units)
         if fit.model == FOREIGN:
             _check_units(table, fit)
-        columns = {**row, "folder": str(next(iter(fit.maps.values())).parent), "scan": fit.scan}
-        columns |= {"model": fit.model, "method": fit.method}
+        folder = str(next(iter(fit.maps.values())).parent)
+        columns: dict[str, Any] = {**row, "folder": folder, "scan": fit.scan, "model": fit.model}
+        columns |= {"method": fit.method, "threshold": fit.threshold}
         for position, (name, value) in enumerate(columns.items()):
             table.insert(position, name, value)
         fit_tables.append(table)
@@ -523,10 +540,7 @@ def _named_scans(
             return _read_maps(tables[0], labels)
         rows = _read_folders(tables[0])
         in_table = f" in {tables[0]}"
-        remedy += (
-            "; or name the label image of each, relative to the table, in a column labels, which "
-            "dmrifit fit does not write"
-        )
+        remedy += _SENTENCES["label_column"]
     if any(image is None for _, _, image in rows) and len(labels) not in (1, len(rows)):
         raise ValueError(
             f"{counted(len(labels), 'label image')} for {counted(len(rows), 'folder')} of maps"
@@ -561,10 +575,7 @@ def _read_maps(
         key = tuple(row.get(column, "") for column in ("subject", "visit", "labels"))
         _, maps, units = scans.setdefault(key, (where, {}, {}))
         if row["map"] in maps:
-            raise ValueError(
-                f"{where}: map {row['map']} of this scan stands in an earlier row; tell scans "
-                "apart by the columns subject and visit"
-            )
+            raise ValueError(f"{where}: {_SENTENCES['same_map'].format(name=row['map'])}")
         maps[row["map"]] = named_file(table.parent, row["file"], f"{where}: file")
         units[row["map"]] = row.get("unit", "")
     named = []
@@ -589,10 +600,8 @@ def read_label_names(path: str | Path) -> dict[int, str]:
         is_number = text.isascii() and text.removeprefix("-").isdecimal()
         if not is_number or int(text) in names:
             problem = "is listed twice" if is_number else "is not a whole number"
-            raise ValueError(
-                f"{path}, row {line}: index {text!r} {problem}; give each label one row, with its "
-                "number"
-            )
+            text = _SENTENCES["label_index"].format(index=text, problem=problem)
+            raise ValueError(f"{path}, row {line}: {text}")
         names[int(text)] = row["name"]
     return names
 
@@ -608,19 +617,12 @@ def _read_folders(table: Path) -> list[tuple[dict[str, str], Path, Path | None]]
         folder = table.parent / row["maps"]
         labels = row.get("labels", "")
         if not folder.exists():
-            raise FileNotFoundError(
-                f"{where}: no such folder of maps {row['maps']!r}; "
-                f"paths are relative to {table.parent.resolve()}"
-            )
+            place = f"paths are relative to {table.parent.resolve()}"
+            raise FileNotFoundError(f"{where}: no such folder of maps {row['maps']!r}; {place}")
         first_line = first_lines.setdefault((row["maps"], labels), line)
         if first_line != line:
-            raise ValueError(
-                f"{where}: maps and labels are those of row {first_line}, and would count twice; "
-                "remove one of the rows"
-            )
-        columns: dict[str, str] = {
-            column: row[column] for column in ("subject", "visit") if column in row
-        }
+            raise ValueError(f"{where}: {_SENTENCES['same_maps'].format(row=first_line)}")
+        columns: dict[str, str] = {key: row[key] for key in ("subject", "visit") if key in row}
         rows.append((columns, folder, table.parent / labels if labels else None))
     return rows
 

@@ -54,6 +54,7 @@ _FEW_NEGATIVE = 1e-4  # share of values: rounding of a file, not a reconstructio
 _CLIPPED_SHARE, _FEWEST_CLIPPED = 1e-3, 10
 # Of the largest value; of the number of values that equal it.
 _NEARLY_CLIPPED, _SHARE_BELOW = 0.95, 0.1
+_FEWEST_VOXELS = 10  # fewer may be 0 in a volume that is not empty
 _MOST_MERGED = 6  # b-values that count as one, listed one by one
 _LOW_B = 50.0  # s/mm², from which on perfusion has decayed
 _LARGEST_B = 20_000.0  # s/mm²
@@ -186,12 +187,13 @@ def signal_doubts(
 
 def empty_doubt(rows: NDArray, protocol: Protocol, places: NDArray[np.intp]) -> str:
     """
-    Name the volumes that hold no signal; an empty text if none.
+    Name the volumes that hold no signal; an empty text if none, or of few voxels, which may be 0.
 
     Shapes: `rows` (n_voxels, n_measurements), some voxels of the scan; `places` (n_measurements,),
     those of the volumes in it, from 0.
     """
-    empty = np.flatnonzero(~np.nan_to_num(rows).any(axis=0))
+    is_empty = ~np.nan_to_num(rows).any(axis=0)
+    empty = np.flatnonzero(is_empty & (len(rows) >= _FEWEST_VOXELS))
     volumes = ", ".join(f"{places[i] + 1} (b = {protocol.b[i]:g} s/mm²)" for i in empty)
     return SENTENCES["empty"].format(volumes=volumes) if volumes else ""
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_words
-from dmrifit._utils.counts import first_few
+from dmrifit._utils.counts import first_few, size_text
 from dmrifit._utils.progress import step_bar
 from dmrifit.cohort.scaling import reference_columns
 from dmrifit.engine.noise_choice import NoiseLevel, above_air
@@ -27,6 +27,7 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.corrections import correct_motion, denoise, remove_gibbs, rotate_directions
 from dmrifit.imaging.head_steps import read_region
 from dmrifit.imaging.noise import (
+    SENTENCES,
     describe_noise_levels,
     estimate_sigma,
     noise_levels,
@@ -156,6 +157,8 @@ def preprocess_image(
     import_optional("dipy")
     series = Series.open(image)
     series.check_count(protocol)
+    if "motion" in ordered_steps and min(series.grid) < 4:
+        raise ValueError(SENTENCES["too_few_slices"].format(grid=size_text(series.grid)))
     files = _files(series, protocol)
     file_sets = output_files(out, files.values(), overwrite=overwrite, inputs=(image, mask))
     bar = partial(step_bar, unit="volume", leave=False, show=progress)
@@ -169,10 +172,7 @@ def preprocess_image(
             inside = usable if region is None else usable & region
             if not inside.any():
                 extent = "" if region is None else " of the mask"
-                raise ValueError(
-                    f"{series.name}: all voxels{extent} are 0, NaN or infinite in every "
-                    "measurement; check that it is the right image"
-                )
+                raise ValueError(f"{series.name}: {SENTENCES['no_signal'].format(extent=extent)}")
             signals = stack.enter_context(_empty(series, file_set))
             # Before denoising, which leaves no noise to estimate.
             levels = noise_levels(readable, mask=region)
@@ -251,10 +251,8 @@ def _empty(series: Series, file_set: FileSet | None) -> Iterator[Any]:
     n_bytes = 4 * math.prod(series.shape)
     if file_set is None:
         if n_bytes > memory_left():
-            raise ValueError(
-                f"{series.name} takes {n_bytes / 2**30:.3g} GiB, which this machine has no memory "
-                "for; write the result to a folder (out)"
-            )
+            text = SENTENCES["no_memory"].format(size=n_bytes / 2**30)
+            raise ValueError(f"{series.name} {text}")
         yield np.empty(series.shape, np.float32)
         return
     file_set.check_room(n_bytes + bytes_of_maps(series.n_measurements, series.grid, None))
@@ -292,13 +290,9 @@ def _warn_of_large_motion(transforms: NDArray[np.float64], series: Series) -> No
     shifts, turns = _size_of_motion(transforms, series)
     large = list(map(str, np.flatnonzero((shifts > _LARGE_SHIFT) | (turns > _LARGE_TURN))))
     if large:
-        warnings.warn(
-            f"{series.name}: volumes {first_few(large)} (counted from 0) were moved by up to "
-            f"{shifts.max():.2g} mm and {turns.max():.2g} degrees; if the patient lay still, the "
-            "image is too small or too dark for motion correction: look at the result, or leave "
-            "this step out",
-            stacklevel=3,
-        )
+        most = {"volumes": first_few(large), "shift": shifts.max(), "turn": turns.max()}
+        text = SENTENCES["large_motion"].format(**most)
+        warnings.warn(f"{series.name}: {text}", stacklevel=3)
 
 
 def _files(series: Series, protocol: Protocol) -> dict[str, str]:

@@ -28,6 +28,9 @@ from dmrifit.io.masks import zeros_and_ones
 from dmrifit.io.nifti import image_of, load_image, save_image, values_of
 from dmrifit.io.tables import NOTHING, TABLE, read_rows, read_synthetic, table_text
 
+#: How names of masks of brains end in BIDS.
+BRAIN_MASK = "desc-brain_mask"
+
 _Case = TypeVar("_Case")
 
 _ALIASES = {"participant_id": "patient"}
@@ -343,8 +346,8 @@ def folder_rows(folder: Path | Sequence[Path], images: Sequence[str]) -> list[di
     listed = list(dict.fromkeys(folder)) if not isinstance(folder, Path) else []
     if isinstance(folder, Path):
         listed = [path for path in sorted(folder.iterdir()) if _is_image(path)]
-    # The name in BIDS of a mask of the brain, which is no case beside others.
-    paths = [path for path in listed if not stem(path).endswith("desc-brain_mask")] or listed
+    # A mask of the brain is no case beside others.
+    paths = [path for path in listed if not stem(path).endswith(BRAIN_MASK)] or listed
     texts = [path.name if isinstance(folder, Path) else str(path) for path in paths]
     end = rf"(_{main}|{_SERIES})(?=(_({'|'.join(others)}))?$)"
     names = [re.sub(end, "", stem(path)) for path in paths]

@@ -53,7 +53,7 @@ def placed(image: Any, affine: ArrayLike | None) -> Any:
     if affine is None:
         raise ValueError(
             f"{title} does not say where its voxels lie: give affine= (fit_image and "
-            "predict_image), or nibabel.Nifti1Image(array, affine) in its place"
+            "predict_image, also for a mask), or nibabel.Nifti1Image(array, affine) in its place"
         )
     if np.isnan(np.asarray(image.shape, dtype=float)).any():
         raise ValueError(f"{title} does not know its shape; call its compute_chunk_sizes() first")

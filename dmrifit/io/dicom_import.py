@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.counts import first_few
 from dmrifit._utils.text_files import read_numbers, read_object
 from dmrifit.io.atomic_files import FileSet, write_text
 from dmrifit.io.bids_derivatives import describe_dataset
@@ -112,6 +114,7 @@ def import_dicom(
             f"{folder} holds {len(patients)} patients, and --subject names one; leave it out to "
             "number them, or name the folder of one"
         )
+    complaints: list[str] = []
     with tempfile.TemporaryDirectory() as converted:
         if any(item.is_image for item in series.values()):
             try:
@@ -123,10 +126,14 @@ def import_dicom(
             # Names of files are those of series, without names of persons. The exit code tells of
             # any file that is left out; what was converted is looked at instead.
             options = ["-b", "y", "-ba", "y", "-z", "i", "-d", "9", "-f", "%j_", "-o", converted]
-            subprocess.run([program, *options, str(folder)], capture_output=True, check=False)
+            command = [program, *options, str(folder)]
+            run = subprocess.run(command, capture_output=True, check=False, errors="replace")
+            complaints = list(dict.fromkeys(re.findall("(?:Error|Warning): (.+)", run.stdout)))
         for uid, item in series.items():
             item.images = sorted(Path(converted).glob(f"{uid}_*.nii.gz"))
             _judge(item)
+        if complaints and any(item.is_image and not item.images for item in series.values()):
+            warnings.warn(f"dcm2niix: {first_few(complaints)}", UserWarning, stacklevel=2)
         usable = [item for item in series.values() if not item.refusal]
         if not usable:
             reasons = "; ".join(

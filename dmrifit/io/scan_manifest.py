@@ -132,7 +132,9 @@ def _contrasts(folder: Path, row: dict[str, str], image: Path, where: str) -> _C
             path = image.with_name(f"{stem(image)}.{ending}")
             return path if path.is_file() else None
         number = None if column == "bvec" else number_in(text)
-        return named_file(folder, text, f"{where}: {column}") if number is None else number
+        problem = "does not exist" if column == "bvec" else "is neither a number nor a file"
+        place = f"{where}: {column}"
+        return named_file(folder, text, place, problem) if number is None else number
 
     try:
         shape = read_grid(image)[0]

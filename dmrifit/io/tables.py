@@ -184,11 +184,11 @@ def table_with(
     return written, {name: title.strip() for name, title in titles.items() if name in columns}
 
 
-def named_file(folder: Path, name: str, where: str) -> Path:
-    """Find a file that a table names."""
+def named_file(folder: Path, name: str, where: str, problem: str = "does not exist") -> Path:
+    """Find a file that a table names; `problem` is said of one that is missing."""
     path = folder / name
     if not path.is_file():
-        problem = "is a folder" if name and path.is_dir() else "does not exist"
+        problem = "is a folder" if name and path.is_dir() else problem
         if path.is_symlink():
             problem = "is a link to a missing file (of git-annex: datalad get fetches it)"
         if "," in name and number_in(name.replace(",", ".")) is not None:

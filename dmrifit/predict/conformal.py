@@ -139,6 +139,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
 
     Examples
     --------
+    >>> import numpy as np
     >>> from dmrifit import SignalToSignal
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(200, 3))

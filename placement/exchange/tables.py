@@ -32,9 +32,6 @@ BOX = ("x", "y", "z", "size_x", "size_y", "size_z", "angle_x", "angle_y", "angle
 #: Columns of images, that of the tumor first.
 IMAGES = ("tumor", "image", "exclude", "brain")
 
-#: How names of masks of brains end in BIDS.
-_BRAIN = "desc-brain_mask"
-
 #: What may stand in place of the mask of a brain.
 _WORDS = ("auto", "none")
 
@@ -60,7 +57,7 @@ def read_cases(
     if isinstance(path, str | Path):
         path = Path(path)
         if not path.is_dir() and path.suffix.lower() not in (".tsv", ".csv"):
-            if stem(path).endswith(_BRAIN):
+            if stem(path).endswith(case_tables.BRAIN_MASK):
                 raise ValueError(f"{path} is named as the mask of a brain; name that of a tumor")
             row = {
                 "name": stem(path),
@@ -85,11 +82,11 @@ def read_cases(
     replaced = () if exclude is None else ("exclude",)
     rows = complete_rows(path, ("tumor",), IMAGES, failed, replaced=replaced)
     if not isinstance(path, Path) or case_tables.folder_table(path).is_dir():
-        rows = [row for row in rows if _BRAIN not in Path(row["tumor"]).name]
+        rows = [row for row in rows if case_tables.BRAIN_MASK not in Path(row["tumor"]).name]
         rows = [row | _companions(Path(row["tumor"]), row) for row in rows]
         if not rows and not failed:
             raise FileNotFoundError(
-                f"{path}: only masks of brains (*{_BRAIN}); name masks of tumors"
+                f"{path}: only masks of brains (*{case_tables.BRAIN_MASK}); name masks of tumors"
             )
     table = pd.DataFrame(rows, columns=None if rows else ["name", *IMAGES, "synthetic"])
     if exclude is not None:
@@ -339,8 +336,8 @@ def _companions(mask: Path, row: Mapping[str, str]) -> dict[str, str]:
     labels = set(stem(mask).split("_"))
     found["brain"] = found["brain"] or [
         brain
-        for brain in mask.parent.glob(f"*_{_BRAIN}.nii*")
-        if labels.issuperset(stem(brain).removesuffix(f"_{_BRAIN}").split("_"))
+        for brain in mask.parent.glob(f"*_{case_tables.BRAIN_MASK}.nii*")
+        if labels.issuperset(stem(brain).removesuffix(f"_{case_tables.BRAIN_MASK}").split("_"))
     ]
     # Of several, none is known to be the right one.
     return {key: str(paths[0]) for key, paths in found.items() if len(paths) == 1 and not row[key]}

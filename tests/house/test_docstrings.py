@@ -1,5 +1,6 @@
 """Docstrings of all public names have numpydoc's form and say what the signature says."""
 
+import doctest
 import inspect
 from enum import Enum
 from importlib import import_module
@@ -47,6 +48,10 @@ def faults(name, value):
 
 
 @pytest.mark.parametrize(("package", "name"), PUBLIC, ids=lambda value: value)
-def test_docstrings_agree_with_their_signatures(package, name):
-    found = faults(f"{package}.{name}", getattr(import_module(package), name))
+def test_docstrings_agree_with_their_signatures_and_examples_give_what_they_show(package, name):
+    module = import_module(package)
+    found = faults(f"{package}.{name}", getattr(module, name))
     assert not found, "\n".join(found)
+    known = {public: getattr(module, public) for public in module.__all__}
+    for example in doctest.DocTestFinder(recurse=False).find(getattr(module, name), name, globs=known):
+        assert doctest.DocTestRunner().run(example).failed == 0

@@ -99,7 +99,7 @@ def test_values_have_the_types_of_the_parameters(run):
         (("--n-train", "4"), "--n-train"),
         (("--edges", "1"), "--edges 1: 2 numbers"),
         (("--counts", "1.5"), "--counts 1.5: whole numbers"),
-        (("--map", "f"), "--map f: write NAME=VALUE"),
+        (("--map", "f"), "--map f: write NAME=FILE"),
         (("--map", "f=a", "--map", "f=b"), "--map names f twice"),
         (("--no-quick",), "--no-quick"),
     ],

@@ -351,7 +351,8 @@ def test_the_scan_that_differs_comes_first_and_a_heading_sorts(output_of, tmp_pa
         nib.save(nib.Nifti1Image(signals.astype(np.float32), np.diag([2.0, 2, 3, 1])), tmp_path / f"s{i}.nii.gz")
         np.savetxt(tmp_path / f"s{i}.bval", b[None], fmt="%g")
     scans = [tmp_path / f"s{i}.nii.gz" for i in range(7)]
-    output_of("fit", *scans, "--model", "adc", "--out", tmp_path / "maps")
+    said = output_of("fit", *scans, "--model", "adc", "--out", tmp_path / "maps")
+    assert re.findall("^s.*differs from the others: median of ADC: .*it$", said, re.MULTILINE)[0][:2] == "s4"
     np.testing.assert_allclose(fits(tmp_path / "maps")["believed_median_ADC"], adc, rtol=0.01)
     page = tab.open(tmp_path / "maps" / "index.html")
 
@@ -377,6 +378,16 @@ def test_few_scans_are_not_told_apart_and_a_missing_figure_makes_none_unusual():
     assert np.isfinite(fit_runs._unusual([*zero, {"fitted": 1.0, "median D": 1.0}], ["adc"] * 6)[-1][0])
     mixed = fit_runs._unusual([*zero[:3], {"fitted": 0.5}, *zero, {"fitted": 0.5}], ["adc"] * 4 + ["kurtosis"] * 6)
     assert [distance for distance, _ in mixed] == pytest.approx([0] * 9 + [-0.5 / 0.02])
+
+
+def test_models_and_first_steps_that_differ_between_scans_are_told():
+    alike = [{"model": "ivim", "threshold": 100.0}] * 2
+    (steps,) = fit_runs._differences([*alike, {"model": "ivim", "threshold": None}, {"model": "ivim", "threshold": 200}])
+    assert "(all b-values, b ≥ 100 s/mm², b ≥ 200 s/mm²;" in steps
+    assert steps.endswith("--threshold 200")
+    (models,) = fit_runs._differences([*alike, {"model": "adc", "threshold": None}])
+    assert models.startswith("models differ between scans (adc, ivim): ")
+    assert not list(fit_runs._differences(alike))
 
 
 @pytest.mark.parametrize(("mask", "n_counted"), [("none", 5), ("everything.nii.gz", 12)])

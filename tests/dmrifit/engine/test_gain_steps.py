@@ -67,6 +67,12 @@ def test_a_signal_that_rises_with_the_echo_time_is_noticed():
     normalized[:, 4:] *= 1.3
     assert find_gain_step(normalized, protocol) is None
     assert "t2-ivim-relative" in fit_voxels(normalized, protocol, "t2-adc").advice()[-1]
+    relaxing = noisy(protocol) * np.repeat([1.0, 0.7], 3)
+    advice = fit_voxels(relaxing, protocol, "t2-ivim-relative", bounds={"dR2": (-0.02, 0.02)}).advice()
+    assert "divide them" in advice[-1]
+    assert "-0" not in " ".join(advice)  # one minus sign
+    for others in (relaxing[:0], relaxing / relaxing[:, [0, 0, 0, 3, 3, 3]]):
+        assert relative_doubt(others, protocol, MODELS["t2-ivim-relative"]) == ""
 
 
 def test_single_directions_in_coherent_tissue_and_shells_of_unequal_b_are_not_compared(data_dir):

@@ -33,12 +33,8 @@ def test_protocols_are_frozen_and_equal_by_value():
 @pytest.mark.parametrize(
     ("indices", "message"),
     [
-        ([0, 3], "index 3"),
-        ([-4], "index -4"),
-        ([True, False], "boolean index"),
-        (True, "one boolean for each"),
-        ([[0, 1]], "one list of integers"),
-        ([0.5], "integer"),
+        ([0, 3], "index 3"), ([-4], "index -4"), ([True, False], "boolean index"), (True, "one boolean for each"),
+        ([[0, 1]], "one list of integers"), ([0.5], "integer"),
     ],
 )
 def test_measurements_that_there_are_not_are_named_beside_those_there_are(indices, message):

@@ -72,8 +72,10 @@ def test_table_summary_and_figure_have_the_numbers_and_doubts_of_the_fit():
         np.testing.assert_array_equal(table[f"{name}_se"], result.standard_errors[:, j])
         np.testing.assert_array_equal(table[[f"{name}_low", f"{name}_high"]], result.intervals()[:, j])
         np.testing.assert_array_equal(table[f"{name}_doubt"], result.doubt[:, j])
+        bounds = table[[f"{name}_at_low", f"{name}_at_high"]].to_numpy().T
+        np.testing.assert_array_equal(bounds, [result.at_low[:, j], result.at_high[:, j]])
     np.testing.assert_array_equal(table["cost"], result.cost)
-    assert table.attrs["units"]["ADC_low"] == "µm²/ms"
+    assert [table.attrs["units"][name] for name in ("S0", "ADC_low")] == ["a.u.", "µm²/ms"]
     page, legend = result._repr_html_(), result.plot(1).axes[0].get_legend().get_title().get_text()
     assert [row[-1] for row in cells(page)] == ["in doubt", "50 %", "50 %"]
     assert html.escape(" ".join(result.advice())) in page

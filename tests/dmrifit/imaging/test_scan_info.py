@@ -9,7 +9,7 @@ import pytest
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.fit_predict import fit_image
-from dmrifit.imaging.scan_info import contrast_lines, decay_doubt, scan_info
+from dmrifit.imaging.scan_info import contrast_lines, decay_doubt, empty_doubt, scan_info
 
 SHELLS = Protocol(np.repeat([0, 500, 1000, 2000], 8))
 
@@ -160,6 +160,12 @@ def test_values_clipped_in_one_volume_are_told_and_equal_signals_of_a_simulation
     assert "Warnings" not in fit_image(image, protocol, "adc").sidecar
     with pytest.warns(UserWarning, match="the largest one, 255"):
         fit_image(nib.Nifti1Image(np.minimum(signals, 255).reshape(4, 4, 4, 3), np.eye(4)), protocol, "adc")
+
+
+def test_an_empty_volume_is_named_unless_voxels_are_few():
+    rows = np.tile([5.0, 0.0], (12, 1))
+    assert "counted from 1: 2 (b = 500" in empty_doubt(rows, Protocol([0, 500]), np.arange(2))
+    assert empty_doubt(rows[:1], Protocol([0, 500]), np.arange(2)) == ""
 
 
 def test_relaxation_perfusion_and_air_are_no_wrong_b_values():

@@ -182,6 +182,8 @@ def test_wrong_input_is_named_before_the_work(small_64, tmp_path, monkeypatch):
     for steps, message in ((["unring"], "not unring"), ([], "not nothing")):
         with pytest.raises(ValueError, match=message):
             preprocess_image(image, protocol, steps=steps)
+    with pytest.raises(ValueError, match=r"at least 4 voxels .* 10 × 10 × 3: leave this step out"):
+        preprocess_image(nib.load(image).slicer[:, :, :3], protocol)
     with pytest.raises(ValueError, match=r"65 volumes.*64 b-values"):
         preprocess_image(image, protocol.take(range(64)))
     (tmp_path / "file").write_text("")

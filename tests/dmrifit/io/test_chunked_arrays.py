@@ -137,14 +137,10 @@ def _missing(block):
 @pytest.mark.parametrize(
     ("change", "affine", "message"),
     [
-        (None, None, r"5 × 4 × 12 × 4\) does not say where its voxels lie: give affine= .fit_image and predict_image."),
+        (None, None, r"5 × 4 × 12 × 4\) does not say where its voxels lie: give affine= .fit_image .* also for a mask"),
         (lambda array: nib.Nifti1Image(np.asarray(array), AFFINE), AFFINE, "the image brings its own affine; leave out"),
         (lambda array: array.astype("complex64"), AFFINE, "complex64; magnitudes"),
-        (
-            None,
-            np.eye(3),
-            r"affine= must be a matrix \(4, 4\) that places voxels in mm, not \[\[1.0, 0.0, 0.0\], ",
-        ),
+        (None, np.eye(3), r"affine= must be a matrix \(4, 4\) that places voxels in mm, not \[\[1.0, 0.0, 0.0\], "),
         (None, np.zeros((4, 4)), "that places voxels in mm"),
         (lambda array: array[..., 0], AFFINE, "3-D"),
         (

@@ -117,6 +117,10 @@ def test_patients_are_numbered_studies_are_sessions_and_echo_times_one_scan(tmp_
     assert not any(word in text for text in texts for word in ("Doe", "Ann", "Bea"))
     with pytest.raises(FileExistsError):
         import_dicom(dicom, out)
+    for path in (dicom / "b1").iterdir():
+        path.write_bytes(path.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match=r"dcm2niix: .*not large enough"), pytest.raises(ValueError, match="not conv"):
+        import_dicom(dicom / "b1", out)
     with pytest.raises(ValueError, match="2 patients"):
         import_dicom(dicom, tmp_path / "other", subject="x")
 

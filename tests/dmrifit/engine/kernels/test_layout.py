@@ -37,14 +37,8 @@ def test_no_two_numbers_of_a_lane_share_a_place_and_none_is_left_over(fields, n,
 @pytest.mark.parametrize(
     ("unit", "low", "high", "expected"),
     [
-        ("ms", 20, 140, "inverse"),
-        ("ms", 0, np.inf, "plain"),
-        ("µm²/ms", 4, 100, "log"),
-        ("µm²/ms", 0.5, 10, "log"),
-        ("µm²/ms", 0.5, 9.9, "plain"),
-        ("µm²/ms", 0, 3, "plain"),
-        ("", 0, 1, "plain"),
-        ("signal", 0.1, 100, "plain"),
+        ("ms", 20, 140, "inverse"), ("ms", 0, np.inf, "plain"), ("µm²/ms", 4, 100, "log"), ("µm²/ms", 0.5, 10, "log"),
+        ("µm²/ms", 0.5, 9.9, "plain"), ("µm²/ms", 0, 3, "plain"), ("", 0, 1, "plain"), ("signal", 0.1, 100, "plain"),
     ],
 )
 def test_the_inner_coordinate_follows_from_unit_and_bounds(unit, low, high, expected):
