@@ -504,6 +504,8 @@ def describe_prediction(
     }
     if getattr(estimator, "synthetic_", False):
         described["Estimator"]["TrainingData"] = SYNTHETIC_TRAINING
+    if training := getattr(estimator, "training_", None):
+        described["Estimator"]["TrainedOn"] = {key.title(): x for key, x in training.items()}
     if model is not None:
         described["Model"] = _describe_model(model)
         described["Parameters"] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from math import ceil
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from dmrifit.predict.intervals import (
     width_table,
 )
 from dmrifit.predict.novelty import Novelty
-from dmrifit.predict.strategies import reference_parameters
+from dmrifit.predict.strategies import SignalToSignal, reference_parameters, task_in_words
 
 __all__ = ["ConformalIntervals"]
 
@@ -228,7 +229,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
                     f"them true; not {calibrated.dtype} {calibrated.shape}"
                 )
         self._set_outputs(model, targets.shape[1])
-        self._check_patients(patients)
+        self._check_patients(patients, "")
         folds = GroupKFold(self.n_splits, shuffle=True, random_state=seed)
         predicted = np.full(targets.shape, np.nan)
         for train, test in folds.split(x, groups=patients):
@@ -240,7 +241,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
                 predicted[calibration_rows] = self._outputs(estimator, x[calibration_rows])
         usable = calibrated & np.isfinite(predicted).all(axis=1) & np.isfinite(targets).all(axis=1)
         # Again, because voxels without a prediction or reference can cost whole patients.
-        self._check_patients(patients[usable])
+        self._check_patients(patients[usable], " with finite signals and fits to calibrate on")
         self._learn_errors(x[usable], predicted[usable], targets[usable], patients[usable], seed)
         # Predictions are made by an estimator that has learned from all patients.
         self.estimator_ = clone(self.estimator).fit(x, y, **options)
@@ -426,12 +427,13 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             )
         return np.random.default_rng(seed).permutation(n) % _N_RANDOM_GROUPS
 
-    def _check_patients(self, patients: NDArray) -> None:
+    def _check_patients(self, patients: NDArray, usable: str) -> None:
         n_patients, fewest = len(np.unique(patients)), max(FEWEST_PATIENTS, self.n_splits)
         if n_patients < fewest:
+            remedy = f", or n_splits={FEWEST_PATIENTS}" if n_patients >= FEWEST_PATIENTS else ""
             raise ValueError(
-                f"intervals need usable voxels of at least {fewest} patients, and there are "
-                f"{n_patients}; give more patients, or smaller n_splits where that is the reason"
+                f"intervals need at least {fewest} patients{usable}, and there are {n_patients}; "
+                f"give more patients{remedy}"
             )
 
     def _checked(self, X: ArrayLike) -> _Array:
@@ -523,6 +525,33 @@ def strategy_of(estimator: Any) -> Any:
         check_is_fitted(estimator)
         return estimator.estimator_
     return estimator
+
+
+def predictor_lines(estimator: Any, file: Path) -> list[str]:
+    """Say what a predictor was trained on, what it predicts, and what its intervals are worth."""
+    strategy = strategy_of(estimator)
+    if getattr(strategy, "source", None) is None or strategy.target is None:
+        return [f"{file}: {strategy!r}"]
+    noun, sample = "voxel", "data that are not recorded"
+    if training := getattr(strategy, "training_", None):
+        noun = training["unit"].split()[-1]
+        patients = counted(training["patients"], "patient")
+        sample = f"{counted(training['count'], training['unit'])} of {patients}"
+        sample += f" ({', '.join(map(str, training['cohorts']))})"
+    kind = "s2s" if isinstance(strategy, SignalToSignal) else "m2m"
+    lines = [
+        f"{strategy.regressor} {kind}: trained on {sample}: {file}",
+        f"it predicts {task_in_words(strategy)}",
+    ]
+    if strategy is not estimator:
+        held = estimator.calibration_.groupby("parameter", sort=False)["coverage"].mean()
+        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in held.items())
+        where = "coverage in held-out training patients"
+        promise = f"intervals: {estimator.guarantee()}; {where}: {shares}"
+        lines.append(promise.replace("voxel", noun))
+    if getattr(strategy, "synthetic_", False):
+        lines.append("trained on synthetic data: no clinical use")
+    return lines
 
 
 def _forest(

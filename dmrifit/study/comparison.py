@@ -484,7 +484,6 @@ def compare(
         "estimators": {entrant.name: entrant.description for entrant in entrants},
         "model": {entrant.name: entrant.model.name for entrant in entrants},
         "constant": TEXTS["constant"],
-        "without_controls": contestants.without_controls(entrants),
         "versions": software(),
         "command": command_line(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
@@ -641,10 +640,8 @@ def _send_arrays(cells: Sequence[Cell], bank: Bank) -> dict[int, Any]:
         try:
             cloudpickle.dumps(entrant)
         except Exception as error:
-            raise RuntimeError(
-                f"estimator {entrant.name!r} cannot be sent to the workers of a cluster ({error});"
-                " it must not hold open files, locks or the like: make them in fit"
-            ) from error
+            text = TEXTS("not_sent", name=repr(entrant.name), error=error)
+            raise RuntimeError(text) from error
     # Waits for the first worker, and asks for one where the cluster starts them on demand.
     backend.effective_n_jobs(-1)
     stacks = [bank.material(cell.entrant, cell.view, cell.repeat) for cell in cells]

@@ -114,12 +114,14 @@ def headline(summary: pd.DataFrame) -> pd.DataFrame:
 
 def headline_notes(study: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
     """List what has to be said under the head of the summary of a study, `table`."""
-    notes = []
+    notes = [TEXTS["columns"]]
     correlations = [table[name] for name in ("r", "r, independent") if name in table]
     if any(column.astype(str).str.endswith("*").any() for column in correlations):
         notes.append(TEXTS["undefined"])
     if (table["algorithm"] == SHUFFLED).any():
         notes.append(TEXTS["no_zero"])
+    if table["algorithm"].map(is_control).any():
+        notes.append(TEXTS["controls"])
     notes.append(TEXTS["shared_noise" if "shared noise" in table else "inputs"])
     single = [
         name

@@ -70,9 +70,11 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
     csv_files = {f"{name}.csv": csv_text(table, 7) for name, table in tables.items()}
     write_files(folder / TABLES, csv_files, replaced=("csv",))
     write_files(folder, {SUMMARY: csv_text(board.summary, 7), PAGE: html})
-    frames = {"summary": board.summary, "headline": headline(board.overview)} | tables
+    table = headline(board.overview)
+    notes = headline_notes(board.study, table)
+    frames = {"summary": board.summary, "headline": table} | tables
     sentences = [page.lead, *answer.verdict(board)]
-    return Report.of(folder / PAGE, page.title, sentences, frames)
+    return Report.of(folder / PAGE, page.title, sentences, frames, notes)
 
 
 def _page(board: Board, evaluations: Sequence[Evaluation]) -> tuple[Page, dict[str, pd.DataFrame]]:
@@ -119,7 +121,7 @@ def _page(board: Board, evaluations: Sequence[Evaluation]) -> tuple[Page, dict[s
 
 class Report(_Path):  # type: ignore[misc, valid-type]
     """
-    The page of a comparison: a path, with `title`, `sentences` and `frames`.
+    The page of a comparison: a path, with `title`, `sentences`, `frames` and `notes` to the table.
 
     Paths made of it, such as its parent, are plain ones.
     """
@@ -127,15 +129,21 @@ class Report(_Path):  # type: ignore[misc, valid-type]
     title: str
     sentences: tuple[str, ...]
     frames: dict[str, pd.DataFrame]
+    notes: tuple[str, ...]
 
     @classmethod
     def of(
-        cls, path: Path, title: str, sentences: Sequence[str], frames: Mapping[str, pd.DataFrame]
+        cls,
+        path: Path,
+        title: str,
+        sentences: Sequence[str],
+        frames: Mapping[str, pd.DataFrame],
+        notes: Sequence[str] = (),
     ) -> Report:
         """Make a report of the path of its page, its first sentences and its tables by name."""
         report = cls(path)
         report.title, report.sentences = title, tuple(sentences)
-        report.frames = dict(frames)
+        report.frames, report.notes = dict(frames), tuple(notes)
         return report
 
     def with_segments(self, *segments: str | os.PathLike[str]) -> Path:
@@ -184,11 +192,11 @@ class Report(_Path):  # type: ignore[misc, valid-type]
         for cells in (list(table), ["---"] * len(table.columns), *table.itertuples(index=False)):
             texts = (str(cell).replace("|", r"\|") for cell in cells)
             lines.append(f"| {' | '.join(texts)} |")
-        lines += ["\n" + note.replace("*", r"\*") for note in headline_notes({}, table)]
+        lines += ["\n" + note.replace("*", r"\*") for note in self.notes]
         return "\n".join([*lines, "", f"[{self.name}]({self.name})", ""])
 
     def _repr_html_(self) -> str:
         table = self.frames["headline"]
         rows = table.itertuples(index=False)
-        note = "; ".join([*self.sentences, *headline_notes({}, table)])
+        note = "; ".join([*self.sentences, *self.notes])
         return html_summary(self.title, list(table), rows, note=note, most_rows=None)

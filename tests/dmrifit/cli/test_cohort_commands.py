@@ -1,5 +1,6 @@
 """Commands on cohorts: what their options ask of the library, and what they tell the user."""
 
+import json
 import shutil
 from collections import namedtuple
 
@@ -105,7 +106,8 @@ def test_the_trained_model_is_least_squares_of_the_drawn_voxels(table, output_of
     design = np.column_stack([np.ones(len(Y)), Y[:, :3]])
     weights = np.linalg.lstsq(design, Y, rcond=None)[0]
     np.testing.assert_allclose(estimator.predict(Y[:9, :3]), design[:9] @ weights, rtol=1e-6)
-    assert f"LR s2s: trained on {len(Y)} lesion voxels of 2 patients: {model}\n" in out
+    assert f"LR s2s: trained on {len(Y)} lesion voxels of 2 patients (A): {model}\n" in out
+    assert output_of("info", model) == out.partition("not 2\n")[2]
     assert "no intervals: train on 5 patients or more, not 2" in out
     assert "it predicts 21 signals from S_b0_TE93, S_b50_TE93, S_b100_TE93" in out
     assert "trained on synthetic data: no clinical use" in out
@@ -134,6 +136,10 @@ def test_models_of_five_patients_have_intervals_that_a_prediction_writes(run, ou
     written = [next((tmp_path / "out").glob(f"*.{ending}")).read_text() for ending in ("json", "html")]
     assert all("trained on synthetic data: its accuracy in people is unknown" in text for text in [out, *written])
     assert all("model.dmrifit" in text for text in written)
+    n = Cohort.read(table)["cohort1"].count("body")
+    trained_on = {"Cohorts": ["cohort1"], "Patients": 5, "Count": n, "Unit": "body voxel"}
+    assert json.loads(written[0])["Estimator"]["TrainedOn"] == trained_on
+    assert f"trained on {n} body voxels of 5 patients (cohort1)" in output_of("info", model)
     assert len(list((tmp_path / "out").glob("*high*.nii.gz"))) == 7
     output_of("train", table, "--out", model, "--coverage", 0, "--overwrite")
     assert isinstance(load_model(model), SignalToSignal)

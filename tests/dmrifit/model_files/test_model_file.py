@@ -334,6 +334,7 @@ class TestRefusals:
             (lambda m: m["parameters"].update(target=m["parameters"]["source"]), "answers with 11 numbers"),
             (lambda m: m["fitted"].update(n_features_in_=4), "5 measurements of 1 voxel, not 4 columns"),
             (lambda m: m["fitted"].update(n_features_in_="5"), "not counts and names"),
+            (lambda m: m["fitted"].update(training_={"cohorts": "A"}), "not counts and names"),
             (lambda m: m["fitted"].update(regressor_="LR"), "fitted attribute"),
             (lambda m: m["versions"].update({"scikit-learn": "0.24.2"}), "scikit-learn 0.24.2.*installed"),
             (lambda m: m["versions"].update(dmrifit="7.0"), r"dmrifit 7.0.*installed; install dmrifit 7.0 to read it, or train it again$"),

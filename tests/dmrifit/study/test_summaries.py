@@ -7,6 +7,7 @@ import pytest
 from dmrifit import Cohort, Evaluation, Protocol, SignalToSignal, compare
 from dmrifit.study.summaries import (
     MEASURES,
+    TEXTS,
     Board,
     headline,
     headline_notes,
@@ -162,6 +163,9 @@ def test_a_simulated_headline_is_given_twice_and_says_so(repeated, evaluation, t
     again = Evaluation.read(tmp_path)
     assert again.summary().equals(repeated.summary())
     assert headline_notes(again.study, headline(again.summary())) == notes
+    learners = table.reset_index().query("algorithm == 'LR'")
+    of_controls = [note for note in notes if note not in headline_notes(again.study, learners)]
+    assert of_controls == [TEXTS[name] for name in ("undefined", "no_zero", "controls")]
     # Nobody knows these curves without their noise.
     assert "shared noise" not in headline(evaluation.summary())
     notes = headline_notes(evaluation.study, headline(evaluation.summary()))
