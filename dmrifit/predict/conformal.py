@@ -301,8 +301,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             Lower and upper ends, within the bounds of the model; NaN where the prediction is
             missing.
         """
-        x = self._checked(X)
-        return self.intervals_of(x, self._outputs(self.estimator_, x))
+        return self.intervals_of(X, self._outputs(self.estimator_, self._checked(X)))
 
     def intervals_of(self, X: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
         """
@@ -529,20 +528,17 @@ def strategy_of(estimator: Any) -> Any:
 
 def predictor_lines(estimator: Any, file: Path) -> list[str]:
     """Say what a predictor was trained on, what it predicts, and what its intervals are worth."""
-    strategy = strategy_of(estimator)
-    if getattr(strategy, "source", None) is None or strategy.target is None:
-        return [f"{file}: {strategy!r}"]
-    noun, sample = "voxel", "data that are not recorded"
+    strategy, noun, sample = strategy_of(estimator), "voxel", "data that are not recorded"
     if training := getattr(strategy, "training_", None):
         noun = training["unit"].split()[-1]
         patients = counted(training["patients"], "patient")
         sample = f"{counted(training['count'], training['unit'])} of {patients}"
         sample += f" ({', '.join(map(str, training['cohorts']))})"
-    kind = "s2s" if isinstance(strategy, SignalToSignal) else "m2m"
-    lines = [
-        f"{strategy.regressor} {kind}: trained on {sample}: {file}",
-        f"it predicts {task_in_words(strategy)}",
-    ]
+    lines = [f"{file}: {estimator!r}"]
+    if getattr(strategy, "source", None) is not None and strategy.target is not None:
+        kind = "s2s" if isinstance(strategy, SignalToSignal) else "m2m"
+        lines = [f"{strategy.regressor} {kind}: trained on {sample}: {file}"]
+        lines.append(f"it predicts {task_in_words(strategy)}")
     if strategy is not estimator:
         held = estimator.calibration_.groupby("parameter", sort=False)["coverage"].mean()
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in held.items())

@@ -210,7 +210,8 @@ class Evaluation:
             fit to a second noise realization, and ``skill_shared_noise`` and
             ``pearson_shared_noise`` what the noise that reference and inputs share adds to the
             first ones. ``pooled_skill`` is that of all voxels together.
-            An undefined correlation counts as 0 (``n_undefined_pearson``); ``n_dropped`` voxels
+            An undefined correlation counts as 0 (``n_undefined_pearson``), and that of signals is
+            the mean over those of the single contrasts; ``n_dropped`` voxels
             have a reference of zero or none. ``summary.csv`` of a report has the rows ``tissue``
             alone, with the scores of the signals beside them as ``signal_…``.
 

@@ -156,8 +156,8 @@ def test_intervals_are_the_same_bits_after_loading(strategy, signals, tmp_path):
 
 
 def test_intervals_of_plain_arrays_are_stored(tmp_path):
-    X = np.random.default_rng(1).normal(size=(80, 3))
-    estimator = ConformalIntervals(SignalToSignal("LR"), random_state=0).fit(X, X[:, 0])
+    X = pd.DataFrame(np.random.default_rng(1).normal(size=(80, 3)), columns=["a", "b", "c"])
+    estimator = ConformalIntervals(SignalToSignal("LR"), random_state=0).fit(X, X["a"])
     save_model(estimator, tmp_path / "model")
     assert load_model(tmp_path / "model").predict_interval(X).tobytes() == estimator.predict_interval(X).tobytes()
     assert load_model(tmp_path / "model").guarantee() == estimator.guarantee()
