@@ -71,10 +71,11 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
     write_files(folder / TABLES, csv_files, replaced=("csv",))
     write_files(folder, {SUMMARY: csv_text(board.summary, 7), PAGE: html})
     table = headline(board.overview)
-    notes = headline_notes(board.study, table)
     frames = {"summary": board.summary, "headline": table} | tables
     sentences = [page.lead, *answer.verdict(board)]
-    return Report.of(folder / PAGE, page.title, sentences, frames, notes)
+    report = Report.of(folder / PAGE, page.title, sentences, frames)
+    report.notes = tuple(headline_notes(board.study, table))
+    return report
 
 
 def _page(board: Board, evaluations: Sequence[Evaluation]) -> tuple[Page, dict[str, pd.DataFrame]]:
@@ -129,21 +130,16 @@ class Report(_Path):  # type: ignore[misc, valid-type]
     title: str
     sentences: tuple[str, ...]
     frames: dict[str, pd.DataFrame]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
-        cls,
-        path: Path,
-        title: str,
-        sentences: Sequence[str],
-        frames: Mapping[str, pd.DataFrame],
-        notes: Sequence[str] = (),
+        cls, path: Path, title: str, sentences: Sequence[str], frames: Mapping[str, pd.DataFrame]
     ) -> Report:
         """Make a report of the path of its page, its first sentences and its tables by name."""
         report = cls(path)
         report.title, report.sentences = title, tuple(sentences)
-        report.frames, report.notes = dict(frames), tuple(notes)
+        report.frames = dict(frames)
         return report
 
     def with_segments(self, *segments: str | os.PathLike[str]) -> Path:

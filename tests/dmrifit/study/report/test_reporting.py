@@ -244,7 +244,7 @@ def report(tmp_path):
     page = tmp_path / "report.html"
     page.write_text("page", encoding="utf-8")
     frames = {"headline": pd.DataFrame({"algorithm": ["LR", "a|b"], "r": ["0.50*", "–"]})}
-    return Report.of(page, "Title <1>", ["Notice.", "Best predictor: LR."], frames, ["* some", "maps"])
+    return Report.of(page, "Title <1>", ["Notice.", "Best predictor: LR."], frames)
 
 
 def test_a_report_is_the_path_of_its_page_with_markdown_and_copies_of_its_tables(report, tmp_path):
@@ -256,6 +256,7 @@ def test_a_report_is_the_path_of_its_page_with_markdown_and_copies_of_its_tables
     table.loc[0, "r"] = "1"
     with pytest.raises(ValueError, match=r"no table 'skil' in .*; choose from headline"):
         report.frame("skil")
+    report.notes = ("* some", "maps")
     lines = report.markdown().splitlines()
     assert lines[0] == "# Title <1>"
     assert "Best predictor: LR." in lines
