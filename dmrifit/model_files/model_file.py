@@ -79,11 +79,11 @@ def save_model(
     Write a fitted estimator to one file.
 
     The file is a zip archive of ``model.json`` (class, parameters, protocols, model, rule of the
-    patient's scale, what it was trained on, versions) and, for a strategy, the fitted regressor as skops stores it, with
-    boosted trees as JSON and weights of networks as safetensors beside it; for intervals, the
-    model file of their estimator; for an estimator of volumes, the weights of its network as
-    safetensors. It appears under its name only when it is complete, and replaces a file of that
-    name.
+    patient's scale, what it was trained on, versions) and, for a strategy, the fitted regressor as
+    skops stores it, with boosted trees as JSON and weights of networks as safetensors beside it;
+    for intervals, the model file of their estimator; for an estimator of volumes, the weights of
+    its network as safetensors. It appears under its name only when it is complete, and replaces a
+    file of that name.
 
     Parameters
     ----------
