@@ -355,18 +355,14 @@ def _check_regressor(estimator: SignalToSignal | MapsToMaps) -> None:
             )
     n_regressor_inputs = getattr(regressor, "n_features_in_", n_inputs)
     if not hasattr(regressor, "predict") or n_regressor_inputs != n_inputs:
-        raise RefusedError(
-            f"its regressor takes {counted(n_regressor_inputs, 'input')}, and the estimator has "
-            f"{n_inputs}"
-        )
+        inputs = counted(n_regressor_inputs, "input")
+        raise RefusedError(_TEXTS["inputs"].format(inputs, n_inputs))
     prediction = np.asarray(regressor.predict(np.ones((1, n_inputs))))
     if not np.isfinite(prediction).all():
         raise RefusedError("its regressor predicts non-finite values")
     if n_outputs is not None and not _is_one_row(prediction.shape, n_outputs):
-        raise RefusedError(
-            f"its regressor answers with {counted(prediction.shape[-1], 'number')} instead of "
-            f"{n_outputs}"
-        )
+        answer = counted(prediction.shape[-1], "number")
+        raise RefusedError(_TEXTS["answer"].format(answer, n_outputs))
 
 
 def _is_one_row(shape: tuple[int, ...], n_outputs: int) -> bool:
@@ -512,10 +508,8 @@ def _restore_intervals(
     n = unit.size
     estimator._set_outputs(estimator._model(), n)
     if unit.shape != (n,) or smallest.shape != (n,) or len(estimator.names_) != n:
-        raise RefusedError(
-            f"its intervals are those of {counted(len(estimator.names_), 'output')}, and it holds "
-            f"expected errors of {n}"
-        )
+        outputs = counted(len(estimator.names_), "output")
+        raise RefusedError(_TEXTS["outputs"].format(outputs, n))
     if min(unit.min(), smallest.min()) <= 0:
         raise RefusedError("its intervals have an expected error of 0 or less")
     n_features = estimator.n_features_in_

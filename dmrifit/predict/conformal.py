@@ -377,6 +377,8 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         check_is_fitted(self)
         n = self.calibration_["patient"].nunique()
         percent = f"{100 * self.coverage:.3g} %"
+        training = getattr(self.estimator_, "training_", None)
+        noun = training["unit"].split()[-1] if training else "voxel"
         if self.has_random_groups_:
             return (
                 f"calibrated to {percent} on rows in {n} random parts, whatever patients they are "
@@ -395,7 +397,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
                 f"{percent} cannot be promised with {counted(n, 'patient')} ({n_needed} are "
                 f"needed); {text}"
             )
-        return f"calibrated to {percent} of the voxels on {counted(n, 'patient')}; {text}"
+        return f"calibrated to {percent} of the {noun}s on {counted(n, 'patient')}; {text}"
 
     def _model(self) -> SignalModel | None:
         """Return the model whose parameters get intervals; None for intervals of `predict`."""
@@ -528,9 +530,8 @@ def strategy_of(estimator: Any) -> Any:
 
 def predictor_lines(estimator: Any, file: Path) -> list[str]:
     """Say what a predictor was trained on, what it predicts, and what its intervals are worth."""
-    strategy, noun, sample = strategy_of(estimator), "voxel", "data that are not recorded"
+    strategy, sample = strategy_of(estimator), "data that are not recorded"
     if training := getattr(strategy, "training_", None):
-        noun = training["unit"].split()[-1]
         patients = counted(training["patients"], "patient")
         sample = f"{counted(training['count'], training['unit'])} of {patients}"
         sample += f" ({', '.join(map(str, training['cohorts']))})"
@@ -543,8 +544,7 @@ def predictor_lines(estimator: Any, file: Path) -> list[str]:
         held = estimator.calibration_.groupby("parameter", sort=False)["coverage"].mean()
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in held.items())
         where = "coverage in held-out training patients"
-        promise = f"intervals: {estimator.guarantee()}; {where}: {shares}"
-        lines.append(promise.replace("voxel", noun))
+        lines.append(f"intervals: {estimator.guarantee()}; {where}: {shares}")
     if getattr(strategy, "synthetic_", False):
         lines.append("trained on synthetic data: no clinical use")
     return lines

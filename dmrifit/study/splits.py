@@ -158,7 +158,7 @@ def _available(
     n_needed = max(sizes or (1,))
     if len(available) < n_needed:
         tested = f"{', '.join(test)} of" if test else "a patient of"
-        where = _TEXTS["masked"] if test else ""
+        where = _TEXTS["masked" if test else "fewer"]
         names = {"tested": tested, "cohort": repr(cohort), "regime": repr(regime)}
         counts = {"n": n_needed, "n_available": len(available)}
         raise ValueError(_TEXTS("too_few", **names, **counts) + where)

@@ -106,11 +106,11 @@ def test_a_sentence_says_what_so_many_patients_let_expect(world):
     X, y, patients = world
     few = np.isin(patients, np.unique(patients)[:8])
     fitted = ConformalIntervals(Ridge(), random_state=0).fit(X[few], y[few], patients[few])
-    # 0.9 · 8 / 9
     assert "90 % cannot be promised with 8 patients (9 are needed); at least 80 % (90 % × 8/9, " in fitted.guarantee()
     all_of_them = ConformalIntervals(Ridge(), coverage=0.95, random_state=0).fit(X, y, patients)
-    # 0.95 · 20 / 21
     assert "calibrated to 95 % of the voxels on 20 patients; at least 90.5 % (95 % × 20/21, " in all_of_them.guarantee()
+    all_of_them.estimator_.training_ = {"unit": "region"}
+    assert "calibrated to 95 % of the regions on 20 patients" in all_of_them.guarantee()
     # Rows in random groups are not called patients.
     fitted = ConformalIntervals(Ridge(), random_state=0).fit(X, y)
     assert fitted.has_random_groups_
