@@ -144,9 +144,8 @@ def train(
     from dmrifit.cohort.cohort import Cohort, in_order
     from dmrifit.cohort.patches import check_reach
     from dmrifit.model_files.model_file import save_model
+    from dmrifit.predict import conformal
     from dmrifit.predict.base import resolve_patch_shape
-    from dmrifit.predict.conformal import FEWEST_PATIENTS, ConformalIntervals, strategy_of
-    from dmrifit.predict.strategies import task_in_words
     from dmrifit.study.contestants import check_unseen
 
     # All that can be wrong with the options is found before scans are read.
@@ -184,28 +183,22 @@ def train(
     parts = zip(*((sample.X, sample.Y, sample.groups) for sample in samples), strict=True)
     X, Y, groups = map(np.concatenate, parts)
     n_patients = len(np.unique(groups))
-    if coverage and n_patients < FEWEST_PATIENTS:
-        typer.echo(f"no intervals: train on {FEWEST_PATIENTS} patients or more, not {n_patients}")
+    fewest = conformal.FEWEST_PATIENTS
+    if coverage and n_patients < fewest:
+        typer.echo(f"no intervals: train on {fewest} patients or more, not {n_patients}")
         coverage = 0.0
     if coverage:
-        estimator = ConformalIntervals(estimator, coverage=coverage, random_state=seed)
+        estimator = conformal.ConformalIntervals(estimator, coverage=coverage, random_state=seed)
         estimator.fit(X, Y, groups)
     else:
         estimator.fit(X, Y)
-    strategy_of(estimator).synthetic_ = any(cohort.synthetic for cohort in training)
+    fitted = conformal.strategy_of(estimator)
+    fitted.synthetic_ = any(cohort.synthetic for cohort in training)
+    fitted.training_ = {"cohorts": [cohort.name for cohort in training], "patients": n_patients}
+    unit = f"{train_mask} voxel" if training[0].regions is None else "region"
+    fitted.training_ |= {"count": len(X), "unit": unit}
     save_model(estimator, out)
-    noun = "voxel" if training[0].regions is None else "region"
-    sample = counted(len(X), f"{train_mask} voxel" if noun == "voxel" else noun)
-    people = counted(n_patients, "patient")
-    typer.echo(f"{algorithm} {strategy}: trained on {sample} of {people}: {out}")
-    typer.echo(f"it predicts {task_in_words(strategy_of(estimator))}")
-    if coverage:
-        held = estimator.calibration_.groupby("parameter", sort=False)["coverage"].mean()
-        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in held.items())
-        where = "coverage in held-out training patients"
-        typer.echo(f"intervals: {estimator.guarantee()}; {where}: {shares}".replace("voxel", noun))
-    if strategy_of(estimator).synthetic_:
-        typer.echo("trained on synthetic data: no clinical use")
+    typer.echo("\n".join(conformal.predictor_lines(estimator, out)))
 
 
 @dataclass(frozen=True)
@@ -466,13 +459,12 @@ def _training_cohorts(cohorts: Mapping[str, Cohort], resynthesize: bool) -> list
 def _finish_report(evaluations: list[Evaluation], out: Path) -> None:
     """Write the page; print the summary and the conclusion of the first comparison."""
     from dmrifit.study.report.reporting import write_report
-    from dmrifit.study.summaries import TEXTS, headline, headline_notes
+    from dmrifit.study.summaries import TEXTS, headline
 
     say("writing the report")
     page = write_report(evaluations, out)
     table = headline(evaluations[0].summary())
-    notes = headline_notes(evaluations[0].study, table)
-    lines = [table.to_string(index=False), *page.sentences[1:], TEXTS["columns"], *notes]
+    lines = [table.to_string(index=False), *page.sentences[1:], *page.notes]
     if any(evaluation.synthetic for evaluation in evaluations):
         lines.append("synthetic data: no clinical result")
     if len(evaluations) > 1:

@@ -22,14 +22,16 @@ from dmrifit.io.bids_derivatives import common_stem, derivative_name, file_lines
 
 def info(image: Path, /, files: ProtocolFiles, mask: str | None = None) -> None:
     """
-    Describe a scan: grid, protocol, noise, models that it supports, and possible errors.
+    Describe a scan (grid, protocol, noise, models that it supports, errors) or a model file.
 
     For each model the standard deviation is the Cramér–Rao bound in typical tissue at the SNR of
     the scan, the least of an unbiased fit of a voxel; bounds of parameters and fits in two steps
     (segmented) make the spread smaller, often by half where it is large, and bias the values. The
-    image is read slab by slab, several times.
+    image is read slab by slab, several times. Of a model file (*.dmrifit) the lines say what it
+    predicts, what it was trained on, and what its intervals are worth.
 
     Options:
+    image IMAGE: 4-D NIfTI image, a table of the images of one scan, or a model file.
     mask FILE|auto|none: Voxels to look at; by default (none) all with signal; auto finds the body
         or head.
 
@@ -38,6 +40,12 @@ def info(image: Path, /, files: ProtocolFiles, mask: str | None = None) -> None:
     from dmrifit.imaging.scan_info import scan_info
     from dmrifit.report.verdict import noise_lines
 
+    if image.suffix == ".dmrifit":
+        from dmrifit.model_files.model_file import load_model
+        from dmrifit.predict.conformal import predictor_lines
+
+        typer.echo("\n".join(predictor_lines(load_model(image), image)))
+        return
     problem = ""
     images, protocol = [image], None
     try:
@@ -357,9 +365,9 @@ def predict(
             raise ValueError("--mask auto finds the body in signals; with --map name a mask file")
         mask = None if prediction.mask in (None, "none") else Path(prediction.mask)
         predicted = predict_from_maps(estimator, map_, units=unit or {}, mask=mask, **options)
-        factors = predicted.sidecar["Settings"]["Factors"].items()
-        used = ", ".join(f"{name} × {factor:g}" for name, factor in factors)
-        say(f"using maps: {used} (in µm²/ms; F from 0 to 1)")
+        settings = predicted.sidecar["Settings"]
+        used = ", ".join(f"{name} × {factor:g}" for name, factor in settings["Factors"].items())
+        say(f"using maps: {used} (in µm²/ms; F from 0 to 1), as of {settings['TakenAs']}")
         if quicklook:
             say("no page is written, because it needs an image")
     elif image is None:

@@ -14,7 +14,8 @@ max_voxels 0..: Random sample of voxels per scan to train on; 0 for all.
 model: Signal model of the maps.
 names: Names of labels: a table (.tsv) with the columns index and name.
 out: Folder for the maps; created if missing.
-source_b B,…: Measured b-values of the inputs (s/mm²), shortest TE; by default the five lowest.
+source_b B,…: Measured b-values of the inputs (s/mm²), at the shortest TE of the first cohort; by
+    default the five lowest of each cohort.
 table PARTICIPANTS: Table of scans, or of mean signals of regions (columns patient, region, b, te,
     signal), tab- or comma-separated.
 te MS|FILE: Echo time in ms: a number, a text file with one per volume, or BIDS sidecars (.json);

@@ -133,7 +133,7 @@ class Cohort:
         self.skipped: dict[str, str] = {}
         self.regions: dict[str, tuple[str, ...]] | None = None
         if not self.scans:
-            raise ValueError(f"cohort {name!r} has no scan")
+            raise ValueError(f"cohort {name!r} has no scan" if name else "the cohort has no scan")
 
     def __len__(self) -> int:
         return len(self.scans)
@@ -142,9 +142,8 @@ class Cohort:
         return iter(self.scans)
 
     def __repr__(self) -> str:
-        title = "synthetic cohort" if self.synthetic else "cohort"
-        protocol = self.scans[0].protocol
-        return f"<{title} {self.name!r}: {counted(len(self.patients), 'patient')}, {protocol!r}>"
+        title = self._title[0].lower() + self._title[1:]
+        return f"<{title}, {self.scans[0].protocol!r}>"
 
     def _repr_html_(self) -> str:
         """Show in notebooks how many patients have which protocol; no file is read."""
@@ -152,13 +151,18 @@ class Cohort:
         for scan in self.scans:
             patients[repr(scan.protocol)].append(scan.patient)
         rows = [(len(names), len(set(names)), text) for text, names in patients.items()]
-        title = "Synthetic cohort" if self.synthetic else "Cohort"
-        title += f" {self.name!r}: {counted(len(self.patients), 'patient')}"
         note = ""
         if self.skipped:
             n_skipped = counted(len(self.skipped), "patient")
             note = f"skipped: {n_skipped} of the table (skipped has reasons)"
-        return html_summary(title, ("scans", "patients", "protocol"), rows, note=note)
+        return html_summary(self._title, ("scans", "patients", "protocol"), rows, note=note)
+
+    @property
+    def _title(self) -> str:
+        """Kind, name and size of the cohort in words."""
+        title = "Synthetic cohort" if self.synthetic else "Cohort"
+        name = f" {self.name!r}" if self.name else ""
+        return f"{title}{name}: {counted(len(self.patients), 'patient')}"
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -275,9 +279,10 @@ class Cohort:
             columns["index"].append(np.column_stack([np.full(len(voxels), position), *where]))
             columns["scale"].append(np.full(len(voxels), factor))
         if not columns["X"]:
+            cohort = f"cohort {self.name!r}" if self.name else "the cohort"
             raise ValueError(
-                f"no patient of cohort {self.name!r} has a voxel in the {mask} mask; give masks "
-                "of the lesions, or take the body (mask='body'; dmrifit train: --train-mask body)"
+                f"no patient of {cohort} has a voxel in the {mask} mask; give masks of the "
+                "lesions, or take the body (mask='body'; dmrifit train: --train-mask body)"
             )
         sigma_of_scans = columns.pop("sigma", [])
         joined = {key: np.concatenate(values) for key, values in columns.items()}
@@ -573,7 +578,8 @@ def in_order(cohort: Cohort) -> Cohort:
 
 def _errors_named(scan: Scan, remedy: str = "") -> AbstractContextManager[None]:
     """Name the patient in errors of the block."""
-    return errors_about(f"patient {scan.patient} (cohort {scan.cohort!r})", remedy)
+    cohort = f" (cohort {scan.cohort!r})" if scan.cohort else ""
+    return errors_about(f"patient {scan.patient}{cohort}", remedy)
 
 
 def _check_order(scan: Scan, body: NDArray) -> None:

@@ -32,6 +32,11 @@ METRICS = ("ADC_fast", "ADC_slow", "F")
 #: Factors from units of diffusivities and shares to those of this project.
 _FACTORS = {"": 1.0, "1": 1.0, "%": 0.01, **DIFFUSIVITY_FACTORS}
 _ADC_OF = {"ADC_fast": "of b = 0 to 100 s/mm²", "ADC_slow": "of b from 100 s/mm²"}
+#: How the metrics count as fitted.
+_FITS = (
+    "nonlinear least squares: ADC_fast of b = 0, 50 and 100 s/mm², ADC_slow of b = 100, 400 and "
+    "900, F = 1 - S0_slow / S0"
+)
 _PLAUSIBLE_ADC = (0.05, 10.0)  # µm²/ms, of a median over tissue
 MOST_LABELS = 255  # that a page can number
 
@@ -157,7 +162,8 @@ def predict_from_maps(
     # By which the maps were multiplied, to µm²/ms and shares.
     factors = {name: _FACTORS[plain_unit(units.get(name, ""))] for name in METRICS}
     settings: dict[str, Any] = {"Metrics": {name: Path(path).name for name, path in maps.items()}}
-    settings |= {"Units": units, "Factors": factors, "Region": region_text, "Command": command}
+    settings |= {"Units": units, "Factors": factors, "TakenAs": _FITS}
+    settings |= {"Region": region_text, "Command": command}
     counts = {"InMask": int(region.sum()), "WithSignal": len(features), "NegativeSignal": 0}
     description = describe_prediction(estimator, model, target, 1.0, names, settings, counts)
     description["Description"] = "Predicted from maps of a clinical protocol by another program"

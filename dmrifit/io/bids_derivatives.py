@@ -44,6 +44,11 @@ MONOTONIC = "3/(b_max·D)"
 _LARGEST_SHIFT = 0.1
 #: What is said where predictions of a model stand that has learned from a simulation.
 SYNTHETIC_TRAINING = "The model was trained on synthetic data: its accuracy in people is unknown."
+#: The same of means over regions.
+REGION_TRAINING = (
+    "The model was trained on means over regions, which have less noise than voxels: its accuracy "
+    "and its intervals in voxels are unknown."
+)
 #: What is said where predictions stand without intervals.
 NO_INTERVALS = (
     "Without intervals the uncertainty of the predicted values is not known. Intervals need "
@@ -502,8 +507,13 @@ def describe_prediction(
         **makers("dmrifit", "numba", "numpy", "nibabel", "scikit-learn"),
         "Estimator": {**classes, "Parameters": describe(estimator.get_params(deep=False))},
     }
-    if getattr(estimator, "synthetic_", False):
-        described["Estimator"]["TrainingData"] = SYNTHETIC_TRAINING
+    limits = [SYNTHETIC_TRAINING] if getattr(estimator, "synthetic_", False) else []
+    if training := getattr(estimator, "training_", None):
+        described["Estimator"]["TrainedOn"] = {key.title(): x for key, x in training.items()}
+        if training["unit"] == "region":
+            limits.append(REGION_TRAINING)
+    if limits:
+        described["Estimator"]["TrainingData"] = " ".join(limits)
     if model is not None:
         described["Model"] = _describe_model(model)
         described["Parameters"] = {

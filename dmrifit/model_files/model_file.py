@@ -55,10 +55,12 @@ _PART = re.compile(
     r"model\.json|(regressor|given)\.skops|estimator\.dmrifit"
     r"|leaf\d{1,3}\.(json|safetensors)|own-[a-z]+\.(json|safetensors|skops)"
 )
-_TABLES = CONTENTS["interval_tables"]
+_TABLES, _TEXTS = CONTENTS["interval_tables"], CONTENTS["errors"]
 _FITTED = (
     "n_features_in_", "feature_names_in_", "n_dropped_", "synthetic_", "noise_", "snr_",
+    "training_",
 )  # fmt: skip
+_TRAINING = {"cohorts": list, "patients": int, "count": int, "unit": str}
 _PACKAGES = ("dmrifit", "scikit-learn", "skops", "numpy")
 _OF_LEAVES = ("torch", "xgboost")
 # Endings of the files that are named beside a model, and so may be taken for it.
@@ -77,11 +79,11 @@ def save_model(
     Write a fitted estimator to one file.
 
     The file is a zip archive of ``model.json`` (class, parameters, protocols, model, rule of the
-    patient's scale, versions) and, for a strategy, the fitted regressor as skops stores it, with
-    boosted trees as JSON and weights of networks as safetensors beside it; for intervals, the
-    model file of their estimator; for an estimator of volumes, the weights of its network as
-    safetensors. It appears under its name only when it is complete, and replaces a file of that
-    name.
+    patient's scale, what it was trained on, versions) and, for a strategy, the fitted regressor as
+    skops stores it, with boosted trees as JSON and weights of networks as safetensors beside it;
+    for intervals, the model file of their estimator; for an estimator of volumes, the weights of
+    its network as safetensors. It appears under its name only when it is complete, and replaces a
+    file of that name.
 
     Parameters
     ----------
@@ -155,10 +157,7 @@ def load_model(path: str | Path, *, trusted: Collection[str] = ()) -> BaseEstima
     path = Path(path)
     check_file(path, "model file")
     if path.name.lower().endswith(_SCANS) and not zipfile.is_zipfile(path):
-        raise ValueError(
-            f"{path} is refused as a model file: it is a table or an image of scans; name the "
-            "model in its place, and check the order of the arguments"
-        )
+        raise ValueError(_TEXTS["scans"].format(path=path))
     remedy = "copy it again from where it was made, or train another model"
     try:
         with path.open("rb") as file:
@@ -166,9 +165,7 @@ def load_model(path: str | Path, *, trusted: Collection[str] = ()) -> BaseEstima
     except ImportError:
         raise
     except MemoryError:
-        raise ValueError(
-            f"{path} is refused as a model file: there is no memory for what it says it holds"
-        ) from None
+        raise ValueError(_TEXTS["memory"].format(path=path)) from None
     except RefusedError as error:
         # A copy of a file of another version is no better.
         end = "" if str(error).endswith("train it again") else f"; {remedy}"
@@ -178,9 +175,8 @@ def load_model(path: str | Path, *, trusted: Collection[str] = ()) -> BaseEstima
         # EINVAL.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
-        raise ValueError(
-            f"{path} is refused as a model file: it is damaged or was altered ({error}); {remedy}"
-        ) from error
+        text = _TEXTS["damaged"].format(path=path, error=error)
+        raise ValueError(f"{text}; {remedy}") from error
 
 
 def _contents(estimator: BaseEstimator, scale: PatientScale | str | None) -> dict[str, bytes]:
@@ -301,9 +297,8 @@ def _rebuilt(
         except ValueError as error:
             raise RefusedError(str(error)) from None
         return estimator
-    for name in _FITTED:
-        if name in metadata["fitted"]:
-            value = metadata["fitted"][name]
+    for name, value in metadata["fitted"].items():
+        if name in _FITTED:
             # Names of features are an array of objects in scikit-learn.
             if isinstance(value, list):
                 value = np.array(value, dtype=object)
@@ -311,9 +306,7 @@ def _rebuilt(
     # A name alone could mean another formula in another version, and maps would be wrong in
     # silence.
     if metadata["model"] != _definition(estimator):
-        raise RefusedError(
-            f"its model {metadata['model']} is not the one of that name in this version"
-        )
+        raise RefusedError(_TEXTS["other_model"].format(metadata["model"]))
     if isinstance(estimator, MapFitter):
         estimator.model_ = resolve_model(estimator.model)
     if isinstance(estimator, SignalToSignal | MapsToMaps):
@@ -324,9 +317,8 @@ def _rebuilt(
     if isinstance(estimator, ConformalIntervals):
         forest = loaded(parts[_REGRESSOR], [], {})
         _restore_intervals(estimator, inside, metadata["fitted"]["intervals"], forest)
-    estimator.patient_scale_ = None
-    if metadata["scale"] is not None:
-        estimator.patient_scale_ = PatientScale.from_dict(metadata["scale"])
+    scale = metadata["scale"]
+    estimator.patient_scale_ = None if scale is None else PatientScale.from_dict(scale)
     return estimator
 
 
@@ -363,18 +355,14 @@ def _check_regressor(estimator: SignalToSignal | MapsToMaps) -> None:
             )
     n_regressor_inputs = getattr(regressor, "n_features_in_", n_inputs)
     if not hasattr(regressor, "predict") or n_regressor_inputs != n_inputs:
-        raise RefusedError(
-            f"its regressor takes {counted(n_regressor_inputs, 'input')}, and the estimator has "
-            f"{n_inputs}"
-        )
+        inputs = counted(n_regressor_inputs, "input")
+        raise RefusedError(_TEXTS["inputs"].format(inputs, n_inputs))
     prediction = np.asarray(regressor.predict(np.ones((1, n_inputs))))
     if not np.isfinite(prediction).all():
         raise RefusedError("its regressor predicts non-finite values")
     if n_outputs is not None and not _is_one_row(prediction.shape, n_outputs):
-        raise RefusedError(
-            f"its regressor answers with {counted(prediction.shape[-1], 'number')} instead of "
-            f"{n_outputs}"
-        )
+        answer = counted(prediction.shape[-1], "number")
+        raise RefusedError(_TEXTS["answer"].format(answer, n_outputs))
 
 
 def _is_one_row(shape: tuple[int, ...], n_outputs: int) -> bool:
@@ -420,10 +408,7 @@ def _read_parts(
             for entry in entries
         )
         if n_unpacked > _UNPACKED_BYTES + _UNPACKED_RATIO * n_packed or is_packed_twice:
-            raise RefusedError(
-                f"its {n_packed} bytes say that they unpack to {n_unpacked}, more than any model "
-                "does"
-            )
+            raise RefusedError(_TEXTS["bomb"].format(packed=n_packed, unpacked=n_unpacked))
         parts = {}
         for entry in entries:
             # Reading at most the stated size: an entry may unpack to more than it states.
@@ -432,9 +417,7 @@ def _read_parts(
     metadata = json.loads(parts.pop(_METADATA))
     _check_metadata(metadata)
     if set(metadata["sha256"]) != set(parts):
-        raise RefusedError(
-            f"its parts are {sorted(parts)}, and it lists {sorted(metadata['sha256'])}"
-        )
+        raise RefusedError(_TEXTS["parts"].format(sorted(parts), sorted(metadata["sha256"])))
     for name, content in parts.items():
         if hashlib.sha256(content).hexdigest() != metadata["sha256"][name]:
             raise RefusedError(f"{name} was altered after it was written")
@@ -445,17 +428,12 @@ def _check_metadata(metadata: Any) -> None:
     """Check class, names of parameters, versions, leaves and what is fitted."""
     file_format = metadata.get("format") if isinstance(metadata, dict) else None
     if file_format != _FORMAT:
-        raise RefusedError(
-            f"its format is {file_format!r}, not {_FORMAT}: "
-            "it was written by another version; train it again"
-        )
+        raise RefusedError(_TEXTS["other_format"].format(file_format, _FORMAT))
     refuse_keys(metadata, set(CONTENTS["metadata"]), "key", complete=True)
     cls = _class_named(metadata["class"])
     if cls is None:
-        raise RefusedError(
-            f"its class is {metadata['class']!r}, not one of {', '.join(_CLASSES)}, nor one that "
-            "an installed or imported package has registered; import the package that has it"
-        )
+        text = _TEXTS["unknown_class"]
+        raise RefusedError(text.format(metadata["class"], ", ".join(_CLASSES)))
     refuse_keys(
         metadata["parameters"], set(cls._get_param_names()), f"parameter of {cls.__name__}"
     )
@@ -471,10 +449,11 @@ def _check_metadata(metadata: Any) -> None:
                 is_sound = value is None or (type(value) is float and value > 0)
             if key == "feature_names_in_":
                 is_sound = isinstance(value, list) and {*map(type, value)} <= {str}
+            if key == "training_":
+                types = {name: type(entry) for name, entry in dict(value).items()}
+                is_sound = types == _TRAINING
             if not is_sound:
-                raise RefusedError(
-                    f"its fitted attributes are not counts and names: {metadata['fitted']}"
-                )
+                raise RefusedError(_TEXTS["not_counts"].format(metadata["fitted"]))
     refuse_keys(metadata["versions"], {*_PACKAGES, *_OF_LEAVES}, "package")
     if not set(_PACKAGES) <= set(metadata["versions"]):
         raise RefusedError(f"it does not say with which {', '.join(_PACKAGES)} it was written")
@@ -483,10 +462,8 @@ def _check_metadata(metadata: Any) -> None:
         written = metadata["versions"][package]
         installed = version(package)
         if written.split(".")[0] != installed.split(".")[0]:
-            raise RefusedError(
-                f"it was written with {package} {written}, and {installed} is installed; "
-                f"install {package} {written} to read it, or train it again"
-            )
+            text = _TEXTS["other_version"]
+            raise RefusedError(text.format(package, written=written, installed=installed))
 
 
 def _fitted(estimator: BaseEstimator) -> dict[str, Any]:
@@ -497,7 +474,7 @@ def _fitted(estimator: BaseEstimator) -> dict[str, Any]:
         if isinstance(value, np.ndarray):
             fitted[name] = [str(feature) for feature in value]
         elif value is not None:
-            fitted[name] = value if isinstance(value, float) else int(value)
+            fitted[name] = value if isinstance(value, float | dict) else int(value)
     if isinstance(estimator, ConformalIntervals):
         novelty = estimator.novelty_
         state = {
@@ -531,10 +508,8 @@ def _restore_intervals(
     n = unit.size
     estimator._set_outputs(estimator._model(), n)
     if unit.shape != (n,) or smallest.shape != (n,) or len(estimator.names_) != n:
-        raise RefusedError(
-            f"its intervals are those of {counted(len(estimator.names_), 'output')}, and it holds "
-            f"expected errors of {n}"
-        )
+        outputs = counted(len(estimator.names_), "output")
+        raise RefusedError(_TEXTS["outputs"].format(outputs, n))
     if min(unit.min(), smallest.min()) <= 0:
         raise RefusedError("its intervals have an expected error of 0 or less")
     n_features = estimator.n_features_in_
@@ -553,8 +528,7 @@ def _restore_intervals(
         estimator.novelty_ = Novelty.from_dict(novelty, n_features // n_neighbors)
     estimator.estimator_ = inside
     estimator.quantiles_ = estimator._ends.quantiles
-    estimator._unit = unit
-    estimator._smallest = smallest
+    estimator._unit, estimator._smallest = unit, smallest
     for name in _TABLES:
         columns = decoded(state[name])
         refuse_keys(columns, set(_TABLES[name]), f"column of {name}", complete=True)

@@ -277,8 +277,9 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         ValueError
             If no voxel is usable.
         """
-        # Whatever an earlier fit learned from; `dmrifit train` sets it for synthetic patients.
+        # Whatever an earlier fit learned from; `dmrifit train` knows the patients, and sets both.
         self.synthetic_ = False
+        self.training_: dict[str, Any] | None = None
         self.n_dropped_ = design.n_dropped
         self.n_features_in_ = design.n_columns
         if not len(design.features):

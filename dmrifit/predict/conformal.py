@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from math import ceil
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from dmrifit.predict.intervals import (
     width_table,
 )
 from dmrifit.predict.novelty import Novelty
-from dmrifit.predict.strategies import reference_parameters
+from dmrifit.predict.strategies import SignalToSignal, reference_parameters, task_in_words
 
 __all__ = ["ConformalIntervals"]
 
@@ -229,7 +230,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
                     f"them true; not {calibrated.dtype} {calibrated.shape}"
                 )
         self._set_outputs(model, targets.shape[1])
-        self._check_patients(patients)
+        self._check_patients(patients, "")
         folds = GroupKFold(self.n_splits, shuffle=True, random_state=seed)
         predicted = np.full(targets.shape, np.nan)
         for train, test in folds.split(x, groups=patients):
@@ -241,7 +242,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
                 predicted[calibration_rows] = self._outputs(estimator, x[calibration_rows])
         usable = calibrated & np.isfinite(predicted).all(axis=1) & np.isfinite(targets).all(axis=1)
         # Again, because voxels without a prediction or reference can cost whole patients.
-        self._check_patients(patients[usable])
+        self._check_patients(patients[usable], " with finite signals and fits to calibrate on")
         self._learn_errors(x[usable], predicted[usable], targets[usable], patients[usable], seed)
         # Predictions are made by an estimator that has learned from all patients.
         self.estimator_ = clone(self.estimator).fit(x, y, **options)
@@ -301,8 +302,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             Lower and upper ends, within the bounds of the model; NaN where the prediction is
             missing.
         """
-        x = self._checked(X)
-        return self.intervals_of(x, self._outputs(self.estimator_, x))
+        return self.intervals_of(X, self._outputs(self.estimator_, self._checked(X)))
 
     def intervals_of(self, X: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
         """
@@ -378,6 +378,8 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         check_is_fitted(self)
         n = self.calibration_["patient"].nunique()
         percent = f"{100 * self.coverage:.3g} %"
+        training = getattr(self.estimator_, "training_", None)
+        noun = training["unit"].split()[-1] if training else "voxel"
         if self.has_random_groups_:
             return (
                 f"calibrated to {percent} on rows in {n} random parts, whatever patients they are "
@@ -396,7 +398,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
                 f"{percent} cannot be promised with {counted(n, 'patient')} ({n_needed} are "
                 f"needed); {text}"
             )
-        return f"calibrated to {percent} of the voxels on {counted(n, 'patient')}; {text}"
+        return f"calibrated to {percent} of the {noun}s on {counted(n, 'patient')}; {text}"
 
     def _model(self) -> SignalModel | None:
         """Return the model whose parameters get intervals; None for intervals of `predict`."""
@@ -427,12 +429,13 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             )
         return np.random.default_rng(seed).permutation(n) % _N_RANDOM_GROUPS
 
-    def _check_patients(self, patients: NDArray) -> None:
+    def _check_patients(self, patients: NDArray, usable: str) -> None:
         n_patients, fewest = len(np.unique(patients)), max(FEWEST_PATIENTS, self.n_splits)
         if n_patients < fewest:
+            remedy = f", or n_splits={FEWEST_PATIENTS}" if n_patients >= FEWEST_PATIENTS else ""
             raise ValueError(
-                f"intervals need usable voxels of at least {fewest} patients, and there are "
-                f"{n_patients}; give more patients, or smaller n_splits where that is the reason"
+                f"intervals need at least {fewest} patients{usable}, and there are {n_patients}; "
+                f"give more patients{remedy}"
             )
 
     def _checked(self, X: ArrayLike) -> _Array:
@@ -524,6 +527,28 @@ def strategy_of(estimator: Any) -> Any:
         check_is_fitted(estimator)
         return estimator.estimator_
     return estimator
+
+
+def predictor_lines(estimator: Any, file: Path) -> list[str]:
+    """Say what a predictor was trained on, what it predicts, and what its intervals are worth."""
+    strategy, sample = strategy_of(estimator), "data that are not recorded"
+    if training := getattr(strategy, "training_", None):
+        patients = counted(training["patients"], "patient")
+        sample = f"{counted(training['count'], training['unit'])} of {patients}"
+        sample += f" ({', '.join(map(str, training['cohorts']))})"
+    lines = [f"{file}: {estimator!r}"]
+    if getattr(strategy, "source", None) is not None and strategy.target is not None:
+        kind = "s2s" if isinstance(strategy, SignalToSignal) else "m2m"
+        lines = [f"{strategy.regressor} {kind}: trained on {sample}: {file}"]
+        lines.append(f"it predicts {task_in_words(strategy)}")
+    if strategy is not estimator:
+        held = estimator.calibration_.groupby("parameter", sort=False)["coverage"].mean()
+        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in held.items())
+        where = "coverage in held-out training patients"
+        lines.append(f"intervals: {estimator.guarantee()}; {where}: {shares}")
+    if getattr(strategy, "synthetic_", False):
+        lines.append("trained on synthetic data: no clinical use")
+    return lines
 
 
 def _forest(

@@ -115,6 +115,9 @@ class SignalToSignal(Strategy):
         Number of source measurements, times the neighbors in a row.
     feature_names_in_ : ndarray of str
         Column names of X, when fitted to a data frame.
+    training_ : dict or None
+        Cohorts, number of patients, and number and kind of the voxels trained on, as
+        ``dmrifit train`` records them for the model file; None after `fit`.
 
     Notes
     -----
@@ -366,6 +369,9 @@ class MapsToMaps(Strategy):
         Number of source measurements, times the neighbors in a row.
     feature_names_in_ : ndarray of str
         Column names of X, when fitted to a data frame.
+    training_ : dict or None
+        Cohorts, number of patients, and number and kind of the voxels trained on, as
+        ``dmrifit train`` records them for the model file; None after `fit`.
 
     Notes
     -----

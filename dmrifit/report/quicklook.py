@@ -493,13 +493,16 @@ def write_prediction_page(
     figures: Any = ()
     if shown.region.any():
         figures = _maps(panels, widths, outlines, Slices(region, shown.affine), intervals)
-    estimator = ["estimator", "{Class}, {Regressor}".format(**sidecar["Estimator"])]
+    estimator = [["estimator", "{Class}, {Regressor}".format(**sidecar["Estimator"])]]
+    if trained := sidecar["Estimator"].get("TrainedOn"):
+        names = ", ".join(trained["Cohorts"])
+        estimator.append(["trained on", _TEXTS("trained", names=names, **trained)])
     scale = ["signals divided by", f"{sidecar['Scale']:.6g}"]
     sections = [
         page.Section("", *first_screen),
         page.Section("Maps", *figures),
         page.Section("Parameters", *_parameters(shown, median_widths)),
-        shown.settings([estimator, shown.formula], [scale]),
+        shown.settings([*estimator, shown.formula], [scale]),
     ]
     heading = f"{title}, predicted maps of {sidecar['Model']['Name']}"
     lead = _TEXTS("lead", verb="Predicted", **sidecar["Versions"])

@@ -210,7 +210,8 @@ class Evaluation:
             fit to a second noise realization, and ``skill_shared_noise`` and
             ``pearson_shared_noise`` what the noise that reference and inputs share adds to the
             first ones. ``pooled_skill`` is that of all voxels together.
-            An undefined correlation counts as 0 (``n_undefined_pearson``); ``n_dropped`` voxels
+            An undefined correlation counts as 0 (``n_undefined_pearson``), and that of signals is
+            the mean over those of the single contrasts; ``n_dropped`` voxels
             have a reference of zero or none. ``summary.csv`` of a report has the rows ``tissue``
             alone, with the scores of the signals beside them as ``signal_…``.
 
@@ -484,7 +485,6 @@ def compare(
         "estimators": {entrant.name: entrant.description for entrant in entrants},
         "model": {entrant.name: entrant.model.name for entrant in entrants},
         "constant": TEXTS["constant"],
-        "without_controls": contestants.without_controls(entrants),
         "versions": software(),
         "command": command_line(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
@@ -641,10 +641,8 @@ def _send_arrays(cells: Sequence[Cell], bank: Bank) -> dict[int, Any]:
         try:
             cloudpickle.dumps(entrant)
         except Exception as error:
-            raise RuntimeError(
-                f"estimator {entrant.name!r} cannot be sent to the workers of a cluster ({error});"
-                " it must not hold open files, locks or the like: make them in fit"
-            ) from error
+            text = TEXTS("not_sent", name=repr(entrant.name), error=error)
+            raise RuntimeError(text) from error
     # Waits for the first worker, and asks for one where the cluster starts them on demand.
     backend.effective_n_jobs(-1)
     stacks = [bank.material(cell.entrant, cell.view, cell.repeat) for cell in cells]

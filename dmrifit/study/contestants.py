@@ -168,12 +168,6 @@ def controls_of(
     return controls
 
 
-def without_controls(entrants: Sequence[Entrant]) -> list[str]:
-    """Name the estimators without controls of their strategy and model."""
-    covered = {(entrant.strategy, entrant.model) for entrant in entrants if entrant.control}
-    return [e.name for e in entrants if (e.strategy, e.model) not in covered]
-
-
 def choose_views(
     entrants: Sequence[Entrant],
     cohorts: Mapping[str, Cohort],

@@ -12,18 +12,17 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 from dmrifit._utils.checks import check_fields, check_number, check_words
-from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import Seed
 from dmrifit.io.bids_derivatives import versions
 from dmrifit.io.digests import digest
 from dmrifit.predict.controls import OF_NOISE_FREE
+from dmrifit.report.page import Texts
 from dmrifit.study.contestants import Entrant, View
 from dmrifit.study.study_folder import Settings
 from dmrifit.study.voxel_bank import Bank
 
+_TEXTS = Texts(__file__)
 TRAIN_ON = ("same", "other", "pooled")
-
-_MASKED = " with voxels to train on; give masks of the lesions, or train_mask='body'"
 
 #: Distributions whose version may change a number.
 VERSIONS = ("dmrifit", "numpy", "scipy", "scikit-learn", "numba")
@@ -107,10 +106,7 @@ def plan(
     cells = []
     for train_on, cohort in itertools.product(settings.train_on, settings.cohorts):
         if not (testable := bank.testable[cohort]):
-            raise ValueError(
-                f"cohort {cohort!r} has no voxel to score; give lesion masks, or score "
-                "all of the body: score_mask='body'"
-            )
+            raise ValueError(_TEXTS("unscored", cohort=repr(cohort)))
         # A model of other cohorts is the same for all patients.
         tests = [testable] if train_on == "other" else [[patient] for patient in testable]
         for test, repeat in itertools.product(tests, range(settings.n_repeats)):
@@ -161,13 +157,11 @@ def _available(
     available = {"same": same, "other": other, "pooled": same + other}[regime]
     n_needed = max(sizes or (1,))
     if len(available) < n_needed:
-        tested, where = "a patient of", ""
-        if test:
-            tested, where = f"{', '.join(test)} of", _MASKED
-        raise ValueError(
-            f"training for {tested} cohort {cohort!r} with train_on {regime!r} needs "
-            f"at least {counted(n_needed, 'other patient')}; there are {len(available)}{where}"
-        )
+        tested = f"{', '.join(test)} of" if test else "a patient of"
+        where = _TEXTS["masked" if test else "fewer"]
+        names = {"tested": tested, "cohort": repr(cohort), "regime": repr(regime)}
+        counts = {"n": n_needed, "n_available": len(available)}
+        raise ValueError(_TEXTS("too_few", **names, **counts) + where)
     return available
 
 

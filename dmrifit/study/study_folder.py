@@ -15,7 +15,9 @@ from dmrifit._utils.checks import Count
 from dmrifit.cohort.scan import MaskName
 from dmrifit.io.atomic_files import remove_abandoned_parts, whole_file, write_text
 from dmrifit.io.digests import describe
+from dmrifit.report.page import Texts
 
+_TEXTS = Texts(__file__)
 _STUDY = "study.json"
 _FORMAT = 2
 _CELLS = "cells"
@@ -68,15 +70,9 @@ class StudyFolder:
             file_format = content.pop("format", None)
         except (ValueError, KeyError, RecursionError, TypeError) as error:
             problem = f"{type(error).__name__}: {error}"
-            raise ValueError(
-                f"{path} does not describe a study ({problem}); choose another folder, or remove "
-                "this one"
-            ) from None
+            raise ValueError(_TEXTS("no_study", path=path, problem=problem)) from None
         if file_format != _FORMAT:
-            raise ValueError(
-                f"{path} was written by another version: train again, in another folder or after "
-                "removing this one"
-            )
+            raise ValueError(_TEXTS("other_version", path=path))
         return dict(content)
 
     def check(self, settings: Mapping[str, Any]) -> None:
@@ -84,11 +80,9 @@ class StudyFolder:
         earlier = self.settings()
         for key, value in describe(settings).items() if earlier else ():
             if earlier.get(key) != value:
-                raise ValueError(
-                    f"{self.path} holds the results of another study: {key} was "
-                    f"{earlier.get(key)!r:.80} there and is {value!r:.80} now; choose another "
-                    "folder, or remove that one (dmrifit benchmark: --overwrite)"
-                )
+                before, now = f"{earlier.get(key)!r:.80}", f"{value!r:.80}"
+                text = _TEXTS("other_study", folder=self.path, key=key, before=before, now=now)
+                raise ValueError(text)
 
     def claim(self, settings: Mapping[str, Any]) -> None:
         """Begin or resume a study, which counts as unfinished until `write_study`."""
@@ -117,27 +111,19 @@ class StudyFolder:
         """Read study.json and the tables of these names of a finished study."""
         path = self.path / _STUDY
         if not (content := self.description()):
-            raise FileNotFoundError(f"{path} does not exist; name a folder of dmrifit benchmark")
+            raise FileNotFoundError(_TEXTS("none", path=path))
         digests = content.pop(_FINISHED, None)
         if digests is None:
-            raise FileNotFoundError(
-                f"the comparison in {self.path} was not finished; run it again, and it goes on "
-                "where it stopped"
-            )
+            raise FileNotFoundError(_TEXTS("unfinished", folder=self.path))
         tables = {}
         # No file name is taken from study.json, which could lead out of the folder.
         for name in names:
             table = self.path / name
             if not table.is_file():
-                raise FileNotFoundError(
-                    f"{table} is missing from this comparison; run the comparison again"
-                )
+                raise FileNotFoundError(_TEXTS("missing", table=table))
             text = table.read_bytes().decode("utf-8", errors="replace")
             if _sha256(text) != digests.get(name):
-                raise ValueError(
-                    f"{table} was changed or damaged after it was written; run the comparison "
-                    "again to restore it"
-                )
+                raise ValueError(_TEXTS("changed", table=table))
             tables[name] = text
         return content, tables
 

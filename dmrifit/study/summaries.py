@@ -70,7 +70,7 @@ def summary_of(
 ) -> pd.DataFrame:
     """Summarize the tables of a comparison, as `Evaluation.summary` describes it."""
     check_number("level", level, above=0, below=1)
-    scores, signals = largest(scores), matching(largest(signals), contrast=POOLED)
+    scores, signals = largest(scores), _pooled(largest(signals))
     names = unique(scores["metric"])
     alone = names if every_parameter else [name for name in _ALONE if name in names]
     groups = {"tissue": unique(averaged(scores)["metric"])} | {name: [name] for name in alone}
@@ -81,6 +81,18 @@ def summary_of(
         table = pd.concat([signals, table])
     summary = _summarized(table, [*KEYS, "parameters"], level)
     return scores[KEYS].drop_duplicates().merge(summary, on=KEYS)
+
+
+def _pooled(signals: pd.DataFrame) -> pd.DataFrame:
+    """Keep the rows over all unseen contrasts, with the mean of the correlations within these."""
+    cells = [*KEYS, "n_train", "patient", "repeat"]
+    pooled = matching(signals, contrast=POOLED)
+    # Over all contrasts together, even a constant for each would correlate.
+    contrasts = signals[signals["contrast"] != POOLED].fillna({"pearson": 0.0})
+    # In a fixed order: sums in another one would differ in their last digits.
+    contrasts = contrasts.sort_values("contrast")
+    within = contrasts.groupby(cells)["pearson"].mean()
+    return pooled.drop(columns="pearson").join(within, on=cells)
 
 
 def size_summary(scores: pd.DataFrame) -> pd.DataFrame:
@@ -114,12 +126,14 @@ def headline(summary: pd.DataFrame) -> pd.DataFrame:
 
 def headline_notes(study: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
     """List what has to be said under the head of the summary of a study, `table`."""
-    notes = []
+    notes = [TEXTS["columns"]]
     correlations = [table[name] for name in ("r", "r, independent") if name in table]
     if any(column.astype(str).str.endswith("*").any() for column in correlations):
         notes.append(TEXTS["undefined"])
     if (table["algorithm"] == SHUFFLED).any():
         notes.append(TEXTS["no_zero"])
+    if table["algorithm"].map(is_control).any():
+        notes.append(TEXTS["controls"])
     notes.append(TEXTS["shared_noise" if "shared noise" in table else "inputs"])
     single = [
         name
@@ -253,10 +267,9 @@ class Board:
         self.overview = self.skill[is_shown].reset_index(drop=True)
         # The means over parameters, beside scores of the signals.
         of_signals = matching(self.skill, parameters="signals").set_index(KEYS)
-        of_signals = of_signals[["skill", "skill_low", "skill_high"]].add_prefix("signal_")
-        contrasts = self.signals.assign(pearson=self.signals["pearson"].fillna(0.0))
-        means = contrasts.groupby(KEYS)[["relative_error", "pearson"]].mean()
-        of_signals[["signal_error", "signal_pearson"]] = means
+        of_signals = of_signals.rename(columns={"relative_error": "error"})
+        columns = ["skill", "skill_low", "skill_high", "error", "pearson"]
+        of_signals = of_signals[columns].add_prefix("signal_")
         self.summary = matching(self.skill, parameters="tissue").join(of_signals, on=KEYS)
         self.algorithms = unique(evaluation.scores["algorithm"])
         self.learners = [name for name in self.algorithms if not is_control(name)]

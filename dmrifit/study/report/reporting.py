@@ -70,9 +70,12 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
     csv_files = {f"{name}.csv": csv_text(table, 7) for name, table in tables.items()}
     write_files(folder / TABLES, csv_files, replaced=("csv",))
     write_files(folder, {SUMMARY: csv_text(board.summary, 7), PAGE: html})
-    frames = {"summary": board.summary, "headline": headline(board.overview)} | tables
+    table = headline(board.overview)
+    frames = {"summary": board.summary, "headline": table} | tables
     sentences = [page.lead, *answer.verdict(board)]
-    return Report.of(folder / PAGE, page.title, sentences, frames)
+    report = Report.of(folder / PAGE, page.title, sentences, frames)
+    report.notes = tuple(headline_notes(board.study, table))
+    return report
 
 
 def _page(board: Board, evaluations: Sequence[Evaluation]) -> tuple[Page, dict[str, pd.DataFrame]]:
@@ -119,7 +122,7 @@ def _page(board: Board, evaluations: Sequence[Evaluation]) -> tuple[Page, dict[s
 
 class Report(_Path):  # type: ignore[misc, valid-type]
     """
-    The page of a comparison: a path, with `title`, `sentences` and `frames`.
+    The page of a comparison: a path, with `title`, `sentences`, `frames` and `notes` to the table.
 
     Paths made of it, such as its parent, are plain ones.
     """
@@ -127,6 +130,7 @@ class Report(_Path):  # type: ignore[misc, valid-type]
     title: str
     sentences: tuple[str, ...]
     frames: dict[str, pd.DataFrame]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -184,11 +188,11 @@ class Report(_Path):  # type: ignore[misc, valid-type]
         for cells in (list(table), ["---"] * len(table.columns), *table.itertuples(index=False)):
             texts = (str(cell).replace("|", r"\|") for cell in cells)
             lines.append(f"| {' | '.join(texts)} |")
-        lines += ["\n" + note.replace("*", r"\*") for note in headline_notes({}, table)]
+        lines += ["\n" + note.replace("*", r"\*") for note in self.notes]
         return "\n".join([*lines, "", f"[{self.name}]({self.name})", ""])
 
     def _repr_html_(self) -> str:
         table = self.frames["headline"]
         rows = table.itertuples(index=False)
-        note = "; ".join([*self.sentences, *headline_notes({}, table)])
+        note = "; ".join([*self.sentences, *self.notes])
         return html_summary(self.title, list(table), rows, note=note, most_rows=None)

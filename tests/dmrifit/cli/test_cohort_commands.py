@@ -1,5 +1,6 @@
 """Commands on cohorts: what their options ask of the library, and what they tell the user."""
 
+import json
 import shutil
 from collections import namedtuple
 
@@ -11,6 +12,7 @@ import pytest
 from dmrifit import _optional
 from dmrifit.cohort.cohort import Cohort
 from dmrifit.engine.protocol import Protocol
+from dmrifit.imaging.fit_predict import predict_image
 from dmrifit.model_files.model_file import load_model
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 from dmrifit.simulate.body_phantoms import simulate_cohort
@@ -105,8 +107,8 @@ def test_the_trained_model_is_least_squares_of_the_drawn_voxels(table, output_of
     design = np.column_stack([np.ones(len(Y)), Y[:, :3]])
     weights = np.linalg.lstsq(design, Y, rcond=None)[0]
     np.testing.assert_allclose(estimator.predict(Y[:9, :3]), design[:9] @ weights, rtol=1e-6)
-    assert f"LR s2s: trained on {len(Y)} lesion voxels of 2 patients: {model}\n" in out
-    assert "no intervals: train on 5 patients or more, not 2" in out
+    assert f"LR s2s: trained on {len(Y)} lesion voxels of 2 patients (A): {model}\n" in out
+    assert output_of("info", model) == out.partition("no intervals: train on 5 patients or more, not 2\n")[2]
     assert "it predicts 21 signals from S_b0_TE93, S_b50_TE93, S_b100_TE93" in out
     assert "trained on synthetic data: no clinical use" in out
 
@@ -134,6 +136,9 @@ def test_models_of_five_patients_have_intervals_that_a_prediction_writes(run, ou
     written = [next((tmp_path / "out").glob(f"*.{ending}")).read_text() for ending in ("json", "html")]
     assert all("trained on synthetic data: its accuracy in people is unknown" in text for text in [out, *written])
     assert all("model.dmrifit" in text for text in written)
+    n = Cohort.read(table)["cohort1"].count("body")
+    assert [*json.loads(written[0])["Estimator"]["TrainedOn"].values()] == [["cohort1"], 5, n, "body voxel"]
+    assert all(f"{n} body voxels of 5 patients (cohort1)" in text for text in (output_of("info", model), written[1]))
     assert len(list((tmp_path / "out").glob("*high*.nii.gz"))) == 7
     output_of("train", table, "--out", model, "--coverage", 0, "--overwrite")
     assert isinstance(load_model(model), SignalToSignal)
@@ -245,9 +250,8 @@ def test_the_inputs_of_a_comparison_are_chosen_by_their_b_values(table, comparis
     output_of("benchmark", table, *options, "100,0")
     ((estimators, cohorts, _),) = comparisons
     estimator = estimators["LR s2s"]
-    protocol = next(iter(cohorts.values())).scans[0].protocol
     assert estimator.source.b.tolist() == [100, 0]
-    assert set(estimator.source.te) == {protocol.te.min()}
+    assert set(estimator.source.te) == {next(iter(cohorts.values())).scans[0].protocol.te.min()}
     assert "--source-b 0,51: choose from 0, 50, 100" in error_of("benchmark", table, *options, "0,51")
 
 
@@ -274,8 +278,10 @@ def test_inputs_that_leave_nothing_to_predict_are_refused_before_training(run, o
     named = ("--source-b", "0,50,400,800", "--out", tmp_path / "study")
     output_of("benchmark", table, *options, *named)
     # Of the signals, those alone are scored that are no inputs.
-    contrasts = set(pd.read_csv(tmp_path / "study" / "signals.csv")["contrast"])
-    assert contrasts == {"S_b1000", "all unseen"}
+    assert {*pd.read_csv(tmp_path / "study" / "signals.csv")["contrast"]} == {"S_b1000", "all unseen"}
+    output_of("train", table, *options[:2], *named[:3], tmp_path / "regions.dmrifit")
+    predicted = predict_image(load_model(tmp_path / "regions.dmrifit"), np.full((2, 2, 2, 4), 9.0), affine=np.eye(4))
+    assert "means over regions, which have less noise than voxels" in predicted.advice()[-1]
 
 
 def test_strategies_are_those_that_the_inputs_suffice_for(comparisons, run, tmp_path):

@@ -151,7 +151,6 @@ def test_a_model_is_trained_and_predicts_a_new_image(output_of, tmp_path):
     table, model = tmp_path / "data" / "participants.tsv", tmp_path / "model.dmrifit"
     printed = output_of("train", table, "--out", model, "--max-voxels", 50)
     assert "trained on 200 body voxels of 4 patients" in printed
-    assert "it predicts 21 signals from S_b0_TE93, S_b50_TE93" in printed
     image = next((tmp_path / "data").glob("sub-*/dwi/*_dwi.nii.gz"))
     mask = next(image.parent.glob("*body_mask.nii.gz"))
     printed = output_of("predict", model, image, "--mask", mask, "--signals", "--out", tmp_path / "out")

@@ -55,6 +55,8 @@ def test_signals_without_noise_are_looked_up_like_the_table_of_voxels(cohort, wr
     index = np.array([[1, 0, 0, 0], [0, 0, 0, 0]])
     assert region.noise_free_at(index, Protocol([50])).tolist() == [[5], [7]]
     unknown = Cohort.from_signals([[9, 8], [7, 6]], Protocol([0, 50]), ["A", "B"])
+    assert repr(unknown).startswith("<cohort: 2 patients, ")
+    assert "Cohort: 2 patients" in unknown._repr_html_()
     assert unknown.noise_free_at(index, Protocol([50])) is None
     with pytest.raises(ValueError, match="must have the shape of the signals"):
         Cohort.from_signals([[9, 8]], Protocol([0, 50]), ["A"], noise_free=[[9]])

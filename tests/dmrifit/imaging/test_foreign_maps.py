@@ -113,6 +113,7 @@ def test_the_sidecar_says_that_maps_were_the_input(trained, metrics, tmp_path):
     description = json.loads(sidecar.read_text())
     assert description["Settings"]["Factors"] == {"ADC_fast": 1000, "ADC_slow": 1000, "F": 0.01}
     assert description["Voxels"]["InMask"] == description["Voxels"]["WithSignal"] == np.count_nonzero(trained[2].mask)
+    assert "ADC_slow of b = 100, 400 and 900" in description["Settings"]["TakenAs"]
     assert sidecar.name.startswith("out_model-")
     assert "maps of a clinical protocol" in description["Description"]
     assert (description["Parameters"]["S0"]["Units"], "ShareAtBounds" in description["Parameters"]["K"]) == ("a.u.", True)

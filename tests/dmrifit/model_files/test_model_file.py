@@ -156,8 +156,8 @@ def test_intervals_are_the_same_bits_after_loading(strategy, signals, tmp_path):
 
 
 def test_intervals_of_plain_arrays_are_stored(tmp_path):
-    X = np.random.default_rng(1).normal(size=(80, 3))
-    estimator = ConformalIntervals(SignalToSignal("LR"), random_state=0).fit(X, X[:, 0])
+    X = pd.DataFrame(np.random.default_rng(1).normal(size=(80, 3)), columns=["a", "b", "c"])
+    estimator = ConformalIntervals(SignalToSignal("LR"), random_state=0).fit(X, X["a"])
     save_model(estimator, tmp_path / "model")
     assert load_model(tmp_path / "model").predict_interval(X).tobytes() == estimator.predict_interval(X).tobytes()
     assert load_model(tmp_path / "model").guarantee() == estimator.guarantee()
@@ -334,6 +334,7 @@ class TestRefusals:
             (lambda m: m["parameters"].update(target=m["parameters"]["source"]), "answers with 11 numbers"),
             (lambda m: m["fitted"].update(n_features_in_=4), "5 measurements of 1 voxel, not 4 columns"),
             (lambda m: m["fitted"].update(n_features_in_="5"), "not counts and names"),
+            (lambda m: m["fitted"].update(training_={"cohorts": "A"}), "not counts and names"),
             (lambda m: m["fitted"].update(regressor_="LR"), "fitted attribute"),
             (lambda m: m["versions"].update({"scikit-learn": "0.24.2"}), "scikit-learn 0.24.2.*installed"),
             (lambda m: m["versions"].update(dmrifit="7.0"), r"dmrifit 7.0.*installed; install dmrifit 7.0 to read it, or train it again$"),

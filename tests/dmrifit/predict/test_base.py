@@ -26,8 +26,9 @@ Y = np.ones((30, 21))
 
 def test_a_new_fit_does_not_keep_what_was_said_of_other_data(strategy, noisy):
     estimator = strategy("LR", **PROTOCOLS).fit(noisy[:, CLINICAL], noisy)
-    estimator.synthetic_ = True
+    estimator.synthetic_, estimator.training_ = True, {"cohorts": ["A"]}
     assert estimator.fit(noisy[:, CLINICAL], noisy).synthetic_ is False
+    assert estimator.training_ is None
 
 
 def test_the_neighborhood_of_an_estimator_is_known_before_it_is_fitted(strategy):

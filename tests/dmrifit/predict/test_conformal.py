@@ -1,6 +1,7 @@
 """Intervals that are calibrated patient by patient."""
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.models import MODELS
 from dmrifit.predict.base import resolve_patch_shape
-from dmrifit.predict.conformal import ConformalIntervals, strategy_of
+from dmrifit.predict.conformal import ConformalIntervals, predictor_lines, strategy_of
 from dmrifit.predict.intervals import coverage_table
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal, reference_parameters
 from dmrifit.simulate.body_phantoms import simulate_cohort
@@ -105,11 +106,11 @@ def test_a_sentence_says_what_so_many_patients_let_expect(world):
     X, y, patients = world
     few = np.isin(patients, np.unique(patients)[:8])
     fitted = ConformalIntervals(Ridge(), random_state=0).fit(X[few], y[few], patients[few])
-    # 0.9 · 8 / 9
     assert "90 % cannot be promised with 8 patients (9 are needed); at least 80 % (90 % × 8/9, " in fitted.guarantee()
     all_of_them = ConformalIntervals(Ridge(), coverage=0.95, random_state=0).fit(X, y, patients)
-    # 0.95 · 20 / 21
     assert "calibrated to 95 % of the voxels on 20 patients; at least 90.5 % (95 % × 20/21, " in all_of_them.guarantee()
+    all_of_them.estimator_.training_ = {"unit": "region"}
+    assert "calibrated to 95 % of the regions on 20 patients" in all_of_them.guarantee()
     # Rows in random groups are not called patients.
     fitted = ConformalIntervals(Ridge(), random_state=0).fit(X, y)
     assert fitted.has_random_groups_
@@ -188,6 +189,7 @@ def test_intervals_of_a_strategy_are_those_of_the_maps(strategy, table):
         voxels.X))  # fmt: skip
     assert strategy_of(fitted) is fitted.estimator_
     assert strategy_of(fitted.estimator_) is fitted.estimator_
+    assert "trained on data that are not recorded: old" in predictor_lines(fitted, Path("old"))[0]
     gap = voxels.X[:3].copy()
     gap[1] = np.nan
     assert np.isnan(fitted.typicality(gap)).tolist() == [False, True, False]

@@ -15,7 +15,6 @@ from dmrifit.study.contestants import (
     choose_views,
     controls_of,
     named_cohorts,
-    without_controls,
 )
 
 FULL = Protocol([0, 100, 300, 500, 900, 1500])
@@ -150,22 +149,6 @@ def test_a_control_that_takes_part_already_is_not_added_again():
     assert [control.algorithm for control in controls] == ["shuffled", "copy", "perfect"]
     with_noise_free = controls_of(entrants, kept=False, example=FULL, noise_free=True)
     assert [control.algorithm for control in with_noise_free] == ["shuffled", "copy", "perfect", "truth", "repeat"]
-
-
-def test_estimators_without_controls_beside_them_are_named():
-    class Mine(SignalToSignal):
-        pass
-
-    entrants = [
-        entrant("mine s2s", Mine("LR", model="adc")),
-        entrant("LR s2s", SignalToSignal("LR", model="adc")),
-        entrant("K s2s", SignalToSignal("LR", model="kurtosis")),
-        entrant("own", Own()),
-    ]
-    plain = [entrants[0], *entrants[2:]]
-    assert without_controls(plain) == ["mine s2s", "K s2s", "own"]
-    entrants += controls_of(entrants, kept=False, example=FULL)
-    assert without_controls(entrants) == ["K s2s", "own"]
 
 
 def views_of(estimators, cohorts, regimes=("same",), *, resynthesize=False):

@@ -7,6 +7,7 @@ import pytest
 from dmrifit import Cohort, Evaluation, Protocol, SignalToSignal, compare
 from dmrifit.study.summaries import (
     MEASURES,
+    TEXTS,
     Board,
     headline,
     headline_notes,
@@ -162,6 +163,9 @@ def test_a_simulated_headline_is_given_twice_and_says_so(repeated, evaluation, t
     again = Evaluation.read(tmp_path)
     assert again.summary().equals(repeated.summary())
     assert headline_notes(again.study, headline(again.summary())) == notes
+    learners = table.reset_index().query("algorithm == 'LR'")
+    of_controls = [note for note in notes if note not in headline_notes(again.study, learners)]
+    assert of_controls == [TEXTS[name] for name in ("undefined", "no_zero", "controls")]
     # Nobody knows these curves without their noise.
     assert "shared noise" not in headline(evaluation.summary())
     notes = headline_notes(evaluation.study, headline(evaluation.summary()))
@@ -225,16 +229,16 @@ def test_the_largest_training_counts_patient_by_patient_and_way_by_way(make_eval
     assert largest(make_evaluation().scores).empty
 
 
-def test_signals_are_means_over_unseen_contrasts_without_the_pooled_row(make_evaluation):
+def test_signals_have_the_pooled_error_and_the_mean_correlation_within_contrasts(make_evaluation):
     signals = [
         {"contrast": "a", "relative_error": 0.1, "pearson": 0.8},
         {"contrast": "b", "relative_error": 0.3, "pearson": np.nan},
         {"contrast": "all unseen", "relative_error": 5.0, "pearson": 1.0},
         {"contrast": "a", "relative_error": 7.0, "pearson": 0.0, "n_train": 1},
     ]
-    row = Board(make_evaluation([{}], signals)).summary.iloc[0]
-    assert row["signal_error"] == pytest.approx(0.2)
-    assert row["signal_pearson"] == pytest.approx(0.4)
+    evaluation = make_evaluation([{}], signals)
+    summary, csv = evaluation.summary().iloc[0], Board(evaluation).summary.iloc[0]
+    assert summary[["relative_error", "pearson"]].tolist() == csv[["signal_error", "signal_pearson"]].tolist() == [5, 0.4]
 
 
 @pytest.mark.parametrize("suffix", ["", "_truth"])

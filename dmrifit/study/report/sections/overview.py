@@ -190,8 +190,7 @@ def times(board: Board) -> Iterator[Any]:
     table = once.groupby(names, sort=False)["seconds"].sum().to_frame("total")
     table["mean"] = summaries.largest(once).groupby(names, sort=False)["seconds"].mean()
     table = table.reset_index()
-    table = table.assign(control=table["algorithm"].map(is_control))
-    table = table.sort_values("control", kind="stable")
+    table = table.sort_values("algorithm", key=lambda names: names.map(is_control), kind="stable")
     yield Table(table, _TEXTS("times", size=board.size(board.scores)))
     yield "Training, prediction and the fit of the prediction, one thread for linear algebra."
     if "seconds" in board.study:

@@ -74,8 +74,6 @@ def of_best(board: Board, table: pd.DataFrame) -> pd.DataFrame:
 
 def typical_patient(board: Board, cohort: str) -> PatientPredictions | None:
     """Choose the patient with the median score of the best predictor, of those that were kept."""
-    if board.best is None:
-        return None
     patients = {patient for name, patient in board.evaluation.predictions if name == cohort}
     rows = of_best(board, matching(board.scores, train_on=board.regimes[0], cohort=cohort))
     rows = averaged(rows[rows["patient"].isin(patients)])

@@ -169,8 +169,8 @@ def reference_table(board: Board) -> Iterator[Any]:
         shares = [*at_bound, undefined, failed]
         rows.append([metric, meaning, unit, *map(percent, shares)])
     kinds = [*(f"at a bound, {name}" for name in board.cohorts), "E undefined", "not predicted"]
-    header: list[Any] = ["parameter", "meaning", "unit"]
-    header += [f"{kind}\n(% of voxels,\nmean over patients)" for kind in kinds]
+    headings = [f"{kind}\n(% of voxels,\nmean over patients)" for kind in kinds]
+    header = ["parameter", "meaning", "unit", *headings]
     yield Table(rows, header, numbers=range(3, len(header)))
     yield Note(_TEXTS["reference"])
 

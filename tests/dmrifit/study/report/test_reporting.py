@@ -121,7 +121,7 @@ def test_four_patients_and_one_seed_give_skill_without_intervals_and_verdicts(ta
     _, rows = tables.table("All tables", "Skill with intervals")
     assert all(re.fullmatch(r"[-−]?\d+\.\d\d", row[6]) for row in rows)
     assert not [title for title, _ in tables.tables if "Evidence" in title]
-    assert "One random choice of training patients and seeds (increase it with --repeats)" in page
+    assert "One random choice of training patients and seeds (increase it with --repeats, in Python n_repeats)" in page
     assert "Best predictor" not in page
 
 
@@ -256,9 +256,10 @@ def test_a_report_is_the_path_of_its_page_with_markdown_and_copies_of_its_tables
     table.loc[0, "r"] = "1"
     with pytest.raises(ValueError, match=r"no table 'skil' in .*; choose from headline"):
         report.frame("skil")
+    report.notes = ("* some", "maps")
     lines = report.markdown().splitlines()
     assert lines[0] == "# Title <1>"
     assert "Best predictor: LR." in lines
     assert lines[-9:-5] == ["| --- | --- |", "| LR | 0.50* |", "| a\\|b | – |", ""]
-    assert lines[-5].startswith(r"\* some correlations")
+    assert lines[-5:-2] == [r"\* some", "", "maps"]
     assert lines[-2:] == ["", "[report.html](report.html)"]
