@@ -450,8 +450,8 @@ def _check_metadata(metadata: Any) -> None:
             if key == "feature_names_in_":
                 is_sound = isinstance(value, list) and {*map(type, value)} <= {str}
             if key == "training_":
-                types = {name: type(entry) for name, entry in dict(value).items()}
-                is_sound = types == _TRAINING
+                entries = value.items() if isinstance(value, dict) else ()
+                is_sound = {name: type(entry) for name, entry in entries} == _TRAINING
             if not is_sound:
                 raise RefusedError(_TEXTS["not_counts"].format(metadata["fitted"]))
     refuse_keys(metadata["versions"], {*_PACKAGES, *_OF_LEAVES}, "package")
