@@ -250,7 +250,6 @@ def test_a_small_model_learns_from_copies_of_each_scan_and_phantoms(run, scans, 
     (scans / "person1_prepared.json").write_text('{"Notes": ["its brain mask is only approximate"]}')
     words = ("train-small", scans, "--out", tmp_path / "mine.dmrifit", "--copies", 2)
     _, out, notes = run(*words, "--phantoms", 3, "--epochs", 5)
-    # As segment tells them: what prepare noted, or else what the scan shows.
     assert "person0: no bright vessels" in notes
     assert "person1: its brain mask is only approximate" in notes
     ((model, labels, groups),) = fits
