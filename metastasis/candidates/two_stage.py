@@ -303,9 +303,15 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
             for number in range(len(cases)):
                 yield number, segmenter
             return
-        names = range(len(cases)) if groups is None else groups
         numbers = np.arange(len(cases))
-        for training, held_out in GroupKFold(self.n_folds).split(numbers, groups=list(names)):
+        names = list(numbers if groups is None else groups)
+        if len(set(names)) < self.n_folds:
+            raise ValueError(
+                f"scans of {counted(len(set(names)), 'patient')}: a model of two stages learns "
+                f"from {self.n_folds} or more (n_folds); add patients, or train a network alone "
+                "(DeepMedicSegmenter, --network deepmedic)"
+            )
+        for training, held_out in GroupKFold(self.n_folds).split(numbers, groups=names):
             segmenters = self._trained(segmenter, cases, labels, training, groups)
             # Networks of earlier trainings, too: they have more large false positives, from which
             # the classifier learns.

@@ -150,7 +150,8 @@ def segment_case(
     else:
         lesions = table = table[list(_SINGLE_MODEL_COLUMNS)]
         (threshold,), (min_voxels,) = threshold, min_voxels
-    network = getattr(segmenter, "segmenter_", segmenter)
+    # Of an ensemble the sensitive one, which marks most, and whose figures are given.
+    network = getattr(models[0], "segmenter_", models[0])
     seen = getattr(network, "seen_", None) or figures.get("seen")
     remarks = [*notes, *unlike_notes(case, seen, labels)]
     options: dict[str, Any] = {"is_noted": bool(remarks), "n_models": len(models)}

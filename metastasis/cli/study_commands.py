@@ -177,21 +177,14 @@ def train(
         segmenter._check()
         training_cases = _labeled_cases(cases)
         patients = [case.patient for case in training_cases]
-        if len(set(patients)) < getattr(segmenter, "n_folds", 1):
-            raise ValueError(
-                f"{cases} has scans of one patient: a model of two stages learns from two or "
-                "more; add patients, or train a network alone (--network deepmedic)"
-            )
         held_out: list[Case] = []
         if validation is not None:
             held_out = _labeled_cases(validation)
             # The threshold is chosen on patients that the network has not seen.
             common = sorted({*patients} & {case.patient for case in held_out})
             if common:
-                raise ValueError(
-                    f"{validation} has patients that {cases} has too: {first_few(common)}; "
-                    "choose others for the threshold"
-                )
+                names = {"validation": validation, "cases": cases, "names": first_few(common)}
+                raise ValueError(_TEXTS("common", **names))
         with called([case.name for case in training_cases], cases):
             segmenter.fit(groups=patients, **scans_of(training_cases, labels=True))
         network = getattr(segmenter, "segmenter_", segmenter)
@@ -203,10 +196,8 @@ def train(
                     segmenter.set_operating_point(false_positives=false_positives, **scans)
             except ValueError as error:
                 files.save(segmenter)
-                raise ValueError(
-                    f"{error}; {files.out} keeps the threshold {segmenter.threshold_:g}. Ask for "
-                    "more --false-positives, with --overwrite; nothing is trained again"
-                ) from None
+                kept = _TEXTS("kept", out=files.out, threshold=segmenter.threshold_)
+                raise ValueError(f"{error}; {kept}") from None
         files.save(segmenter)
     labels = [case.label for case in training_cases if case.label is not None]
     n_lesions = sum(int(label_components(label).max()) for label in labels)
@@ -261,8 +252,7 @@ def evaluate(
     tables = write_evaluation(reference, predictions, out, **options)
     table = format_summary(tables)[[*HEADLINES[:3], "wrong_per_scan"]]
     typer.echo(table.rename(columns=MEASURES).to_string())
-    scores = "the study's scores (sensitivity, precision), by which marking everything is best"
-    typer.echo(f"{scores}: {out / 'summary.csv'}")
+    typer.echo(_TEXTS("study_scores", file=out / "summary.csv"))
     if any(case.synthetic for case in reference):
         typer.echo("synthetic scans: no clinical result")
     n_patients = len({case.patient for case in reference})
@@ -291,12 +281,20 @@ def train_small(
     Example: dmrifit-metastasis train-small prepared --out mine.dmrifit
     """
     from metastasis.candidates.two_stage import untrained_small_model
-    from metastasis.scans.scan_checks import scan_images
+    from metastasis.cli.case_runs import RUN
+    from metastasis.scans.cases import CASES
+    from metastasis.scans.scan_checks import Files, noted_case
     from metastasis.simulate.implants import implanted_copies, phantom_scans, read_negative
 
     import_optional("torch", "skorch")
     # All files are checked before the first copy is made.
-    negatives = {str(path): read_negative(path) for path in scan_images(scans)}
+    sources: Files = {}
+    read = partial(noted_case, edges=[], finds_brain=False, uses_prior=False, files=sources)
+    source, is_many = RUN.named_cases([scans], CASES.images)
+    for case, notes in CASES.read(source if is_many else [scans], read):
+        for note in notes:
+            say(f"{case.name}: {note.removeprefix(f'{case.name}: ')}")
+    negatives = {str(x["image"]): read_negative(x["image"]) for x in sources.values()}
     training: list[TrainingScan] = []
     for name, (volume, brain) in negatives.items():
         training += implanted_copies(name, volume, brain, copies, random_state=files.seed)
@@ -323,10 +321,7 @@ def _labeled_cases(table: Path) -> list[Case]:
     cases = CASES.read(RUN.named_cases([table], CASES.images)[0], read_row)
     missing = [case.name for case in cases if case.label is None]
     if missing:
-        raise ValueError(
-            f"{table}: no label of {first_few(missing)}; "
-            "name one in the column label, or leave the scan out"
-        )
+        raise ValueError(_TEXTS("no_label", table=table, names=first_few(missing)))
     for case in cases:
         notes = [label_note(case)]
         if not case.synthetic:

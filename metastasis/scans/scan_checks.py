@@ -20,7 +20,7 @@ from dmrifit.imaging.head_steps import HeadSpan, find_brain
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import Volume
 from dmrifit.io.nifti import load_image
-from metastasis.scans.cases import CASES, Case, read_row
+from metastasis.scans.cases import Case, read_row
 from metastasis.scans.network_inputs import Scan, brain_of, values_of
 
 #: Slices thicker than this in mm are reported: a metastasis of 2.5 mm fills a part of one.
@@ -62,14 +62,6 @@ Files: TypeAlias = dict[str, dict[str, Path]]
 
 
 # Files ------------------------------------------------------------------------------------------
-
-
-def scan_images(scans: Path) -> list[Path]:
-    """List the images of a table or folder of scans, or of a single one."""
-    if not scans.is_dir() and scans.suffix != ".tsv":
-        return [scans]
-    folder = scans if scans.is_dir() else scans.parent
-    return [folder / row["image"] for _, row in CASES.rows(scans)]
 
 
 def files_of_row(row: Mapping[str, str], folder: Path) -> dict[str, Path]:

@@ -40,6 +40,8 @@ __all__ = ["DeepMedicSegmenter"]
 _DEFAULT_WIDTHS = {"deepmedic": (8, 8, 8, 16, 16, 16, 16, 16, 16), "unet": (8, 16, 32, 64)}
 _DEFAULT_WIDTHS["small_unet"] = _DEFAULT_WIDTHS["unet"]
 _UNETS = ("unet", "small_unet")
+#: Sizes that a network shares with the one that it begins with, by their parameters.
+_SIZES = {"network": "network", "widths": "_widths", "low_resolution": "_factors"}
 #: Value of a label in voxels that are not judged, for the loss "lesion": the core of a ring.
 _NOT_JUDGED = 2
 _UpToOne = Annotated[float, Within(most=1)]
@@ -526,6 +528,14 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
                 f"{self.warm_start_from} holds a {type(model).__name__}; training begins with the "
                 "weights of a DeepMedicSegmenter"
             )
+        for name, attribute in _SIZES.items():
+            stored, own = getattr(model, attribute), getattr(self, attribute)
+            if stored != own:
+                raise ValueError(
+                    f"training cannot begin with {self.warm_start_from}, whose network has "
+                    f"{name}={stored!r}, and this one {own!r}; give both the "
+                    "same (train: --network, --widths)"
+                )
         return model
 
     def _fitted_state(self) -> dict[str, Any]:

@@ -57,15 +57,8 @@ def findings_in_words(
     """
     is_known = all(key in figures for key in _KEYS)
     finds, marks = _WORDS[n_models]
-    whole, small = (f"{100 * figures.get(key, 0):.0f} %" for key in _KEYS)
-    found = f"{figures.get('measured', '')}on implants {whole} of all and {small} of those of "
-    found += "2.5–6 mm are found"
-    untried = "never tried on a labeled real metastasis"
-    if is_noted:
-        untried += (
-            "; the notes on this scan say how it differs from those scans: the figures may not "
-            "hold for it"
-        )
+    found = _TEXTS("found", **{"measured": "", **dict.fromkeys(_KEYS, 0), **figures})
+    untried = _TEXTS["untried"] + (_TEXTS["noted"] if is_noted else "")
     if not n_findings:
         begin = "nothing marked; this is not 'no metastases': "
         if not is_known:

@@ -219,8 +219,10 @@ def _lesion_words(lesion: dict[str, Any]) -> dict[str, Any]:
 
 def _ranked(tables: _Tables) -> pd.DataFrame:
     """Give the scores of the methods on all scans, the best strict F1 first, without controls."""
-    scores = tables["summary"].query("part == 'all' and not control")
-    return scores.sort_values("strict_f1", ascending=False, kind="stable").set_index("method")
+    scores = tables["summary"].query("part == 'all' and not control").set_index("method")
+    # Without lesions there is no F1.
+    order = {"by": ["strict_f1", "n_false_positives"], "ascending": [False, True]}
+    return scores.sort_values(**order)
 
 
 def _scans_by_errors(scans: pd.DataFrame, method: str) -> pd.DataFrame:
@@ -250,7 +252,8 @@ def _answer(cases: Sequence[Case], tables: _Tables) -> Iterator[Any]:
     counts = {"n_cases": len(cases), "n_wrong": scores["n_false_positives"] + scores["n_flagged"]}
     # Without small lesions there is no share of them.
     n_found_small = round(np.nan_to_num(scores["sensitivity_small"] * scores["n_small"]))
-    leading = f"Best of {len(ranked)} methods by F1 (strict){equal}: " if len(ranked) > 1 else ""
+    rule = f"F1 (strict){equal}" if scores["n_lesions"] else "wrong findings"
+    leading = f"Best of {len(ranked)} methods by {rule}: " if len(ranked) > 1 else ""
     interval = "".join(wording(_TEXTS["interval"], row) for row in intervals.to_dict("records"))
     counts |= {"n_found_small": n_found_small, "small_ml": SMALL_ML}
     yield _TEXTS("answer", **scores, **counts, best=best, leading=leading, interval=interval)
@@ -267,9 +270,7 @@ def _answer(cases: Sequence[Case], tables: _Tables) -> Iterator[Any]:
 
 
 def _summaries(tables: _Tables) -> Iterator[Any]:
-    summary = tables["summary"]
-    wrong = summary["n_false_positives"] + summary["n_flagged"]
-    summary = summary.assign(wrong_per_scan=wrong / summary["n_scans"])
+    summary = tables["summary"].eval("wrong_per_scan = (n_false_positives + n_flagged) / n_scans")
     yield _TEXTS["explained"]
     for part, scores in summary.groupby("part", sort=False):
         strict, published = _tables(scores, "strict", "published")

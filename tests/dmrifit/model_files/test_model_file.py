@@ -253,7 +253,7 @@ class TestSaving:
     @pytest.mark.parametrize(
         ("estimator", "error", "words"),
         [
-            (Ridge(), TypeError, "Ridge has no model file"),
+            (Ridge(), TypeError, "Ridge has no model file; .*; of an ensemble, save each model"),
             (ConformalIntervals(Ridge()), TypeError, "Ridge has no model file"),
             (SignalToSignal("LR", random_state=np.random.RandomState(0)), TypeError, "parameter random_state cannot be stored"),
         ],

@@ -352,6 +352,8 @@ def test_blurred_edges_of_lesions_are_no_mistakes_in_voxels_of_any_size(edge):
 def test_impossible_parameters_and_candidates_are_refused(cohort, change, said):
     with pytest.raises(ValueError, match=said):
         small().set_params(**change).fit(cohort[0], [0 * label for label in cohort[1]], masks=[BRAIN] * 8)
+    with pytest.raises(ValueError, match="scans of 1 patient: a model of two stages learns from 2 or more"):
+        small().fit(cohort[0][:1], cohort[1][:1])
 
 
 def test_a_model_file_holds_no_segmenter_of_another_kind(fitted):

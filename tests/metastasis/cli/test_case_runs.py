@@ -119,6 +119,10 @@ def test_a_ring_that_does_not_close_is_flagged_and_its_scan_is_not_called_unlike
         assert [f"{name}: {note}" for note in rings] == open_ring_notes(name, pd.DataFrame(content["lesions"]))
         assert (len(rings), "x = 0 is not in this head" in side) == (sizes["open_ring"], True)
         assert "the notes on this scan" not in content["statement"]
+        # An ensemble says of a scan in what it differs from those that its sensitive model has seen.
+        (pair := SensitivitySpecificityEnsemble(brightness(0.5), brightness(5))).sensitive.seen_ = {"marked": [1e-3]}
+        (content,) = run(pair, [case], tmp_path / f"both-{name}")
+        assert content["notes"][0].startswith("this scan is unlike the training scans")
         written = pd.read_csv(tmp_path / name / "lesions.tsv", sep="\t")
         assert written[list(FIGURES)].to_dict("records") == [pytest.approx({name: sizes[name] for name in FIGURES})]
 

@@ -184,13 +184,11 @@ def test_scans_to_learn_from_are_described(synthetic_cases, tmp_path, capsys):
 def test_what_cannot_be_trained_is_refused(table, synthetic_cases, learn_nothing, tmp_path):
     out = tmp_path / "model.dmrifit"
     bare = write_cases([synthetic_cases[0], replace(synthetic_cases[1], label=None)], tmp_path / "bare")
-    alone = write_cases(synthetic_cases[:1], tmp_path / "alone")
     for cases, options, message in (
         (table, {"validation": table}, "an operating point needs both --false-positives and --validation"),
         (table, {"false_positives": 1.0}, "an operating point needs both"),
         (table, {"validation": table, "false_positives": 1.0}, "has patients that .* has too: synthetic-001"),
         (bare, {}, f"no label of {synthetic_cases[1].name}; name one in the column label"),
-        (alone, {}, "has scans of one patient: a model of two stages learns from two or more"),
         (table, {"loss": "dice"}, "loss"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -240,7 +238,7 @@ def scans(tmp_path):
     return folder
 
 
-def test_a_small_model_learns_from_copies_of_each_scan_and_phantoms(output_of, scans, tmp_path, monkeypatch):
+def test_a_small_model_learns_from_copies_of_each_scan_and_phantoms(run, scans, tmp_path, monkeypatch):
     pytest.importorskip("skorch")
     fits = []
     phantom = SimpleNamespace(volume=None, label=None, brain=None, name="phantom")
@@ -249,8 +247,11 @@ def test_a_small_model_learns_from_copies_of_each_scan_and_phantoms(output_of, s
         TwoStageSegmenter, "fit", lambda self, volumes, labels, **groups: fits.append((self, labels, groups))
     )
     monkeypatch.setattr("dmrifit.model_files.model_file.save_model", lambda model, path: None)
+    (scans / "person1_prepared.json").write_text('{"Notes": ["its brain mask is only approximate"]}')
     words = ("train-small", scans, "--out", tmp_path / "mine.dmrifit", "--copies", 2)
-    out = output_of(*words, "--phantoms", 3, "--epochs", 5)
+    _, out, notes = run(*words, "--phantoms", 3, "--epochs", 5)
+    assert "person0: no bright vessels" in notes
+    assert "person1: its brain mask is only approximate" in notes
     ((model, labels, groups),) = fits
     # Made as the included model.
     assert (model.comparable, model.threshold, model.n_trainings) == (True, small_model_threshold(), 2)
@@ -260,14 +261,15 @@ def test_a_small_model_learns_from_copies_of_each_scan_and_phantoms(output_of, s
     assert all((label == 1).any() for label in labels[:4])
     assert "implants in 2 scans and on 3 synthetic patients" in out
     assert "never tried on a labeled metastasis" in out
+    assert "implants in 1 scan " in run(words[0], scans / "person0.nii.gz", *words[2:], "--overwrite")[1]
 
 
-def test_a_bad_scan_is_refused_before_the_first_copy(error_of, scans, tmp_path, monkeypatch):
+def test_a_bad_scan_is_refused_before_the_first_copy(run, scans, tmp_path, monkeypatch):
     pytest.importorskip("torch")
     image = nib.load(scans / "person1.nii.gz")
     nib.save(nib.Nifti1Image(image.get_fdata(), np.diag([2, 2, 2, 1])), scans / "thick.nii.gz")
     monkeypatch.setattr(implants, "implanted_copies", None)
-    error = error_of("train-small", scans, "--out", tmp_path / "mine.dmrifit")
-    assert error.count("\n") == 1
-    assert "thick.nii.gz has voxels of 2 × 2 × 2 mm" in error
+    code, _, error = run("train-small", scans, "--out", tmp_path / "mine.dmrifit")
+    assert code == 2
+    assert "thick.nii.gz has voxels of 2 × 2 × 2 mm" in error.splitlines()[-1]
     assert not (tmp_path / "mine.dmrifit").exists()

@@ -18,7 +18,6 @@ from metastasis.scans.scan_checks import (
     label_note,
     model_remarks,
     noted_case,
-    scan_images,
     seen_range,
     slice_note,
     unlike_notes,
@@ -67,17 +66,6 @@ def test_thick_slices_are_noted_and_a_prior_or_a_brain_on_another_grid_is_refuse
         read(scan | {"brain": "prior.nii.gz"})
     with pytest.raises(ValueError, match=r"series.nii.gz has 4 axes \(9 × 9 × 9 × 5\)"):
         read(scan | {"image": "series.nii.gz"})
-
-
-def test_images_of_a_folder_a_table_and_a_scan_are_listed(tmp_path):
-    for name in ("p1.nii.gz", "p1_prior.nii.gz", "p2.nii.gz", "p2_brain.nii.gz"):
-        nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.float32), np.eye(4)), tmp_path / name)
-    expected = [tmp_path / "p1.nii.gz", tmp_path / "p2.nii.gz"]
-    assert scan_images(tmp_path) == expected
-    table = tmp_path / "list.tsv"
-    table.write_text("patient\timage\n1\tp1.nii.gz\n2\tp2.nii.gz\n")
-    assert scan_images(table) == expected
-    assert scan_images(expected[0]) == expected[:1]
 
 
 def test_a_scan_with_its_skull_needs_a_mask():

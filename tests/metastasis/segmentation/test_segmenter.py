@@ -171,9 +171,12 @@ def test_another_start_is_another_training_in_the_folder_of_checkpoints(cohort, 
 def test_training_cannot_begin_with_another_network_or_class(cohort, fitted, tmp_path):
     volumes, labels, priors = cohort
     save_model(fitted, tmp_path / "start.dmrifit")
-    other = small(warm_start_from=tmp_path / "start.dmrifit", widths=(4, 8))
-    with pytest.raises(ValueError, match=r"cannot begin with .*start.dmrifit: .* differ; give the parameters"):
-        other.fit(volumes, labels, priors=priors)
+    for change, words in (
+        ({"widths": (4, 8)}, r"start.dmrifit, whose network has widths=\(4, 6\), and this one \(4, 8\); give both the"),
+        ({"dense": (9,)}, r"cannot begin with .*start.dmrifit: .* differ; give the parameters"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            small(warm_start_from=tmp_path / "start.dmrifit", **change).fit(volumes, labels, priors=priors)
 
     @register
     class SomethingElse(VolumeEstimator):
