@@ -86,12 +86,10 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Any]:
             conditions = board.conditions(matching(board.scores, cohort=cohort, train_on=train_on))
             line = [name, conditions, training_words(train_on, "whom"), cohort]
             compared = set(algorithms["algorithm"])
-            models = dict.fromkeys(
-                model
-                for estimator, model in board.study.get("model", {}).items()
-                if algorithm_of(estimator, strategy) in compared
-            )
-            line += [simulation.get("difficulty", "–"), ", ".join([strategy, *models])]
+            pairs = board.study.get("model", {}).items()
+            models = [model for own, model in pairs if algorithm_of(own, strategy) in compared]
+            words = ", ".join([strategy, *dict.fromkeys(models)])
+            line += [simulation.get("difficulty", "–"), words]
             best = algorithms.sort_values(board.skill_column, ascending=False).iloc[0].to_dict()
             reference = summaries.SKILL_NAMES[board.skill_column].removeprefix("map skill")
             line.append(wording(f"{{algorithm}} {{{board.skill_column}:.2i}}{reference}", best))
