@@ -183,10 +183,7 @@ def _contents(estimator: BaseEstimator, scale: PatientScale | str | None) -> dic
     """Write the parts of a model file, by their names in the archive."""
     name = type(estimator).__name__
     if _class_named(name) is not type(estimator):
-        raise TypeError(
-            f"{name} has no model file; {', '.join(_CLASSES)} and estimators of volumes have; of "
-            "an ensemble, save each model in a file of its own"
-        )
+        raise TypeError(_TEXTS["no_file"].format(name, ", ".join(_CLASSES)))
     check_is_fitted(estimator)
     if name not in _CLASSES:
         parameters, fitted, files = estimator.stored()

@@ -302,7 +302,8 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             Lower and upper ends, within the bounds of the model; NaN where the prediction is
             missing.
         """
-        return self.intervals_of(X, self._outputs(self.estimator_, self._checked(X)))
+        x = self._checked(X)
+        return self.intervals_of(X, self._outputs(self.estimator_, x))
 
     def intervals_of(self, X: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
         """

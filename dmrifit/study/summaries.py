@@ -85,13 +85,14 @@ def summary_of(
 
 def _pooled(signals: pd.DataFrame) -> pd.DataFrame:
     """Keep the rows over all unseen contrasts, with the mean of the correlations within these."""
+    if signals.empty:
+        return signals
     cells = [*KEYS, "n_train", "patient", "repeat"]
     pooled = matching(signals, contrast=POOLED)
     # Over all contrasts together, even a constant for each would correlate.
     contrasts = signals[signals["contrast"] != POOLED].fillna({"pearson": 0.0})
     # In a fixed order: sums in another one would differ in their last digits.
-    contrasts = contrasts.sort_values("contrast")
-    within = contrasts.groupby(cells)["pearson"].mean()
+    within = contrasts.sort_values("contrast").groupby(cells)["pearson"].mean()
     return pooled.drop(columns="pearson").join(within, on=cells)
 
 

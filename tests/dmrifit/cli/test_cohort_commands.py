@@ -163,7 +163,7 @@ def test_a_model_without_relaxation_is_refused_for_scans_of_several_echo_times(t
     for command in ("train", "benchmark"):
         err = error_of(command, table, "--out", model, "--model", "kurtosis")
         assert "kurtosis does not include relaxation, but the protocol has echo times 93, 105, 120 ms" in err
-        assert err.endswith("that they support, such as --model t2-ivim-kurtosis\n")
+        assert err.endswith("; name a model that the scans support, such as --model t2-ivim-kurtosis\n")
     assert not model.exists()
 
 
@@ -335,6 +335,7 @@ def test_an_interrupted_comparison_says_how_to_go_on_if_it_had_begun(table, run,
     def interrupt(*arguments, **options):
         if started:
             out.mkdir()
+            (out / "study.json").touch()
         raise KeyboardInterrupt
 
     monkeypatch.setattr("dmrifit.study.comparison.compare", interrupt)

@@ -121,7 +121,7 @@ def test_four_patients_and_one_seed_give_skill_without_intervals_and_verdicts(ta
     _, rows = tables.table("All tables", "Skill with intervals")
     assert all(re.fullmatch(r"[-−]?\d+\.\d\d", row[6]) for row in rows)
     assert not [title for title, _ in tables.tables if "Evidence" in title]
-    assert "One random choice of training patients and seeds (increase it with --repeats, in Python n_repeats)" in page
+    assert "One random choice of training patients and seeds (more with n_repeats, --repeats)" in page
     assert "Best predictor" not in page
 
 
