@@ -188,10 +188,8 @@ def train(
         fields["random_state"] = files.seed
         estimator = make_detector(detector, options | parameters, published=published, **fields)
         if scans.covariates and detector != "gaussian":
-            raise ValueError(
-                f"--covariates {','.join(scans.covariates)}: {detector} takes none into account; "
-                "gaussian does"
-            )
+            names = ",".join(scans.covariates)
+            raise ValueError(_TEXTS("no_covariates", names=names, detector=detector))
         model = SeriesDetector(estimator, directions=directions, **vars(scans))
         series = series_of([cases])
         # Before the scans are read, which takes minutes.

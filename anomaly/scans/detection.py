@@ -221,7 +221,8 @@ class TrainingScans:
         """Name the steps in which the preparation of a scan is not that of these scans."""
         sentences = []
         for step, noun in _STEPS.items():
-            way = str(notes[step])
+            is_mask = step == "tissue" and notes.get("one_tissue")
+            way = "a map of one tissue" if is_mask else str(notes[step])
             if way not in self.steps[step]:
                 usual = " or ".join(self.steps[step])
                 sentences.append(f"{noun}: {way} (calibration scans: {usual})")

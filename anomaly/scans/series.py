@@ -387,8 +387,10 @@ class SeriesDetector(BaseEstimator):
             )
         for column in getattr(self.detector_, "design_", ()):
             value = getattr(scan.case, column["name"])
-            # Words have no range, nor have numbers in the first model files.
-            if "low" in column and not column["low"] <= value <= column["high"]:
+            # Words have no range, nor have numbers in the first model files; of numbers without a
+            # spread nothing was learned.
+            ends = column.get("low", -np.inf), column.get("high", np.inf)
+            if column.get("sd") and not ends[0] <= value <= ends[1]:
                 scan.notes["extrapolated"] = _EXTRAPOLATED.format(value, **column)
         if self.center == "grid" and self.detector_._one_size:
             apart = np.linalg.norm(scan.case.affine[:3, 3] - self.origin_)
@@ -467,9 +469,8 @@ class SeriesDetector(BaseEstimator):
             figures = replace(figures, bulk=usual_figures.bulk, noise=usual_figures.noise)
         division = getattr(detector, "largest_division_", 1.0)
         healthy = self.healthy_
-        counts_fluid = self.training_ is not None and self.training_.excludes_fluid_unlike(
-            scan.notes
-        )
+        training = self.training_
+        counts_fluid = training is not None and training.excludes_fluid_unlike(scan.notes)
         # Why the guarantee of the threshold, if it has one, does not hold.
         reasons = []
         guaranteed = detector.threshold_
@@ -481,11 +482,9 @@ class SeriesDetector(BaseEstimator):
             # What a larger cube leaves is part of what a smaller one leaves.
             if guaranteed.counted == "components" and opening < guaranteed.opening:
                 reasons.append(f"opening {opening}, it holds from {guaranteed.opening} on")
-            if self.training_ is not None:
-                reasons += self.training_.differences(scan.notes)
-        per_scan = None
-        if healthy and is_usual and not counts_fluid:
-            per_scan = healthy.anomalies_per_scan
+            if training is not None:
+                reasons += training.differences(scan.notes)
+        is_known = is_usual and not counts_fluid
         return Detection(
             scan,
             scores,
@@ -497,7 +496,7 @@ class SeriesDetector(BaseEstimator):
             healthy.differs(figures, division) if healthy else None,
             opening,
             healthy=healthy,
-            healthy_per_scan=per_scan,
+            healthy_per_scan=healthy.anomalies_per_scan if healthy and is_known else None,
             no_guarantee="; ".join(reasons),
             counts_fluid=counts_fluid,
             without_fluid=counts_fluid and is_usual and bool(healthy and healthy.scans),
@@ -718,7 +717,9 @@ def model_in_words(path: Path, model: SeriesDetector, threshold: float | None = 
         origin = ", adjusted to healthy scans without a guarantee" if is_adjusted else ""
         level = getattr(detector.threshold_, "level", None)
         if level is not None and not is_adjusted:
-            origin = f", guaranteed for healthy scans of the site and protocol at level {level:g}"
+            origin = (
+                f", guaranteed at level {level:g} for healthy scans, unless a note says why not"
+            )
     above = f"{threshold:.4g}" if np.isfinite(threshold) else "a threshold for each scan"
     scans = counted(model.n_scans_, "healthy scan")
     if model.synthetic_:

@@ -492,7 +492,7 @@ class SimulationRun:
         settings = {"command": "simulate", **settings, "skip": self.skip, "seed": self.seed}
         records = f"synthetic-*/{TABLE}"
         begin_run(self.out, settings, self.overwrite, results=rows, records=records)
-        with resumable("cases are", self.out, _RESUMED):
+        with resumable("cases are", self.out, _RESUMED, records):
             for name, (i, tables, write) in progress(cases.items(), len(cases)):
                 folder = self.out / name
                 finish_interrupted(folder)

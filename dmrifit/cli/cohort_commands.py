@@ -295,7 +295,7 @@ def benchmark(
     options |= {"n_jobs": None if cluster else jobs, "out": StudyFolder(out, overwrite=overwrite)}
     options["train_on"] = list(train_on or _training_cohorts(cohorts, sampling.resynthesize))
     try:
-        with scheduler(cluster), resumable("work is", out):
+        with scheduler(cluster), resumable("work is", out, files="cells/*"):
             evaluation = compare(estimators, cohorts, **options)
     except RuntimeError as error:
         raise ValueError(f"{error}; finished work is kept in {out}") from error

@@ -44,6 +44,8 @@ def info(image: Path, /, files: ProtocolFiles, mask: str | None = None) -> None:
         from dmrifit.model_files.model_file import load_model
         from dmrifit.predict.conformal import predictor_lines
 
+        if mask or any(vars(files).values()):
+            raise ValueError(f"{image} is a model file; leave out the options of a scan")
         typer.echo("\n".join(predictor_lines(load_model(image), image)))
         return
     problem = ""

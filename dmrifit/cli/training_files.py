@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dmrifit.cli.options import NewFile, resumable
 from dmrifit.io.atomic_files import whole_file
+from dmrifit.networks.training import best_epoch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,9 +74,7 @@ class TrainingFiles:
     @staticmethod
     def kept_epoch(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """Give the row of the epoch that is kept: that of the best score, or the last one."""
-        # A score that is NaN is not above -inf.
-        scored = [row for row in history if row.get("valid_score", float("nan")) > float("-inf")]
-        return max(scored, key=lambda row: row["valid_score"]) if scored else history[-1]
+        return history[best_epoch(history) if "valid_score" in history[-1] else -1]
 
     def save(self, model: Any) -> None:
         """Write the model file."""

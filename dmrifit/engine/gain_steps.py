@@ -62,8 +62,10 @@ def relative_doubt(signals: NDArray, protocol: Protocol, model: SignalModel | No
     sentences = read_table("sentences")["scan"]
     if model == MODELS["t2-ivim-relative"]:
         ratios = _te_ratios(signals, protocol)
-        is_undivided = ratios.size > 0 and np.ptp([1, *np.median(ratios, axis=0)]) > _UNDIVIDED
-        return sentences["undivided"] if is_undivided else ""
+        te, b = protocol.te, protocol.b
+        is_comparable = te is not None and len({b[te == one].min() for one in te}) == 1
+        differ = ratios.size > 0 and np.ptp([1, *np.median(ratios, axis=0)]) > _UNDIVIDED
+        return sentences["undivided"] if is_comparable and differ else ""
     has_relaxation = model is None or any(p.unit == "ms" for p in model.parameters)
     is_doubted = has_relaxation and _are_relative(signals, protocol)
     return sentences["relative"] if is_doubted else ""

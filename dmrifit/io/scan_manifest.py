@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,7 +131,7 @@ def _contrasts(folder: Path, row: dict[str, str], image: Path, where: str) -> _C
         text = row.get(column, "")
         if not text:
             path = image.with_name(f"{stem(image)}.{ending}")
-            return path if path.is_file() else None
+            return path if os.path.lexists(path) else None
         number = None if column == "bvec" else number_in(text)
         problem = "does not exist" if column == "bvec" else "is neither a number nor a file"
         place = f"{where}: {column}"

@@ -189,7 +189,7 @@ def named_file(folder: Path, name: str, where: str, problem: str = "does not exi
     path = folder / name
     if not path.is_file():
         problem = "is a folder" if name and path.is_dir() else problem
-        if path.is_symlink():
+        if path.is_symlink() and not path.exists():
             problem = "is a link to a missing file (of git-annex: datalad get fetches it)"
         if "," in name and number_in(name.replace(",", ".")) is not None:
             problem += " (a number has a decimal point, not a comma)"

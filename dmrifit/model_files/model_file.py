@@ -191,10 +191,7 @@ def _contents(estimator: BaseEstimator, scale: PatientScale | str | None) -> dic
             if isinstance(value, BaseEstimator):
                 inner = type(value).__name__
                 if _class_named(inner) is not type(value) or not hasattr(estimator, "own_files"):
-                    raise TypeError(
-                        f"{key} of {name}, a {inner}, has no model file: register {inner}, and "
-                        f"name the other files of {name} in the class attribute own_files"
-                    )
+                    raise TypeError(_TEXTS["own_files"].format(key=key, name=name, inner=inner))
                 inside = dict(zip(_INSIDE[1:], value.stored(), strict=True))
                 files = {**files, **inside.pop("files")}
                 fitted[key] = {"class": inner, **inside}
@@ -514,10 +511,8 @@ def _restore_intervals(
         raise RefusedError("its intervals have an expected error of 0 or less")
     n_features = estimator.n_features_in_
     if inside.n_features_in_ != n_features or forest.n_features_in_ != n_features + n:
-        raise RefusedError(
-            f"its forest takes {counted(forest.n_features_in_, 'input')} instead of {n_features} "
-            f"and {counted(n, 'prediction')}"
-        )
+        inputs, predictions = counted(forest.n_features_in_, "input"), counted(n, "prediction")
+        raise RefusedError(_TEXTS["forest"].format(inputs, n_features, predictions))
     n_neighbors = math.prod(resolve_patch_shape(inside) or (1,))
     if getattr(inside, "source", None) is None:
         n_neighbors = 1

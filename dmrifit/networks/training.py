@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -156,3 +156,9 @@ def read_training(fields: Any) -> Training | None:
 
 def _set_fields(training: Training) -> dict[str, Any]:
     return {name: value for name, value in training.get_params().items() if value is not None}
+
+
+def best_epoch(history: Sequence[Mapping[str, Any]]) -> int:
+    """Find the first epoch with the best score; NaN ranks below all scores."""
+    scores = [row["valid_score"] for row in history]
+    return max(range(len(scores)), key=lambda i: -math.inf if math.isnan(scores[i]) else scores[i])

@@ -19,6 +19,7 @@ from dmrifit._utils.progress import step_bar
 from dmrifit._utils.randomness import Seed
 from dmrifit._utils.torch_state import forked_generator, repeatable_kernels, seed_generators
 from dmrifit.networks.checkpoints import history_rows
+from dmrifit.networks.training import best_epoch
 
 # The net ---------------------------------------------------------------------------------------
 
@@ -250,7 +251,7 @@ class Epochs:
         if self.score is None:
             return
         row["valid_score"] = float(self.score(net))
-        if _best_epoch(net.history) == len(net.history) - 1:
+        if best_epoch(net.history) == len(net.history) - 1:
             weights = net.module_.state_dict()
             self.best = {name: value.detach().clone() for name, value in weights.items()}
 
@@ -261,10 +262,4 @@ class Epochs:
             return True
         if self.settings.patience is None or not n_done:
             return False
-        return n_done - 1 - _best_epoch(net.history) >= self.settings.patience
-
-
-def _best_epoch(history: Sequence[Mapping[str, Any]]) -> int:
-    """Find the first epoch with the best score; NaN ranks below all scores."""
-    scores = np.array([row["valid_score"] for row in history])
-    return int(np.argmax(np.where(np.isnan(scores), -np.inf, scores)))
+        return n_done - 1 - best_epoch(net.history) >= self.settings.patience

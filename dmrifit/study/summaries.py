@@ -90,9 +90,11 @@ def _pooled(signals: pd.DataFrame) -> pd.DataFrame:
     cells = [*KEYS, "n_train", "patient", "repeat"]
     pooled = matching(signals, contrast=POOLED)
     # Over all contrasts together, even a constant for each would correlate.
-    contrasts = signals[signals["contrast"] != POOLED].fillna({"pearson": 0.0})
     # In a fixed order: sums in another one would differ in their last digits.
-    within = contrasts.sort_values("contrast").groupby(cells)["pearson"].mean()
+    contrasts = signals[signals["contrast"] != POOLED].sort_values("contrast")
+    correlations = contrasts.groupby(cells)["pearson"]
+    # An undefined one counts as 0, unless all are undefined.
+    within = correlations.sum(min_count=1) / correlations.size()
     return pooled.drop(columns="pearson").join(within, on=cells)
 
 

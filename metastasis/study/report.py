@@ -247,13 +247,14 @@ def _answer(cases: Sequence[Case], tables: _Tables) -> Iterator[Any]:
     # The interval of the best method: one row, or none where there are few patients.
     intervals = tables["intervals"].query("part == 'all' and method == @best")
     intervals = intervals[intervals["measure"] == "strict_sensitivity"].dropna(subset="low")
-    ties = [str(name) for name in ranked.index[1:][ranked["strict_f1"][1:] == scores["strict_f1"]]]
+    key = "strict_f1" if scores["n_lesions"] else "n_false_positives"
+    ties = [str(name) for name in ranked.index[1:][ranked[key][1:] == scores[key]]]
     equal = f", the same as {', '.join(ties)}" if ties else ""
     counts = {"n_cases": len(cases), "n_wrong": scores["n_false_positives"] + scores["n_flagged"]}
     # Without small lesions there is no share of them.
     n_found_small = round(np.nan_to_num(scores["sensitivity_small"] * scores["n_small"]))
-    rule = f"F1 (strict){equal}" if scores["n_lesions"] else "wrong findings"
-    leading = f"Best of {len(ranked)} methods by {rule}: " if len(ranked) > 1 else ""
+    rule = "F1 (strict)" if scores["n_lesions"] else "wrong findings"
+    leading = f"Best of {len(ranked)} methods by {rule}{equal}: " if len(ranked) > 1 else ""
     interval = "".join(wording(_TEXTS["interval"], row) for row in intervals.to_dict("records"))
     counts |= {"n_found_small": n_found_small, "small_ml": SMALL_ML}
     yield _TEXTS("answer", **scores, **counts, best=best, leading=leading, interval=interval)

@@ -556,7 +556,7 @@ def _climbed(start: Placement, search: Search) -> Placement:
 
 
 def share_words(share: float) -> str:
-    """Give a share of a box in percent, never rounded to a limit, or all, that it misses."""
+    """Give a share of a box in percent, never rounded up to a limit that it misses."""
     for limit in (LEAST_TARGET, MOSTLY):
         if share < limit <= round(share, 2):
             return f"{100 * min(round(share, 3), limit - 0.001):.1f} %"

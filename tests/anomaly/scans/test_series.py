@@ -279,13 +279,15 @@ def test_a_guarantee_says_where_it_does_not_hold(healthy, sick):
     model = SeriesDetector(VoxelwiseGaussian(threshold=HealthyScanThreshold(0.75), calibration=0.5)).fit(healthy)
     for opening in (3, 5):
         assert model.detect(sick[0], opening=opening).no_guarantee == ""
-    assert "guaranteed for healthy scans of the site and protocol at level 0.75" in model_in_words(sick[0].image, model)
+    assert "guaranteed at level 0.75 for healthy scans, unless a note says why not" in model_in_words(sick[0].image, model)
     bare = replace(sick[0], tissue=None)
     assert model.detect(sick[0], opening=2).no_guarantee == "opening 2, it holds from 3 on"
     assert model.detect(sick[0], threshold=3.0).no_guarantee == "another threshold than the model's"
     assert model.detect(bare).no_guarantee == "tissue map: none (calibration scans: given)"
     # A brain mask given as a tissue map leaves no fluid out either.
-    assert [model.detect(replace(sick[0], tissue=mask)).counts_fluid for mask in (None, sick[0].brain)] == [True, True]
+    masked = model.detect(replace(sick[0], tissue=sick[0].brain))
+    assert [masked.counts_fluid, model.detect(bare).counts_fluid] == [True, True]
+    assert masked.no_guarantee == "tissue map: a map of one tissue (calibration scans: given)"
     # A guarantee of voxels holds for any opening; a model file of before says nothing of tissue maps.
     model.detector_.threshold_.counted, model.training_ = "voxels", None
     assert model.detect(bare, opening=2).no_guarantee == ""

@@ -334,8 +334,8 @@ def test_an_interrupted_comparison_says_how_to_go_on_if_it_had_begun(table, run,
 
     def interrupt(*arguments, **options):
         if started:
-            out.mkdir()
-            (out / "study.json").touch()
+            (out / "cells").mkdir(parents=True)
+            (out / "cells" / "1.json").touch()
         raise KeyboardInterrupt
 
     monkeypatch.setattr("dmrifit.study.comparison.compare", interrupt)

@@ -171,6 +171,7 @@ def test_what_a_prediction_lacks_is_named(run, error_of, tmp_path):
     image = next((tmp_path / "data").glob("sub-*/dwi/*_dwi.nii.gz"))
     image.with_name(image.name.replace("nii.gz", "te")).unlink()
     assert "needs echo times" in error_of("predict", model, image, "--out", tmp_path / "out")
+    assert "is a model file; leave out the options of a scan" in error_of("info", model, "--mask", "auto")
 
 
 def test_the_share_at_a_bound_is_printed_where_the_other_is_none(fitted, output_of):

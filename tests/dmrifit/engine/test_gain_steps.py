@@ -73,6 +73,9 @@ def test_a_signal_that_rises_with_the_echo_time_is_noticed():
     assert "-0" not in " ".join(advice)  # one minus sign
     for others in (relaxing[:0], relaxing / relaxing[:, [0, 0, 0, 3, 3, 3]]):
         assert relative_doubt(others, protocol, MODELS["t2-ivim-relative"]) == ""
+    # Without b = 0 at an echo time, ratios at the lowest b-values do not tell.
+    protocol = protocol.take([0, 1, 2, 4, 5])
+    assert relative_doubt(noisy(protocol), protocol, MODELS["t2-ivim-relative"]) == ""
 
 
 def test_single_directions_in_coherent_tissue_and_shells_of_unequal_b_are_not_compared(data_dir):

@@ -116,8 +116,11 @@ def test_a_file_that_a_table_names_is_found_or_told_apart_from_a_folder(tmp_path
     (tmp_path / "a.nii").write_bytes(b"")
     (tmp_path / "b").mkdir()
     assert named_file(tmp_path, "a.nii", "scan.tsv, row 1: image") == tmp_path / "a.nii"
+    (tmp_path / "l").symlink_to(tmp_path / "b")
+    (tmp_path / "m").symlink_to(tmp_path / "no")
     comma = r"'1,5' does not exist .a number has a decimal point"
-    for name, told in (("b", "'b' is a folder"), ("c", "'c' does not exist"), ("", "'' does not exist"), ("1,5", comma)):
+    link = "'m' is a link to a missing file"
+    for name, told in (("b", "'b' is a folder"), ("l", "'l' is a folder"), ("m", link), ("c", "'c' does not exist"), ("", "'' does not exist"), ("1,5", comma)):
         with pytest.raises(FileNotFoundError, match=f"^scan.tsv, row 1: image {told}.*; paths are relative to /"):
             named_file(tmp_path, name, "scan.tsv, row 1: image")
 

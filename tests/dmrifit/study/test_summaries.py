@@ -100,7 +100,7 @@ def test_skill_is_one_minus_a_ratio_of_errors(evaluation, kind):
 
 
 def test_a_constant_has_no_skill_and_its_correlation_is_marked(evaluation):
-    for parameters, n in (("signals", 0), ("tissue", 18), ("f", 6)):
+    for parameters, n in (("signals", 6), ("tissue", 18), ("f", 6)):
         scores = row(evaluation, "constant", parameters)
         assert (scores["skill"], scores["pooled_skill"]) == (0, 0)
         assert scores["n_undefined_pearson"] == n
@@ -239,6 +239,8 @@ def test_signals_have_the_pooled_error_and_the_mean_correlation_within_contrasts
     evaluation = make_evaluation([{}], signals)
     summary, csv = evaluation.summary().iloc[0], Board(evaluation).summary.iloc[0]
     assert summary[["relative_error", "pearson"]].tolist() == csv[["signal_error", "signal_pearson"]].tolist() == [5, 0.4]
+    undefined = make_evaluation([{}], [row | {"pearson": np.nan} for row in signals]).summary().iloc[0]
+    assert undefined[["pearson", "n_undefined_pearson"]].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("suffix", ["", "_truth"])

@@ -44,8 +44,8 @@ def test_the_page_of_a_comparison_is_whole(found, synthetic_cases, tmp_path):
         assert words in page
     # Without lesions there is no F1, and the fewest wrong findings are best.
     free = replace(synthetic_cases[0], label=np.zeros_like(synthetic_cases[0].label), lesions=None)
-    write_evaluation([free], {"much": [free.brain], "nothing": [free.label]}, tmp_path / "free", n_bootstrap=0)
-    assert "Best of 2 methods by wrong findings: nothing" in (tmp_path / "free" / "report.html").read_text("utf-8")
+    write_evaluation([free], {"much": [free.brain], "nothing": [free.label], "none": [free.label]}, tmp_path / "free", n_bootstrap=0)
+    assert "Best of 3 methods by wrong findings, the same as none: nothing" in (tmp_path / "free" / "report.html").read_text("utf-8")
     # The strip, curves, calibration, and two scans by each method.
     assert page.count("<img ") == 3 + 2 * len(found)
     # Each figure, and the heading and the name of the planes.
