@@ -24,9 +24,7 @@ def test_maps_are_named_parameters_first_and_a_parameter_named_like_another_map_
     named = "S0 ADC S0_se ADC_se S0_low ADC_low S0_high ADC_high cost chi2 status at_bound doubt"
     assert " ".join(map_names(ADC)) == named
     model = SignalModel.from_expression(
-        "S0*exp(-b*S0_se)",
-        [Parameter("S0", "signal", 0, np.inf), Parameter("S0_se", "µm²/ms", 0, 5)],
-        name="clash",
+        "S0*exp(-b*S0_se)", [Parameter("S0", "signal", 0, np.inf), Parameter("S0_se", "µm²/ms", 0, 5)], name="clash"
     )
     with pytest.raises(ValueError, match="model clash: a parameter has the name of another map"):
         map_names(model)

@@ -42,13 +42,11 @@ def test_no_search_of_scipy_finds_a_better_likelihood(likelihood, loss):
             return loss(signal, IVIM.signal(x * unit, PROTOCOL)[0])
 
         box = [
-            (low / u, None if np.isinf(high) else high / u)
-            for (low, high), u in zip(IVIM.bounds, unit, strict=True)
+            (low / u, None if np.isinf(high) else high / u) for (low, high), u in zip(IVIM.bounds, unit, strict=True)
         ]
         starts = np.ones(4), ours / unit
         ends = [
-            minimize(objective, x, method="L-BFGS-B", bounds=box, options={"ftol": 1e-13, "gtol": 1e-9})
-            for x in starts
+            minimize(objective, x, method="L-BFGS-B", bounds=box, options={"ftol": 1e-13, "gtol": 1e-9}) for x in starts
         ]
         assert objective(ours / unit) <= min(end.fun for end in ends) + 1e-6
 
@@ -145,11 +143,7 @@ def test_a_kurtosis_at_its_cap_is_the_best_that_keeps_the_signal_falling(options
         ours = np.array([*result.parameters[i, :2], 1.0])
         best = min(
             minimize(
-                objective,
-                [ours[0], d, share],
-                signals[i],
-                method="L-BFGS-B",
-                bounds=[(1, 500), (0.01, 10), (0, 1)],
+                objective, [ours[0], d, share], signals[i], method="L-BFGS-B", bounds=[(1, 500), (0.01, 10), (0, 1)]
             ).fun
             for d in (ours[1], 1.0)
             for share in (0.2, 0.95)

@@ -67,11 +67,7 @@ def test_cells_are_the_values_of_records_by_the_formats_of_their_columns(tab, tm
 def test_figures_are_a_hundred_pixels_for_an_inch_whatever_the_resolution_of_the_file(tab, tmp_path):
     file = png_bytes(Figure(figsize=(3, 1)), dpi=100)
     page = shown(
-        tab,
-        tmp_path,
-        Picture(drawing(), 'say "x"', "b < 50"),
-        Picture(file, "f"),
-        Picture(file, "g", width=7),
+        tab, tmp_path, Picture(drawing(), 'say "x"', "b < 50"), Picture(file, "f"), Picture(file, "g", width=7)
     )
     images = page.locator("img")
     assert [images.nth(i).bounding_box()["width"] for i in range(3)] == [200, 150, 7]
@@ -109,8 +105,7 @@ def test_names_that_look_alike_as_files_stay_apart():
 
 def test_all_figures_are_pages_of_one_file_with_the_same_bytes_each_time():
     page = Page(
-        "title",
-        [Section("", *(Picture(drawing(width), name, name=name) for name, width in (("a", 2), ("b", 3))))],
+        "title", [Section("", *(Picture(drawing(width), name, name=name) for name, width in (("a", 2), ("b", 3))))]
     )
     pdf = page.vectors()
     assert pdf.startswith(b"%PDF")

@@ -7,13 +7,7 @@ import pytest
 from matplotlib.image import imread
 
 from dmrifit.report.page import png_bytes
-from dmrifit.report.slice_figures import (
-    NO_VALUE_COLOR,
-    MapPanel,
-    Slices,
-    plot_maps,
-    robust_limits,
-)
+from dmrifit.report.slice_figures import NO_VALUE_COLOR, MapPanel, Slices, plot_maps, robust_limits
 
 AFFINE = np.array([[3.0, 0, 0, -30], [0, 3, 0, -20], [0, 0, 6, 12], [0, 0, 0, 1]])
 SHAPE = (10, 8, 7)
