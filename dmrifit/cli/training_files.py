@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from dmrifit.cli.options import NewFile, resumable
 from dmrifit.io.atomic_files import whole_file
-from dmrifit.networks.training import best_epoch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,6 +73,8 @@ class TrainingFiles:
     @staticmethod
     def kept_epoch(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """Give the row of the epoch that is kept: that of the best score, or the last one."""
+        from dmrifit.networks.training import best_epoch
+
         return history[best_epoch(history) if "valid_score" in history[-1] else -1]
 
     def save(self, model: Any) -> None:

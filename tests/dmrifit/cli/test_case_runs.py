@@ -331,9 +331,17 @@ def test_synthetic_cases_are_written_once_and_listed_from_the_folder_above(tmp_p
     groups = {"synthetic": (1, {"healthy.tsv": "cases.tsv"}, write), "synthetic-ill": (0, {"ill.tsv": "cases.tsv"}, write)}
     interrupt = SystemError("a compiled function returned a result with an exception set")
     interrupt.__cause__, interrupt.__cause__.__cause__ = SystemError(), KeyboardInterrupt()
-    with pytest.raises(KeyboardInterrupt):
-        SimulationRun(tmp_path, skip=4).write({}, {"synthetic": (1, {}, Mock(side_effect=interrupt))})
-    assert f"cases are kept in {tmp_path}; the same command (without --overwrite) resumes" in capsys.readouterr().err
+    stopped = tmp_path / "stopped"
+    for told in ("", f"cases are kept in {stopped}; the same command (without --overwrite) resumes"):
+        with pytest.raises(KeyboardInterrupt):
+            SimulationRun(stopped, skip=4).write({}, {"synthetic": (1, {}, Mock(side_effect=interrupt))})
+        said = capsys.readouterr().err
+        assert told in said
+        assert bool(told) == bool(said)
+        # The next time, one case was finished before.
+        write(1, stopped / "synthetic-001")
+    shutil.rmtree(stopped)
+    written.clear()
     for overwrite in (False, False, True):
         SimulationRun(tmp_path, skip=4, overwrite=overwrite).write({}, groups)
         row = "name\timage\tbval\tage\none\tsynthetic-005/dwi.nii.gz\tsynthetic-005/dwi.bval\t007\n"
