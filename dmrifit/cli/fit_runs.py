@@ -393,7 +393,7 @@ def _differences(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         thresholds_of.setdefault(record["model"], []).append(record["threshold"])
     if len(thresholds_of) > 1:
         yield _TEXTS("models_differ", models=", ".join(sorted(thresholds_of)))
-    yield from filter(None, [steps_text(thresholds_of.get("ivim", []))])
+    yield from filter(None, map(steps_text, thresholds_of.values()))
 
 
 def _figures(record: Mapping[str, Any]) -> dict[str, float]:

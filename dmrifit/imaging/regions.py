@@ -213,7 +213,7 @@ def doubt_lines(table: pd.DataFrame) -> list[str]:
     ]
     if "segmented" in set(table.get("method", ())):
         lines.append(read_table("sentences")["scan"]["two_steps"])
-        lines.append(steps_text(table.loc[table["model"] == "ivim", "threshold"]))
+        lines += map(steps_text, table.groupby("model")["threshold"].agg(list))
     return list(filter(None, lines))
 
 

@@ -381,13 +381,13 @@ def test_few_scans_are_not_told_apart_and_a_missing_figure_makes_none_unusual():
 
 
 def test_models_and_first_steps_that_differ_between_scans_are_told():
-    alike = [{"model": "ivim", "threshold": 100.0}] * 2
-    (steps,) = fit_runs._differences([*alike, {"model": "ivim", "threshold": None}, {"model": "ivim", "threshold": 200}])
+    ivim = {"model": "ivim-by-te", "threshold": 100.0}
+    (steps,) = fit_runs._differences([ivim, ivim, ivim | {"threshold": None}, ivim | {"threshold": 200}])
     assert "(all b-values, b ≥ 100 s/mm², b ≥ 200 s/mm²;" in steps
     assert steps.endswith("(--threshold 200; for regions 150 or more)")
-    (models,) = fit_runs._differences([*alike, {"model": "adc", "threshold": None}])
-    assert models.startswith("models differ between scans (adc, ivim): ")
-    assert not list(fit_runs._differences(alike))
+    (models,) = fit_runs._differences([ivim, ivim, {"model": "adc", "threshold": None}])
+    assert models.startswith("models differ between scans (adc, ivim-by-te): ")
+    assert not list(fit_runs._differences([ivim, ivim]))
 
 
 @pytest.mark.parametrize(("mask", "n_counted"), [("none", 5), ("everything.nii.gz", 12)])

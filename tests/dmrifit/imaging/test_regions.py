@@ -61,7 +61,7 @@ def test_medians_of_two_b_values_have_an_interval_unless_most_voxels_are_in_doub
     assert 0.99 < row(table, 3, "ADC")["median_low"] < 1 < row(table, 3, "ADC")["median_high"] < 1.01
     assert np.isnan([row(table, 7, "ADC")[column] for column in ("median_low", "median_high")]).all()
     assert doubt_lines(table)[-1].startswith("ADC: 1 of 2 medians without interval")
-    segmented = table.assign(method="segmented", model="ivim", threshold=100.0)
+    segmented = table.assign(method="segmented", model="ivim-by-te", threshold=100.0)
     assert doubt_lines(segmented)[-1].startswith("ivim was fitted in two steps: 95 % intervals")
     segmented.loc[1:, "threshold"] = 200
     assert "(b ≥ 100 s/mm², b ≥ 200 s/mm²;" in doubt_lines(segmented)[-1]
