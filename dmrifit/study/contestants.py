@@ -84,9 +84,8 @@ class Entrant:
             description = repr(estimator)
         algorithm = algorithm_of(name, strategy)
         # Tables would show its scores as those of the control.
-        if is_control(algorithm) and {algorithm, getattr(estimator, "regressor", "")} != {
-            CONSTANT
-        }:
+        is_constant = algorithm == CONSTANT and getattr(estimator, "regressor", "") == CONSTANT
+        if is_control(algorithm) and not is_constant:
             raise ValueError(_TEXTS("control", name=repr(name), controls=", ".join(CONTROLS)))
         values = name, strategy, algorithm, estimator, model, description
         return cls(*values, recipe=_recipe(estimator), code=_code(estimator))
