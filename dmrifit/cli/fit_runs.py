@@ -99,6 +99,11 @@ def fit_many(
         value = options[role]
         if value not in (None, "auto", "none", "estimate") and not isinstance(value, float):
             patterns[role] = match_files(f"--{role}", str(value), scans, root)
+            shared = (root / value).absolute()
+            # Of no scan by its name; the fit of each scan checks that it is on the scan's grid.
+            if shared.is_file() and not any(patterns[role].values()):
+                patterns[role] = dict.fromkeys(patterns[role], shared)
+                say(f"using {role} {value} for {counted(len(scans), 'scan')}")
     if out.is_dir() and any(out.samefile(image) for image in images if image.is_dir()):
         raise ValueError(_TEXTS("raw_data", out=out, better=out / "derivatives" / "dmrifit"))
     # By echo time, the names of parameters are known only with the echo times of a scan.
