@@ -56,6 +56,9 @@ _OPTIONAL_COLUMNS = ("te", "cohort", "synthetic")
 # Shorter curves may agree by chance, where signals are written with few digits.
 _FEWEST_TELLING = 4
 
+# What is wrong with a cell in which both may stand.
+_NO_NUMBER = "is neither a number nor a file"
+
 
 @dataclass(frozen=True)
 class Participants:
@@ -223,9 +226,9 @@ def _scan_of(
 ) -> Scan:
     """Make the scan of one row; errors begin with `where`."""
 
-    def path(column: str) -> Path | None:
+    def path(column: str, problem: str = "does not exist") -> Path | None:
         text = row.get(column)
-        return named_file(folder, text, f"{where}: {column}") if text else None
+        return named_file(folder, text, f"{where}: {column}", problem) if text else None
 
     with errors_about(where):
         synthetic = read_synthetic(row)
@@ -247,7 +250,7 @@ def _scan_of(
             named_file(folder, row["mask"], f"{where}: mask"),
             lesion=path("lesion"),
             cohort=row["cohort"],
-            sigma=path("sigma") if sigma is None else sigma,
+            sigma=path("sigma", _NO_NUMBER) if sigma is None else sigma,
             average=average,
             # What was meant to be one is one to the digit by now.
             b_tolerance=0.0,
@@ -280,7 +283,7 @@ def _images_of(
         return manifest.images, manifest.protocol
     te: Any = number_in(row.get("te", ""))
     if te is None and files["te"]:
-        te = [named_file(folder, name, f"{where}: te") for name in files["te"]]
+        te = [named_file(folder, name, f"{where}: te", _NO_NUMBER) for name in files["te"]]
         # A list means BIDS sidecars, one for each volume; a single file may be a list of numbers.
         if len(te) == 1:
             te = te[0]

@@ -108,7 +108,7 @@ def test_echo_times_and_noise_levels_may_be_numbers_or_files(folder):
         ([row("a"), row("a")], "row 3: image and masks are those of row 2, and would count twice"),
         ([row("a"), row("b", mask="rest.nii")], r"row 3 .*: no voxel of the lesion mask 'b_lesion.nii' is inside .* 'rest.nii'"),
         ([row("a", sigma="-1")], r"row 2 \(patient a\): sigma \(standard deviation of the noise\) must be"),
-        ([row("a", te="93 ms")], r"row 2 \(patient a\): te '93 ms' does not exist"),
+        ([row("a", te="93 ms")], r"row 2 \(patient a\): te '93 ms' is neither a number nor a file; paths are"),
     ],
 )
 def test_rows_that_contradict_each_other_or_their_files_are_refused(folder, rows, said):
