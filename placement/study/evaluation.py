@@ -282,6 +282,8 @@ def _summary(boxes: pd.DataFrame, has_folds: bool) -> pd.DataFrame:
     long = rows.melt(keys, [*MEASURES, "seconds"], "measure", ignore_index=False)
     values = long.sort_index(kind="stable").groupby([*keys, "measure"], sort=False)["value"]
     table = values.agg(n="count", mean="mean", sd="std", median="median").reset_index()
+    # The volume of a control is the mean of experts: their difference is 0, but for rounding.
+    table["mean"] = table["mean"].round(12) + 0.0
     is_optional = (table["measure"] == "seconds") | (table["method"] == _SINGLE)
     return table[(table["n"] > 0) | ~is_optional].reset_index(drop=True)
 

@@ -96,6 +96,8 @@ def test_a_summary_holds_means_sample_deviations_and_medians_of_each_part(tables
             spread = np.sqrt(((values - values.mean()) ** 2).sum() / (len(values) - 1))
             measured = row[["mean", "sd", "median"]].astype(float)
             np.testing.assert_allclose(measured, [values.mean(), spread, np.median(values)])
+    control = tables["summary"].query("method == 'centroid box' and measure == 'difference' and part == 'all'")
+    assert control["mean"].astype(str).tolist() == ["0.0"]
     assert (tables["summary"].query("method == 'single experts' and part == 'all'")["n"] == 2 * N).all()
     assert "±" in format_summary(tables, part="other folds").loc["experts", "f_tumor"]
     with pytest.raises(ValueError, match="fold 1"):
