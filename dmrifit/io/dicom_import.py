@@ -45,7 +45,7 @@ _README = (
 
 @dataclass
 class DicomSeries:
-    """One series: what its headers say, the files it became, and why it became none."""
+    """One series: what its headers say, the files it became, and why images were left out."""
 
     header: Any
     n_files: int = 0
@@ -85,7 +85,7 @@ class DicomSeries:
             "files": self.n_files,
             "b": self.b,
             "te": f"{1e3 * self.te:g}" if np.isfinite(self.te) else "",
-            "result": ", ".join(self.names) or self.refusal,
+            "result": "; left out: ".join(filter(None, (", ".join(self.names), self.refusal))),
         }
 
 
@@ -134,7 +134,7 @@ def import_dicom(
             _judge(item)
         if complaints and any(item.is_image and not item.images for item in series.values()):
             warnings.warn(f"dcm2niix: {first_few(complaints)}", UserWarning, stacklevel=2)
-        usable = [item for item in series.values() if not item.refusal]
+        usable = [item for item in series.values() if item.b]
         if not usable:
             reasons = "; ".join(
                 f"series {item.number} {item.text('SeriesDescription')!r}: {item.refusal}"
@@ -176,27 +176,29 @@ def _judge(item: DicomSeries) -> None:
     if not item.is_image:
         item.refusal = "no images (spectra or raw data)"
         item.images = []
-    usable = []
+    usable, reasons = [], []
     for image in item.images:
         bval = _beside(image, "bval")
         kinds = {str(word).upper() for word in _sidecar(image).get("ImageType", ())}
         try:
             n_axes = len(read_grid(image)[0])
         except ValueError:
-            item.refusal = "no regular grid of slices (a file may be missing)"
+            reasons.append("no regular grid of slices (a file may be missing)")
             continue
         if derived := kinds.intersection(_DERIVED):
-            item.refusal = f"a map that was computed ({min(derived)})"
+            reasons.append(f"a map that was computed ({min(derived)})")
         elif not bval.is_file():
-            item.refusal = "no b-values"
+            reasons.append("no b-values")
         elif n_axes != 4 or read_numbers(bval).max() < _SMALLEST_B:
-            item.refusal = "no volumes that differ in b"
+            reasons.append("no volumes that differ in b")
         elif {"PHASE", "P"} & kinds:
-            item.refusal = "phase images"
+            reasons.append("phase images")
         else:
             usable.append(image)
+    if item.images:
+        item.refusal = ", ".join(dict.fromkeys(reasons))
     if usable:
-        item.images, item.refusal = usable, ""
+        item.images = usable
         b = np.concatenate([read_numbers(_beside(image, "bval")).ravel() for image in usable])
         values, counts = np.unique(np.round(b), return_counts=True)
         texts = [f"{b:g} ({n})" for b, n in zip(values, counts, strict=True)]

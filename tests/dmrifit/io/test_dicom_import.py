@@ -13,10 +13,10 @@ SIEMENS, PHILIPS, GE = "SIEMENS", "Philips Medical Systems", "GE MEDICAL SYSTEMS
 DIRECTIONS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], float)
 
 
-def write_series(folder, vendor, b_values, *, te=70, number=1, patient="P1", study="1.2.3", kind="ORIGINAL"):
+def write_series(folder, vendor, b_values, *, te=70, number=1, patient="P1", study="1.2.3", kind="ORIGINAL", uid=None):
     """Write a synthetic series of 8 × 8 × 3 voxels as the scanners of a vendor tag it."""
     folder.mkdir(parents=True)
-    uid = pydicom.uid.generate_uid()
+    uid = uid or pydicom.uid.generate_uid()
     for volume, b in enumerate(b_values):
         direction = DIRECTIONS[volume % 3] if b else np.zeros(3)
         for z in range(3):
@@ -98,19 +98,24 @@ def test_the_series_of_each_vendor_keeps_b_values_echo_time_and_signal(tmp_path,
 def test_patients_are_numbered_studies_are_sessions_and_echo_times_one_scan(tmp_path):
     dicom, out = tmp_path / "dicom", tmp_path / "bids"
     for number, te in enumerate((60, 90), start=1):
-        write_series(dicom / f"A{te}", SIEMENS, [0, 500, 1000], te=te, number=number, patient="Ann")
+        write_series(dicom / f"A{te}", SIEMENS, [0, 500, 1000], te=te, number=number, patient="Ann", uid=f"1.2.3.{te}")
     write_series(dicom / "adc", SIEMENS, [0, 0], number=3, patient="Ann", kind="DERIVED")
     write_series(dicom / "b1", SIEMENS, [0, 800], patient="Bea", study="1.2.4")
     write_series(dicom / "b2", SIEMENS, [0, 800], patient="Bea", study="1.2.5")
     (dicom / "notes.txt").write_text("no DICOM")
     write_series(dicom / "incomplete", SIEMENS, [0, 500, 1000], number=4, patient="Ann")
     (dicom / "incomplete" / "005.dcm").unlink()
+    # A further image of the first series lacks a slice.
+    write_series(dicom / "more", SIEMENS, [0, 500, 1000], te=120, patient="Ann", uid="1.2.3.60")
+    (dicom / "more" / "005.dcm").unlink()
     table = import_dicom(dicom, out)
     scans = find_scans(out)
     assert [scan.name for scan in scans] == ["sub-01", "sub-02_ses-1", "sub-02_ses-2"]
     assert [path.name for path in scans[0].images] == ["sub-01_acq-TE60_dwi.nii.gz", "sub-01_acq-TE90_dwi.nii.gz"]
     assert sorted(set(scans[0].read().protocol.te)) == [60, 90]
-    assert table.set_index("series")["result"][4] == "no regular grid of slices (a file may be missing)"
+    irregular = "no regular grid of slices (a file may be missing)"
+    assert table["result"][0] == f"sub-01_acq-TE60_dwi.nii.gz; left out: {irregular}"
+    assert table.set_index("series")["result"][4] == irregular
     assert "computed (ADC)" in table.set_index("series")["result"][3] or "no b-values" in table["result"][2]
     texts = [path.read_text() for path in out.rglob("*") if path.suffix in (".json", ".tsv", "")  and path.is_file()]
     assert texts
