@@ -30,7 +30,7 @@ INK, FAINT, LINK, WARN, GOOD = "#1d2530", "#4a5563", "#0059a3", "#7d4a00", "#006
 LINE = "#d5dae1"
 #: Color of controls and of lines for reference.
 PALE = "#a3aab3"
-#: Colors of outlines in the order in which the viewer gives them, the brightest first.
+#: First of the 20 colors of outlines in the viewer (`data/page.css`, `data/viewer.js`), in order.
 OUTLINES = ("#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#f0e442", "#d55e00", "#0072b2")
 #: Outlines that mean the same in pictures and viewers: what may be a finding, what is, the truth.
 UNSURE, FOUND, REFERENCE = OUTLINES[:3]

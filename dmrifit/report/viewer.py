@@ -160,7 +160,6 @@ def html_viewer(
         opacity=opacity,
         layers=list(zip(layers, packed, strict=True)),
         boxes=box_entries,
-        n_outlines=len(OUTLINES),
         points=[name for name, _ in places],
         has_records=records is not None,
         instead=instead,

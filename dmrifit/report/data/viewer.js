@@ -8,11 +8,12 @@ const MOST_PIXELS = 2048; // there, however thin voxels are
 const HINT = "Click a voxel, or move with the arrow keys; what is under the pointer is written here.";
 const TALLEST = { alone: 560, withSignals: 300 }; // pixels of the screen that the planes may be high
 // The brightest first, because scans are dark; a dark line inside keeps them apart from bright voxels.
-const OUTLINES = [[86, 180, 233], [230, 159, 0], [204, 121, 167], [0, 158, 115], [240, 228, 66], [213, 94, 0], [0, 114, 178]];
+const OUTLINES = ("56b4e9e69f00cc79a7009e73f0e442d55e000072b29467bd98df8aff9896" +
+  "17becf8c564bc5b0d5bcbd22f7b6d2aec7e8d62728ffbb78c49c94dbdb8d").match(/.{6}/g).map((hex) => hex.match(/../g).map((x) => parseInt(x, 16)));
 
 const DOUBTED = [185, 190, 198];
 
-// ---- numbers: what follows knows nothing of a page ----------------------------------------
+// ---- numbers: what follows knows nothing of a page ----------
 
 function inverseOf(a) {
   const [[p, q, r, t], [u, v, w, s], [x, y, z, o]] = a;
@@ -238,7 +239,7 @@ async function unpack(text, length, bits) {
   return codes;
 }
 
-// ---- the page ----------------------------------------
+// ---- the page ----------
 
 class Viewer {
   constructor(element, data) {

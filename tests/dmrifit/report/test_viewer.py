@@ -694,7 +694,7 @@ def test_a_layer_keeps_the_colors_of_its_meaning_and_others_have_their_own():
     mask[1:3] = 1
     layers = [
         Layer("image", mask),
-        Layer("other", mask, "mask"),
+        Layer("other", 14 * mask, "mask"),
         Layer("lesion", mask, "mask", colors=(REFERENCE,)),
         Layer("marks", 2 * mask, "mask", names=("perhaps", "sure"), colors=(UNSURE, FOUND)),
     ]
@@ -703,3 +703,9 @@ def test_a_layer_keeps_the_colors_of_its_meaning_and_others_have_their_own():
     other, lesion, marks = (layer["colors"] for layer in stored["layers"][1:])
     assert [OUTLINES[k] for k in (*lesion, *marks)] == [REFERENCE, UNSURE, FOUND]
     assert not {*other} & {*lesion, *marks}
+    # 20 in the picture, and the same beside it.
+    drawn = re.search(r"const OUTLINES = \((.*?)\)", SCRIPT.read_text(), re.DOTALL).group(1)
+    drawn = [f"#{color}" for color in re.findall(r"[0-9a-f]{6}", drawn)]
+    assert re.findall(r"\.c\d+ \{ background: (#\w+)", SCRIPT.with_name("page.css").read_text()) == drawn
+    assert drawn[: len(OUTLINES)] == [*OUTLINES]
+    assert (len(set(drawn)), len({*re.findall(r'swatch c(\d+)"', page)})) == (20, 17)
