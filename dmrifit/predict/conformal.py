@@ -548,7 +548,7 @@ def predictor_lines(estimator: Any, file: Path) -> list[str]:
         where = "coverage in held-out training patients"
         lines.append(f"intervals: {estimator.guarantee()}; {where}: {shares}")
     if getattr(strategy, "synthetic_", False):
-        lines.append("trained on synthetic data: no clinical use")
+        lines.append("trained on synthetic data: not for clinical use")
     return lines
 
 

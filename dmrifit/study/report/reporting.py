@@ -84,7 +84,7 @@ def _page(board: Board, evaluations: Sequence[Evaluation]) -> tuple[Page, dict[s
     if len(board.strategies) > 1:
         title += f" in {len(board.strategies)} strategies"
     synthetic = [name in board.evaluation.synthetic for name in board.cohorts]
-    lead = notice_lead(synthetic, "cohort", "Research software, not a medical device.")
+    lead = notice_lead(synthetic, "cohort")
     sections = [
         Section("", *answer.answer(board)),
         Section("Which algorithm", *scores.predictor_scores(board)),

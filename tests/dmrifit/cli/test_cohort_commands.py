@@ -110,7 +110,7 @@ def test_the_trained_model_is_least_squares_of_the_drawn_voxels(table, output_of
     assert f"LR s2s: trained on {len(Y)} lesion voxels of 2 patients (A): {model}\n" in out
     assert output_of("info", model) == out.partition("no intervals: train on 5 patients or more, not 2\n")[2]
     assert "it predicts 21 signals from S_b0_TE93, S_b50_TE93, S_b100_TE93" in out
-    assert "trained on synthetic data: no clinical use" in out
+    assert "trained on synthetic data: not for clinical use" in out
 
 
 def test_models_of_five_patients_have_intervals_that_a_prediction_writes(run, output_of, tmp_path):

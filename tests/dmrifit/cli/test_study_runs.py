@@ -206,7 +206,7 @@ def test_options_of_maps_to_maps_reach_the_model_file(table, tmp_path, output_of
         *("--patch-shape", "3,3,1", "--cohorts", "cohort2", "--max-voxels", 40, "--train-mask", "body"),
     )
     assert "voxels of 3 patients" in out
-    assert "trained on synthetic data: no clinical use" in out
+    assert "trained on synthetic data: not for clinical use" in out
     loaded = load_model(model)
     assert isinstance(loaded, MapsToMaps)
     assert (loaded.target_scale, loaded.patch_shape, loaded.loss) == ("log", (3, 3, 1), "mean")

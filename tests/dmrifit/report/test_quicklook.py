@@ -58,6 +58,7 @@ def test_the_page_needs_nothing_from_elsewhere(page):
     assert len(re.findall("<script", page)) == 2
     assert "default-src &#39;none&#39;; img-src data:;" in page
     assert "@import" not in page
+    assert "Research software; not for clinical use." in page
 
 
 def test_without_the_extra_the_error_comes_before_the_fit(image, tmp_path, monkeypatch):

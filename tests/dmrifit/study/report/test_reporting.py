@@ -64,7 +64,7 @@ def test_the_page_needs_no_other_file_calls_data_synthetic_and_escapes_names(pag
     assert not re.search(r"https?://|@import|url\(", page)
     assert page.count("data:image/png;base64,") == len(list((folder / "figures").glob("*.png")))
     assert len(page) < 8e6
-    assert page.index("Synthetic data") < page.index("<h2>")
+    assert page.index("Research software; not for clinical use. Synthetic data") < page.index("<h2>")
     assert "4 synthetic patients of A&lt;1&gt; and 4 synthetic patients of B" in page
     assert "A<1>" not in page
 
