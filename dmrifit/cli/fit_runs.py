@@ -98,8 +98,10 @@ def fit_many(
     for role in ("mask", "sigma"):
         value = options[role]
         if value not in (None, "auto", "none", "estimate") and not isinstance(value, float):
-            patterns[role] = match_files(f"--{role}", str(value), scans, root)
-            shared = (root / value).absolute()
+            # A pattern is relative to the BIDS folder, a file to where the command runs.
+            top = Path() if Path(value).is_file() else root
+            patterns[role] = match_files(f"--{role}", str(value), scans, top)
+            shared = (top / value).absolute()
             # Of no scan by its name; the fit of each scan checks that it is on the scan's grid.
             if shared.is_file() and not any(patterns[role].values()):
                 patterns[role] = dict.fromkeys(patterns[role], shared)
@@ -115,11 +117,10 @@ def fit_many(
         fit_settings.fixed_values(signal_model, 1, fit_settings.box(signal_model))
     with scheduler(run.cluster):
         pass
-    threads = options["n_threads"]
-    if threads is None:
+    fit_options = {**options, "overwrite": True}
+    if options["n_threads"] is None:
         # One also where --jobs -1 takes every core for a scan.
-        threads = 1 if run.cluster else max(1, default_threads() // run.jobs)
-    fit_options = {**options, "n_threads": threads, "overwrite": True}
+        fit_options["n_threads"] = 1 if run.cluster else max(1, default_threads() // run.jobs)
     cases = []
     for scan in scans:
         # Read before the run begins, which removes records of other options.
@@ -319,12 +320,8 @@ def _sources(
 ) -> list[list[Any]]:
     """Describe the inputs of a fit so that a change of them is seen without reading them."""
     paths = [*scan.images, *scan.sidecars(), *map(Path, te or []), *filter(None, files.values())]
-    sources: list[list[Any]] = []
-    for path in paths:
-        if path.is_file():
-            status = path.stat()
-            sources.append([str(path.absolute()), status.st_size, status.st_mtime_ns])
-    return sources
+    stats = [(path, path.stat()) for path in paths if path.is_file()]
+    return [[str(path.absolute()), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
 
 
 def _row(_folder: str, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -231,7 +231,7 @@ def roi(
     interval (none where most voxels are in doubt, too narrow where the noise of neighbors is
     alike, as in resampled maps), interquartile range and quartiles, mean, and the shares of voxels
     at each bound and in doubt (doubtful). All of these include the voxels in doubt, which the
-    medians of index.html and fits.tsv leave out. Of ivim in two steps (method segmented), the
+    medians of pages and of fits.tsv leave out. Of ivim in two steps (method segmented), the
     intervals leave out the bias: perfusion that is left at the b-values of the first step raises
     Dt and lowers f, less with a higher threshold (for regions, fit with --threshold 150 or more).
     Scans of different thresholds (column threshold), which are named, must not be compared.
@@ -273,7 +273,7 @@ def roi(
         save_table(regions, files.path(out.name), 7)
         lines = doubt_lines(regions)
         if (regions["doubtful"] > 0).any():
-            lines.append("medians include voxels in doubt; index.html and fits.tsv leave them out")
+            lines.append("medians include voxels in doubt; pages and fits.tsv leave them out")
         if "visit" in regions and len(set(regions["visit"])) > 1:
             try:
                 repeats = repeatability(regions)

@@ -8,7 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 
 from dmrifit._utils.text_files import read_object
@@ -69,9 +69,8 @@ class DiffusionScan:
     def sidecars(self) -> list[Path]:
         """List the files that its protocol may be read from."""
         paths: list[Path] = []
-        for image in self.images:
-            for ending in ("bval", "bvec", "te", "json"):
-                paths += _applicable(image, ending, self.root)
+        for image, ending in product(self.images, ("bval", "bvec", "te", "json")):
+            paths += _applicable(image, ending, self.root)
         return list(dict.fromkeys(paths))
 
     def read(self, te: str | None = None) -> Manifest:

@@ -231,7 +231,6 @@ def _scan_of(
         return named_file(folder, text, f"{where}: {column}", problem) if text else None
 
     with errors_about(where):
-        synthetic = read_synthetic(row)
         sigma = number_in(row.get("sigma", ""))
         images, protocol = _images_of(row, where, folder)
         if b_tolerance is not None:
@@ -255,7 +254,7 @@ def _scan_of(
             # What was meant to be one is one to the digit by now.
             b_tolerance=0.0,
             truth=path("truth"),
-            synthetic=synthetic,
+            synthetic=read_synthetic(row),
             noise_free=path("noise_free"),
         )
 

@@ -37,8 +37,10 @@ def significant(value: float, digits: int = 3) -> str:
 def percent(value: float, digits: int = 1) -> str:
     """Write a fraction in percent, without the sign %; from 10 on with one decimal less."""
     # Below 9.95, because what is above is rounded to 10.
-    if not abs(100 * value) < 9.95:
-        digits = max(digits - 1, 0)
+    digits = digits if abs(100 * value) < 9.95 else max(digits - 1, 0)
+    # Never as none or all where it is not, as `counts.percent`.
+    while 0 < value < 1 and digits < 5 and float(f"{100 * value:.{digits}f}") in (0, 100):
+        digits += 1
     return fixed(100 * value, digits)
 
 

@@ -126,6 +126,4 @@ def make_likelihood(name: str, *, has_floor: bool) -> Likelihood:
     """Make the likelihood of a name in `LIKELIHOODS`."""
     if name == "rician":
         return Rician()
-    if name == "rician-mean":
-        return RicianMean()
-    return FlooredGaussian(has_floor)
+    return RicianMean() if name == "rician-mean" else FlooredGaussian(has_floor)

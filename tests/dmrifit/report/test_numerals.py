@@ -22,7 +22,7 @@ def test_decimals_are_fixed_and_the_minus_sign_is_true(value, n, text):
     ("value", "text"),
     [
         (0.0312, "3.1"), (0.0994, "9.9"), (0.0996, "10"), (0.104, "10"), (1.5, "150"), (-0.0312, "−3.1"), (-0.5, "−50"),
-        (0.0, "0.0"), (math.nan, "–"),
+        (0.0, "0.0"), (math.nan, "–"), (0.9997, "99.97"), (0.0004, "0.04"), (1.0, "100"), (1.0001, "100"),
     ],
 )
 def test_a_fraction_in_percent_has_a_decimal_below_ten(value, text):
