@@ -95,13 +95,9 @@ def test_values_have_the_types_of_the_parameters(run):
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("--tesla", "1"), "--tesla"),
-        (("--n-train", "4"), "--n-train"),
-        (("--edges", "1"), "--edges 1: 2 numbers"),
-        (("--counts", "1.5"), "--counts 1.5: whole numbers"),
-        (("--map", "f"), "--map f: write NAME=FILE"),
-        (("--map", "f=a", "--map", "f=b"), "--map names f twice"),
-        (("--no-quick",), "--no-quick"),
+        (("--tesla", "1"), "--tesla"), (("--n-train", "4"), "--n-train"), (("--edges", "1"), "--edges 1: 2 numbers"),
+        (("--counts", "1.5"), "--counts 1.5: whole numbers"), (("--map", "f"), "--map f: write NAME=FILE"),
+        (("--map", "f=a", "--map", "f=b"), "--map names f twice"), (("--no-quick",), "--no-quick"),
     ],
 )
 def test_values_that_do_not_fit_a_parameter_are_refused(run, words, named):

@@ -148,8 +148,7 @@ def test_exit_codes_follow_the_error(run_main):
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        ("RuntimeError('a fault')", 1, "Traceback"),
-        ("ValueError('x')", 2, "toy: error: x"),
+        ("RuntimeError('a fault')", 1, "Traceback"), ("ValueError('x')", 2, "toy: error: x"),
         ("KeyboardInterrupt", 130, ""),
     ],
 )

@@ -101,8 +101,7 @@ def test_two_visits_give_the_repeatability(fitted, output_of):
         (["mapsA1"], "0 label images for 1 folder of maps; give --labels once for all, or"),
         (["mapsA1", "mapsA2", "mapsB1", "--labels", "labels.nii.gz", "--labels", "labels.nii.gz"], "2 label images"),
         (["none", "--labels", "labels.nii.gz"], "none: no such folder of maps"),
-        (["scans.tsv", "mapsA1"], "scans.tsv among others"),
-        (["scans.tsv"], "no column maps"),
+        (["scans.tsv", "mapsA1"], "scans.tsv among others"), (["scans.tsv"], "no column maps"),
         (["mapsA1", "--labels", "labels.nii.gz", "--names", "scans.tsv"], "no column name"),
     ],
 )
@@ -313,8 +312,7 @@ def test_a_scan_is_described_with_the_models_it_carries(bids, output_of):
         (lambda b, image: (b[:-1], image), "4 volumes, but 3 b-values"),
         (lambda b, image: (b[::-1], image), "probably in the reverse order of the volumes"),
         (lambda b, image: (b, [1e3, 1050, 1100, 1100] * image / image.mean((0, 1, 2))), "another order than the volumes, or"),
-        (lambda b, image: (b, -image), "are negative"),
-        (lambda b, image: (b, np.minimum(image, 100)), "clipped"),
+        (lambda b, image: (b, -image), "are negative"), (lambda b, image: (b, np.minimum(image, 100)), "clipped"),
         (lambda b, image: (b, image * [1, 1, 3, 3]), "scaled differently"),
     ],
 )

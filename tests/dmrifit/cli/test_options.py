@@ -62,9 +62,7 @@ def test_numbers_are_read_between_commas(text, n, kind, values):
 @pytest.mark.parametrize(
     ("texts", "bounds"),
     [
-        ([], None),
-        (["published"], "published"),
-        (["ADC=0.5,3", "S0=0,9"], {"ADC": (0.5, 3.0), "S0": (0.0, 9.0)}),
+        ([], None), (["published"], "published"), (["ADC=0.5,3", "S0=0,9"], {"ADC": (0.5, 3.0), "S0": (0.0, 9.0)}),
         (["K=0,monotonic"], {"K": (0.0, "monotonic")}),
     ],
 )

@@ -116,8 +116,7 @@ D = parameter_of("D", MODELS["kurtosis"])
         *((parameter_of("K"), kurtosis) for kurtosis in (-0.5, 0.0, 8.0)),
         *((parameter_of("T2t"), time) for time in (5.0, 300.0, 2000.0)),
         *((APPARENT, diffusivity) for diffusivity in (0.0, 0.02, 20.0)),
-        (parameter_of("S0"), 1e6),
-        (parameter_of("dR2", RELATIVE), -0.1),
+        (parameter_of("S0"), 1e6), (parameter_of("dR2", RELATIVE), -0.1),
     ],
 )
 def test_unusual_fixed_values_are_accepted(parameter, value):

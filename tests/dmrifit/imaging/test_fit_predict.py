@@ -438,13 +438,11 @@ def test_noise_that_a_fit_cannot_use_is_refused_or_doubted(image, tmp_path, refu
     ("options", "message"),
     [
         ({"protocol": Protocol([0, 500, 1000])}, r"sub-01_dwi\.nii\.gz has 4 volumes.*has 3 b-values"),
-        ({"model": "t2-ivim-kurtosis"}, "needs echo times"),
-        ({"model": "dti"}, "no model 'dti'"),
+        ({"model": "t2-ivim-kurtosis"}, "needs echo times"), ({"model": "dti"}, "no model 'dti'"),
         ({"model": "ivim", "protocol": Protocol([0, 0, 500, 1000])}, "4 free parameters.*3 different contrasts"),
         # Scanners write the b-values of one shell with scatter.
         ({"model": "kurtosis", "protocol": Protocol([0, 995, 1000, 1005])}, "3 free parameters.*2 different"),
-        ({"fixed": {"T2": 50}}, "T2"),
-        ({"average": "median"}, "mean must be"),
+        ({"fixed": {"T2": 50}}, "T2"), ({"average": "median"}, "mean must be"),
     ],
 )
 def test_models_and_options_that_do_not_fit_the_scan_are_refused(scan, refused, options, message):

@@ -73,13 +73,11 @@ def test_a_predictor_with_intervals_predicts_from_maps_without_them(metrics, tmp
 @pytest.mark.parametrize(
     ("change", "units", "message"),
     [
-        ({}, {}, "which no tissue has"),
-        ({}, {**UNITS, "F": ""}, "F is a share"),
+        ({}, {}, "which no tissue has"), ({}, {**UNITS, "F": ""}, "F is a share"),
         ({}, {**UNITS, "F": "cm"}, "choose from"),
         ({}, {**UNITS, "ADC_fats": "mm²/s"}, "ADC_fats, which is not a map"),
         ({}, {**UNITS, "ADC_fast": "um2/ms"}, r"check the unit um2/ms.*b = 0 to 100 s/mm².*not a diffusivity of IVIM"),
-        ({"F": None}, UNITS, "no map of F"),
-        ({"MD": "S0"}, UNITS, "MD is no input"),
+        ({"F": None}, UNITS, "no map of F"), ({"MD": "S0"}, UNITS, "MD is no input"),
     ],
 )
 def test_maps_in_other_units_or_of_other_names_are_refused(trained, metrics, tmp_path, change, units, message):

@@ -239,10 +239,8 @@ def test_folders_without_one_series_are_refused(series, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"skip": (2,)}, "not evenly spaced"),
-        ({"FrameOfReferenceUID": None}, "lacks FrameOfReferenceUID"),
-        ({"PixelSpacing": [2.0]}, "PixelSpacing"),
-        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "right angles"),
+        ({"skip": (2,)}, "not evenly spaced"), ({"FrameOfReferenceUID": None}, "lacks FrameOfReferenceUID"),
+        ({"PixelSpacing": [2.0]}, "PixelSpacing"), ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "right angles"),
         ({"SliceThickness": None}, "001 cannot be read .* lacks SliceThickness"),
         ({"SliceThickness": ""}, "001 cannot be read .* lacks SliceThickness"),
         ({"SliceThickness": 0}, "001 cannot be read .* its SliceThickness is 0"),
@@ -261,8 +259,7 @@ def test_series_that_are_no_volumes_are_refused(tmp_path, changes, message):
     ("element", "value", "message"),
     [
         ("PatientID", "synthetic-2", "its PatientID is not that of"),
-        ("StudyInstanceUID", "1.2.3", "its StudyInstanceUID is not that of"),
-        ("Rows", 8, "its Rows is not that of"),
+        ("StudyInstanceUID", "1.2.3", "its StudyInstanceUID is not that of"), ("Rows", 8, "its Rows is not that of"),
         ("SOPInstanceUID", None, "its SOPInstanceUID is that of"),
         ("ImagePositionPatient", [1e300, 0, 0], "its ImagePositionPatient is"),
     ],

@@ -267,12 +267,8 @@ RAMP = np.linspace(0.5, 1, 60)[:, None, None]
         *((spoiled_at(place, value), "refused") for place in PLACES for value in (-1e30, 1e30)),
         *((spoiled_at(place, value), "warned") for place in PLACES for value in (-1e10, 1e10)),
         *((few(*[1] * 150, largest), verdict) for largest, verdict in ((0.9e6, "read"), (1.1e6, "warned"))),
-        (few(1), "read"),
-        (few(1, 0, np.inf, np.nan), "read"),
-        (0 * RAMP, "read"),
-        (RAMP[:0], "read"),
-        (np.full((60, 60, 60), np.nan), "read"),
-        (np.geomspace(1e-3, 1e9, 60**3).reshape(60, 60, 60), "read"),
+        (few(1), "read"), (few(1, 0, np.inf, np.nan), "read"), (0 * RAMP, "read"), (RAMP[:0], "read"),
+        (np.full((60, 60, 60), np.nan), "read"), (np.geomspace(1e-3, 1e9, 60**3).reshape(60, 60, 60), "read"),
     ],
 )
 def test_values_without_squares_are_refused_and_those_far_above_all_others_warned_of(values, verdict, tmp_path):

@@ -81,9 +81,7 @@ def test_figures_are_a_hundred_pixels_for_an_inch_whatever_the_resolution_of_the
 @pytest.mark.parametrize(
     ("name", "file"),
     [
-        ("ranks_A<1>_s2s", "ranks_A-1-_s2s.png"),
-        ("../a/b c", "-a-b-c.png"),
-        ("Dt+K-2", "Dt+K-2.png"),
+        ("ranks_A<1>_s2s", "ranks_A-1-_s2s.png"), ("../a/b c", "-a-b-c.png"), ("Dt+K-2", "Dt+K-2.png"),
         ("größe", "größe.png"),
     ],
 )
