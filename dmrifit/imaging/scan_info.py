@@ -45,6 +45,7 @@ from dmrifit.imaging.noise import (
 from dmrifit.io.bids_derivatives import SNR_VOXELS
 from dmrifit.io.nifti import Image, Images
 from dmrifit.io.series import Series
+from dmrifit.report.numerals import significant
 
 #: Without the model of signals that were divided by their own b = 0.
 _LISTED_MODELS = [name for name in MODELS if not name.endswith("-relative")]
@@ -341,11 +342,11 @@ def _model_line(name: str, protocol: Protocol, snr: float) -> str:
     table = expected_precision(protocol, model, snr=of_amplitude)
     texts, undetermined = [], []
     for row, parameter in zip(table.to_dict("records"), model.parameters, strict=True):
-        unit = f" {row['unit']}" if row["unit"] else ""
+        sd = significant(row["sd"], 2)
         if is_undetermined(parameter, row["value"], row["sd"]):
             undetermined.append(parameter.name)
         if not parameter.is_amplitude:
-            texts.append(f"{row['parameter']} {row['value']:.3g} ± {row['sd']:.2g}{unit}")
+            texts.append(f"{row['parameter']} {row['value']:.3g} ± {sd} {row['unit']}".rstrip())
     names = ", ".join(undetermined)
     but = f", except {names} of single voxels at this SNR" if names else ""
     line = f"{name}: yes{but}; SD of an unbiased fit at least {', '.join(texts)}"

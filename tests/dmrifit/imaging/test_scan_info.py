@@ -9,7 +9,7 @@ import pytest
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.fit_predict import fit_image
-from dmrifit.imaging.scan_info import contrast_lines, decay_doubt, empty_doubt, scan_info
+from dmrifit.imaging.scan_info import _model_line, contrast_lines, decay_doubt, empty_doubt, scan_info
 
 SHELLS = Protocol(np.repeat([0, 500, 1000, 2000], 8))
 
@@ -43,6 +43,7 @@ def test_noise_and_precision_are_those_of_the_simulation():
     names = [name for name, cv in expected["CoefficientOfVariation"].items() if cv is None]
     assert names == ["D", "K"]
     assert f"kurtosis: yes, except {', '.join(names)} of single voxels" in " ".join(scan_info(image, SHELLS).models)
+    assert _model_line("kurtosis", Protocol([0, 1000, 2000, 3000]), 0.01).endswith("D 1 ± 370 µm²/ms, K 0.8 ± 450")
 
 
 def test_several_directions_are_told_by_info_and_fit_until_they_are_averaged():

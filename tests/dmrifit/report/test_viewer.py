@@ -277,9 +277,7 @@ def test_the_script_and_its_style_name_no_address_and_end_no_element():
 @pytest.mark.parametrize(
     ("values", "kind"),
     [
-        (np.zeros((3, 3, 3)), "image"),
-        (np.full((3, 3, 3), np.nan), "map"),
-        (np.full((3, 3, 3), 7.0), "score"),
+        (np.zeros((3, 3, 3)), "image"), (np.full((3, 3, 3), np.nan), "map"), (np.full((3, 3, 3), 7.0), "score"),
         (np.full((1, 1, 1), -np.inf), "image"),
         (np.zeros((3, 3, 3), bool), "mask"),
         (np.full((2, 3, 4), 1e-30, np.float32), "map"),
