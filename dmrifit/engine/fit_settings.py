@@ -131,7 +131,7 @@ class FitSettings:
         if self.sigma is None or not (np.asarray(self.sigma, dtype=float) > 0).all():
             raise ValueError(
                 f"likelihood {self.likelihood!r} needs sigma, the standard deviation of the "
-                "noise, above 0 everywhere"
+                "noise, above 0 everywhere (--sigma)"
             )
         if self.regularization:
             raise ValueError(
