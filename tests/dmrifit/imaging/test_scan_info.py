@@ -9,7 +9,13 @@ import pytest
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.fit_predict import fit_image
-from dmrifit.imaging.scan_info import _model_line, contrast_lines, decay_doubt, empty_doubt, scan_info
+from dmrifit.imaging.scan_info import (
+    _model_line,
+    contrast_lines,
+    decay_doubt,
+    empty_doubt,
+    scan_info,
+)
 
 SHELLS = Protocol(np.repeat([0, 500, 1000, 2000], 8))
 

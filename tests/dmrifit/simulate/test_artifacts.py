@@ -29,9 +29,7 @@ def apply(signals, protocol=FOUR, *, seed=0, **strengths):
 @pytest.mark.parametrize(
     ("artifacts", "expected"),
     [
-        (None, {}),
-        ((), {}),
-        ("gibbs", {"gibbs": 0.2}),
+        (None, {}), ((), {}), ("gibbs", {"gibbs": 0.2}),
         (("signal_loss", "shift"), {"shift": 1.0, "signal_loss": 0.5}),
         ({"signal_loss": 1, "gibbs": 0.75, "shift": np.float32(4)}, {"shift": 4.0, "gibbs": 0.75, "signal_loss": 1.0}),
         ({"gibbs": 0.0, "shift": 2}, {"shift": 2.0}),

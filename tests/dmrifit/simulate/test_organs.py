@@ -24,8 +24,7 @@ def middle(share):
 @pytest.mark.parametrize(
     ("choice", "shares"),
     [
-        ("both", {"abdomen": 0.5, "male pelvis": 0.25, "female pelvis": 0.25}),
-        ("abdomen", {"abdomen": 1.0}),
+        ("both", {"abdomen": 0.5, "male pelvis": 0.25, "female pelvis": 0.25}), ("abdomen", {"abdomen": 1.0}),
         ("pelvis", {"male pelvis": 0.5, "female pelvis": 0.5}),
     ],
 )

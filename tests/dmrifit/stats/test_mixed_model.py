@@ -154,8 +154,7 @@ WITHOUT_CELL[:, 2, 1] = np.nan
     ("values", "algorithms", "reason"),
     [
         (np.exp(logarithms(1, 2)), "ABC", "2 patients with all values; 3 are needed"),
-        (np.exp(logarithms(1))[:, :1], "A", "1 algorithm"),
-        (np.full((5, 3, 2), 0.4), "ABC", "all values are equal"),
+        (np.exp(logarithms(1))[:, :1], "A", "1 algorithm"), (np.full((5, 3, 2), 0.4), "ABC", "all values are equal"),
         (WITHOUT_CELL, "ABC", "no values of one of the parameters"),
         (np.tile([[[0.5, 0.5], [1, 1], [1, 1]]], (6, 1, 1)), "ABC", "the fit failed: "),
     ],

@@ -61,8 +61,7 @@ def cohort(name, patients=("p1", "p2"), protocol=FULL):
         ("m2m: LR", MapsToMaps("LR", model="adc"), "m2m", "LR"),
         ("Random forest (S2S)", SignalToSignal("RFR", model="adc"), "s2s", "Random forest"),
         ("s2s", SignalToSignal("LR", model="adc"), "s2s", "s2s"),
-        ("m2m of s2s", SignalToSignal("LR", model="adc"), "s2s", "m2m of"),
-        ("mine", Own(), "Own", "mine"),
+        ("m2m of s2s", SignalToSignal("LR", model="adc"), "s2s", "m2m of"), ("mine", Own(), "Own", "mine"),
         # An estimator that names no model predicts that of the study.
         ("own", Nameless(), "Nameless", "own"),
     ],
