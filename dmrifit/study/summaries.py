@@ -364,15 +364,17 @@ class Board:
         """
         Rows of the best predictor by cohorts in which it is not shown to predict unseen images.
 
-        There the interval of its signal skill is not above 0 and above the control shuffled. A
-        reference that contains the inputs gives maps some skill all the same.
+        There the interval of its signal skill is not above 0 and above every control to beat; the
+        columns ``floor_…`` describe the best of these. A reference that contains the inputs gives
+        maps some skill all the same.
         """
         strategy, algorithm = self.best or ("", "")
-        rows = matching(self.summary, train_on=self.regimes[0]).set_index("cohort", drop=False)
-        # Of all strategies: in maps to maps it keeps amplitudes, which alone give signals skill.
-        shuffled = matching(rows, algorithm=SHUFFLED)["signal_skill"].groupby(level=0).max()
-        rows = matching(rows, strategy=strategy, algorithm=algorithm).assign(shuffled=shuffled)
-        is_shown = rows["signal_skill_low"] > np.fmax(rows["shuffled"], 0)
+        rows = matching(self.summary, train_on=self.regimes[0])
+        # Of all strategies: in maps to maps controls keep amplitudes, which give signals skill.
+        floors = rows[rows["algorithm"].isin(TO_BEAT) & (rows["signal_skill"] > 0)]
+        floors = floors.sort_values("signal_skill").groupby("cohort").last().add_prefix("floor_")
+        rows = matching(rows, strategy=strategy, algorithm=algorithm).join(floors, on="cohort")
+        is_shown = rows["signal_skill_low"] > rows["floor_signal_skill"].fillna(0)
         return rows[rows["signal_skill"].notna() & (self.skill_column == "skill") & ~is_shown]
 
     def skills(self, algorithms: Collection[str], **where: Any) -> pd.Series:

@@ -69,7 +69,7 @@ def verdict(board: Board) -> list[str]:
     sentences = [first, skill, f"{how} {words.strip()}".strip()]
     place = 2 if is_credited.any() else 0
     for row in board.unshown[::-1].to_dict("records"):
-        floor = _TEXTS("floor", **row) if np.isfinite(row["shuffled"]) else "0"
+        floor = _TEXTS("floor" if row["floor_signal_skill"] > 0 else "zero", **row)
         floor += "" if np.isfinite(row["signal_skill_low"]) else _TEXTS["no_interval"]
         # A skill below 0 needs no explanation.
         end = _TEXTS("explained_by", **row) if row["skill"] > 0 else "."
