@@ -11,6 +11,7 @@ import pandas as pd
 
 from dmrifit._utils.checks import check_number
 from dmrifit.predict.controls import SHUFFLED, TO_BEAT, is_control
+from dmrifit.report.numerals import NOTHING, fixed
 from dmrifit.report.page import Texts, capital
 from dmrifit.stats import patient_summary
 from dmrifit.stats.metrics import AT_BOUND, METRICS, NO_TISSUE, MapMetric
@@ -116,9 +117,9 @@ def headline(summary: pd.DataFrame) -> pd.DataFrame:
         "signal skill": _texts(signals, "skill"),
         "map skill": _texts(shown, "skill"),
         "map skill, independent": _texts(shown, "skill_independent"),
-        "shared noise": shown["skill_shared_noise"].map(_number),
-        "|BI| (%)": [_number(100 * value, 1) for value in shown["abs_bias"]],
-        "DI (%)": [_number(100 * value, 1) for value in shown["dispersion"]],
+        "shared noise": [fixed(value, 2) for value in shown["skill_shared_noise"]],
+        "|BI| (%)": [fixed(100 * value, 1) for value in shown["abs_bias"]],
+        "DI (%)": [fixed(100 * value, 1) for value in shown["dispersion"]],
         "r": _texts(shown, "pearson"),
         "r, independent": _texts(shown, "pearson_independent"),
     }
@@ -154,16 +155,12 @@ def _texts(rows: pd.DataFrame, measure: str) -> list[str]:
     texts = []
     # A summary without rows has no intervals.
     for value, low, high, n_undefined in rows.reindex(columns=columns).to_numpy(float):
-        text = _number(value)
+        text = fixed(value, 2)
         if np.isfinite(low) and measure not in _CORRELATIONS:
-            text += f" [{_number(low)}, {_number(high)}]"
+            text += f" [{fixed(low, 2)}, {fixed(high, 2)}]"
         # NaN of skill, which is not counted.
-        texts.append(f"{text}*" if n_undefined > 0 and text != "–" else text)
+        texts.append(f"{text}*" if n_undefined > 0 and text != NOTHING else text)
     return texts
-
-
-def _number(value: float, digits: int = 2) -> str:
-    return f"{value:.{digits}f}" if np.isfinite(value) else "–"
 
 
 def _summarized(table: pd.DataFrame, by: list[str], level: float) -> pd.DataFrame:

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from dmrifit import Cohort, Evaluation, Protocol, SignalToSignal, compare
+from dmrifit.report.numerals import fixed
 from dmrifit.study.summaries import (
     MEASURES,
     TEXTS,
@@ -153,8 +154,10 @@ def test_what_inputs_and_reference_share_is_the_difference_of_two_scores(repeate
 def test_a_simulated_headline_is_given_twice_and_says_so(repeated, evaluation, tmp_path):
     table = headline(repeated.summary()).set_index("algorithm")
     tissue = row(repeated, "LR", "tissue")
-    assert table.loc["LR", "map skill, independent"].startswith(f"{tissue['skill_independent']:.2f} [")
-    assert table.loc["LR", "shared noise"] == f"{tissue['skill_shared_noise']:.2f}"
+    assert table.loc["LR", "map skill, independent"].startswith(f"{fixed(tissue['skill_independent'], 2)} [")
+    assert table.loc["LR", "shared noise"] == fixed(tissue["skill_shared_noise"], 2)
+    signed = headline(repeated.summary().assign(skill_shared_noise=-0.001, abs_bias=-0.0126))
+    assert signed.loc[0, ["shared noise", "|BI| (%)"]].tolist() == ["0.00", "−1.3"]
     assert table.loc["constant", "r, independent"] == "0.00*"
     assert table.loc["repeat", ["map skill, independent", "shared noise", "r, independent"]].tolist() == ["–"] * 3
     notes = headline_notes(repeated.study, headline(repeated.summary()))
