@@ -139,11 +139,8 @@ def headline_notes(study: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
     if table["algorithm"].map(is_control).any():
         notes.append(TEXTS["controls"])
     notes.append(TEXTS["shared_noise" if "shared noise" in table else "inputs"])
-    single = [
-        name
-        for name, cohort in study.get("cohorts", {}).items()
-        if cohort.get("synthetic") and not cohort.get("repeated")
-    ]
+    cohorts = study.get("cohorts", {}).items()
+    single = [name for name, item in cohorts if item.get("synthetic") and not item.get("repeated")]
     if single:
         notes.append(TEXTS("single", cohorts=", ".join(single)))
     return notes

@@ -128,7 +128,7 @@ def test_the_folder_of_a_study_keeps_its_algorithms_and_is_left_alone_by_another
         options = ("--algorithms", "LR", *words.split(), "--max-voxels", 40, "--sizes", "1,2")
         err = error_of("benchmark", table, "--out", folder, *options)
         assert ("also has constant " if "no" in words else "also has LR ") in err
-        assert "--overwrite" in err
+        assert f"({Evaluation.read(folder).study['command']}), choose another folder, or --overwrite" in err.replace("\n", " ")
     err = error_of("benchmark", table, "--out", folder, "--algorithms", "LR", "--max-voxels", 41, "--sizes", "1,2")
     assert "another study: --max-voxels was 40 there and is 41 now" in err
     assert (folder / "scores.csv").read_bytes() == before
