@@ -213,3 +213,7 @@ def test_crossing_cohorts_needs_the_tested_protocol_in_both_or_computed_contrast
             views_of(estimators, cohorts, regimes)
         views = views_of(estimators, cohorts, regimes, resynthesize=True)
         assert (views["x", "A"].target, views["x", "B"].target) == (FULL, longer)
+    # A scan that lacks contrasts of its own cohort is told of first, as no way of training helps.
+    partial = Cohort([*cohort("B", ("b",), longer).scans, *cohort("B", ("c",)).scans], "B")
+    with pytest.raises(ValueError, match=r"patient c of cohort 'B': .*lacks S_b2000.*All scans of cohort 'B'"):
+        views_of(estimators, [cohort("A", ("a",), longer), partial], ("other",))
