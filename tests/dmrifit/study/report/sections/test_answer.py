@@ -143,10 +143,13 @@ def test_what_was_not_compared_is_said_in_the_place_of_its_picture(make_evaluati
     command = "dmrifit benchmark &#39;my data/p.tsv&#39; --seed 1 --sizes 1,2,3 --out study-sizes<"
     assert "was tried with one number of training patients (N = 3)." in html
     assert f"<p>To see more:</p><pre>{command}" in "".join(html.splitlines())
-    pooled = study_of(make_evaluation, settings=settings, train_on=("same", "pooled"))
-    scores = pooled.evaluation.scores.assign(n_train=lambda rows: np.where(rows["train_on"] == "same", 2, 5))
-    evaluation = Evaluation(scores, pooled.evaluation.signals, pooled.study)
-    assert " --sizes 1,2 --out study-sizes<" in read(answer(Board(evaluation)))
+    # Cohorts and ways of training of different numbers of patients are no learning curve.
+    pooled = study_of(make_evaluation, settings=settings, cohorts=("A", "B"), train_on=("same", "pooled"))
+    scores = pooled.evaluation.scores
+    sizes = 2 + (scores["cohort"] == "B") + 3 * (scores["train_on"] == "pooled")
+    board = Board(Evaluation(scores.assign(n_train=sizes), pooled.evaluation.signals, pooled.study))
+    assert " --sizes 1,2 --out study-sizes<" in read(answer(board))
+    assert not list(curves(board))
     two = read(answer(study_of(make_evaluation, cohorts=("A", "B"), sizes=(1,))))
     call = "compare(…, train_on=[&#34;same&#34;, &#34;other&#34;], resynthesize=True, out=&#34;study-cohorts&#34;)"
     assert f"To try it:</p><pre>{call}" in "".join(two.splitlines())
