@@ -511,7 +511,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
     def _set_outputs(self, model: SignalModel | None, n: int) -> None:
         """Set names and bounds of the outputs."""
         if model is None:
-            target = getattr(self.estimator, "target", None) or ()
+            target: Any = getattr(self.estimator, "target", None) or ()
             self.names_ = tuple(target.labels if len(target) == n else map(str, range(n)))
             self._bounds = np.tile([-np.inf, np.inf], (n, 1))
             return

@@ -194,8 +194,7 @@ def choose_views(
                 check_unseen(source, target)
     # Where all train within their cohort, none needs the contrasts of another one. What scans lack
     # in their own cohort comes first, as no other way of training helps.
-    is_crossed = not resynthesize and any(regime != "same" for regime in regimes)
-    kinds = ("mixed", "crossed") if is_crossed else ("mixed",)
+    kinds = ["mixed"] if resynthesize or set(regimes) == {"same"} else ["mixed", "crossed"]
     for kind, ((_, name), view) in product(kinds, views.items()):
         for training_name in [name] if kind == "mixed" else cohorts:
             remedy = _TEXTS(kind, name=repr(name), cohort=repr(training_name))

@@ -80,9 +80,8 @@ class StudyFolder:
         earlier = self.settings()
         for key, value in describe(settings).items() if earlier else ():
             if earlier.get(key) != value:
-                before, now = f"{earlier.get(key)!r:.80}", f"{value!r:.80}"
-                text = _TEXTS("other_study", folder=self.path, key=key, before=before, now=now)
-                raise ValueError(text)
+                values = {"before": f"{earlier.get(key)!r:.80}", "now": f"{value!r:.80}"}
+                raise ValueError(_TEXTS("other_study", folder=self.path, key=key, **values))
 
     def claim(self, settings: Mapping[str, Any]) -> None:
         """Begin or resume a study, which counts as unfinished until `write_study`."""
