@@ -71,22 +71,19 @@ def test_a_simulated_table_is_compared_within_cohorts_and_across(study):
     assert "cohorts trained on" in page
 
 
-def test_the_report_is_written_again_from_the_folder(study, tmp_path, monkeypatch):
+def test_the_report_is_written_again_from_the_folder(study, tmp_path, output_of, monkeypatch):
     folder, _ = study
     write_report = Mock(side_effect=lambda _, out: page_in(out))
     monkeypatch.setattr(reporting, "write_report", write_report)
-    result = invoke("report", folder)
-    assert result.exit_code == 0, result.output
-    assert "comparisons" not in result.output
+    assert "comparisons" not in output_of("report", folder)
     evaluations, out = write_report.call_args.args
     assert out == folder
     pd.testing.assert_frame_equal(evaluations[0].scores, Evaluation.read(folder).scores)
     second = shutil.copytree(folder, tmp_path / "second")
-    result = invoke("report", folder, second, folder, "--out", tmp_path / "new")
-    assert result.exit_code == 0, result.output
+    printed = output_of("report", folder, second, folder, "--out", tmp_path / "new")
     assert len(write_report.call_args.args[0]) == 2
-    assert "the first of 2 comparisons; the report lists all of them" in result.output
-    assert str(tmp_path / "new" / "report.html") in result.output
+    assert "the first of 2 comparisons; the report lists all of them" in printed
+    assert str(tmp_path / "new" / "report.html") in printed
 
 
 def test_the_default_is_the_study_s_seven_algorithms(table, tmp_path, monkeypatch):
@@ -110,10 +107,8 @@ def test_a_missing_library_names_its_command_before_anything_is_read(run, error_
 
     monkeypatch.setattr(_optional, "import_module", absent)
     code, out, err = run("benchmark", tmp_path / "no.tsv", "--out", tmp_path / "new", "--algorithms", "LR,CNN")
-    assert code == 2
-    assert out == ""
+    assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("dmrifit: error: algorithm CNN: ")
-    assert err.count("\n") == 1
     assert 'pip install "dmrifit[deep]"' in err
     assert "--without CNN" in err
     assert not (tmp_path / "new").exists()
@@ -174,8 +169,7 @@ def test_an_interrupted_comparison_says_so_and_goes_on(study, table, tmp_path, r
     assert f"{out} was not finished; run it again ({command_line()}), and it" in run("report", out)[2].replace("\n", " ")
     monkeypatch.setattr(evaluation, "run_trial", train)
     output_of(*command)
-    described = json.loads((out / "study.json").read_text())
-    assert described["models"]["reused"] == 5
+    assert Evaluation.read(out).study["models"]["reused"] == 5
     again, whole = Evaluation.read(out).scores, Evaluation.read(folder).scores
     pd.testing.assert_frame_equal(again.drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True)
 

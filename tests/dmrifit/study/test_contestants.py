@@ -10,12 +10,7 @@ from dmrifit.cohort.scan import Scan
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
-from dmrifit.study.contestants import (
-    Entrant,
-    choose_views,
-    controls_of,
-    named_cohorts,
-)
+from dmrifit.study.contestants import Entrant, choose_views, controls_of, named_cohorts
 
 FULL = Protocol([0, 100, 300, 500, 900, 1500])
 CLINICAL = Protocol([0, 100, 300, 500, 900])

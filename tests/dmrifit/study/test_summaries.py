@@ -198,17 +198,14 @@ def test_one_patient_has_no_interval_and_references_of_zero_are_counted(evaluati
     alone = Evaluation(first, evaluation.signals.iloc[:0]).summary()
     assert alone.filter(regex="_low$|_high$").isna().all(axis=None)
     f = alone[(alone["parameters"] == "f") & (alone["algorithm"] == "LR")].iloc[0]
-    assert f["n_dropped"] == 3
-    assert np.isnan(f["skill"])
-    assert np.isfinite(f["absolute_skill"])
+    assert (f["n_dropped"], np.isnan(f["skill"]), np.isfinite(f["absolute_skill"])) == (3, True, True)
 
 
 def test_each_number_of_training_patients_is_summarized_alone(evaluation):
     tissue = evaluation.scores[evaluation.scores["metric"].isin(["f", "Dv", "Dt"])]
     fewer = tissue.assign(n_train=2, skill=tissue["skill"] - 1)
     table = size_summary(pd.concat([tissue, fewer])).set_index(["algorithm", "n_train"])
-    summary = evaluation.summary()
-    full = summary[(summary["parameters"] == "tissue") & (summary["algorithm"] == "LR")].iloc[0]
+    full = row(evaluation, "LR", "tissue")
     for column in ("skill", "skill_low", "dispersion"):
         assert table.loc[("LR", 5), column] == full[column]
     assert table.loc[("LR", 2), "skill"] == pytest.approx(full["skill"] - 1)
