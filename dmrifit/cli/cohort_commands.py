@@ -406,8 +406,8 @@ def _check_study(out: Path, estimators: Mapping[str, Any], *, controls: bool) ->
     from dmrifit.predict.controls import is_control
     from dmrifit.study.study_folder import StudyFolder
 
-    dropped = []
-    for name, earlier in StudyFolder(out).description().get("estimators", {}).items():
+    dropped, study = [], StudyFolder(out).description()
+    for name, earlier in study.get("estimators", {}).items():
         if name not in estimators and not (controls and is_control(name.split()[0])):
             dropped.append(name)
         elif name in estimators and _task(earlier) != _task(describe(estimators[name])):
@@ -415,8 +415,8 @@ def _check_study(out: Path, estimators: Mapping[str, Any], *, controls: bool) ->
     if dropped:
         raise ValueError(
             f"{out} holds a comparison that also has {first_few(dropped)}, which would "
-            "disappear from its tables and report; repeat the options that made it, choose "
-            "another folder, or --overwrite"
+            "disappear from its tables and report; repeat the options that made it "
+            f"({study['command']}), choose another folder, or --overwrite"
         )
 
 

@@ -85,7 +85,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
     quantiles_ : ndarray of shape (n_outputs, 2)
         Of the errors relative to the expected ones, half of what is outside on each side.
     names_ : tuple of str
-        The outputs: parameters of the model, or "0", "1", ….
+        The outputs: parameters of the model, contrasts of the target, or "0", "1", ….
     calibration_ : DataFrame
         As `coverage_table`, for the patients of `fit`, each by the quantiles of the others, with
         the width of the interval of a constant prediction, the median of the others, in
@@ -511,7 +511,8 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
     def _set_outputs(self, model: SignalModel | None, n: int) -> None:
         """Set names and bounds of the outputs."""
         if model is None:
-            self.names_ = tuple(map(str, range(n)))
+            target: Any = getattr(self.estimator, "target", None) or ()
+            self.names_ = tuple(target.labels if len(target) == n else map(str, range(n)))
             self._bounds = np.tile([-np.inf, np.inf], (n, 1))
             return
         self.names_ = model.names

@@ -301,8 +301,8 @@ def bound_cells(entry: Mapping[str, Any]) -> list[str]:
 
 
 def value_lines(sidecar: Mapping[str, Any]) -> Iterator[str]:
-    """Say in lines which parameters stand at their bounds, and their 95 % intervals."""
-    intervals = []
+    """Say in lines which parameters stand at their bounds, and their intervals or medians."""
+    intervals, medians = [], []
     for parameter, entry in sidecar.get("Parameters", {}).items():
         # None of a fixed parameter.
         shares_at_ends = entry.get("ShareAtBounds", {}).items()
@@ -313,8 +313,13 @@ def value_lines(sidecar: Mapping[str, Any]) -> Iterator[str]:
         if "Interval" in entry:
             meaning = f" ({entry['Meaning']})" if "Meaning" in entry else ""
             intervals.append(f"{parameter}{meaning} {entry['Interval']}")
+        elif "Quartiles" in entry and "Status" not in sidecar:
+            median = significant(entry["Quartiles"][1])
+            medians.append(f"{parameter} {median} {short_unit(entry['Units'])}".rstrip())
     if intervals:
         yield f"95 % intervals, with doubts (medians of their ends): {'; '.join(intervals)}"
+    if medians:
+        yield f"medians: {'; '.join(medians)}"
 
 
 def _codes(shown: ShownMaps, slices: Slices) -> page.Grid:

@@ -94,8 +94,8 @@ class Evaluation:
         ``n_voxels``, ``n_undefined``, ``pearson``, ``constant_error``, ``skill``. The row whose
         contrast is ``"all unseen"`` pools them. The reference is the measured signal. A predictor
         that learned nothing can have a positive skill, as the constant is that of the training
-        region, and lesions differ from it: compare with the control shuffled. Of the control
-        constant the skill alone is of the best constant.
+        region, and lesions differ from it: compare with the controls shuffled and copy, of both
+        strategies. Of the control constant the skill alone is of the best constant.
     study : dict, optional
         How the scores were made: settings, cohorts, estimators, versions, seed, command.
     predictions : mapping of (str, str) to PatientPredictions, optional

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -188,21 +189,20 @@ def choose_views(
                 remedy = "; compare signals to signals alone: --strategies s2s"
                 with errors_about(f"estimator {entrant.name!r} learns from clinical maps", remedy):
                     clinical_columns(source)
-            view = View(source, target, patch_shape, entrant.model)
+            views[entrant.name, name] = View(source, target, patch_shape, entrant.model)
             with errors_about(f"estimator {entrant.name!r}, cohort {name!r}"):
                 check_unseen(source, target)
-            views[entrant.name, name] = view
-            # Where all train within their cohort, none needs the contrasts of another one.
-            is_crossed = not resynthesize and any(regime != "same" for regime in regimes)
-            for training_name, training_cohort in cohorts.items():
-                is_own = training_name == name
-                told = {"name": repr(name), "cohort": repr(training_name)}
-                remedy = _TEXTS("mixed" if is_own else "crossed", **told)
-                for scan in training_cohort.scans if is_own or is_crossed else ():
-                    where = f"patient {scan.patient} of cohort {training_name!r}"
-                    with errors_about(where, remedy):
-                        source.indices_in(scan.protocol)
-                        target.indices_in(scan.protocol)
+    # Where all train within their cohort, none needs the contrasts of another one. What scans lack
+    # in their own cohort comes first, as no other way of training helps.
+    kinds = ["mixed"] if resynthesize or set(regimes) == {"same"} else ["mixed", "crossed"]
+    for kind, ((_, name), view) in product(kinds, views.items()):
+        for training_name in [name] if kind == "mixed" else cohorts:
+            remedy = _TEXTS(kind, name=repr(name), cohort=repr(training_name))
+            for scan in cohorts[training_name].scans:
+                where = f"patient {scan.patient} of cohort {training_name!r}"
+                with errors_about(where, remedy):
+                    view.source.indices_in(scan.protocol)
+                    view.target.indices_in(scan.protocol)
     return views
 
 

@@ -159,9 +159,8 @@ def _available(
     if len(available) < n_needed:
         tested = f"{', '.join(test)} of" if test else "a patient of"
         where = _TEXTS["masked" if test else "fewer"]
-        names = {"tested": tested, "cohort": repr(cohort), "regime": repr(regime)}
-        counts = {"n": n_needed, "n_available": len(available)}
-        raise ValueError(_TEXTS("too_few", **names, **counts) + where)
+        words = {"tested": tested, "cohort": repr(cohort), "regime": repr(regime), "where": where}
+        raise ValueError(_TEXTS("too_few", **words, n=n_needed, n_available=len(available)))
     return available
 
 

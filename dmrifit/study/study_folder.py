@@ -14,7 +14,7 @@ import numpy as np
 from dmrifit._utils.checks import Count
 from dmrifit.cohort.scan import MaskName
 from dmrifit.io.atomic_files import remove_abandoned_parts, whole_file, write_text
-from dmrifit.io.digests import describe
+from dmrifit.io.digests import command_line, describe
 from dmrifit.report.page import Texts
 
 _TEXTS = Texts(__file__)
@@ -80,16 +80,15 @@ class StudyFolder:
         earlier = self.settings()
         for key, value in describe(settings).items() if earlier else ():
             if earlier.get(key) != value:
-                before, now = f"{earlier.get(key)!r:.80}", f"{value!r:.80}"
-                text = _TEXTS("other_study", folder=self.path, key=key, before=before, now=now)
-                raise ValueError(text)
+                values = {"before": f"{earlier.get(key)!r:.80}", "now": f"{value!r:.80}"}
+                raise ValueError(_TEXTS("other_study", folder=self.path, key=key, **values))
 
     def claim(self, settings: Mapping[str, Any]) -> None:
         """Begin or resume a study, which counts as unfinished until `write_study`."""
         self.check(settings)
         # What an earlier run finished is still told, until the tables are written again.
-        content = self.description() | {"settings": describe(settings), _FINISHED: None}
-        self._write_description(**content)
+        content = {"settings": describe(settings), "command": command_line(), _FINISHED: None}
+        self._write_description(**self.description() | content)
         for folder in (self.path, self.path / _CELLS):
             remove_abandoned_parts(folder)
 
@@ -114,7 +113,8 @@ class StudyFolder:
             raise FileNotFoundError(_TEXTS("none", path=path))
         digests = content.pop(_FINISHED, None)
         if digests is None:
-            raise FileNotFoundError(_TEXTS("unfinished", folder=self.path))
+            command = content.get("command", "by the command that began it")
+            raise FileNotFoundError(_TEXTS("unfinished", folder=self.path, command=command))
         tables = {}
         # No file name is taken from study.json, which could lead out of the folder.
         for name in names:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from dmrifit._utils.checks import check_number
 from dmrifit.predict.controls import SHUFFLED, TO_BEAT, is_control
+from dmrifit.report.numerals import NOTHING, fixed
 from dmrifit.report.page import Texts, capital
 from dmrifit.stats import patient_summary
 from dmrifit.stats.metrics import AT_BOUND, METRICS, NO_TISSUE, MapMetric
@@ -116,9 +117,9 @@ def headline(summary: pd.DataFrame) -> pd.DataFrame:
         "signal skill": _texts(signals, "skill"),
         "map skill": _texts(shown, "skill"),
         "map skill, independent": _texts(shown, "skill_independent"),
-        "shared noise": shown["skill_shared_noise"].map(_number),
-        "|BI| (%)": [_number(100 * value, 1) for value in shown["abs_bias"]],
-        "DI (%)": [_number(100 * value, 1) for value in shown["dispersion"]],
+        "shared noise": [fixed(value, 2) for value in shown["skill_shared_noise"]],
+        "|BI| (%)": [fixed(100 * value, 1) for value in shown["abs_bias"]],
+        "DI (%)": [fixed(100 * value, 1) for value in shown["dispersion"]],
         "r": _texts(shown, "pearson"),
         "r, independent": _texts(shown, "pearson_independent"),
     }
@@ -138,11 +139,8 @@ def headline_notes(study: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
     if table["algorithm"].map(is_control).any():
         notes.append(TEXTS["controls"])
     notes.append(TEXTS["shared_noise" if "shared noise" in table else "inputs"])
-    single = [
-        name
-        for name, cohort in study.get("cohorts", {}).items()
-        if cohort.get("synthetic") and not cohort.get("repeated")
-    ]
+    cohorts = study.get("cohorts", {}).items()
+    single = [name for name, item in cohorts if item.get("synthetic") and not item.get("repeated")]
     if single:
         notes.append(TEXTS("single", cohorts=", ".join(single)))
     return notes
@@ -154,16 +152,12 @@ def _texts(rows: pd.DataFrame, measure: str) -> list[str]:
     texts = []
     # A summary without rows has no intervals.
     for value, low, high, n_undefined in rows.reindex(columns=columns).to_numpy(float):
-        text = _number(value)
+        text = fixed(value, 2)
         if np.isfinite(low) and measure not in _CORRELATIONS:
-            text += f" [{_number(low)}, {_number(high)}]"
+            text += f" [{fixed(low, 2)}, {fixed(high, 2)}]"
         # NaN of skill, which is not counted.
-        texts.append(f"{text}*" if n_undefined > 0 and text != "–" else text)
+        texts.append(f"{text}*" if n_undefined > 0 and text != NOTHING else text)
     return texts
-
-
-def _number(value: float, digits: int = 2) -> str:
-    return f"{value:.{digits}f}" if np.isfinite(value) else "–"
 
 
 def _summarized(table: pd.DataFrame, by: list[str], level: float) -> pd.DataFrame:
@@ -364,15 +358,17 @@ class Board:
         """
         Rows of the best predictor by cohorts in which it is not shown to predict unseen images.
 
-        There the interval of its signal skill is not above 0 and above the control shuffled. A
-        reference that contains the inputs gives maps some skill all the same.
+        There the interval of its signal skill is not above 0 and above every control to beat; the
+        columns ``floor_…`` describe the best of these. A reference that contains the inputs gives
+        maps some skill all the same.
         """
         strategy, algorithm = self.best or ("", "")
-        rows = matching(self.summary, train_on=self.regimes[0]).set_index("cohort", drop=False)
-        # Of all strategies: in maps to maps it keeps amplitudes, which alone give signals skill.
-        shuffled = matching(rows, algorithm=SHUFFLED)["signal_skill"].groupby(level=0).max()
-        rows = matching(rows, strategy=strategy, algorithm=algorithm).assign(shuffled=shuffled)
-        is_shown = rows["signal_skill_low"] > np.fmax(rows["shuffled"], 0)
+        rows = matching(self.summary, train_on=self.regimes[0])
+        # Of all strategies: in maps to maps controls keep amplitudes, which give signals skill.
+        floors = rows[rows["algorithm"].isin(TO_BEAT) & (rows["signal_skill"] > 0)]
+        floors = floors.sort_values("signal_skill").groupby("cohort").last().add_prefix("floor_")
+        rows = matching(rows, strategy=strategy, algorithm=algorithm).join(floors, on="cohort")
+        is_shown = rows["signal_skill_low"] > rows["floor_signal_skill"].fillna(0)
         return rows[rows["signal_skill"].notna() & (self.skill_column == "skill") & ~is_shown]
 
     def skills(self, algorithms: Collection[str], **where: Any) -> pd.Series:

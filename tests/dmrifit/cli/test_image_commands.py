@@ -15,6 +15,7 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.fit_predict import fit_image, predict_image
 from dmrifit.imaging.regions import repeatability, repeatability_text, roi_table
 from dmrifit.model_files.model_file import load_model
+from dmrifit.report.numerals import significant
 
 PROTOCOL = Protocol([0, 200, 500, 1000])
 AFFINE = np.diag([2.0, 2, 4, 1])
@@ -159,8 +160,10 @@ def test_a_model_is_trained_and_predicts_a_new_image(output_of, tmp_path):
     written = next((tmp_path / "out").glob("*param-Dt*.nii.gz"))
     np.testing.assert_array_equal(np.asarray(nib.load(written).dataobj), np.asarray(made["Dt"].dataobj))
     assert len(list((tmp_path / "out").glob("*_dwi.nii.gz"))) == 1
+    values = made["Dt"].get_fdata()
+    medians = f"; Dt {significant(np.median(values[values > 0]))} µm²/ms; K "
     for text in ("voxels have predicted maps of the advanced protocol", "page: ", "signals: ", "Without intervals", "its accuracy in people is unknown"):
-        assert text in printed
+        assert all(words in printed for words in (text, "\nmedians: S0 ", medians))
 
 
 def test_what_a_prediction_lacks_is_named(run, error_of, tmp_path):

@@ -213,6 +213,7 @@ def test_intervals_go_around_neighborhoods_and_signals_too(table):
     fitted = ConformalIntervals(estimator, random_state=0)
     assert resolve_patch_shape(fitted) == (3, 1, 1)
     assert fitted.fit(rows, voxels.Y, voxels.groups).predict_interval(rows[:5]).shape == (5, 21, 2)
+    assert fitted.names_ == voxels.target.labels
     # Only the voxel itself is compared with those of the training, not its neighbors.
     assert fitted.novelty_.center.shape == (5,)
     np.testing.assert_array_equal(fitted.typicality(np.hstack([9 * rows[:5, :5], rows[:5, 5:]])), fitted.typicality(rows[:5]))

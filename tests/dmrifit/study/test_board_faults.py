@@ -5,6 +5,7 @@ import linecache
 import os
 import shutil
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -46,11 +47,8 @@ def run(cohort, out=None, **options):
 
 
 def test_a_run_that_ends_while_it_writes_counts_as_unfinished(cohort, folder, monkeypatch):
-    def fail(*_):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patched:
-        patched.setattr(FolderPredictions, "write", fail)
+        patched.setattr(FolderPredictions, "write", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(cohort, folder)
     with pytest.raises(FileNotFoundError, match="was not finished; run it again"):
@@ -136,9 +134,7 @@ def test_results_of_changed_code_are_computed_again(cohort, tmp_path, monkeypatc
         importlib.invalidate_caches()
         linecache.clearcache()
         own = importlib.import_module("own_estimator").Own
-        result = compare(
-            {"own": own("LR")}, cohort, max_voxels=20, controls=False, out=tmp_path / "out", random_state=0
-        )
+        result = compare({"own": own("LR")}, cohort, max_voxels=20, controls=False, out=tmp_path / "out", random_state=0)
         models.append(result.study["models"]["trained"])
     sys.modules.pop("own_estimator")
     assert models == [3, 0, 3]

@@ -10,12 +10,7 @@ from dmrifit.cohort.scan import Scan
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
-from dmrifit.study.contestants import (
-    Entrant,
-    choose_views,
-    controls_of,
-    named_cohorts,
-)
+from dmrifit.study.contestants import Entrant, choose_views, controls_of, named_cohorts
 
 FULL = Protocol([0, 100, 300, 500, 900, 1500])
 CLINICAL = Protocol([0, 100, 300, 500, 900])
@@ -212,3 +207,7 @@ def test_crossing_cohorts_needs_the_tested_protocol_in_both_or_computed_contrast
             views_of(estimators, cohorts, regimes)
         views = views_of(estimators, cohorts, regimes, resynthesize=True)
         assert (views["x", "A"].target, views["x", "B"].target) == (FULL, longer)
+    # A scan that lacks contrasts of its own cohort is told of first, as no way of training helps.
+    partial = Cohort([*cohort("B", ("b",), longer).scans, *cohort("B", ("c",)).scans], "B")
+    with pytest.raises(ValueError, match=r"patient c of cohort 'B': .*lacks S_b2000.*All scans of cohort 'B'"):
+        views_of(estimators, [cohort("A", ("a",), longer), partial], ("other",))

@@ -67,9 +67,9 @@ def test_only_those_with_usable_voxels_are_trained_on_and_only_those_with_a_scor
     bank = Voxels({"A": ["a1", "a2"], "B": ["b1", "b2"]}, {"A": ["a2", "a4"], "B": ["b3"]})
     trainings = [(cell.test, cell.train) for cell in cells_of(bank=bank)]
     assert trainings == [(("a2",), ("a1",)), (("a4",), ("a1", "a2")), (("b3",), ("b1", "b2"))]
-    with pytest.raises(ValueError, match="cohort 'B' has no voxel to score"):
+    with pytest.raises(ValueError, match=r"cohort 'B' has no voxel to score: .*with score_mask='body' give masks of the body"):
         cells_of(bank=Voxels(testable={"A": ["a1"], "B": []}))
-    with pytest.raises(ValueError, match=r"training for a1 of cohort 'A' .*needs at least 4 other patients; there are 3 with voxels to train on"):
+    with pytest.raises(ValueError, match=r"training for a1 of cohort 'A' .*needs at least 4 other patients; there are 3 with voxels to train on; give the others masks"):
         cells_of(sizes=(4,))
 
 

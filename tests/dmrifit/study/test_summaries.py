@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from dmrifit import Cohort, Evaluation, Protocol, SignalToSignal, compare
+from dmrifit.report.numerals import fixed
 from dmrifit.study.summaries import (
     MEASURES,
     TEXTS,
@@ -153,8 +154,10 @@ def test_what_inputs_and_reference_share_is_the_difference_of_two_scores(repeate
 def test_a_simulated_headline_is_given_twice_and_says_so(repeated, evaluation, tmp_path):
     table = headline(repeated.summary()).set_index("algorithm")
     tissue = row(repeated, "LR", "tissue")
-    assert table.loc["LR", "map skill, independent"].startswith(f"{tissue['skill_independent']:.2f} [")
-    assert table.loc["LR", "shared noise"] == f"{tissue['skill_shared_noise']:.2f}"
+    assert table.loc["LR", "map skill, independent"].startswith(f"{fixed(tissue['skill_independent'], 2)} [")
+    assert table.loc["LR", "shared noise"] == fixed(tissue["skill_shared_noise"], 2)
+    signed = headline(repeated.summary().assign(skill_shared_noise=-0.001, abs_bias=-0.0126))
+    assert signed.loc[0, ["shared noise", "|BI| (%)"]].tolist() == ["0.00", "−1.3"]
     assert table.loc["constant", "r, independent"] == "0.00*"
     assert table.loc["repeat", ["map skill, independent", "shared noise", "r, independent"]].tolist() == ["–"] * 3
     notes = headline_notes(repeated.study, headline(repeated.summary()))
@@ -195,17 +198,14 @@ def test_one_patient_has_no_interval_and_references_of_zero_are_counted(evaluati
     alone = Evaluation(first, evaluation.signals.iloc[:0]).summary()
     assert alone.filter(regex="_low$|_high$").isna().all(axis=None)
     f = alone[(alone["parameters"] == "f") & (alone["algorithm"] == "LR")].iloc[0]
-    assert f["n_dropped"] == 3
-    assert np.isnan(f["skill"])
-    assert np.isfinite(f["absolute_skill"])
+    assert (f["n_dropped"], np.isnan(f["skill"]), np.isfinite(f["absolute_skill"])) == (3, True, True)
 
 
 def test_each_number_of_training_patients_is_summarized_alone(evaluation):
     tissue = evaluation.scores[evaluation.scores["metric"].isin(["f", "Dv", "Dt"])]
     fewer = tissue.assign(n_train=2, skill=tissue["skill"] - 1)
     table = size_summary(pd.concat([tissue, fewer])).set_index(["algorithm", "n_train"])
-    summary = evaluation.summary()
-    full = summary[(summary["parameters"] == "tissue") & (summary["algorithm"] == "LR")].iloc[0]
+    full = row(evaluation, "LR", "tissue")
     for column in ("skill", "skill_low", "dispersion"):
         assert table.loc[("LR", 5), column] == full[column]
     assert table.loc[("LR", 2), "skill"] == pytest.approx(full["skill"] - 1)

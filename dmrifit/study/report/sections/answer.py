@@ -69,7 +69,7 @@ def verdict(board: Board) -> list[str]:
     sentences = [first, skill, f"{how} {words.strip()}".strip()]
     place = 2 if is_credited.any() else 0
     for row in board.unshown[::-1].to_dict("records"):
-        floor = _TEXTS("floor", **row) if np.isfinite(row["shuffled"]) else "0"
+        floor = _TEXTS("floor" if row["floor_signal_skill"] > 0 else "zero", **row)
         floor += "" if np.isfinite(row["signal_skill_low"]) else _TEXTS["no_interval"]
         # A skill below 0 needs no explanation.
         end = _TEXTS("explained_by", **row) if row["skill"] > 0 else "."
@@ -226,7 +226,7 @@ def _plot_regimes(
 def _sizes(board: Board) -> Iterator[Any]:
     yield page.Heading("How many patients are enough?")
     table = patients.of_best(board, sizes_of(board))
-    if not len(table) or table["n_train"].nunique() < 2:
+    if (table.groupby("cohort")["n_train"].nunique() < 2).all():
         yield f"{_TEXTS['one_size']} ({board.size(board.scores)})."
         # That every cohort and way of training has.
         largest = board.scores["n_train"].min()
@@ -293,7 +293,7 @@ def sizes_of(board: Board) -> pd.DataFrame:
 
 def curves(board: Board) -> Iterator[Any]:
     """Draw skill and dispersion of every predictor over the number of training patients."""
-    if len(unique(board.evaluation.scores["n_train"])) < 2:
+    if (board.evaluation.scores.groupby(["train_on", "cohort"])["n_train"].nunique() < 2).all():
         return
     learning, measure = sizes_of(board), board.skill_column
     table = learning.assign(series=learning["algorithm"] + " " + learning["strategy"])

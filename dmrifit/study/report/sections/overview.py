@@ -191,8 +191,8 @@ def times(board: Board) -> Iterator[Any]:
     table = table.sort_values("algorithm", key=lambda names: names.map(is_control), kind="stable")
     yield Table(table, _TEXTS("times", size=board.size(board.scores)))
     yield "Training, prediction and the fit of the prediction, one thread for linear algebra."
-    if "seconds" in board.study:
-        yield f"Training and prediction of the last run took {board.study['seconds']:.0f} s."
+    if "models" in board.study:
+        yield _TEXTS("last_run", seconds=board.study["seconds"], **board.study["models"])
 
 
 def origin(board: Board, evaluations: Sequence[Evaluation]) -> Iterator[Any]:

@@ -67,7 +67,10 @@ def test_seconds_are_means_at_the_largest_training_and_totals_over_all(make_eval
     rows = [{"patient": patient, "n_train": n, "seconds": seconds} for patient, n, seconds in trainings]
     # A training has a row for each parameter, but took its time once.
     rows += [row | {"metric": "K"} for row in rows]
-    header, *table = html_tables(times(Board(make_evaluation(rows)))).tables[0][1]
+    study = {"seconds": 12.3, "models": {"trained": 1, "reused": 5}}
+    *_, last_run = content = list(times(Board(make_evaluation(rows, study=study))))
+    assert last_run.endswith("run took 12 s: 1 model trained, 5 models taken over from earlier runs.")
+    header, *table = html_tables(content).tables[0][1]
     assert header[2:] == ["seconds per patient, N = 3", "seconds in all"]
     assert table == [["s2s", "LR", "6.000", "15.0"]]
 
