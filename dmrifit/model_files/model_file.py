@@ -527,7 +527,9 @@ def _restore_intervals(
     for name in _TABLES:
         columns = decoded(state[name])
         refuse_keys(columns, set(_TABLES[name]), f"column of {name}", complete=True)
-        table = pd.DataFrame(columns)
+        # Older files number the contrasts of a target.
+        labels = {str(place): name for place, name in enumerate(estimator.names_)}
+        table = pd.DataFrame(columns).replace({"parameter": labels})
         numbers = table.drop(columns=["patient", "parameter"], errors="ignore")
         is_sound = all(kind.kind in "if" for kind in numbers.dtypes)
         if not is_sound or set(table["parameter"]) != set(estimator.names_):

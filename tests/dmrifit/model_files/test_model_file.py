@@ -165,6 +165,15 @@ def test_intervals_of_plain_arrays_are_stored(tmp_path):
     assert not load_model(tmp_path / "model").has_random_groups_
 
 
+def test_intervals_of_contrasts_that_older_files_number_are_read(signals, tmp_path):
+    estimator = ConformalIntervals(SignalToSignal("LR", **PROTOCOLS | {"model": None}), random_state=0)
+    estimator.fit(signals[:, CLINICAL], signals, np.arange(len(signals)) // 20)
+    save_model(estimator, tmp_path / "model")
+    numbers = [str(estimator.names_.index(name)) for name in estimator.widths_["parameter"]]
+    rewrite(tmp_path / "model", metadata=lambda m: m["fitted"]["intervals"]["widths"].update(parameter=numbers))
+    pd.testing.assert_frame_equal(load_model(tmp_path / "model").widths_, estimator.widths_)
+
+
 @pytest.mark.parametrize("y", [np.arange(40.0), np.arange(80.0).reshape(40, 2)], ids=["one", "two"])
 def test_plain_arrays_keep_their_column_names_and_shape(y, tmp_path):
     X = pd.DataFrame(np.random.default_rng(1).normal(size=(40, 3)), columns=["a", "b", "c"])
