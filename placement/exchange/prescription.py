@@ -444,8 +444,9 @@ def largest_box(scene: Scene) -> Voxel | None:
     objective = PlacementObjective(
         mean_volume=volume,
         sd_volume=0.5 * volume,
-        mean_fraction=MOSTLY + 0.02,
-        sd_fraction=0.01,
+        # Aimed at 77 % target, boxes were 1 to 10 % smaller in 14 tumors, and took as long.
+        mean_fraction=MOSTLY + 0.005,
+        sd_fraction=0.005,
         one_sided=True,
     )
     search = VoxelOptimizer(objective, size_range=LOOSE_SIDES, min_volume=0, thorough=True)
