@@ -237,7 +237,6 @@ def place(
         digest = file_record(model)["SHA256"]
         placed_by = f"{type(placer).__name__} of {model.name} (SHA-256 {digest})"
     options = shift | {"optimizer": optimizer, "force": force, "figure": run.figure}
-    options["placed_by"] = placed_by
     settings = {
         "command": "place",
         **optimizer.get_params(deep=False),
@@ -264,7 +263,7 @@ def place(
             # The optimizer rounds within its constraints; boxes of models are rounded afterwards.
             if rounding:
                 voxel = optimizer.rounded(voxel, scene)
-        remarks = tables.case_remarks(row, scene)
+        remarks = tables.case_remarks(row, scene) | {"placed_by": placed_by}
         return write_prescription(voxel, scene, folder, overwrite=True, **remarks, **options)
 
     RUN.run(
@@ -335,8 +334,7 @@ def prescribe(
         raise ValueError(_TEXTS("outside_scan", center=place, scan=scene.name))
     check_angles(voxel.angles, "the angles")
     options = displacement.of_prescription()
-    options |= {"force": force, "figure": figure, "overwrite": overwrite}
-    options["placed_by"] = "numbers given to prescribe"
+    options |= {"force": force, "figure": figure, "overwrite": overwrite, "placed_by": "hand"}
     command = prescribe_command(row, region, displacement)
     content = write_prescription(voxel, scene, out, **case_remarks(row, scene), **options)
     typer.echo(broken(case_line(scene.name, content, command)))

@@ -224,12 +224,8 @@ def describe_placement(
         "volume_mL": voxel.volume,
         "rotated_axes": voxel.rotated_axes,
         "rotated_angles": voxel.rotated_angles,
-        "ras": _pose(voxel.center, voxel.rotation, voxel.angles),
-        "lps": _pose(
-            LPS_TO_RAS * voxel.center,
-            LPS_TO_RAS[:, None] * voxel.rotation * LPS_TO_RAS,
-            LPS_TO_RAS * voxel.angles,
-        ),
+        "ras": _pose(voxel, np.ones(3)),
+        "lps": _pose(voxel, LPS_TO_RAS),
         "side": describe_side(voxel, _span(scene)),
         "valid": valid,
         "convention": CONVENTION,
@@ -361,20 +357,19 @@ def geometry_image(voxel: Voxel) -> nib.Nifti1Image:
     return image
 
 
-def _pose(
-    center: NDArray[np.float64], rotation: NDArray[np.float64], angles: NDArray[np.float64]
-) -> dict[str, Any]:
-    """Describe a pose by plain values; adding 0 turns -0 into 0."""
+def _pose(voxel: Voxel, signs: NDArray[np.float64]) -> dict[str, Any]:
+    """Describe a pose on axes with these signs in RAS+; adding 0 turns -0 into 0."""
     from scipy.spatial.transform import Rotation
 
+    rotation = signs[:, None] * voxel.rotation * signs
     # Of the two quaternions of a rotation, NIfTI takes that with a positive first number.
     quaternion = Rotation.from_matrix(rotation).as_quat()[[3, 0, 1, 2]]
     if quaternion[0] < 0:
         quaternion = -quaternion
     return {
-        "center_mm": (center + 0.0).tolist(),
+        "center_mm": (signs * voxel.center + 0.0).tolist(),
         "rotation": (rotation + 0.0).tolist(),
-        "angles_deg": (angles + 0.0).tolist(),
+        "angles_deg": (signs * voxel.angles + 0.0).tolist(),
         "quaternion_wxyz": (quaternion + 0.0).tolist(),
     }
 

@@ -164,8 +164,7 @@ LABELS = ("--tumor", "tumor.nii.gz", "--labels", "brats2013")
         ((OLD, CASE, OLD), "is both the old and the new scan"),
         ((OLD, CASE, "absent.nii.gz"), "absent.nii.gz: no such file"),
         ((OLD, CASE, "nowhere.nii.gz"), "nowhere.nii.gz has neither an sform nor a qform"),
-        ((OLD, "far.json", NEW), "lies outside"),
-        ((OLD, NEW, NEW), "new.nii.gz: it holds 80 × 96 × 76 voxels"),
+        ((OLD, "far.json", NEW), "lies outside"), ((OLD, NEW, NEW), "new.nii.gz: it holds 80 × 96 × 76 voxels"),
     ],
 )
 def test_bad_input_is_one_line(error_of, words, message):
