@@ -105,9 +105,9 @@ def case_line(name: str, content: Mapping[str, Any], command: str) -> str:
 
 
 def broken(line: str) -> str:
-    """Break a line at 100 columns; commands in it stay whole, to be copied."""
-    command = r"dmrifit-placement prescribe .+? --angles=[^ )]+"
-    line = re.sub(command, lambda found: found[0].replace(" ", "\0"), line)
+    """Break a line at 100 columns, but no command, which is copied, nor a number with its unit."""
+    whole = r"dmrifit-placement prescribe .+? --angles=[^ )]+| (?=[%×]|m[mL]\b)|(?<=×) "
+    line = re.sub(whole, lambda found: found[0].replace(" ", "\0"), line)
     text = textwrap.fill(
         line, 100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     )

@@ -13,7 +13,7 @@ from dmrifit import MapFitter, Protocol, save_model
 from dmrifit._utils.text_files import sealed
 from dmrifit.cli import case_runs
 from placement.box.voxel import Voxel
-from placement.cli.placement_commands import RUN, ShiftOptions
+from placement.cli.placement_commands import RUN, ShiftOptions, broken
 from placement.exchange.prescription import describe_placement
 from placement.exchange.tables import BOX, read_boxes
 from placement.search.scene import Scene
@@ -187,6 +187,7 @@ def test_one_case_is_placed_inside_its_tumor_with_sides_in_whole_millimeters(out
     first, *rest = output_of("place", ball, "--out", out).splitlines()
     assert [first.startswith("ball: "), "% of it is target (tumor)" in first] == [True, True]
     assert max(map(len, (first, *rest[:-2]))) <= 100 < len(" ".join((first, *rest[:-2])))
+    assert not [line for line in broken("8 × 9 mm 4 % " * 99).splitlines() if line.strip()[0] in "×m%9"]
     assert rest[-2:] == [f"1 case placed: {out}", "flagged: 0 of 1"]
     (row,) = placements(out).itertuples()
     assert row.placed_by == "VoxelOptimizer(random_state=0, rounding=(0.1, 1.0, 0.1), size_range=(10.0, 60.0))"
