@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from nibabel.orientations import inv_ornt_aff
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import MM3_PER_ML
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, first_few
 from dmrifit._utils.html_repr import html_summary
 
 __all__ = ["Voxel"]
@@ -615,6 +616,7 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
         )
     array = array.reshape(n, -1, 9)
     missing = np.asarray(np.isnan(array).all(axis=2))
+    names = []
     for i, j in np.argwhere(~missing):
         row = array[i, j]
         if not np.isfinite(row).all() or (row[3:6] <= 0).any():
@@ -622,6 +624,9 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
                 f"case {i}, expert {j + 1}: a box is nine finite numbers with positive sides, or "
                 f"all NaN where there is none, not {row.tolist()}"
             )
+        if scenes[i].rows.fraction(Voxel.from_array(row)) == 0:
+            names.append(scenes[i].name or f"case {i}")
+    warn_of_empty(names)
     empty = np.flatnonzero(np.all(missing, axis=1))
     if len(empty):
         raise ValueError(
@@ -629,6 +634,14 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
             f"{counted(len(empty), 'case')} like it"
         )
     return array
+
+
+def warn_of_empty(names: Sequence[str]) -> None:
+    """Warn of cases in which an expert's box holds no tumor, as one in other coordinates does."""
+    if names:
+        cases = first_few(list(dict.fromkeys(names)))
+        message = f"no tumor in an expert's box of {cases}: check that centers are in mm RAS+"
+        warnings.warn(message, UserWarning, stacklevel=3)
 
 
 def upright_angles(rotation: NDArray[np.float64]) -> NDArray[np.float64]:

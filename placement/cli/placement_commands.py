@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -102,6 +104,16 @@ def case_line(name: str, content: Mapping[str, Any], command: str) -> str:
     return "; ".join(words).replace(PRESCRIBE, command)
 
 
+def broken(line: str) -> str:
+    """Break a line at 100 columns, but no command, which is copied, nor a number with its unit."""
+    whole = r"dmrifit-placement prescribe .+? --angles=[^ )]+| (?=[%×]|m[mL]\b)|(?<=×) "
+    line = re.sub(whole, lambda found: found[0].replace(" ", "\0"), line)
+    text = textwrap.fill(
+        line, 100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    return text.replace("\0", " ")
+
+
 def _page(out: Path, contents: Mapping[str, Mapping[str, Any]], _lesions: Any) -> RunPage:
     """Make the page of all cases, with their overlays."""
     from placement.exchange.pages import box_assets, case_summary, console_numbers, rotation_words
@@ -129,6 +141,7 @@ def _row(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
         **{key: content[key] for key in ("rotated_axes", "rotated_angles")},
         **content["content"],
         "flags": "; ".join(content["flags"]),
+        "placed_by": content["placed_by"],
     }
 
 
@@ -215,17 +228,20 @@ def place(
     failed: list[dict[str, str]] = []
     table = tables.read_cases(source, **region.of_cases(), failed=failed)
     shift = displacement.of_prescription()
-    options = shift | {"optimizer": optimizer, "force": force, "figure": run.figure}
     placer: Any = optimizer
+    digest, placed_by = None, " ".join(repr(optimizer).split())
     if model is not None:
         remedy = "places no voxels; dmrifit-placement train makes placers"
         placer = trained_model(model, (VoxelRanker, VoxelRegressor), remedy)
         tables.check_channels(placer, table)
+        digest = file_record(model)["SHA256"]
+        placed_by = f"{type(placer).__name__} of {model.name} (SHA-256 {digest})"
+    options = shift | {"optimizer": optimizer, "force": force, "figure": run.figure}
     settings = {
         "command": "place",
         **optimizer.get_params(deep=False),
         "objective": "published" if published else None,
-        "model": None if model is None else file_record(model)["SHA256"],
+        "model": digest,
         "force": force,
         "exclude": region.exclude,
         "brain": region.brain,
@@ -247,7 +263,7 @@ def place(
             # The optimizer rounds within its constraints; boxes of models are rounded afterwards.
             if rounding:
                 voxel = optimizer.rounded(voxel, scene)
-        remarks = tables.case_remarks(row, scene)
+        remarks = tables.case_remarks(row, scene) | {"placed_by": placed_by}
         return write_prescription(voxel, scene, folder, overwrite=True, **remarks, **options)
 
     RUN.run(
@@ -258,7 +274,7 @@ def place(
         inputs=lambda row: {"synthetic": row.synthetic, "sources": tables.source_digests(row)},
         is_whole=lambda row, record: tables.is_current(row, record, tissues),
         say=lambda records: [
-            *(case_line(name, record, commands[name]) for name, record in records.items()),
+            *(broken(case_line(name, records[name], commands[name])) for name in records),
             f"{counted(len(records), 'case')} placed: {run.out}",
         ],
         failed=failed,
@@ -318,9 +334,10 @@ def prescribe(
         raise ValueError(_TEXTS("outside_scan", center=place, scan=scene.name))
     check_angles(voxel.angles, "the angles")
     options = displacement.of_prescription()
-    options |= {"force": force, "figure": figure, "overwrite": overwrite}
+    options |= {"force": force, "figure": figure, "overwrite": overwrite, "placed_by": "hand"}
+    command = prescribe_command(row, region, displacement)
     content = write_prescription(voxel, scene, out, **case_remarks(row, scene), **options)
-    typer.echo(case_line(scene.name, content, prescribe_command(row, region, displacement)))
+    typer.echo(broken(case_line(scene.name, content, command)))
     words = {"targets": " or ".join(content["targets"]), "out": out}
     words["more"] = " or more" if content["objective"]["one_sided"] else ""
     typer.echo(_TEXTS("scores", **(content["objective"] | content["scores"] | words)))
@@ -386,17 +403,11 @@ def _check_source(record: Any, file: Path, image: Path, in_head: float) -> None:
     doubt = ""
     if not record.placed_in:
         if reason := doubtful_session(record, image):
-            doubt = (
-                f"{file} and {image} may be of two people or sessions: {reason}. "
-                f"{percent(round(in_head, 3))} of the box lies in the head of the image; make "
-                "sure that both were measured in one session"
-            )
+            share = percent(round(in_head, 3))
+            doubt = _TEXTS("doubtful", file=file, image=image, reason=reason, share=share)
     elif file_record(image)["SHA256"] not in record.placed_in:
         names = ", ".join(sorted(set(record.placed_in.values())))
-        doubt = (
-            f"{file} was placed in {names}, and {image} is another file: its numbers hold there "
-            "only if the patient lay the same; otherwise register the two images first"
-        )
+        doubt = _TEXTS("elsewhere", file=file, image=image, names=names)
     if doubt:
         warnings.warn(doubt, UserWarning, stacklevel=2)
 

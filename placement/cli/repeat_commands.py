@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from dmrifit._utils.counts import counted
@@ -11,7 +12,7 @@ from dmrifit._utils.text_files import check_file
 from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage
 from dmrifit.io.bids_derivatives import file_record, stem
 from dmrifit.report import page
-from placement.cli.placement_commands import TargetOptions
+from placement.cli.placement_commands import RegionOptions, TargetOptions, broken
 
 _FILES = ("old", "box", "new")
 #: Columns of the table of all cases that are fields of a record.
@@ -58,8 +59,9 @@ def repeat(
     """
     from dmrifit.io.nifti import describe_sources
     from placement.exchange import repeat_files
-    from placement.exchange.prescription import describe_placement
+    from placement.exchange.prescription import PRESCRIBE, describe_placement
     from placement.exchange.repeats import repeat_voxel
+    from placement.exchange.tables import prescribe_command
     from placement.search.scene import Scene
 
     failed: list[dict[str, str]] = []
@@ -86,6 +88,12 @@ def repeat(
         repeat_files.write_repeat(outcome, *scans, folder, record, scene, figure=run.draws)
         return record
 
+    def line_of(case: _Case, record: dict[str, Any]) -> str:
+        row = SimpleNamespace(name=case.name, tumor=str(case.files.get("tumor")))
+        row.image, row.exclude, row.brain = case.files["new"], "", "auto"
+        command = prescribe_command(row, RegionOptions(**vars(target)))
+        return repeat_files.summary_line(case.name, record).replace(PRESCRIBE, command)
+
     _CASE_RUN.run(
         cases,
         {"command": "repeat", **target_options},
@@ -93,7 +101,7 @@ def repeat(
         work=repeat_case,
         inputs=inputs,
         say=lambda records: [
-            *(repeat_files.summary_line(name, record) for name, record in records.items()),
+            *(broken(line_of(case, records[case.name])) for case in cases if case.name in records),
             f"{counted(len(records), 'case')}: {run.out}",
         ],
         failed=failed,

@@ -83,6 +83,7 @@ def case_summary(content: Mapping[str, Any]) -> Markup:
         words=content_line(content["content"]),
         parts=parts,
         checks=page.sentence("; ".join([*_checks(content), *content["notes"]])),
+        placed_by=content.get("placed_by", ""),
     )
 
 

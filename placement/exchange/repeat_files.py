@@ -18,8 +18,8 @@ from dmrifit.io.masks import MASK_THRESHOLD
 from dmrifit.report import page, style
 from dmrifit.report.viewer import Layer, html_viewer
 from placement.box.voxel import CONVENTION, Voxel
+from placement.exchange import prescription
 from placement.exchange.pages import box_assets, box_line, console_numbers, content_line, pose_rows
-from placement.exchange.prescription import BOX_FILES, box_of_console, describe_side, write_box
 from placement.exchange.repeats import Repeat, validity
 from placement.exchange.vendor_texts import NOTICE, console_record
 from placement.search.optimizer import share_words
@@ -30,8 +30,8 @@ UNKNOWN_CONTENT = "content unknown: tumor may have grown, shrunk or been removed
 
 _NAME = "voxel"
 _PICTURES = ("_old.png", "_new.png")
-#: Of a case, the record last, which marks it as complete.
-_FILES = [*(_NAME + end for end in (*_PICTURES, "_view.html", *BOX_FILES)), "repeat.json"]
+#: Of a case, beside its record.
+_FILES = [_NAME + end for end in (*_PICTURES, "_view.html", *prescription.BOX_FILES)]
 _VIEWER_MM = 1.5
 
 
@@ -54,7 +54,7 @@ def describe_repeat(
     new_scan = Volume.read(new_image)
     withheld = "" if repeat.reliable else f"{repeat.answer}, or its position is uncertain"
     target, content = None, UNKNOWN_CONTENT
-    judged: Mapping[str, Any] = placement or {"flags": [], "advice": []}
+    judged: Mapping[str, Any] = placement or {"flags": [], "notes": []}
     if placement is not None:
         withheld, shares = placement["console"]["withheld"], placement["content"]
         target = shares["target"]
@@ -70,7 +70,7 @@ def describe_repeat(
         "size_mm": voxel.size.tolist(),
         "volume_mL": voxel.volume,
         "convention": CONVENTION,
-        "side": describe_side(voxel, HeadSpan.of(new_scan.values, new_scan.affine)),
+        "side": prescription.describe_side(voxel, HeadSpan.of(new_scan.values, new_scan.affine)),
         "valid": valid,
         "target": target,
         "content": content,
@@ -82,8 +82,8 @@ def describe_repeat(
         "matrix": repeat.matrix.tolist(),
         "matrix_direction": "from old_image to new_image, in mm RAS+",
         "flags": [*repeat.flags, *judged["flags"]],
-        "advice": [*repeat.flags, *judged["advice"]],
-        "notes": list(repeat.notes),
+        "advice": [*repeat.flags, *prescription.advice(judged["flags"], "repeat")],
+        "notes": [*repeat.notes, *judged["notes"]],
         "old_image": image.name,
         "new_image": new_image.name,
         "sources": dict(sources),
@@ -120,13 +120,14 @@ def write_repeat(
     one, in the new scan.
     """
     new_scan = Volume.read(new_image)
-    with FileSet(folder, _FILES, overwrite=True) as files:
+    # The record comes last, which marks the case as complete.
+    with FileSet(folder, [*_FILES, "repeat.json"], overwrite=True) as files:
         if repeat.reliable:
-            write_box(files, _NAME, repeat.voxel, new_scan, record["console"])
+            prescription.write_box(files, _NAME, repeat.voxel, new_scan, record["console"])
         if figure:
             from placement.exchange.overlays import plot_box
 
-            shown = box_of_console(files, _NAME, repeat.voxel, record["console"])
+            shown = prescription.box_of_console(files, _NAME, repeat.voxel, record["console"])
             old_scan = Volume.read(image)
             # The old scan is drawn where the head lies now, so that both planes are the same.
             scans = [Volume.of(old_scan.values, repeat.matrix @ old_scan.affine), new_scan]

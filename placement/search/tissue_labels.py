@@ -158,7 +158,8 @@ def target_tissues(
         )
     solid_names = [name for name in SOLID if name in volumes] or SOLID
     measured = f"solid tumor ({' or '.join(solid_names)}) has {milliliters(solid)}"
-    smaller = f"less than the smallest volume of {min_volume:g} mL"
+    source = "default of place --min-volume" if min_volume == 6 else "--min-volume"
+    smaller = f"less than the smallest volume of {min_volume:g} mL ({source})"
     bright = _total(volumes, (*FLAIR_BRIGHT, ENHANCING))
     reason = ""
     if targets != SOLID:

@@ -17,7 +17,7 @@ from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.stats.method_tests import pair_tests, rank_biserial
 from dmrifit.stats.patient_summary import in_parts
-from placement.box.voxel import MM3_PER_ML, Voxel
+from placement.box.voxel import MM3_PER_ML, Voxel, warn_of_empty
 from placement.search.objective import tumor_fraction
 from placement.search.scene import Scene
 
@@ -159,6 +159,7 @@ def evaluate_placements(
             took = times[name][i] if name in times else np.nan
             measures = _measures(method_boxes[i], placed[i], scene)
             rows.append({**keys, "method": name, "seconds": took, **measures})
+    warn_of_empty([str(row["name"]) for row in single_rows if row["f_tumor"] == 0])
     cases = pd.DataFrame(rows)
     pooled = pd.concat([cases, pd.DataFrame(single_rows)], ignore_index=True)
     by_method = {name: _volumes(method_boxes) for name, method_boxes in methods.items()}
@@ -567,10 +568,7 @@ def _expert_boxes(experts: ArrayLike, n: int) -> dict[str, list[Voxel | None]]:
     """Give the boxes of each expert, a box or None for each case."""
     array = np.asarray(experts, dtype=np.float64)
     if array.ndim != 3 or array.shape[0] != n or array.shape[2] != 9:
-        raise ValueError(
-            f"experts' boxes for {counted(n, 'scene')} need the shape ({n}, n_experts, 9), not "
-            f"{array.shape}"
-        )
+        raise ValueError(f"experts' boxes need the shape ({n}, n_experts, 9), not {array.shape}")
     names = [f"expert {j + 1}" for j in range(array.shape[1])]
     return {name: _boxes(array[:, j], n, name) for j, name in enumerate(names)}
 

@@ -179,9 +179,7 @@ def test_a_rigid_matrix_from_a_text_file_is_as_good_as_its_digits(digits):
 def test_numbers_json_and_pickle_give_the_same_voxel():
     voxel = Voxel((0.1, 2, 3), (10, 20, 30), (1 / 3, -4, 5))
     for again in (
-        Voxel.from_array(voxel.as_array()),
-        Voxel.from_json(voxel.to_json()),
-        pickle.loads(pickle.dumps(voxel)),
+        Voxel.from_array(voxel.as_array()), Voxel.from_json(voxel.to_json()), pickle.loads(pickle.dumps(voxel)),
     ):
         assert again == voxel
         assert hash(again) == hash(voxel)

@@ -1,6 +1,8 @@
 """The command repeat: files, tables of visits, resuming, refusals of one line."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import nibabel as nib
@@ -76,7 +78,7 @@ def test_unreliable_repeats_have_no_console_numbers(run):
     Path("new.json").write_text(json.dumps({"PatientID": "B"}))
     code, text, _ = run("repeat", *FILES, "--out", "out", "--no-figure", "--fail-on-flag")
     assert [code, "flagged: 1 of 1" in text] == [3, True]
-    assert text.partition(" mm apart; ")[2].startswith("the headers name two patients (PatientID)")
+    assert " mm apart; the headers name two patients (PatientID)" in " ".join(text.split())
     assert [path.name for path in Path("out/new").iterdir()] == ["repeat.json"]
     assert np.isnan(read_table("repeats.tsv")["x"]).all()
 
@@ -84,11 +86,22 @@ def test_unreliable_repeats_have_no_console_numbers(run):
 def test_labels_of_the_new_scan_tell_what_the_box_holds(output_of, expected):
     save(np.where(expected.mask(SHAPE, AFFINE), 2, 0).astype(np.uint8), "tumor.nii.gz")
     text = output_of("repeat", *FILES, "--tumor", "tumor.nii.gz", "--labels", "brats2013", "--flair-target", "--out", "out")
+    text = " ".join(text.split())
     assert float(text.partition("; edema ")[2].partition(" ")[0]) >= 90
     assert "content unknown" not in text
+    assert "(default of place --min-volume)" in text
+    advice = json.loads(Path("out/new/repeat.json").read_text())["advice"]
+    (angles,) = [sentence for sentence in advice if sentence.startswith("too many rotations: ")]
+    assert angles.partition("; ")[2] == "set all angles on the console, or place a box anew"
+    assert angles in text
     # A box of little target gets no numbers, as where it is prescribed, and both scans show why.
     save(Voxel(expected.center, 0.6 * expected.size, expected.angles).mask(SHAPE, AFFINE).astype(np.uint8), "tumor.nii.gz")
     text = output_of("repeat", *FILES, "--tumor", "tumor.nii.gz", "--out", "out", "--overwrite")
+    assert "--max-rotations" not in text
+    # The better box is named by a command that runs as printed, on one line.
+    (command,) = re.findall(r"^ *\((dmrifit-placement prescribe .*)\),$", text, re.MULTILINE)
+    output_of(*shlex.split(command)[1:], "--no-figure")
+    text = " ".join(text.split())
     for words in ("less than 50 % target: ask a spect", "no numbers for consoles: no box of ≥ 6 mL reaches 50 % target"):
         assert f"; {words}" in text
     assert read_table("repeats.tsv")["target"].tolist() == pytest.approx([0.6**3], abs=0.03)
@@ -151,8 +164,7 @@ LABELS = ("--tumor", "tumor.nii.gz", "--labels", "brats2013")
         ((OLD, CASE, OLD), "is both the old and the new scan"),
         ((OLD, CASE, "absent.nii.gz"), "absent.nii.gz: no such file"),
         ((OLD, CASE, "nowhere.nii.gz"), "nowhere.nii.gz has neither an sform nor a qform"),
-        ((OLD, "far.json", NEW), "lies outside"),
-        ((OLD, NEW, NEW), "new.nii.gz: it holds 80 × 96 × 76 voxels"),
+        ((OLD, "far.json", NEW), "lies outside"), ((OLD, NEW, NEW), "new.nii.gz: it holds 80 × 96 × 76 voxels"),
     ],
 )
 def test_bad_input_is_one_line(error_of, words, message):

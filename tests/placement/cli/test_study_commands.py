@@ -68,6 +68,7 @@ def place_with(output_of, model, cases, out):
     output_of(*words)
     assert (out / "synthetic-001" / "voxel.json").stat().st_mtime_ns == before
     placed = table_of(out / "placements.tsv")
+    assert placed["placed_by"].str.contains(f" of {model.name} .SHA-256 [0-9a-f]{{64}}").all()
     sides = placed[["size_x", "size_y", "size_z"]].to_numpy()
     np.testing.assert_array_equal(sides, sides.round())
     return placed
@@ -112,13 +113,11 @@ def test_a_network_is_trained_goes_on_and_places(run, output_of, error_of, tmp_p
     assert code == 0, error
     assert any(f"4 cases with 8 boxes, 1 of the cases held out to choose the epoch ({n} of 2): " in text for n in "12")
     assert epochs == [1]
-    assert "epoch 2/2 loss" in error
-    assert (tmp_path / "network.curve.png").is_file()
-    assert not states.exists()
+    assert ["epoch 2/2 loss" in error, (tmp_path / "network.curve.png").is_file(), states.exists()] == [True, True, False]
     assert len(place_with(output_of, model, cases, tmp_path / "placed")) == 4
     table_of(cases / "cases.tsv").drop(columns="exclude").to_csv(cases / "cases.tsv", sep="\t", index=False)
-    error = error_of("place", cases / "cases.tsv", "--model", model, "--out", tmp_path / "other")
-    assert "looks at the channel exclude" in error
+    words = ("place", cases / "cases.tsv", "--model", model, "--out", tmp_path / "other")
+    assert "looks at the channel exclude" in error_of(*words)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +138,7 @@ def test_training_is_checked_before_anything_is_read(error_of, tmp_path, cases, 
     assert said in error_of("train", *files, *words)
 
 
-def test_compared_boxes_have_the_scores_that_their_sides_say(output_of, error_of, tmp_path):
+def test_compared_boxes_have_the_scores_that_their_sides_say(output_of, error_of, run, tmp_path):
     """Two cases, of which experts agree in the second, and boxes of a method."""
     tumor = np.zeros((30, 30, 30), np.uint8)
     tumor[5:25, 5:25, 5:25] = 4
@@ -158,13 +157,10 @@ def test_compared_boxes_have_the_scores_that_their_sides_say(output_of, error_of
     text = output_of(*words, *placements, "--include", "3,4")
     heading = " ".join(text.splitlines()[0].split())
     assert heading.startswith("measure part that is tumor volume, mL Dice (closest expert) mean Dice")
-    assert "volume − experts', mL" in heading
-    assert "mine" in text
-    assert "synthetic" not in text
+    assert ["volume − experts', mL" in heading, "mine" in text, "synthetic" in text] == [True, True, False]
     cases = pd.read_csv(tables / "cases.csv").set_index("method")
     mine = cases.loc["mine"]
-    np.testing.assert_allclose(mine["volume"], 12.0)
-    np.testing.assert_allclose(mine["difference"], 4.0)
+    np.testing.assert_allclose(mine[["volume", "difference"]], [[12.0, 4.0]] * 2)
     # A box of 8 mL lies within that of 12 mL; of the other expert's, three quarters do.
     np.testing.assert_allclose(mine["dice_closest"], 2 * 8 / 20)
     np.testing.assert_allclose(mine["dice_mean"], [(2 * 8 / 20 + 2 * 6 / 20) / 2, 2 * 8 / 20])
@@ -173,6 +169,10 @@ def test_compared_boxes_have_the_scores_that_their_sides_say(output_of, error_of
     assert {path.name for path in tables.iterdir()} >= {"icc.csv", "paired.csv", "summary.csv"}
     assert not (tables / "evaluation.png").exists()
     assert "cases.csv" in error_of(*words, *placements, "--include", "4")
+    experts.assign(x=-experts["x"]).to_csv(tmp_path / "lps.tsv", sep="\t", index=False)
+    files = (tmp_path / "cases.tsv", tmp_path / "lps.tsv", "--include", "3,4", "--out")
+    for command in (("evaluate", *files, tmp_path / "lps", *placements), ("train", *files, tmp_path / "lps.dmrifit")):
+        assert "no tumor in an expert's box of one, two: check that centers are in mm RAS+" in run(*command)[2]
     for label, options in ((4, ("--include", "4")), (2, ("--labels", "brats2013", "--flair-target"))):
         tumor = np.where(tumor > 3, label, 0).astype(np.uint8)
         nib.save(nib.Nifti1Image(tumor, np.diag([2.0, 2, 2, 1])), tmp_path / "labels.nii.gz")

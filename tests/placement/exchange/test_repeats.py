@@ -162,8 +162,7 @@ def test_errors_of_two_millimeters_are_found_by_self_consistency(pair, monkeypat
         ({"frame": "1.2"}, {"FrameOfReferenceUID": "1.3"}, "two frames of reference"),
         (
             {"patient": {"PatientID": "7"}, "date": "2026.03.01 10:20:30"},
-            {"PatientID": "7", "AcquisitionDateTime": "2026-03-04T10:11:12"},
-            "two days .2026-03-01 and 2026-03-04",
+            {"PatientID": "7", "AcquisitionDateTime": "2026-03-04T10:11:12"}, "two days .2026-03-01 and 2026-03-04",
         ),
     ],
 )

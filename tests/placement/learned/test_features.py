@@ -116,9 +116,7 @@ def test_depths_and_distances_of_boxes_in_a_cube_are_those_of_its_faces():
     scene = Scene(tumor, np.diag([2.0, 2.0, 2.0, 1.0]))
     middle, volume = np.full(3, 39.0), 32**3 / 1000
     voxels = [
-        Voxel(middle, (10, 10, 10)),
-        Voxel((47, 39, 39), (24, 10, 15), (0, 0, 90)),
-        Voxel((39, 39, 53), (10, 10, 40)),
+        Voxel(middle, (10, 10, 10)), Voxel((47, 39, 39), (24, 10, 15), (0, 0, 90)), Voxel((39, 39, 53), (10, 10, 40)),
     ]
     features = described(scene, voxels)
     np.testing.assert_allclose(features["tumor_volume"], volume)

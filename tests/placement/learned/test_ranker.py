@@ -194,12 +194,8 @@ def test_model_files_give_the_same_answers_without_a_pickle(tmp_path, cases):
 @pytest.mark.parametrize(
     "change",
     [
-        {"features": ["objective"]},
-        {"volumes": [1.0]},
-        {"volumes": [1.0, 2.0, 3.0, -5.0]},
-        {"optimizer": {"verbose": True}},
-        {"objective": {"mean_volume": 3.0}},
-        {"more": 1},
+        {"features": ["objective"]}, {"volumes": [1.0]}, {"volumes": [1.0, 2.0, 3.0, -5.0]},
+        {"optimizer": {"verbose": True}}, {"objective": {"mean_volume": 3.0}}, {"more": 1},
     ],
 )
 def test_altered_model_files_are_refused(ranker, change):

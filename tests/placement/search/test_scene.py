@@ -73,11 +73,12 @@ def test_stray_enhancing_voxels_leave_flair_bright_tissue_the_target():
     scene = Scene(values, flair_target=True, **options)
     assert scene.tumor_volume == pytest.approx(n_labeled * 1.4**3 / 1000)
     (note,) = scene.notes
-    assert f"solid tumor (enhancing) has {stray:.2g} mL, less than the smallest volume of 6 mL" in note
+    limit = "less than the smallest volume of 6 mL (default of place --min-volume)"
+    assert f"solid tumor (enhancing) has {stray:.2g} mL, {limit}" in note
     assert f"{scene.tumor_volume:.1f} mL" in note
     plain = Scene(values, **options)
     assert plain.tumor_volume == pytest.approx(stray)
-    assert "labeled, less than the smallest volume of 6 mL: --flair-target takes FLAIR-bright" in plain.notes[0]
+    assert f"labeled, {limit}: --flair-target takes FLAIR-bright" in plain.notes[0]
     assert Scene(values, flair_target=True, min_volume=0.01, **options).tumor_volume == pytest.approx(stray)
 
 

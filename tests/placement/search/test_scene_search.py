@@ -285,11 +285,8 @@ def test_points_and_boxes_that_are_alike_are_chosen_once():
     np.testing.assert_array_equal(spaced_points(points, order, 4, 3.0), [2, 0, 3])
     np.testing.assert_array_equal(spaced_points(points, order, 2, 3.0), [2, 0])
     voxels = [
-        Voxel((30, 20, 50), (20, 20, 20)),
-        Voxel((31.9, 20, 50), (20, 20, 20)),
-        Voxel((32.1, 20, 50), (20, 20, 20)),
-        Voxel((30, 20, 50), (20, 20, 22.1)),
-        Voxel((30, 20, 50), (20, 21.9, 20)),
+        Voxel((30, 20, 50), (20, 20, 20)), Voxel((31.9, 20, 50), (20, 20, 20)), Voxel((32.1, 20, 50), (20, 20, 20)),
+        Voxel((30, 20, 50), (20, 20, 22.1)), Voxel((30, 20, 50), (20, 21.9, 20)),
     ]
     boxes = as_boxes(voxels)._replace(costs=np.array([0.1, 0.2, 0.3, 0.4, 0.5]))
     np.testing.assert_array_equal(boxes.distinct(5).costs, [0.1, 0.3, 0.4])
