@@ -235,7 +235,8 @@ def evaluate(
     patients, another patient's lesions.
 
     Options:
-    segmentations NAME=FILE: Table segmentations.tsv from segment or ensemble; repeatable.
+    segmentations NAME=FILE: Table segmentations.tsv from segment or ensemble, or the folder it is
+        in; repeatable.
     seed 0..: Random seed of controls and intervals.
 
     Example: dmrifit-metastasis evaluate cases.tsv --segmentations
