@@ -244,7 +244,8 @@ def evaluate(
     detections NAME=FILE: Table detections.tsv from detect for these cases, or the folder it is in;
         repeatable.
     healthy CASES: Table of healthy scans that no model was trained on, to count false positives.
-    healthy_detections NAME=FILE: Table detections.tsv of the healthy scans, under the same names.
+    healthy_detections NAME=FILE: Table detections.tsv of the healthy scans, or the folder it is
+        in, under the same names.
     b: Shell that was used, in s/mm², if there are several.
 
     Example: dmrifit-anomaly evaluate cases/gliomas.tsv --detections z=found/detections.tsv --out

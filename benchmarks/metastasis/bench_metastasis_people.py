@@ -43,8 +43,8 @@ from metastasis import TwoStageSegmenter, prepare_scan
 from metastasis.candidates.case_candidates import comparable_probability
 from metastasis.candidates.features import Candidates, ScanVolumes, find_candidates
 from metastasis.candidates.judgment import candidate_truth
-from metastasis.candidates.two_stage import CARD, small_unet
 from metastasis.candidates.two_stage import PATH as SHIPPED
+from metastasis.candidates.two_stage import small_unet
 from metastasis.segmentation.sampling import marked_evenly
 from metastasis.simulate.enhancement import KINDS
 from metastasis.simulate.implants import (
@@ -405,9 +405,9 @@ def write_cards(result: dict[str, Any]) -> None:
         "threshold": result["threshold"],
     }
     shown = {"weights": weights, "pooled": pooled, "n_candidates": model.n_candidates_}
-    CARD.write_text(f"{runs.page('small_model', result | shown)}\n", encoding="utf-8")
+    SHIPPED.with_suffix(".md").write_text(f"{runs.page('small_model', result | shown)}\n", encoding="utf-8")
     text = json.dumps({"figures": pooled, "note": NOTE}, indent=2, ensure_ascii=False)
-    CARD.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    SHIPPED.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
 
 
 def draw(names: Sequence[str], cut: float, work: Path, path: Path) -> None:

@@ -27,6 +27,7 @@ from scipy import ndimage
 from benchmarks import _boards as boards
 from benchmarks import _measure as measure
 from benchmarks import _runs as runs
+from dmrifit import load_model
 from metastasis import simulate_metastases
 from metastasis.candidates.case_candidates import case_candidates
 from metastasis.candidates.features import Candidates
@@ -38,7 +39,7 @@ from metastasis.candidates.judgment import (
     shuffled_losses,
     without_prior,
 )
-from metastasis.candidates.two_stage import PATH, load_small_model
+from metastasis.candidates.two_stage import PATH
 
 RESULT = measure.RESULTS / "metastasis_prior.json"
 WORK = Path("build") / "metastasis_prior"
@@ -129,7 +130,7 @@ def simulated(seed: int, number: int) -> Any:
 
 @functools.cache
 def network() -> Any:
-    return load_small_model().segmenter_
+    return load_model(PATH).segmenter_
 
 
 class ScanNetwork:

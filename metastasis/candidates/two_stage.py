@@ -38,9 +38,8 @@ __all__ = ["TwoStageSegmenter"]
 _CLASSIFIER, _WITHOUT_PRIOR = "classifier.skops", "alone.skops"
 
 
-#: The model file, and its card: data, figures, limits, license, command.
+#: The included small model, of voxels of 1 mm; its card beside it (.md): data, figures, limits.
 PATH = Path(__file__).parent / "data" / "small.dmrifit"
-CARD = PATH.with_suffix(".md")
 
 
 @register
@@ -516,13 +515,6 @@ def _is_fitted(segmenter: Any) -> bool:
     except NotFittedError:
         return False
     return True
-
-
-def load_small_model() -> Any:
-    """Read the included small model, a two-stage segmenter of voxels of 1 mm."""
-    from dmrifit.model_files.model_file import load_model
-
-    return load_model(PATH)
 
 
 def untrained_small_model(random_state: RandomState, **training: Any) -> TwoStageSegmenter:

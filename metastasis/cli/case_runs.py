@@ -92,6 +92,7 @@ def read_segmentations(
 
     An ensemble has two thresholds: None.
     """
+    table = table / RUN.table if table.is_dir() else table
     results = case_tables.ResultTable.read(table, [case.name for case in cases])
     # Scores of cases at different thresholds are those of no operating point.
     threshold = results.setting("threshold", float, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -172,19 +173,21 @@ def train(
             segmenter = untrained_small_model(files.seed, **fields)
             segmenter.segmenter.set_params(**options)._check()
             segmenter.set_params(min_voxels=segmenter.segmenter.min_voxels)
-            say(_TEXTS("trainings"))
         # Before the scans are read, which takes minutes.
         segmenter._check()
-        training_cases = _labeled_cases(cases)
+        read = partial(_labeled_cases, uses_prior=options.get("prior", "path") is not None)
+        training_cases = read(cases)
         patients = [case.patient for case in training_cases]
         held_out: list[Case] = []
         if validation is not None:
-            held_out = _labeled_cases(validation)
+            held_out = read(validation)
             # The threshold is chosen on patients that the network has not seen.
             common = sorted({*patients} & {case.patient for case in held_out})
             if common:
                 names = {"validation": validation, "cases": cases, "names": first_few(common)}
                 raise ValueError(_TEXTS("common", **names))
+        if not published and not study_parameters:
+            say(_TEXTS("trainings"))
         with called([case.name for case in training_cases], cases):
             segmenter.fit(groups=patients, **scans_of(training_cases, labels=True))
         network = getattr(segmenter, "segmenter_", segmenter)
@@ -232,7 +235,8 @@ def evaluate(
     patients, another patient's lesions.
 
     Options:
-    segmentations NAME=FILE: Table segmentations.tsv from segment or ensemble; repeatable.
+    segmentations NAME=FILE: Table segmentations.tsv from segment or ensemble, or the folder it is
+        in; repeatable.
     seed 0..: Random seed of controls and intervals.
 
     Example: dmrifit-metastasis evaluate cases.tsv --segmentations
@@ -248,7 +252,7 @@ def evaluate(
     for name, path in segmentations.items():
         predictions[name], thresholds[name], min_voxels[name] = read_segmentations(path, reference)
     options: dict[str, Any] = {"figures": figures, "overwrite": overwrite, "random_state": seed}
-    options |= {"threshold": thresholds, "min_voxels": min_voxels}
+    options |= {"threshold": thresholds, "min_voxels": min_voxels, "verbose": True}
     tables = write_evaluation(reference, predictions, out, **options)
     table = format_summary(tables)[[*HEADLINES[:3], "wrong_per_scan"]]
     typer.echo(table.rename(columns=MEASURES).to_string())
@@ -292,8 +296,7 @@ def train_small(
     read = partial(noted_case, edges=[], finds_brain=False, uses_prior=False, files=sources)
     source, is_many = RUN.named_cases([scans], CASES.images)
     for case, notes in CASES.read(source if is_many else [scans], read):
-        for note in notes:
-            say(f"{case.name}: {note.removeprefix(f'{case.name}: ')}")
+        _say_notes(case, notes)
     negatives = {str(x["image"]): read_negative(x["image"]) for x in sources.values()}
     training: list[TrainingScan] = []
     for name, (volume, brain) in negatives.items():
@@ -312,20 +315,23 @@ def train_small(
     typer.echo(_TEXTS("on_implants", n_scans=len(negatives), n_phantoms=phantoms, out=files.out))
 
 
-def _labeled_cases(table: Path) -> list[Case]:
-    """Read cases that must have labels."""
+def _labeled_cases(table: Path, *, uses_prior: bool = True) -> list[Case]:
+    """Read cases that must have labels, and tell the notes on them."""
     from metastasis.cli.case_runs import RUN
     from metastasis.scans.cases import CASES, read_row
-    from metastasis.scans.scan_checks import contrast_note, label_note, slice_note
+    from metastasis.scans.scan_checks import label_note, scan_notes
 
-    cases = CASES.read(RUN.named_cases([table], CASES.images)[0], read_row)
-    missing = [case.name for case in cases if case.label is None]
+    source = RUN.named_cases([table], CASES.images)[0]
+    cases = CASES.read(source, lambda row, folder: (read_row(row, folder), folder / row["image"]))
+    missing = [case.name for case, _ in cases if case.label is None]
     if missing:
         raise ValueError(_TEXTS("no_label", table=table, names=first_few(missing)))
-    for case in cases:
-        notes = [label_note(case)]
-        if not case.synthetic:
-            notes += [slice_note(case.name, case.spacing), contrast_note(case)]
-        for note in filter(None, notes):
-            say(note)
-    return cases
+    for case, image in cases:
+        _say_notes(case, [label_note(case), *scan_notes(case, image, uses_prior=uses_prior)])
+    return [case for case, _ in cases]
+
+
+def _say_notes(case: Case, notes: Sequence[str]) -> None:
+    """Tell the notes on a case, each with its name."""
+    for note in filter(None, notes):
+        say(f"{case.name}: {note.removeprefix(f'{case.name}: ')}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
@@ -178,9 +179,8 @@ def _prepared(
     share = Volume.of(mask.astype(np.float32), scan.affine).resampled(spacing).values
     inside = share > MASK_THRESHOLD
     image = Volume.of(_scaled(picture.values, inside), picture.affine)
-    edges = np.linalg.norm(scan.affine[:3, :3], axis=0).tolist()
     case = Case(names[0], image.values, brain=inside, affine=image.affine)
-    notes = [brain_note, slice_note(names[0], edges), contrast_note(case)]
+    notes = [brain_note, slice_note(names[0], voxel_sizes(scan.affine)), contrast_note(case)]
     prior, matrix, likeness = None, None, None
     if prior_scan is not None:
         alignment = HeadAlignment.of(scan, prior_scan)
@@ -192,8 +192,7 @@ def _prepared(
             )
         moved = prior_scan.onto(image, matrix, order=3).values
         prior = Volume.of(_scaled(moved, inside), image.affine)
-        edges = np.linalg.norm(prior_scan.affine[:3, :3], axis=0).tolist()
-        notes.append(slice_note(PRIOR + names[1], edges))
+        notes.append(slice_note(PRIOR + names[1], voxel_sizes(prior_scan.affine)))
     brain = Volume.of(inside.astype(np.uint8), image.affine)
     return PreparedScan(image, brain, prior, matrix, likeness, [note for note in notes if note])
 

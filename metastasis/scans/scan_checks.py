@@ -297,7 +297,12 @@ def noted_case(
     if finds_brain and case.brain is None:
         case = replace(case, brain=find_brain(image)[0])
     check_stripped(case)
-    notes = [slice_note(image.name, edges_of_scan)]
+    return case, scan_notes(case, image, uses_prior=uses_prior)
+
+
+def scan_notes(case: Case, image: Path, *, uses_prior: bool) -> list[str]:
+    """Say what a reader should know of a case, and what `prepare_scan` noted of its image."""
+    notes = [slice_note(image.name, case.spacing)]
     record = read_object(image.with_name(f"{stem(image)}{RECORD}")) or {}
     # What prepare saw in the scan as it came, which the prepared one does not show.
     prepared_notes = record.get("Notes")
@@ -308,7 +313,7 @@ def noted_case(
         notes.append(contrast_note(case))
     if uses_prior and not case.synthetic:
         notes.append(_prior_note(case))
-    return case, [note for note in notes if note]
+    return [note for note in notes if note]
 
 
 def _prior_note(case: Case) -> str:

@@ -474,9 +474,8 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
 
         def probabilities(sample: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
             arguments = network_arguments(self, sample)
-            logits_of: Any = inference.dense_logits
-            if self.network in _UNETS:
-                logits_of = inference.whole_logits
+            is_unet = self.network in _UNETS
+            logits_of = inference.whole_logits if is_unet else inference.dense_logits
             return torch.from_numpy(logits_of(module, arguments)).sigmoid_().numpy()
 
         with self._evaluating(net):
@@ -531,10 +530,13 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         for name, attribute in _SIZES.items():
             stored, own = getattr(model, attribute), getattr(self, attribute)
             if stored != own:
+                words = stored if isinstance(stored, str) else ",".join(map(str, stored))
+                # The command has no option for factors.
+                option = "" if name == "low_resolution" else f" (train: --{name} {words})"
                 raise ValueError(
                     f"training cannot begin with {self.warm_start_from}, whose network has "
-                    f"{name}={stored!r}, and this one {own!r}; give both the "
-                    "same (train: --network, --widths)"
+                    f"{name}={stored!r}, and this one {own!r}; give "
+                    f"DeepMedicSegmenter({name}={stored!r}){option}"
                 )
         return model
 

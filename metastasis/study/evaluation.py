@@ -13,6 +13,7 @@ from scipy.ndimage import distance_transform_edt
 
 from dmrifit._utils.checks import check_number, check_own_names, check_word, check_words
 from dmrifit._utils.counts import counted
+from dmrifit._utils.progress import progress
 from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.io import case_tables
 from dmrifit.io.components import drop_small, label_components
@@ -75,6 +76,7 @@ def evaluate_segmentations(
     controls: bool = True,
     n_bootstrap: int = 1000,
     random_state: RandomState = 0,
+    verbose: bool = False,
 ) -> dict[str, pd.DataFrame]:
     """
     Compare segmentations with reference lesions, by the study's scores and by stricter ones.
@@ -109,6 +111,8 @@ def evaluate_segmentations(
         Samples of patients for the intervals; 0 leaves them out.
     random_state : int, RandomState or None, default=0
         Seed of controls and of bootstrap samples.
+    verbose : bool, default=False
+        Whether a bar, or lines without a terminal, show how many scans are compared.
 
     Returns
     -------
@@ -184,7 +188,7 @@ def evaluate_segmentations(
     scans, further, lesions = [], [], []
     # The status of the lesions of synthetic cases by their numbers.
     statuses: list[dict[int, str]] = []
-    for i, case in enumerate(cases):
+    for i, case in enumerate(progress(cases, len(cases), "compare") if verbose else cases):
         table = case.lesions
         named = () if table is None else zip(table["number"], table["status"], strict=True)
         statuses.append({int(number): str(status) for number, status in named})

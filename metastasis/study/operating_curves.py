@@ -30,11 +30,9 @@ def precision_recall_area(
     sensitivity: ArrayLike, precision: ArrayLike, *, between: tuple[float, float] = (0.0, 1.0)
 ) -> float:
     """Compute the area under the best points of precision over sensitivity, 0 beyond them."""
-    x = np.asarray(sensitivity, dtype=np.float64)
-    y = np.asarray(precision, dtype=np.float64)
     low, high = between
     # A reader would choose the best of the settings that were tried, so worse ones do not count.
-    x, y = _front(x, y)
+    x, y = _front(np.asarray(sensitivity, np.float64), np.asarray(precision, np.float64))
     if not len(x):
         return float("nan")
     knots = np.unique(np.clip([low, *x, high], low, high))

@@ -250,6 +250,5 @@ def mets_scores(
             scores[f"{part}_instance_{key}"] = float(value)
     scores["lesionwise_dsc_mean"] = np.nan
     if is_large.any():
-        n = int(is_large.sum()) + n_false
-        scores["lesionwise_dsc_mean"] = float(dice[is_large].sum()) / n
+        scores["lesionwise_dsc_mean"] = float(dice[is_large].sum() / (is_large.sum() + n_false))
     return scores

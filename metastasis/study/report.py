@@ -49,6 +49,7 @@ def write_evaluation(
     command: str = "",
     n_bootstrap: int = 1000,
     random_state: RandomState = 0,
+    verbose: bool = False,
 ) -> dict[str, pd.DataFrame]:
     """
     Compare segmentations with reference lesions, and write tables and a page.
@@ -76,6 +77,8 @@ def write_evaluation(
         Samples of patients for the intervals; 0 leaves them out.
     random_state : int, RandomState or None, default=0
         Seed of controls and of bootstrap samples.
+    verbose : bool, default=False
+        As for `evaluate_segmentations`.
 
     Returns
     -------
@@ -92,7 +95,7 @@ def write_evaluation(
         If the extra ``report`` is not installed.
     """
     options: dict[str, Any] = {"threshold": threshold, "min_voxels": min_voxels}
-    options |= {"n_bootstrap": n_bootstrap, "random_state": random_state}
+    options |= {"n_bootstrap": n_bootstrap, "random_state": random_state, "verbose": verbose}
     with page.report_files(folder, _TEXTS["files"], overwrite=overwrite) as write:
         tables = evaluate_segmentations(cases, predictions, **options)
         thresholds = option_by_method("thresholds", threshold, predictions, 0.5)
@@ -221,8 +224,7 @@ def _ranked(tables: _Tables) -> pd.DataFrame:
     """Give the scores of the methods on all scans, the best strict F1 first, without controls."""
     scores = tables["summary"].query("part == 'all' and not control").set_index("method")
     # Without lesions there is no F1.
-    order = {"by": ["strict_f1", "n_false_positives"], "ascending": [False, True]}
-    return scores.sort_values(**order)
+    return scores.sort_values(["strict_f1", "n_false_positives"], ascending=[False, True])
 
 
 def _scans_by_errors(scans: pd.DataFrame, method: str) -> pd.DataFrame:

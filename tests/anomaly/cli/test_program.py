@@ -55,7 +55,7 @@ def test_series_are_looked_at_and_compared(run, output_of, cases, model, tmp_pat
         dice = 2 * (binary & lesion).sum() / (binary.sum() + lesion.sum())
         assert scans.loc[case.name, "dice"] == pytest.approx(dice)
     assert run(*words)[0] == 2
-    more = ("--healthy", cases / "healthy.tsv", "--healthy-detections", f"z={well / 'detections.tsv'}", "--overwrite")
+    more = ("--healthy", cases / "healthy.tsv", "--healthy-detections", f"z={well}", "--overwrite")
     output_of(*words, *more)
     assert len(pd.read_csv(compared / "healthy.csv"))
     assert "--healthy needs --healthy-detections of each method, no other: z" in run(*words, *more[:2])[2]

@@ -19,8 +19,9 @@ from dmrifit.report.page import (
     Texts,
     png_bytes,
     report_files,
+    sentence,
     write_files,
-)
+)  # fmt: skip
 from dmrifit.report.style import add_axes, new_figure
 
 
@@ -45,6 +46,10 @@ def test_text_is_escaped_and_markup_is_not():
     assert page.count("<h2>") == 1
     assert page.startswith("<!DOCTYPE html>")
     assert 'name="viewport"' in page
+
+
+def test_sentences_have_the_minus_signs_of_tables_but_for_values_of_options():
+    assert sentence("x from -1.5 to -.2 in scan-1 (--at -2)") == "X from −1.5 to −.2 in scan-1 (--at -2)."
 
 
 def test_cells_are_the_values_of_records_by_the_formats_of_their_columns(tab, tmp_path):

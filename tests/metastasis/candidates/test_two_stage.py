@@ -16,13 +16,7 @@ from dmrifit.networks.training import Training
 from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
 from metastasis import DeepMedicSegmenter, TwoStageSegmenter
 from metastasis.candidates.features import PRIOR_FEATURES
-from metastasis.candidates.two_stage import (
-    CARD,
-    PATH,
-    _mark_mistakes_of,
-    load_small_model,
-    small_model_threshold,
-)
+from metastasis.candidates.two_stage import PATH, _mark_mistakes_of, small_model_threshold
 from metastasis.segmentation.sampling import MISTAKEN
 from metastasis.study.findings import model_figures
 
@@ -439,14 +433,14 @@ def test_damaged_content_of_a_model_file_is_refused(shipped_content, keys, value
 @pytest.fixture(scope="module")
 def shipped_content():
     pytest.importorskip("torch")
-    model = load_small_model()
+    model = load_model(PATH)
     TwoStageSegmenter().restore(*model.stored()[1:])
     return model.stored()
 
 
 def test_the_included_model_is_small_and_has_a_card_with_its_threshold():
     assert PATH.stat().st_size <= 1.5e6
-    card = CARD.read_text()
+    card = PATH.with_suffix(".md").read_text()
     for word in ("## Data", "## Figures", "## Limits", "## License", "## Command", "CC BY"):
         assert word in card, word
     assert "brats 2013" not in card.partition("## Figures")[0].lower()
@@ -460,7 +454,7 @@ def test_the_included_model_is_small_and_has_a_card_with_its_threshold():
 @pytest.mark.slow
 def test_model_finds_a_ball_in_even_tissue():
     pytest.importorskip("torch")
-    model = load_small_model()
+    model = load_model(PATH)
     grid = np.stack(np.indices((64, 64, 64)), axis=-1)
     radius = np.linalg.norm(grid - 32, axis=-1)
     brain = radius < 28
@@ -483,7 +477,7 @@ def test_figures_beside_the_model_are_those_measured_at_its_threshold():
     measured = json.loads((Path(__file__).parents[3] / "benchmarks" / "results" / "metastasis_people.json").read_text())
     figures = model_figures(PATH)
     cut = json.loads(PATH.with_suffix(".json").read_text())["figures"]["threshold"]
-    card = CARD.read_text()
+    card = PATH.with_suffix(".md").read_text()
     found = found_small = n_all = n_small = 0
     findings = []
     for name, board in measured["boards"].items():

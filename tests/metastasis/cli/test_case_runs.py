@@ -54,7 +54,7 @@ def test_probabilities_and_labels_lie_on_the_grid_of_the_scan(brightness, cases,
     n_lesions = lesions.groupby("name").size().reindex(table["name"], fill_value=0)
     assert list(table["n_lesions"]) == list(n_lesions)
     assert "change" not in lesions
-    predictions, threshold, least = read_segmentations(tmp_path / "segmentations.tsv", cases[::-1])
+    predictions, threshold, least = read_segmentations(tmp_path, cases[::-1])
     assert (threshold, least) == (0.5, 1)
     np.testing.assert_array_equal(predictions[0], expected[2])
 

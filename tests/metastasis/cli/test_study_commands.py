@@ -20,14 +20,7 @@ from metastasis import (
 )
 from metastasis.candidates.two_stage import small_model_threshold
 from metastasis.cli import study_commands
-from metastasis.cli.study_commands import (
-    PatientOptions,
-    StudyOptions,
-    TrainingOptions,
-    _labeled_cases,
-    evaluate,
-    simulate,
-)
+from metastasis.cli.study_commands import PatientOptions, StudyOptions, TrainingOptions, evaluate
 from metastasis.simulate import implants
 
 SMALL = ("--shape", "36,36,36", "--spacing", 2.5)
@@ -60,7 +53,7 @@ def test_a_simulation_does_not_go_on_with_other_options(run, error_of, output_of
 
 def test_options_of_a_simulation_reach_the_patients(tmp_path, capsys):
     patients = PatientOptions(1.0, (30, 28, 26), 3.0, (2, 3), (0, 1), 0.0, "hard")
-    simulate(2, patients, SimulationRun(tmp_path / "out", skip=4, seed=7))
+    study_commands.simulate(2, patients, SimulationRun(tmp_path / "out", skip=4, seed=7))
     expected = simulate_metastases(
         2, prior=1.0, shape=(30, 28, 26), spacing=3.0, metastases=(2, 3), mimics=(0, 1), misregistration=0.0,
         world="hard", skip=4, random_state=7,
@@ -127,9 +120,7 @@ def test_a_training_without_options_has_two_stages(table, tmp_path, monkeypatch,
     monkeypatch.setattr(TwoStageSegmenter, "fit", lambda self, **_: models.append(self))
     monkeypatch.setattr("dmrifit.model_files.model_file.save_model", lambda model, path: path.write_bytes(b"model"))
     train(table, tmp_path / "first.dmrifit", device="cpu", seed=3)
-    train(
-        table, tmp_path / "second.dmrifit", epochs=2, min_voxels=7, spacing=1.5, validation_fraction=0.3
-    )  # fmt: skip
+    train(table, tmp_path / "second.dmrifit", epochs=2, min_voxels=7, spacing=1.5, validation_fraction=0.3)
     printed, progress = capsys.readouterr()
     assert progress.count("six trainings follow, two on each half of the scans and two on all") == 2
     assert "judged by a 0.80, b 0.70" in printed
@@ -174,14 +165,19 @@ def test_scans_to_learn_from_are_described(synthetic_cases, tmp_path, capsys):
     affine = case.affine @ np.diag([1, 1, 2, 1])
     flat = np.where(case.brain, 1.0, 0.0)
     thick = replace(case, image=flat, affine=affine, prior=None, synthetic=False, lesions=None)
-    assert len(_labeled_cases(write_cases([thick], tmp_path))) == 1
+    table = write_cases([thick], tmp_path)
+    assert len(study_commands._labeled_cases(table)) == 1
     notes = capsys.readouterr().err
     assert "has slices of 5 mm" in notes
     assert "only 1 value: is it a label image?" in notes
+    # What prepare saw in the scan as it came.
+    (tmp_path / f"{case.name}_image_prepared.json").write_text('{"Notes": ["its mask is rough", "the prior scan x is thick"]}')
+    study_commands._labeled_cases(table, uses_prior=False)
+    assert capsys.readouterr().err.endswith(f"findings are wrong\ndmrifit: {case.name}: its mask is rough\n")
 
 
 @pytest.mark.deep
-def test_what_cannot_be_trained_is_refused(table, synthetic_cases, learn_nothing, tmp_path):
+def test_what_cannot_be_trained_is_refused_at_once(table, synthetic_cases, learn_nothing, tmp_path, capsys):
     out = tmp_path / "model.dmrifit"
     bare = write_cases([synthetic_cases[0], replace(synthetic_cases[1], label=None)], tmp_path / "bare")
     for cases, options, message in (
@@ -194,6 +190,7 @@ def test_what_cannot_be_trained_is_refused(table, synthetic_cases, learn_nothing
         with pytest.raises(ValueError, match=message):
             train(cases, out, **options)
     assert not learn_nothing
+    assert "six trainings" not in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -209,10 +206,12 @@ def segmentations(synthetic_cases, tmp_path):
     return path
 
 
-def test_segmentations_are_compared_with_lesions_and_controls(table, synthetic_cases, segmentations, tmp_path, capsys):
+def test_segmentations_are_compared_with_controls(table, synthetic_cases, segmentations, tmp_path, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
+    monkeypatch.setattr("dmrifit._utils.progress._SECONDS_BETWEEN_LINES", 0)
     evaluate(table, {"first": segmentations}, tmp_path / "compared", figures=0)
-    output = capsys.readouterr().out
+    output, progress = capsys.readouterr()
+    assert "compare 3/3 cases" in progress
     labels = ("share found (strict)", "precision (strict)", "F1 (strict)", "wrong findings per scan (strict)")
     assert " ".join(labels) in " ".join(output.split())
     assert "synthetic scans: no clinical result" in output

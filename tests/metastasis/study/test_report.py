@@ -113,7 +113,7 @@ def test_the_page_gives_froc_intervals_over_patients_or_says_why_there_are_none(
     assert not re.search("Bars: 95 % intervals|95 % interval ", pages["four"])
 
 
-def test_the_page_of_a_run_lists_the_lesions_of_each_scan(brightness, synthetic_cases, tmp_path):
+def test_the_page_of_a_run_lists_the_lesions_of_each_scan(brightness, synthetic_cases, tmp_path, tab):
     named = [replace(synthetic_cases[0], patient=EVIL), replace(synthetic_cases[1], prior=None)]
     both = SensitivitySpecificityEnsemble(brightness(2.5), brightness(4))
     scans = [(named[0], ("no bright vessels", "is this a contrast scan?")), (named[1], ())]
@@ -123,7 +123,8 @@ def test_the_page_of_a_run_lists_the_lesions_of_each_scan(brightness, synthetic_
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert EVIL not in page
     words = re.findall(r'<td class="words">(.*?)</td>', page)
-    assert words[2:6:3] == ["No bright vessels. Is this a contrast scan?", "none"]  # after names and patients
+    assert words[1:5:3] == ["No bright vessels. Is this a contrast scan?", "none"]  # between names and patients
+    assert tab.open(tmp_path / "index.html", 390).get_by_text("No bright").first.bounding_box()["width"] > 150  # px
     assert page.count("<img ") == 2
     lesions = pd.read_csv(tmp_path / "lesions.tsv", sep="\t")
     assert all(heading in page for heading in (">by both models<", "marked, mL", "with cores, mL"))
