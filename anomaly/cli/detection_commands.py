@@ -83,7 +83,7 @@ def detect(
     if opening is not None and smallest_lesion is not None:
         raise ValueError("give either --opening or --smallest-lesion, not both")
     if threshold is not None:
-        FixedThreshold(threshold)._check_parameters()
+        FixedThreshold(threshold).check_parameters()
     remedy = "is no anomaly model; dmrifit-anomaly train makes one"
     detector = trained_model(model, SeriesDetector, remedy, device)
     if smallest_lesion is not None:

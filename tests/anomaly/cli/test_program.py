@@ -9,10 +9,12 @@ import pytest
 
 from anomaly.scans.cases import read_cases
 from dmrifit.model_files.model_file import load_model
+from dmrifit.predict.conformal import predictor_lines
 
 
 def test_series_are_looked_at_and_compared(run, output_of, cases, model, tmp_path):
     stored = load_model(model)
+    assert predictor_lines(stored, model)[-1] == "trained on synthetic data: no clinical use"
     found, well, compared = (tmp_path / name for name in ("found", "well", "compared"))
     out = output_of("detect", model, cases / "gliomas.tsv", "--out", found, "--no-figure")
     assert "2 scans" in out
@@ -41,6 +43,7 @@ def test_series_are_looked_at_and_compared(run, output_of, cases, model, tmp_pat
     words = ("evaluate", cases / "gliomas.tsv", "--detections", f"z={found / 'detections.tsv'}", "--out", compared)
     out = output_of(*words, "--figures", 1)
     assert "synthetic scans: no clinical result" in out
+    assert max(map(len, out[:out.index("means and SD")].splitlines())) <= 100
     assert out.index("z, stored") < out.index('(such as "stored") scores are 0 or 1, and the AUC')
     assert f"by all rules: {compared / 'summary.csv'}" in out
     # Rules that know the lesions are in the table, not among what is printed.
