@@ -232,8 +232,8 @@ def test_a_detector_comes_back_from_its_parts_without_the_settings_of_one_machin
     assert (set(attributes), attributes["shape"]) == (keys, list(SHAPE))
     options = {"n_jobs": 1, "random_state": np.random.RandomState(0), "calibration": None}
     forest = IsolationForestDetector(n_voxels=100, n_estimators=2, **options).fit(healthy_scans(3, 0))
-    assert not {"threshold", "n_jobs"} & set(parameters := forest.stored()[0])
-    assert parameters["random_state"] is None  # a stream has moved on, and is none to begin with again
+    parameters, _, _ = forest.stored()  # a stream has moved on, and is none to begin with again
+    assert ({"threshold", "n_jobs"} & set(parameters), parameters["random_state"]) == (set(), None)
     # Other estimators are read where they are trusted.
     forest.forest_ = EllipticEnvelope(support_fraction=1.0).fit(np.eye(3))
     save_model(forest, tmp_path / "own.dmrifit")
