@@ -273,7 +273,8 @@ def evaluate(
     options |= {"healthy_maps": healthy_maps or None, "overwrite": overwrite, "opening": openings}
     tables = report.write_evaluation([scan.case for scan in scans], maps, out, **options)
     rule = report.rule_in_use(tables)
-    typer.echo(format_summary(tables, rule=rule or None).to_string(line_width=100))
+    table = format_summary(tables, rule=rule or None)
+    typer.echo(table.loc[:, (table != "–").any()].to_string(line_width=100))
     typer.echo(report.patients_in_words(tables["scans"]))
     if rule:
         typer.echo(f"thresholds by the rule {rule}; by all rules: {out / 'summary.csv'}")
@@ -302,8 +303,7 @@ def _healthy_sentence(healthy: HealthyScans, largest_division: float) -> str:
     else:
         text += f"{counted(verdicts.count(True), 'differs', 'differ')} from the others as a whole"
     if healthy.spread is not None:
-        low, high = healthy.spread
-        text += f"; by bootstrap over these scans the threshold is {low:.3g} to {high:.3g} (95 %)"
+        text += _TEXTS["spread"].format(*healthy.spread)
     return text
 
 
