@@ -314,6 +314,14 @@ class FixedThreshold(ThresholdRule):
     value: float
 
     def check_parameters(self) -> None:
+        """
+        Check the parameters, as `fit` does first.
+
+        Raises
+        ------
+        ValueError
+            If the threshold is not a finite number.
+        """
         if not is_number(self.value) or not np.isfinite(self.value):
             raise ValueError(f"the threshold must be a finite number, not {self.value!r}")
 
@@ -387,6 +395,14 @@ class MeanPoolThreshold(ThresholdRule):
     scope: Scope = "dataset"
 
     def check_parameters(self) -> None:
+        """
+        Check the parameters, as `fit` does first.
+
+        Raises
+        ------
+        ValueError
+            If one is out of range.
+        """
         super().check_parameters()
         if self.spacing is not None:
             check_spacing(self.spacing)
