@@ -43,13 +43,14 @@ def detect(
 
     Writes a folder for each scan with map.nii.gz, binary.nii.gz (voxels above the threshold,
     without fluid where a tissue map tells it) and opened.nii.gz on its grid, lesions.csv
-    (on the grid of the model, so that volumes differ slightly where scans are resampled) and
-    detection.json; for all scans detections.tsv, lesions.csv and, with figures, a page. Flags mark
-    scans that differ from the healthy training scans as a whole (scores shifted in both
-    hemispheres, or much more noise), scans in which this cannot be judged and most voxels are
-    above the threshold, and scans with too few voxels to be judged. Scans of a table that are
-    missing, and scans that cannot be read or prepared, are listed in failed.tsv. An interrupted
-    run resumes when started again with the same options.
+    (on the grid of the model; the masks of a resampled scan are interpolated, which removes thin
+    parts, so that their volumes can be a fifth smaller) and detection.json; for all scans
+    detections.tsv, lesions.csv and, with figures, a page. Flags mark scans that differ from the
+    healthy training scans as a whole (scores shifted in both hemispheres, or much more noise),
+    scans in which this cannot be judged and most voxels are above the threshold, and scans with
+    too few voxels to be judged. Scans of a table that are missing, and scans that cannot be read
+    or prepared, are listed in failed.tsv. An interrupted run resumes when started again with the
+    same options.
 
     Options:
     model MODEL: Model file from train.
@@ -83,7 +84,7 @@ def detect(
     if opening is not None and smallest_lesion is not None:
         raise ValueError("give either --opening or --smallest-lesion, not both")
     if threshold is not None:
-        FixedThreshold(threshold)._check_parameters()
+        FixedThreshold(threshold).check_parameters()
     remedy = "is no anomaly model; dmrifit-anomaly train makes one"
     detector = trained_model(model, SeriesDetector, remedy, device)
     if smallest_lesion is not None:

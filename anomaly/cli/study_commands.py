@@ -207,6 +207,9 @@ def train(
     aim = _TEXTS(aim_text, percent=100 * share)
     n_held_out = len(series) - model.n_scans_
     more = _TEXTS("held_out", n=n_held_out) if n_held_out else ""
+    if published:
+        changed = ", ".join(given(epochs=epochs) | parameters) or "nothing"
+        detector = _TEXTS("published", detector=detector, changed=changed)
     words = {"detector": detector, "size": size, "channels": channels, "aim": aim, "more": more}
     values = {"n_scans": model.n_scans_, "threshold": threshold, "out": files.out}
     typer.echo(_TEXTS("trained", **words, **values))
@@ -271,7 +274,8 @@ def evaluate(
     options |= {"healthy_maps": healthy_maps or None, "overwrite": overwrite, "opening": openings}
     tables = report.write_evaluation([scan.case for scan in scans], maps, out, **options)
     rule = report.rule_in_use(tables)
-    typer.echo(format_summary(tables, rule=rule or None).to_string())
+    table = format_summary(tables, rule=rule or None)
+    typer.echo(table.loc[:, (table != "–").any()].to_string(line_width=100))
     typer.echo(report.patients_in_words(tables["scans"]))
     if rule:
         typer.echo(f"thresholds by the rule {rule}; by all rules: {out / 'summary.csv'}")
@@ -287,9 +291,7 @@ def _healthy_sentence(healthy: HealthyScans, largest_division: float) -> str:
     shares = [scan.share for scan in healthy.scans]
     n_scans = len(shares)
     n_components = [scan.n_components for scan in healthy.scans]
-    threshold = "the threshold, which was chosen on these scans"
-    if healthy.left_out:
-        threshold = "a threshold from the other persons"
+    threshold = _TEXTS["left_out" if healthy.left_out else "same_scans"]
     text = (
         f"{counted(n_scans, 'healthy scan')}, each scored by a detector trained without it: "
         f"{above_in_words(shares, n_components, threshold)}; "
@@ -302,8 +304,7 @@ def _healthy_sentence(healthy: HealthyScans, largest_division: float) -> str:
     else:
         text += f"{counted(verdicts.count(True), 'differs', 'differ')} from the others as a whole"
     if healthy.spread is not None:
-        low, high = healthy.spread
-        text += f"; by bootstrap over these scans the threshold is {low:.3g} to {high:.3g} (95 %)"
+        text += _TEXTS["spread"].format(*healthy.spread)
     return text
 
 
@@ -325,8 +326,8 @@ def make_detector(
     unknown = [key for key in parameters if key not in names]
     if unknown:
         known = ", ".join(sorted(names - _TEXTS["instead"].keys()))
-        option = _TEXTS["of_networks"].get(unknown[0], f"--set {unknown[0]}")
-        raise ValueError(f"{option}: the detector {name} has no such parameter; it has {known}")
+        text = "of_networks" if unknown[0] in _TEXTS["options"] else "no_parameter"
+        raise ValueError(_TEXTS(text, key=unknown[0], detector=name, known=known))
     options = {key: value for key, value in defaults.items() if key in names}
     make = getattr(detector_class, "published", None) if published else detector_class
     if make is None:

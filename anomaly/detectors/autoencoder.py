@@ -168,7 +168,7 @@ class DenoisingAutoencoder(Reconstructor):
         super()._check_parameters()
         if self.scale == "image" and self.residual == "relative":
             raise ValueError(
-                "scale='image' does not work with residual='relative'; use residual='mean'"
+                "scale='image' excludes residual='relative'; use 'mean' (--set residual=mean)"
             )
 
     def _module(self) -> torch.nn.Module:

@@ -406,7 +406,7 @@ class AnomalyDetector(BaseEstimator):
                 "threshold must be a rule, such as FixedThreshold(0.5) or "
                 f"HealthyRateThreshold(0.01), not {self.threshold!r}"
             )
-        self.threshold._check_parameters()
+        self.threshold.check_parameters()
         if self.threshold.needs_truth:
             raise ValueError(
                 f"{type(self.threshold).__name__} needs lesions, and thresholds of detectors come "

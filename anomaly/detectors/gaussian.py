@@ -234,7 +234,7 @@ class VoxelwiseGaussian(AnomalyDetector):
             raise ValueError(
                 f"too few scans ({len(scans)}) for a mean and "
                 f"{counted(columns.shape[1] - 1, 'column')} of covariates; give more scans or "
-                "fewer covariates"
+                "fewer covariates, or hold out fewer scans (calibration, --calibration)"
             )
         self.design_ = design.columns
         features = self._features(scans.shape[3])

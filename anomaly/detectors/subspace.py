@@ -38,7 +38,8 @@ class PCADetector(AnomalyDetector):
     Parameters
     ----------
     n_components : int, default=20
-        Number of components; fewer, if there are fewer scans.
+        Number of components, at most one fewer than the scans to learn from; ``len(components_)``
+        is the number that was fitted.
     threshold, calibration, scale : optional
         As in `VoxelwiseGaussian`; calibration is 4 by default.
     smooth_mm : float, default=6.0

@@ -132,7 +132,7 @@ class ThresholdRule(BaseEstimator, ABC):
             If a parameter is out of range, numbers or shapes differ, a map has values that are not
             finite, a mask is empty, or lesions are needed and missing.
         """
-        self._check_parameters()
+        self.check_parameters()
         if self.needs_truth and truths is None:
             raise ValueError(
                 f"{type(self).__name__} needs lesions: fit(maps, masks, truths); rules without "
@@ -197,7 +197,15 @@ class ThresholdRule(BaseEstimator, ABC):
         check_is_fitted(self, "threshold_")
         return [float(limit) for limit in self._limits(scored_scans(maps, masks))]
 
-    def _check_parameters(self) -> None:
+    def check_parameters(self) -> None:
+        """
+        Check the parameters, as `fit` does first.
+
+        Raises
+        ------
+        ValueError
+            If one is out of range.
+        """
         check_fields(self)
 
     def _choose(self, scans: list[ScoredScan]) -> None:
@@ -305,7 +313,15 @@ class FixedThreshold(ThresholdRule):
 
     value: float
 
-    def _check_parameters(self) -> None:
+    def check_parameters(self) -> None:
+        """
+        Check the parameters, as `fit` does first.
+
+        Raises
+        ------
+        ValueError
+            If the threshold is not a finite number.
+        """
         if not is_number(self.value) or not np.isfinite(self.value):
             raise ValueError(f"the threshold must be a finite number, not {self.value!r}")
 
@@ -378,8 +394,16 @@ class MeanPoolThreshold(ThresholdRule):
     spacing: float | tuple[float, float, float] | None = None
     scope: Scope = "dataset"
 
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
+    def check_parameters(self) -> None:
+        """
+        Check the parameters, as `fit` does first.
+
+        Raises
+        ------
+        ValueError
+            If one is out of range.
+        """
+        super().check_parameters()
         if self.spacing is not None:
             check_spacing(self.spacing)
 
@@ -797,7 +821,7 @@ def decoded_rule(content: Any) -> ThresholdRule | None:
     refuse_keys(content["parameters"], expected, "parameter of a threshold", complete=True)
     rule: ThresholdRule = cls(**content["parameters"])
     try:
-        rule._check_parameters()
+        rule.check_parameters()
     except (TypeError, ValueError) as error:
         raise ValueError(f"a threshold has an impossible parameter: {error}") from None
     fitted = content["fitted"]

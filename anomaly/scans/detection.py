@@ -418,8 +418,8 @@ class Detection:
         notes.append(wording(note, {"mL": smallest_ball(edge, self.scan.case.spacing)}))
         if self.counts_fluid:
             notes.append(
-                "fluid counts here, unlike in the healthy scans of the model: give a tissue map "
-                "(--tissue), or estimate it (--estimate-tissue)"
+                "fluid counts here, unlike in the healthy scans of the model: give tissue maps "
+                "(--tissue, for several scans the column tissue), or --estimate-tissue"
             )
         n_healthy = len(self.healthy.scans) if self.healthy else 0
         if self.differs is None and np.isfinite(self.figures.bulk).all():

@@ -650,7 +650,7 @@ def _offset(
     if lost.any():
         box = " × ".join(str(n) for n in high - low)
         fits = (high - low <= np.array(size)).all()
-        remedy = "choose a larger shape, or larger voxels"
+        remedy = "train with a larger shape (--shape), or larger voxels (--spacing)"
         if fits and center == "grid":
             remedy = "crop or pad it, or train with center='brain' (--center brain)"
         raise ValueError(

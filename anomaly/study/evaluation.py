@@ -246,10 +246,10 @@ def format_summary(
         elif line["rule"] in (rule, AS_GIVEN):
             row["average precision"] = _text(line, "average_precision")
             row["Dice, raw"], row["Dice, opened"] = _text(line, "dice"), _text(line, "dice_opened")
-            row["opened by, voxels"] = f"{line['opening']}³"
+            row["opened by"] = f"{line['opening']}³"
             rate = wording("{false_positive_rate_opened:.2%}", line)
-            row["false positives in healthy scans, opened, %"] = rate
-            row["healthy scans without marks, opened, %"] = wording("{empty_opened:.1%}", line)
+            row["healthy: false positives, opened, %"] = rate
+            row["healthy: nothing marked, opened, %"] = wording("{empty_opened:.1%}", line)
     return pd.DataFrame.from_dict(rows, orient="index").fillna("–").rename_axis("method")
 
 

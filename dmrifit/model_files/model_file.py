@@ -130,7 +130,8 @@ def load_model(path: str | Path, *, trusted: Collection[str] = ()) -> BaseEstima
     trusted : collection of str, default=()
         Estimators of scikit-learn, by module and class as the message names them, that the file
         may hold although their arrays cannot be checked: spoiled ones crash Python. Only for
-        regressors that were passed to a strategy, from somebody you trust.
+        regressors that were passed to a strategy and estimators inside classes of your own, from
+        somebody you trust.
 
     Returns
     -------
@@ -282,7 +283,7 @@ def _rebuilt(
         for name, content in parts.items():
             is_estimator = name.endswith(_ESTIMATORS)
             key = name.removeprefix(_REGISTERED)
-            files[key] = loaded(content, [], {}) if is_estimator else content
+            files[key] = loaded(content, [], {}, trusted=trusted) if is_estimator else content
         fitted = decoded(metadata["fitted"])
         try:
             for key, value in fitted.items():
@@ -323,7 +324,7 @@ def _restored_inside(key: str, content: Mapping[str, Any], files: Mapping[str, A
     """Rebuild an estimator of a registered class that is a fitted attribute of another one."""
     cls: Any = registered(content["class"])
     if cls is None:
-        raise RefusedError(f"its {key} is of the unknown class {content['class']!r}")
+        raise RefusedError(_TEXTS["unknown_inside"].format(key, content["class"]))
     names = set(cls._get_param_names())
     refuse_keys(content["parameters"], names, f"parameter of {cls.__name__}")
     estimator = cls(**content["parameters"])

@@ -210,7 +210,7 @@ class Epochs:
                 row = net.history[-1]
                 state = f"loss {row['train_loss']:.4g}"
                 if "valid_score" in row:
-                    state += f", score {row['valid_score']:.4g}"
+                    state += f", held-out score {row['valid_score']:.4g} (higher is better)"
                 is_told = len(net.history) == n_before + 1 or self._is_finished(net)
                 count(state if is_told else "", state=state)
         if self.best is not None:

@@ -534,7 +534,7 @@ def strategy_of(estimator: Any) -> Any:
 def predictor_lines(estimator: Any, file: Path) -> list[str]:
     """Say what a predictor was trained on, what it predicts, and what its intervals are worth."""
     strategy, sample = strategy_of(estimator), "data that are not recorded"
-    if training := getattr(strategy, "training_", None):
+    if isinstance(training := getattr(strategy, "training_", None), dict):
         patients = counted(training["patients"], "patient")
         sample = f"{counted(training['count'], training['unit'])} of {patients}"
         sample += f" ({', '.join(map(str, training['cohorts']))})"

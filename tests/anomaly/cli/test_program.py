@@ -9,14 +9,15 @@ import pytest
 
 from anomaly.scans.cases import read_cases
 from dmrifit.model_files.model_file import load_model
+from dmrifit.predict.conformal import predictor_lines
 
 
 def test_series_are_looked_at_and_compared(run, output_of, cases, model, tmp_path):
     stored = load_model(model)
+    assert predictor_lines(stored, model)[-1] == "trained on synthetic data: no clinical use"
     found, well, compared = (tmp_path / name for name in ("found", "well", "compared"))
     out = output_of("detect", model, cases / "gliomas.tsv", "--out", found, "--no-figure")
-    assert "2 scans" in out
-    assert "synthetic scans: no clinical result" in out
+    assert out.index("2 scans") < out.index("synthetic scans: no clinical result")
     table = pd.read_csv(found / "detections.tsv", sep="\t")
     lesions = pd.read_csv(found / "lesions.csv")
     assert table["n_lesions"].sum() == len(lesions)
@@ -41,6 +42,7 @@ def test_series_are_looked_at_and_compared(run, output_of, cases, model, tmp_pat
     words = ("evaluate", cases / "gliomas.tsv", "--detections", f"z={found / 'detections.tsv'}", "--out", compared)
     out = output_of(*words, "--figures", 1)
     assert "synthetic scans: no clinical result" in out
+    assert (max(map(len, out[:out.index("means and SD")].splitlines())) <= 100, "healthy:" in out) == (True, False)
     assert out.index("z, stored") < out.index('(such as "stored") scores are 0 or 1, and the AUC')
     assert f"by all rules: {compared / 'summary.csv'}" in out
     # Rules that know the lesions are in the table, not among what is printed.
@@ -56,7 +58,7 @@ def test_series_are_looked_at_and_compared(run, output_of, cases, model, tmp_pat
         assert scans.loc[case.name, "dice"] == pytest.approx(dice)
     assert run(*words)[0] == 2
     more = ("--healthy", cases / "healthy.tsv", "--healthy-detections", f"z={well}", "--overwrite")
-    output_of(*words, *more)
+    assert "healthy: nothing marked, opened, %" in output_of(*words, *more)
     assert len(pd.read_csv(compared / "healthy.csv"))
     assert "--healthy needs --healthy-detections of each method, no other: z" in run(*words, *more[:2])[2]
     assert "has no synthetic-glioma-001" in run(*words[:3], f"z={well / 'detections.tsv'}", *words[4:])[2]

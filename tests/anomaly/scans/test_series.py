@@ -203,7 +203,7 @@ def test_files_that_are_no_model_are_refused(tmp_path, model):
     content = json.loads(parts["model.json"])
     detector = content["fitted"]["detector"]
     for change, message in (
-        ({"detector": detector | {"class": "SignalToSignal"}}, "unknown class 'SignalToSignal'"),
+        ({"detector": detector | {"class": "SignalToSignal"}}, "unknown class 'SignalToSignal'; import the module"),
         ({"detector": detector | {"more": 1}}, "finds no anomalies"),
         ({"detector": detector | {"parameters": {"color": 3}}}, "unknown or missing parameter of VoxelwiseGaussian"),
         ({"shape": [1, 2, 3]}, "takes .* voxels"),

@@ -111,7 +111,7 @@ def test_summaries_are_written_as_the_study_writes_them(evaluated, row_of):
     row = row_of(tables["summary"], part="all", method="strong", rule="Otsu")
     assert text.loc["strong", "Otsu"] == f"{row['dice']:.3f} / {row['dice_opened']:.3f}"
     one = format_summary(tables, rule="healthy rate", part="cellular")
-    assert {"AUC", "false positives in healthy scans, opened, %", "healthy scans without marks, opened, %"} < {*one.columns}
+    assert {"AUC", "opened by", "healthy: false positives, opened, %", "healthy: nothing marked, opened, %"} < {*one.columns}
     assert set(one.index) == {"strong", "weak", *CONTROLS}
     for wrong in ({"rule": "no"}, {"part": "no"}):
         with pytest.raises(ValueError, match="must be one of"):
