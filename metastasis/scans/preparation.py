@@ -20,7 +20,7 @@ from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import Volume
 from dmrifit.io.masks import MASK_THRESHOLD
 from metastasis.scans.cases import Case
-from metastasis.scans.scan_checks import PRIOR, RECORD, contrast_note, slice_note
+from metastasis.scans.scan_checks import PRIOR, RECORD, contrast_note, cover_note, slice_note
 
 __all__ = ["prepare_scan"]
 
@@ -193,6 +193,7 @@ def _prepared(
         moved = prior_scan.onto(image, matrix, order=3).values
         prior = Volume.of(_scaled(moved, inside), image.affine)
         notes.append(slice_note(PRIOR + names[1], voxel_sizes(prior_scan.affine)))
+        notes.append(cover_note(names[1], prior.values, inside))
     brain = Volume.of(inside.astype(np.uint8), image.affine)
     return PreparedScan(image, brain, prior, matrix, likeness, [note for note in notes if note])
 

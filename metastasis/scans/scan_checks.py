@@ -20,8 +20,11 @@ from dmrifit.imaging.head_steps import HeadSpan, find_brain
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import Volume
 from dmrifit.io.nifti import load_image
+from dmrifit.report import page
 from metastasis.scans.cases import Case, read_row
 from metastasis.scans.network_inputs import Scan, brain_of, values_of
+
+_TEXTS = page.Texts(__file__)
 
 #: Slices thicker than this in mm are reported: a metastasis of 2.5 mm fills a part of one.
 THICKEST_MM = 3.0
@@ -51,6 +54,7 @@ _DEPTH_MM = 4.0  # below the surface, where scalp and dura may be left
 # 1.17. The brightest .01 % do not distinguish them: some are as bright without contrast agent.
 _DEEP_VESSELS = 1.2
 _DEEP_MM = 8.0
+_LEAST_SHOWN = 0.9  # of the brain, by a prior scan
 _FEWEST_VALUES = 10  # in the inner brain; images of labels have less
 
 #: A case, and what is to be said of it.
@@ -86,10 +90,7 @@ def check_edges(path: Path, edges: Sequence[float], edge: float | None) -> None:
     if 1 / MAX_EDGE_RATIO <= size / edge <= MAX_EDGE_RATIO:
         return
     words = " × ".join(f"{value:.3g}" for value in edges)
-    raise ValueError(
-        f"{path} has voxels of {words} mm, the training scans of {edge:.3g} mm; segment it with "
-        f"--resample, or make it anew by dmrifit-metastasis prepare --spacing {edge:.3g}"
-    )
+    raise ValueError(_TEXTS("edges", path=path, voxels=words, edge=edge))
 
 
 # Notes ------------------------------------------------------------------------------------------
@@ -101,10 +102,13 @@ def slice_note(name: str, edges: Sequence[float]) -> str:
     thickness = round(max(edges, default=0.0), 2)
     if thickness <= THICKEST_MM:
         return ""
-    return (
-        f"{name} has slices of {thickness:g} mm: metastases of a few mm fill a part of one, "
-        "many will be missed, and more findings are wrong"
-    )
+    return _TEXTS("slices", name=name, thickness=thickness)
+
+
+def cover_note(name: str, prior: NDArray[Any], brain: NDArray[np.bool_]) -> str:
+    """Say that a prior scan, on the grid of the brain, shows a part of it; empty for all."""
+    share = np.count_nonzero(prior[brain]) / np.count_nonzero(brain)
+    return "" if share >= _LEAST_SHOWN else _TEXTS("part", name=PRIOR + name, percent=100 * share)
 
 
 def model_remarks(models: Sequence[Any], cases: Sequence[Case]) -> list[str]:
@@ -121,10 +125,7 @@ def model_remarks(models: Sequence[Any], cases: Sequence[Case]) -> list[str]:
     # Other losses have no α.
     alphas = [x.alpha for x in networks if getattr(x, "loss", "") in ("jvss", "vss", "sse")]
     if len(alphas) == 2 and alphas[0] < alphas[1]:
-        remarks.append(
-            "the models seem to be in the wrong order: the sensitive one (named first) has "
-            f"α = {alphas[0]:g}, the specific one α = {alphas[1]:g}; swap them"
-        )
+        remarks.append(_TEXTS("order", first=alphas[0], second=alphas[1]))
     return remarks
 
 
@@ -134,11 +135,7 @@ def check_stripped(case: Case) -> None:
         return
     volume = np.count_nonzero(case.image) * voxel_volume(case.affine) / MM3_PER_ML
     if volume > LARGEST_BRAIN_ML:
-        raise ValueError(
-            f"{case.name}: {volume:.0f} mL are not zero, where a brain has at most "
-            f"{LARGEST_BRAIN_ML:.0f}: skull or air is left; dmrifit-metastasis prepare strips the "
-            "scan, or name the brain (--mask, column brain)"
-        )
+        raise ValueError(_TEXTS("skull", name=case.name, volume=volume, most=LARGEST_BRAIN_ML))
 
 
 def contrast_note(case: Case) -> str:
@@ -157,10 +154,7 @@ def contrast_note(case: Case) -> str:
     bright, vessels = np.quantile(deep, (0.99, 0.999)) if deep.size else (1, 0)
     if median <= 0 or brightest >= _VESSELS * median or vessels >= _DEEP_VESSELS * bright:
         return ""
-    return (
-        f"{case.name}: no bright vessels, the brightest .1 % of the inner brain begin at "
-        f"{brightest / median:.2f} × its median; is this a post-contrast T1 scan?"
-    )
+    return _TEXTS("vessels", name=case.name, ratio=brightest / median)
 
 
 def label_note(case: Case) -> str:
@@ -242,23 +236,15 @@ def unlike_notes(
         columns = zip(_QUANTILES, ratios, seen["low"], seen["high"], strict=True)
         for share, ratio, low, high in columns:
             if not low / _TOLERANCE <= ratio <= high * _TOLERANCE:
-                reasons.append(
-                    f"{100 * share:.3g} % of its brain lie below {ratio:.2f} × the median, in "
-                    f"training below {low:.2f} to {high:.2f}"
-                )
+                words = {"percent": 100 * share, "ratio": ratio, "low": low, "high": high}
+                reasons.append(_TEXTS("intensities", **words))
     if marked is not None:
         share = np.count_nonzero(marked) / np.count_nonzero(brain)
         most = float(seen["marked"][0])
         if share > max(_EXCESS * most, _LEAST_EXCESS):
-            reasons.append(
-                f"{100 * share:.3g} % of its brain are marked, of a training scan at most "
-                f"{100 * most:.2g} % were lesion"
-            )
+            reasons.append(_TEXTS("marked", percent=100 * share, most=100 * most))
         elif share > _MOST_MARKED:
-            reasons.append(
-                f"{100 * share:.3g} % of its brain are marked, above the "
-                f"{100 * _MOST_MARKED:.2g} % from which findings must be looked through"
-            )
+            reasons.append(_TEXTS("much", percent=100 * share, most=100 * _MOST_MARKED))
     if not reasons:
         return []
     return [f"{case.name}: this scan is unlike the training scans: {'; '.join(reasons)}"]
@@ -311,6 +297,8 @@ def scan_notes(case: Case, image: Path, *, uses_prior: bool) -> list[str]:
         notes += [text for text in map(str, prepared_notes) if not text.startswith(of_prior)]
     elif not case.synthetic:
         notes.append(contrast_note(case))
+        if uses_prior and case.prior is not None:
+            notes.append(cover_note(f"of {case.name}", case.prior, _brain(case)))
     if uses_prior and not case.synthetic:
         notes.append(_prior_note(case))
     return [note for note in notes if note]
@@ -330,7 +318,4 @@ def _prior_note(case: Case) -> str:
         return ""
     if alignment.shows_same_head:
         return ""
-    return (
-        f"{case.name}: the prior scan does not look like the scan in its place "
-        f"({alignment.agreement}): is it of the same person, and aligned?"
-    )
+    return _TEXTS("prior", name=case.name, agreement=alignment.agreement)

@@ -1,6 +1,7 @@
 """Preparation of own scans: grid, brain, aligned prior scan, intensity, and what is refused."""
 
 import json
+import re
 
 import nibabel as nib
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from dmrifit.imaging.rigid_alignment import HeadAlignment
 from metastasis import prepare_scan, read_cases
+from metastasis.scans.scan_checks import scan_notes
 
 moved_heads = pytest.importorskip("moved_heads")
 pytest.importorskip("SimpleITK")
@@ -42,7 +44,7 @@ def aligned(visits, monkeypatch):
     return prepare
 
 
-def test_a_prepared_folder_is_a_case_on_one_grid(visits, aligned):
+def test_a_prepared_folder_is_a_case_on_one_grid(visits, aligned, tmp_path):
     aligned(0.9)
     (case,) = read_cases(visits[0] / "prepared")
     assert case.name == "now"
@@ -56,6 +58,15 @@ def test_a_prepared_folder_is_a_case_on_one_grid(visits, aligned):
     assert record["Brain"] == "given"
     assert record["PriorLikeness"] == 0.9
     np.testing.assert_allclose(record["PriorMatrix"], visits[1])
+    assert "shows" not in str(record["Notes"])
+    prior = nib.load(visits[0] / "earlier.nii.gz")
+    # Of fewer slices.
+    prior = prior.slicer[..., : prior.shape[2] // 2]
+    notes = prepare_scan(visits[0] / "now.nii.gz", prior=prior, brain=visits[0] / "mask.nii.gz", out=tmp_path).notes
+    assert re.search(r"the prior scan .* shows \d\d % of the brain", str(notes))
+    (case,) = read_cases(tmp_path)
+    note = f"the prior scan of now shows {100 * (case.prior[case.brain] != 0).mean():.0f} % of the brain: "
+    assert note in str(scan_notes(case, visits[0] / "now.nii.gz", uses_prior=True))
 
 
 def test_a_prior_scan_that_shows_another_head_is_refused(aligned):

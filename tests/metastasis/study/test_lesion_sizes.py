@@ -179,7 +179,7 @@ def test_no_figure_depends_on_how_a_scan_is_stored(edges):
 def test_the_sizes_of_single_voxels_are_their_edges():
     lesion = np.ones((1, 1, 1), bool)
     sizes = figures(lesion, np.diag([0.5, 2.0, 3.0, 1.0]))
-    assert (sizes["volume_mL"] == sizes["volume_with_core_mL"] == sizes["hull_mL"] == pytest.approx(0.003))
+    assert sizes["volume_mL"] == sizes["volume_with_core_mL"] == sizes["hull_mL"] == pytest.approx(0.003)
     assert sizes["longest_diameter_mm"] == 2
     assert sizes["perpendicular_diameter_mm"] == 0.5
 
