@@ -20,10 +20,7 @@ def test_the_module_itself_is_returned_and_not_its_package():
     ("module", "message"),
     [
         ("xgboost", r'^xgboost is not installed; to install it: pip install "dmrifit\[boost\]"$'),
-        (
-            "matplotlib.pyplot",
-            r'^matplotlib is not installed; .*: pip install "dmrifit\[report\]"$',
-        ),
+        ("matplotlib.pyplot", r'^matplotlib is not installed; .*: pip install "dmrifit\[report\]"$'),
         ("lmfit", r"^lmfit is not installed; to install it: pip install lmfit$"),
     ],
 )

@@ -147,12 +147,7 @@ def test_scans_of_one_run_are_fitted_and_measured(tmp_path):
 
 @pytest.mark.parametrize(
     ("code", "said", "kind"),
-    [
-        (0, "", None),
-        (2, "x.nii is cut off", "traceback"),
-        (-9, "", "traceback"),
-        (1, "Traceback", "traceback"),
-    ],
+    [(0, "", None), (2, "x.nii is cut off", "traceback"), (-9, "", "traceback"), (1, "Traceback", "traceback")],
 )
 def test_each_kind_of_defect_planted_in_large_input_is_a_complaint(code, said, kind, tmp_path):
     assert kinds(complaints({"code": code, "said": said}, tmp_path)) == {kind}

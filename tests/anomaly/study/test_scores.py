@@ -144,7 +144,7 @@ def test_without_validation_each_healthy_patient_has_the_threshold_of_the_others
     masks = [case.scored for case in healthy]
     row = row_of(tables["thresholds"], method="weak", rule="healthy rate")
     assert row["threshold"] == fit(free["weak"], masks).threshold_
-    own = (tables["healthy"].query("method == 'weak' and rule == 'healthy rate'").sort_values("case"))
+    own = tables["healthy"].query("method == 'weak' and rule == 'healthy rate'").sort_values("case")
     for i, rate in enumerate(own["false_positive_rate"]):
         others = [j for j in range(4) if j != i]
         limit = fit([free["weak"][j] for j in others], [masks[j] for j in others]).threshold_
@@ -209,11 +209,7 @@ def test_components_join_at_corners_where_asked():
     shares = []
     for connectivity in (26, 6):
         (row,) = coverage_curve(
-            [np.array([1.0, 2.0])],
-            [scores],
-            [lesion],
-            rates=[0],
-            connectivity=connectivity,
+            [np.array([1.0, 2.0])], [scores], [lesion], rates=[0], connectivity=connectivity
         ).itertuples()
         shares.append((row.coverage, row.lesion_sensitivity))
     # One lesion of three voxels, or two of which one is covered.

@@ -243,7 +243,8 @@ AFFINES = {
     "cubic": np.diag([1.0, 1, 1, 1]),
     "thick": oblique([0.9, 0.9, 5.0], [0, 0, 0], [-31.5, 12, 3]),
     "oblique": oblique([1.0, 1.2, 2.0], [24, -11, 17], [-40, 22, 7]),
-    "sheared": oblique([1.0, 1.0, 3.0], [0, 0, 0], [5, 6, 7]) + np.array([[0, 0, 0, 0]] * 1 + [[0, 0, 0.8, 0]] + [[0] * 4] * 2),
+    "sheared": oblique([1.0, 1.0, 3.0], [0, 0, 0], [5, 6, 7])
+    + np.array([[0, 0, 0, 0]] * 1 + [[0, 0, 0.8, 0]] + [[0] * 4] * 2),
     "diagonal": oblique([1.0, 1.0, 1.0], [0, 0, 45], [0, 0, 0]),
 }
 
@@ -281,10 +282,7 @@ def test_a_canonical_scene_is_the_same_scene():
     image = np.random.default_rng(0).normal(size=(*tumor.shape, 2))
     flipped, matrix = stored(tumor, affine, STORAGES[13])
     scene = Scene(
-        flipped,
-        matrix,
-        exclude=apply_orientation(exclude, STORAGES[13]),
-        image=apply_orientation(image, STORAGES[13]),
+        flipped, matrix, exclude=apply_orientation(exclude, STORAGES[13]), image=apply_orientation(image, STORAGES[13])
     )
     canonical = scene.canonical
     assert canonical.canonical is canonical
