@@ -78,7 +78,8 @@ class Design:
             if "levels" not in column:
                 if values.dtype.kind not in "fiu":
                     raise ValueError(
-                        f"covariate {column['name']} was a number, and is now {str(values[0])!r}"
+                        f"covariate {column['name']} was a number, and is now {str(values[0])!r}; "
+                        "give numbers"
                     )
                 # A number that was the same in all is in the column of ones already.
                 if column["sd"] > 0:

@@ -36,7 +36,7 @@ _STEPS = {
     "directions_resampled": "resampling of directions",
 }
 #: Notes of the preparation that are sentences.
-_REMARKS = ("lost", "unused", "assumed", "one_tissue")
+_REMARKS = ("lost", "unused", "assumed", "one_tissue", "holes")
 #: What is said of a scan that differs from healthy ones in bulk or noise.
 DIFFERENT = (
     "this scan differs from the training scans as a whole (protocol, noise, age?), and anomalies "

@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 from scipy.linalg import block_diag
 from threadpoolctl import threadpool_limits
 
@@ -48,6 +49,11 @@ _BRAIN_SOURCES = {True: "found", False: "all voxels with signal", None: "given"}
 _TISSUE_SOURCES = {True: "estimated", False: "none", None: "given"}
 #: What is taken for granted of a scan without directions, and how they are given.
 _ASSUMED = "its directions are unknown: those of the model's training are assumed, in their order"
+_MOST_HOLES = 0.01  # of a brain mask and its holes
+_HOLES = (
+    "{:.2g} % of the brain mask are holes, where nothing is judged, and the opening removes more "
+    "of a lesion around them: fill the holes (scipy.ndimage.binary_fill_holes)"
+)
 _ONE_TISSUE = "the tissue map has {} alone, no fluid; a brain mask is for --mask (column brain)"
 _BVEC = "bvec=…, --bvec; the column bvec of a table; or a file .bvec beside the image, of its name"
 
@@ -358,7 +364,10 @@ def prepare_scan(
             f"{series.name}: its tissue map has no white or gray matter in the brain, so nothing "
             "would be scored; check that it belongs to this scan, and what its numbers stand for"
         )
-    one_tissue = ""
+    one_tissue = holes = ""
+    if "brain" in given:
+        share = 1 - stored["brain"].sum() / ndimage.binary_fill_holes(stored["brain"]).sum()
+        holes = _HOLES.format(100 * share) if share > _MOST_HOLES else ""
     if "tissue" in given:
         labels = maps["tissue"][maps["brain"]]
         # A mask of white matter may be meant, and is far smaller than the brain.
@@ -375,6 +384,7 @@ def prepare_scan(
         "unused": channels.unused,
         "assumed": channels.assumed,
         "one_tissue": one_tissue,
+        "holes": holes,
         "brain": _BRAIN_SOURCES[mask if isinstance(mask, bool) else None],
         "voxels": int(brain.sum()),
         "voxels_too_dark": n_dark,

@@ -75,9 +75,11 @@ def step_bar(
             is_over.set()
 
 
-def progress(rows: Iterable[Any], total: int, label: str | None = None) -> Iterator[Any]:
+def progress(
+    rows: Iterable[Any], total: int, label: str | None = None, unit: str = "case"
+) -> Iterator[Any]:
     """Iterate over cases with a bar in a terminal, and with lines now and then elsewhere."""
-    with step_bar(total, "case", label) as count:
+    with step_bar(total, unit, label) as count:
         for row in rows:
             yield row
             count()

@@ -112,7 +112,8 @@ def evaluate_segmentations(
     random_state : int, RandomState or None, default=0
         Seed of controls and of bootstrap samples.
     verbose : bool, default=False
-        Whether a bar, or lines without a terminal, show how many scans are compared.
+        Whether bars, or lines without a terminal, show how many scans are compared, and of how
+        many methods the curves are drawn.
 
     Returns
     -------
@@ -228,10 +229,10 @@ def evaluate_segmentations(
     draws: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed.sequence("froc")}
     cases_of_parts = {part: by_scan["case"][mask].unique() for part, mask in parts.items()}
     curves, froc, matched, calibrations = {}, {}, [], []
-    for name, method in methods.items():
-        volumes = method.probabilities
-        if volumes is None:
-            continue
+    graded = [item for item in methods.items() if item[1].probabilities is not None]
+    labels = {"label": "curves", "unit": "method"}
+    for name, method in progress(graded, len(graded), **labels) if verbose else graded:
+        volumes: Any = method.probabilities
         given: dict[str, Any] = {"min_voxels": method.min_voxels}
         if name not in reserved:
             table = reader_scores.matched_table(truths, volumes, cases_of_parts, statuses, **given)

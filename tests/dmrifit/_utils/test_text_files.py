@@ -1,6 +1,5 @@
 """Files of text that a person could have written."""
 
-
 import pytest
 
 from dmrifit._utils import text_files
@@ -24,8 +23,7 @@ def test_files_too_large_for_a_person_and_those_that_cannot_be_reached_are_not_r
 
 
 @pytest.mark.parametrize(
-    ("text", "content"),
-    [('{"a": [1]}', {"a": [1]}), ("[1]", None), ('{"a":', None), ("[" * 10**5, None), (None, None)],
+    ("text", "content"), [('{"a": [1]}', {"a": [1]}), ("[1]", None), ('{"a":', None), ("[" * 10**5, None), (None, None)]
 )
 def test_a_json_file_that_is_no_object_is_as_good_as_none(tmp_path, text, content):
     path = tmp_path / "record.json"

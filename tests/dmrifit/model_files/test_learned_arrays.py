@@ -5,11 +5,7 @@ import copy
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
-from sklearn.ensemble import (
-    HistGradientBoostingRegressor,
-    IsolationForest,
-    RandomForestRegressor,
-)
+from sklearn.ensemble import HistGradientBoostingRegressor, IsolationForest, RandomForestRegressor
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
@@ -31,7 +27,9 @@ SOUND = {
     "slNN": make_regressor("slNN"),
     "constant": make_regressor("constant"),
     "without intercept": LinearRegression(fit_intercept=False),
-    "components": make_pipeline(MinMaxScaler(), PCA(n_components=2, whiten=True), RandomForestRegressor(n_estimators=2)),
+    "components": make_pipeline(
+        MinMaxScaler(), PCA(n_components=2, whiten=True), RandomForestRegressor(n_estimators=2)
+    ),
     "robust": make_pipeline(RobustScaler(), Ridge()),
     "isolation": IsolationForest(n_estimators=3),
 }

@@ -211,7 +211,7 @@ def test_segmentations_are_compared_with_controls(table, synthetic_cases, segmen
     monkeypatch.setattr("dmrifit._utils.progress._SECONDS_BETWEEN_LINES", 0)
     evaluate(table, {"first": segmentations}, tmp_path / "compared", figures=0)
     output, progress = capsys.readouterr()
-    assert "compare 3/3 cases" in progress
+    assert "curves 4/4 methods" in progress.partition("compare 3/3 cases")[2]
     labels = ("share found (strict)", "precision (strict)", "F1 (strict)", "wrong findings per scan (strict)")
     assert " ".join(labels) in " ".join(output.split())
     assert "synthetic scans: no clinical result" in output
