@@ -14,7 +14,7 @@ from dmrifit.predict.conformal import predictor_lines
 
 def test_series_are_looked_at_and_compared(run, output_of, cases, model, tmp_path):
     stored = load_model(model)
-    assert predictor_lines(stored, model)[-1] == "trained on synthetic data: no clinical use"
+    assert predictor_lines(stored, model)[-1] == "trained on synthetic data: not for clinical use"
     found, well, compared = (tmp_path / name for name in ("found", "well", "compared"))
     out = output_of("detect", model, cases / "gliomas.tsv", "--out", found, "--no-figure")
     assert out.index("2 scans") < out.index("synthetic scans: no clinical result")
