@@ -208,7 +208,7 @@ def train(
     n_held_out = len(series) - model.n_scans_
     more = _TEXTS("held_out", n=n_held_out) if n_held_out else ""
     if published:
-        changed = ", ".join(given(epochs=epochs) | parameters) or "nothing"
+        changed = ", ".join(given(epochs=epochs) | parameters) or "none"
         detector = _TEXTS("published", detector=detector, changed=changed)
     words = {"detector": detector, "size": size, "channels": channels, "aim": aim, "more": more}
     values = {"n_scans": model.n_scans_, "threshold": threshold, "out": files.out}

@@ -416,7 +416,7 @@ def _check_study(out: Path, estimators: Mapping[str, Any], *, controls: bool) ->
         raise ValueError(
             f"{out} holds a comparison that also has {first_few(dropped)}, which would "
             "disappear from its tables and report; repeat the options that made it "
-            f"({study['command']}), choose another folder, or --overwrite"
+            f"({study.get('command', 'of the folder')}), choose another folder, or --overwrite"
         )
 
 

@@ -86,8 +86,8 @@ def fit(
     by_te: Fit S0 and f of --model adc, kurtosis or ivim at each echo time, without a model of T2.
     mask FILE|auto|none|PATTERN: Voxels to fit; by default (none) all that are nonzero in any
         volume (NaN counts as 0). auto finds the body or head by median Otsu. For many scans one
-        file, if all are on its grid, or a pattern in quotes, relative to the BIDS folder, such as
-        'derivatives/masks/sub-*/**/*_mask.nii.gz'.
+        file on the grid of all, whose name is of none of them, or a pattern in quotes, relative to
+        the BIDS folder, such as 'derivatives/masks/sub-*/**/*_mask.nii.gz'.
     sigma NUMBER|FILE|estimate|PATTERN: Standard deviation of the noise, a number or an image; the
         fit then models the noise floor. estimate measures the noise in an image that is not
         denoised (for denoised images, name the noise map from dmrifit preprocess).

@@ -102,8 +102,9 @@ def fit_many(
             top = Path() if Path(value).is_file() else root
             patterns[role] = match_files(f"--{role}", str(value), scans, top)
             shared = (top / value).absolute()
-            # Of no scan by its name; the fit of each scan checks that it is on the scan's grid.
-            if shared.is_file() and not any(patterns[role].values()):
+            # Of no person by its name; the fit of each scan checks that it is on the scan's grid.
+            is_of_none = "sub-" not in shared.name and not any(patterns[role].values())
+            if shared.is_file() and is_of_none:
                 patterns[role] = dict.fromkeys(patterns[role], shared)
                 say(f"using {role} {value} for {counted(len(scans), 'scan')}")
     if out.is_dir() and any(out.samefile(image) for image in images if image.is_dir()):

@@ -233,7 +233,7 @@ def roi(
     at each bound and in doubt (doubtful). All of these include the voxels in doubt, which the
     medians of pages and of fits.tsv leave out. Of ivim in two steps (method segmented), the
     intervals leave out the bias: perfusion that is left at the b-values of the first step raises
-    Dt and lowers f, less with a higher threshold (for regions, fit with --threshold 150 or more).
+    Dt and lowers f, less with a higher threshold (fit --threshold, for regions at least 150).
     Scans of different thresholds (column threshold), which are named, must not be compared.
     Where a table names two visits of a subject, a second table gives the repeatability of the
     medians: within-subject standard deviation and coefficient of variation, and the repeatability

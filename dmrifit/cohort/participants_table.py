@@ -56,6 +56,9 @@ _OPTIONAL_COLUMNS = ("te", "cohort", "synthetic")
 # Shorter curves may agree by chance, where signals are written with few digits.
 _FEWEST_TELLING = 4
 
+# How b-values of a table are kept apart.
+_TO_SEPARATE = "read the table in Python, by Cohort.read(table, b_tolerance={:g})"
+
 # What is wrong with a cell in which both may stand.
 _NO_NUMBER = "is neither a number nor a file"
 
@@ -241,7 +244,7 @@ def _scan_of(
         if protocol.directions is None and not is_again.any():
             average = None
         if average is not None and b_tolerance is None:
-            protocol = _rounded(protocol, where)
+            protocol = nominal_protocol(protocol, where, _TO_SEPARATE)
         return Scan(
             row["patient"],
             images,
@@ -292,7 +295,7 @@ def _images_of(
     return image, Protocol.read(bval, te, bvec)
 
 
-def _rounded(protocol: Protocol, where: str) -> Protocol:
+def nominal_protocol(protocol: Protocol, where: str, to_separate: str) -> Protocol:
     """Round b-values that were meant to be equal; warn where they may differ on purpose."""
     rounded = protocol.rounded(_B_TOLERANCE, nominal=True)
     for b in np.unique(rounded.b):
@@ -301,13 +304,9 @@ def _rounded(protocol: Protocol, where: str) -> Protocol:
         is_doubtful = members[-1] >= _B_TOLERANCE or (counts > 1).sum() > 1
         if is_doubtful and np.ptp(members) > 0.05 * members[-1]:
             values = ", ".join(f"{value:g}" for value in members)
-            tolerance = min(1.0, 0.25 * float(np.diff(members).min()))
-            warnings.warn(
-                f"{where}: measurements at b = {values} s/mm² are averaged as one; "
-                f"give b_tolerance={tolerance:g} to Cohort.read in Python if these values differ "
-                "on purpose; the commands have no option for it",
-                stacklevel=5,
-            )
+            remedy = to_separate.format(min(1.0, 0.25 * float(np.diff(members).min())))
+            text = f"{where}: measurements at b = {values} s/mm² are averaged as one"
+            warnings.warn(f"{text}; if they differ on purpose, {remedy}", stacklevel=5)
     return rounded
 
 

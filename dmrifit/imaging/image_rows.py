@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted
+from dmrifit.cohort.participants_table import nominal_protocol
 from dmrifit.cohort.patches import neighborhoods, with_signal
 from dmrifit.cohort.scaling import PatientScale, reference_columns
 from dmrifit.engine.means import mean_of_finite
@@ -61,6 +62,9 @@ def source_volumes(
     tolerance = {} if b_tolerance is None else {"b_tolerance": b_tolerance}
     contrasts = protocol
     if average is not None:
+        # As those of the training scans were, unless the model tells such b-values apart.
+        if b_tolerance is None and np.array_equal(source.rounded(nominal=True).b, source.b):
+            protocol = nominal_protocol(protocol, series.name, "give b_tolerance={:g}")
         contrasts = average_directions(np.ones(len(protocol)), protocol, mean=average)[1]
     try:
         columns = source.indices_in(contrasts, **tolerance)

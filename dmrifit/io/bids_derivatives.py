@@ -401,6 +401,8 @@ def summarize_bounds(
         entry = sidecar["Parameters"][parameter.name]
         entry["Bounds"] = _finite_bounds(bounds)
         entry["ShareAtBounds"] = {"Lower": float(is_low.mean()), "Upper": float(is_high.mean())}
+        if sum(entry["ShareAtBounds"].values()) > 0.5:
+            entry["BelievedMedian"] = None
 
 
 def _finite_bounds(bounds: tuple[float, float]) -> list[float | None]:

@@ -459,7 +459,7 @@ def check_names(names: Mapping[str, str]) -> None:
         if name.strip() in NOTHING or name != name.strip() or not name.isprintable():
             raise ValueError(
                 f"{noun} {name!r}: a name in a table has letters, digits or signs, "
-                "and no tab or line break; nan and n/a are missing values: rename it"
+                "and no tab or line break, and nan and n/a are missing values: rename it"
             )
 
 

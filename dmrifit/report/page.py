@@ -381,7 +381,7 @@ def capital(text: str) -> str:
 def sentence(text: str, names: Collection[str] | None = None) -> str:
     """Begin a text with a capital letter, unless with a name, by default one with a colon."""
     # A terminal and the values of options have hyphens, which can be copied into commands.
-    text = re.sub(r"(--\S+ -)| -(?=[\d.])", lambda match: match[1] or " −", text)
+    text = re.sub(r"(--\S+(?: -[\d.]\S*)+)| -(?=[\d.])", lambda match: match[1] or " −", text)
     first = text.split(" ", 1)[0]
     is_name = first.endswith(":") if names is None else first in names
     begun = text if is_name else capital(text)

@@ -314,11 +314,11 @@ def value_lines(sidecar: Mapping[str, Any]) -> Iterator[str]:
             meaning = f" ({entry['Meaning']})" if "Meaning" in entry else ""
             intervals.append(f"{parameter}{meaning} {entry['Interval']}")
         elif "Quartiles" in entry and "Status" not in sidecar:
-            median = significant(entry["Quartiles"][1])
-            medians.append(f"{parameter} {median} {short_unit(entry['Units'])}".rstrip())
+            words = entry["Quartiles"][1], short_unit(entry["Units"])
+            medians.append(f"{parameter} {verdict.believed_median(entry, *words)}")
     if intervals:
         yield f"95 % intervals, with doubts (medians of their ends): {'; '.join(intervals)}"
-    if medians:
+    elif medians:
         yield f"medians: {'; '.join(medians)}"
 
 

@@ -89,7 +89,7 @@ def parameter_lights(
     return Lights(*_TEXTS["headings" if doubt else "plain_headings"], *lights)
 
 
-def believed_median(entry: Mapping[str, Any], median: float = np.nan, *, unit: str = "") -> str:
+def believed_median(entry: Mapping[str, Any], median: float = np.nan, unit: str = "") -> str:
     """Write the median of a parameter without doubts, or where doubts are unknown, the median."""
     believed = entry.get("BelievedMedian", median)
     text = str(_TEXTS["too_few"]) if believed is None else significant(believed)
@@ -109,7 +109,7 @@ def fit_sentences(sidecar: Mapping[str, Any]) -> list[str]:
     if air >= _SOME_AIR:
         text = _TEXTS("left_out", air=percent(air))
         if "mask" in remedies(sidecar):
-            text += "; --mask auto leaves it out of the fit, too"
+            text += "; --mask auto leaves it out of the fit, too, and perhaps dim tissue"
         sentences.append(text)
     for reason, n in sidecar.get("NotFitted", {}).get("Reasons", {}).items():
         sentences.append(f"not fitted: {counted(n, 'voxel')} {reason}")

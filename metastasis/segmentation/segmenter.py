@@ -532,11 +532,10 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
             if stored != own:
                 words = stored if isinstance(stored, str) else ",".join(map(str, stored))
                 # The command has no option for factors.
-                option = "" if name == "low_resolution" else f" (train: --{name} {words})"
+                option = f"in Python: {stored}" if name == "low_resolution" else f"--{name} {words}"
                 raise ValueError(
-                    f"training cannot begin with {self.warm_start_from}, whose network has "
-                    f"{name}={stored!r}, and this one {own!r}; give "
-                    f"DeepMedicSegmenter({name}={stored!r}){option}"
+                    f"training cannot begin with {self.warm_start_from}, whose network has the "
+                    f"{name} {stored!r}, and this one {own!r}; give the same {name} ({option})"
                 )
         return model
 

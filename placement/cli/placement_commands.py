@@ -106,7 +106,7 @@ def case_line(name: str, content: Mapping[str, Any], command: str) -> str:
 
 def broken(line: str) -> str:
     """Break a line at 100 columns, but no command, which is copied, nor a number with its unit."""
-    whole = r"dmrifit-placement prescribe .+? --angles=[^ )]+| (?=[%×]|m[mL]\b)|(?<=×) "
+    whole = r"dmrifit-placement prescribe .+? --angles=[^ )]+| (?=[%×]|m[mL]\b)|(?<=[×≥=]) "
     line = re.sub(whole, lambda found: found[0].replace(" ", "\0"), line)
     text = textwrap.fill(
         line, 100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
@@ -334,7 +334,7 @@ def prescribe(
         raise ValueError(_TEXTS("outside_scan", center=place, scan=scene.name))
     check_angles(voxel.angles, "the angles")
     options = displacement.of_prescription()
-    options |= {"force": force, "figure": figure, "overwrite": overwrite, "placed_by": "hand"}
+    options |= {"force": force, "figure": figure, "overwrite": overwrite, "placed_by": "numbers"}
     command = prescribe_command(row, region, displacement)
     content = write_prescription(voxel, scene, out, **case_remarks(row, scene), **options)
     typer.echo(broken(case_line(scene.name, content, command)))

@@ -20,7 +20,7 @@ flair_target: Take FLAIR-bright tissue (edema, too) for the target of tumors in 
     labeled as enhancing, or solid tumor is below the smallest volume.
 force REASON: Write numbers for consoles although less than half of the box is target, or
     brain.
-image: Image for the figures (a single case).
+image: Image for the figures, in which the brain is found where --brain names none (a single case).
 include LABELS: Labels that count as tumor, such as 3,4.
 labels SCHEME|FILE: What the values of the tumor file mean: brats2013, brats2017 (to 2022),
     brats2023 (metastases), or a table (.tsv) with the columns index and name. The target is then

@@ -103,7 +103,7 @@ def test_what_the_expectation_depends_on_is_learned_from_the_table(cases, tmp_pa
 @pytest.mark.deep
 def test_networks_are_trained_by_their_names(run, output_of, cases, tmp_path):
     pytest.importorskip("torch")
-    published = "dae with the published settings (changed: epochs, widths, latent_dim)"
+    published = "dae with the published settings (others: epochs, widths, latent_dim)"
     small = ("--published", "--set", "widths=[2,2]", "--set", "latent_dim=4")
     for name, title, options in (("dae", published, small), ("recdisc", "recdisc", ())):
         out = tmp_path / f"{name}.dmrifit"

@@ -223,6 +223,8 @@ def test_several_images_and_a_glob_are_fitted_each_into_its_folder(bids, run, er
     assert (tmp_path / "a" / "sub-02" / "sub-02_model-adc_param-ADC_dwimap.nii.gz").is_file()
     printed = run("fit", "bids", *options, "d", "--mask", "other.nii.gz")[1]
     assert re.search("failed: sub-02: .*other.nii.gz has 5 × 5 × 4 voxels and .*sub-02_dwi.nii.gz has 6 × 5 × 4", printed)
+    nib.save(mask, tmp_path / "sub-09_mask.nii.gz")
+    assert "no file of this scan" in error_of("fit", *images, "--mask", tmp_path / "sub-09_mask.nii.gz", "--out", tmp_path / "d")
     output_of("fit", bids / "sub-0*" / "dwi" / "*_dwi.nii.gz", "--no-quicklook", "--out", tmp_path / "b")
     assert fits(tmp_path / "b")["name"].tolist() == ["sub-01", "sub-02", *[f"sub-04_echo-{n}" for n in (1, 2, 3)]]
     output_of("fit", images[0].parent, "--no-quicklook", "--out", tmp_path / "folder")

@@ -847,6 +847,14 @@ def test_directions_are_averaged_before_a_prediction(image, signals):
     assert contrasts == SOURCE
     made = predict_image(estimator, twice, protocol=protocol, average="geometric")
     same(made, predict_image(estimator, nib.Nifti1Image(averaged, AFFINE)))
+    # b = 10 counts as 0, as in a table of training scans.
+    low = np.concatenate([signals, 0.25 * signals[..., [0, 0]]], axis=-1)
+    options = {"protocol": Protocol([*SOURCE.b, 10, 10]), "average": "arithmetic"}
+    with pytest.warns(UserWarning, match="b = 0, 10 s/mm² are averaged as one; if they differ on purpose, give b_tol"):
+        made = predict_image(estimator, nib.Nifti1Image(low, AFFINE), **options)
+    joined = np.concatenate([0.5 * signals[..., :1], signals[..., 1:]], axis=-1)
+    same(made, predict_image(estimator, nib.Nifti1Image(joined, AFFINE)))
+    same(predict_image(estimator, nib.Nifti1Image(low, AFFINE), b_tolerance=1, **options), predict_image(estimator, image))
     with pytest.raises(ValueError, match="need the protocol"):
         predict_image(estimator, image, average="geometric")
 

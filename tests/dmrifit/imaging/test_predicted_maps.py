@@ -64,6 +64,8 @@ def test_maps_of_intervals_are_those_of_the_scaled_voxels(intervals, inputs):
     assert np.isnan(data(maps["typicality"])[~inside]).all()
     plain = predict_image(intervals.estimator_, image, mask=mask)
     assert set(plain) == set(NAMES)
+    is_at_bound = sum(plain.sidecar["Parameters"]["T2v"]["ShareAtBounds"].values()) > 0.5
+    assert ("T2v – (under 10 % left, or most at a bound)" in str(plain.advice())) == is_at_bound
     np.testing.assert_array_equal(data(plain["Dt"]), data(maps["Dt"]))
 
 
@@ -93,6 +95,7 @@ def test_a_saved_model_writes_intervals_and_says_what_they_are_worth(intervals, 
     for sentence in [*maps.advice(), *bound_cells(entry)]:
         assert sentence.replace("<", "&lt;") in text
     assert any("T2v (100 %)" in sentence for sentence in maps.advice())
+    assert "medians: " not in str(maps.advice())
 
 
 def test_intervals_learned_without_sigma_refuse_it(intervals, inputs):

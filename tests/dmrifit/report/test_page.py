@@ -49,7 +49,7 @@ def test_text_is_escaped_and_markup_is_not():
 
 
 def test_sentences_have_the_minus_signs_of_tables_but_for_values_of_options():
-    assert sentence("x from -1.5 to -.2 in scan-1 (--at -2)") == "X from −1.5 to −.2 in scan-1 (--at -2)."
+    assert sentence("x from -1.5 to -.2 in scan-1 (--at -2 -3)") == "X from −1.5 to −.2 in scan-1 (--at -2 -3)."
 
 
 def test_cells_are_the_values_of_records_by_the_formats_of_their_columns(tab, tmp_path):

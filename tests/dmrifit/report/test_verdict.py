@@ -86,7 +86,7 @@ def test_sentences_of_a_fit_name_warnings_doubts_air_and_lost_voxels_once():
     assert sentences == [
         gain,
         "K is uncertain.",
-        f"{AIR}; --mask auto leaves it out of the fit, too",
+        f"{AIR}; --mask auto leaves it out of the fit, too, and perhaps dim tissue",
         "not fitted: 2 voxels with a negative value",
     ]
     assert prose(sentences, sidecar)[1::2] == ["K is uncertain.", "Not fitted: 2 voxels with a negative value."]

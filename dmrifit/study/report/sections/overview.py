@@ -191,7 +191,7 @@ def times(board: Board) -> Iterator[Any]:
     table = table.sort_values("algorithm", key=lambda names: names.map(is_control), kind="stable")
     yield Table(table, _TEXTS("times", size=board.size(board.scores)))
     yield "Training, prediction and the fit of the prediction, one thread for linear algebra."
-    if "models" in board.study:
+    if board.study.keys() >= {"seconds", "models"}:
         yield _TEXTS("last_run", seconds=board.study["seconds"], **board.study["models"])
 
 
