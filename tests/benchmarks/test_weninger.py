@@ -248,8 +248,7 @@ def test_tables_of_an_evaluation_are_what_the_board_reads():
     quiet = [0.1 * rng.random(case.shape) * case.brain for case in healthy]
     noise = [0.1 * rng.random(case.shape) * case.brain for case in cases]
     sharp, dull = (
-        [values + contrast * case.lesion for values, case in zip(noise, cases, strict=True)]
-        for contrast in (0.3, 0.05)
+        [values + contrast * case.lesion for values, case in zip(noise, cases, strict=True)] for contrast in (0.3, 0.05)
     )
     methods = {
         REFERENCE: sharp, "z, two-sided": sharp, OWN: sharp, "PCA": dull, "DAE sigmoid 8": dull, "DAE sigmoid 4": dull,

@@ -1,6 +1,5 @@
 """Alignment of scans to a mean: known shifts, sizes and warps are found, lesions do not pull."""
 
-
 import numpy as np
 import pytest
 from scipy import ndimage

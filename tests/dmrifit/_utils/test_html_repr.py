@@ -76,8 +76,7 @@ def test_a_fit_of_a_region_prints_in_one_line():
     signals = MODELS["adc"].signal([[100.0, 1.0], [200.0, 2.0], [300.0, 3.0]], protocol)
     result = fit_voxels(np.vstack([signals, np.zeros((1, 4))]), protocol, "adc")
     assert repr(result) == (
-        "<FitResult of adc: 4 voxels: 3 converged, 1 not fitted; "
-        "medians without doubts S0 200 a.u., ADC 2 µm²/ms>"
+        "<FitResult of adc: 4 voxels: 3 converged, 1 not fitted; medians without doubts S0 200 a.u., ADC 2 µm²/ms>"
     )
     assert repr(fit_voxels(np.zeros((1, 4)), protocol, "adc")) == (
         "<FitResult of adc: 1 voxel: 1 not fitted; medians without doubts S0 – a.u., ADC – µm²/ms>"

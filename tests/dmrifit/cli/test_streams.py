@@ -51,8 +51,7 @@ needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Li
 
 
 @pytest.mark.parametrize(
-    "streams",
-    ["2>&-", pytest.param("2>/dev/full", marks=needs_full), ">&- 2>&-", "<&- >&- 2>&-", "| true"],
+    "streams", ["2>&-", pytest.param("2>/dev/full", marks=needs_full), ">&- 2>&-", "<&- >&- 2>&-", "| true"]
 )
 def test_a_stream_that_takes_nothing_costs_no_result(shell, streams):
     code, _, result = shell("write out.txt", streams)

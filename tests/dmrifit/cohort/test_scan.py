@@ -92,8 +92,7 @@ def test_files_are_read_when_they_are_asked_for_and_loaded_scans_need_none(signa
 
 
 @pytest.mark.parametrize(
-    ("average", "mean"),
-    [("geometric", lambda s: np.exp(np.log(s).mean(-1))), ("arithmetic", lambda s: s.mean(-1))],
+    ("average", "mean"), [("geometric", lambda s: np.exp(np.log(s).mean(-1))), ("arithmetic", lambda s: s.mean(-1))]
 )
 def test_measurements_of_about_one_b_value_are_averaged(mask, average, mean):
     b = np.array([0, 999.2, 1000, 0.5, 1000, 500])

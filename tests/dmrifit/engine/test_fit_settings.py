@@ -16,9 +16,7 @@ T2 = MODELS["t2-ivim-kurtosis"]
 def test_settings_are_the_options_of_a_fit_with_their_defaults():
     options = inspect.signature(fit_voxels).parameters
     keywords = {
-        name: option.default
-        for name, option in options.items()
-        if option.kind is inspect.Parameter.KEYWORD_ONLY
+        name: option.default for name, option in options.items() if option.kind is inspect.Parameter.KEYWORD_ONLY
     }
     measured = {"noise": None, "n_averaged": 1.0, "counts": None, "is_denoised": False}
     assert vars(FitSettings()) == keywords | measured
@@ -116,7 +114,8 @@ D = parameter_of("D", MODELS["kurtosis"])
         *((parameter_of("K"), kurtosis) for kurtosis in (-0.5, 0.0, 8.0)),
         *((parameter_of("T2t"), time) for time in (5.0, 300.0, 2000.0)),
         *((APPARENT, diffusivity) for diffusivity in (0.0, 0.02, 20.0)),
-        (parameter_of("S0"), 1e6), (parameter_of("dR2", RELATIVE), -0.1),
+        (parameter_of("S0"), 1e6),
+        (parameter_of("dR2", RELATIVE), -0.1),
     ],
 )
 def test_unusual_fixed_values_are_accepted(parameter, value):

@@ -87,13 +87,12 @@ def test_places_stay_where_they_are_on_another_grid():
     assert nib.aff2axcodes(prepared.image.affine) == ("R", "A", "S")
     values, inner = np.asarray(prepared.image.dataobj), (slice(2, -2),) * 3
     index = np.indices(values.shape)
-    world = (np.tensordot(prepared.image.affine[:3, :3], index, 1) + prepared.image.affine[:3, 3, None, None, None])
+    world = np.tensordot(prepared.image.affine[:3, :3], index, 1) + prepared.image.affine[:3, 3, None, None, None]
     expected = world[0] + 2 * world[1] - world[2] + 500
     np.testing.assert_allclose(values[inner], expected[inner], atol=0.01)
     sure = np.abs(expected - 440) > 8
     np.testing.assert_array_equal(
-        np.asarray(prepared.label.dataobj)[inner][sure[inner]],
-        (expected > 440)[inner][sure[inner]],
+        np.asarray(prepared.label.dataobj)[inner][sure[inner]], (expected > 440)[inner][sure[inner]]
     )
 
 

@@ -111,8 +111,7 @@ def test_a_given_network_is_told_its_neighborhood_unless_it_has_one():
 
 
 @pytest.mark.parametrize(
-    ("name", "library", "extra"),
-    [("GBR", "xgboost", "boost"), ("CNN", "torch", "deep"), ("ViT", "torch", "deep")],
+    ("name", "library", "extra"), [("GBR", "xgboost", "boost"), ("CNN", "torch", "deep"), ("ViT", "torch", "deep")]
 )
 def test_a_missing_library_is_named_with_the_command(name, library, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", sys.modules.get("torch", sys))

@@ -51,8 +51,7 @@ def test_the_share_of_a_ball_in_a_voxel_is_that_of_27_points_and_is_cut_at_the_b
     nodule = ball(5.0, core=0.6)
     window, filled, core = shares(nodule, GRID)
     points = centers(window)[..., None, :] + np.stack(
-        np.meshgrid(*(step * np.array([-1, 0, 1]) / 3 for step in GRID.spacing), indexing="ij"),
-        axis=-1,
+        np.meshgrid(*(step * np.array([-1, 0, 1]) / 3 for step in GRID.spacing), indexing="ij"), axis=-1
     ).reshape(27, 3)
     distance = np.linalg.norm(points - nodule.center, axis=-1)
     np.testing.assert_allclose(filled, (distance < 5).mean(axis=-1), atol=1e-6)
