@@ -532,7 +532,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
             if stored != own:
                 words = stored if isinstance(stored, str) else ",".join(map(str, stored))
                 # The command has no option for factors.
-                option = f"in Python: {stored}" if name == "low_resolution" else f"--{name} {words}"
+                option = "in Python" if name == "low_resolution" else f"--{name} {words}"
                 raise ValueError(
                     f"training cannot begin with {self.warm_start_from}, whose network has the "
                     f"{name} {stored!r}, and this one {own!r}; give the same {name} ({option})"

@@ -60,7 +60,6 @@ def test_a_prepared_folder_is_a_case_on_one_grid(visits, aligned, tmp_path):
     np.testing.assert_allclose(record["PriorMatrix"], visits[1])
     assert "shows" not in str(record["Notes"])
     prior = nib.load(visits[0] / "earlier.nii.gz")
-    # Of fewer slices.
     prior = prior.slicer[..., : prior.shape[2] // 2]
     notes = prepare_scan(visits[0] / "now.nii.gz", prior=prior, brain=visits[0] / "mask.nii.gz", out=tmp_path).notes
     assert re.search(r"the prior scan .* shows \d\d % of the brain", str(notes))

@@ -173,7 +173,7 @@ def test_training_cannot_begin_with_another_network_or_class(cohort, fitted, tmp
     save_model(fitted, tmp_path / "start.dmrifit")
     for change, words in (
         ({"widths": (4, 8)}, r"has the widths \(4, 6\), and this one \(4, 8\); give the same widths \(--widths 4,6\)$"),
-        ({"low_resolution": (2,)}, r"has the low_resolution \(3,\), .* \(2,\); give .* \(in Python: \(3,\)\)$"),
+        ({"low_resolution": (2,)}, r"has the low_resolution \(3,\), .* \(2,\); give .* low_resolution \(in Python\)$"),
         ({"dense": (9,)}, r"cannot begin with .*start.dmrifit: .* differ; give the parameters"),
     ):
         with pytest.raises(ValueError, match=words):
