@@ -103,8 +103,7 @@ def fit_many(
             patterns[role] = match_files(f"--{role}", str(value), scans, top)
             shared = (top / value).absolute()
             # Of no person by its name; the fit of each scan checks that it is on the scan's grid.
-            is_of_none = "sub-" not in shared.name and not any(patterns[role].values())
-            if shared.is_file() and is_of_none:
+            if shared.is_file() and "sub-" not in shared.name and not any(patterns[role].values()):
                 patterns[role] = dict.fromkeys(patterns[role], shared)
                 say(f"using {role} {value} for {counted(len(scans), 'scan')}")
     if out.is_dir() and any(out.samefile(image) for image in images if image.is_dir()):

@@ -314,8 +314,9 @@ def value_lines(sidecar: Mapping[str, Any]) -> Iterator[str]:
             meaning = f" ({entry['Meaning']})" if "Meaning" in entry else ""
             intervals.append(f"{parameter}{meaning} {entry['Interval']}")
         elif "Quartiles" in entry and "Status" not in sidecar:
-            words = entry["Quartiles"][1], short_unit(entry["Units"])
-            medians.append(f"{parameter} {verdict.believed_median(entry, *words)}")
+            unit = short_unit(entry["Units"])
+            text = verdict.believed_median(entry, entry["Quartiles"][1], unit=unit)
+            medians.append(f"{parameter} {text}")
     if intervals:
         yield f"95 % intervals, with doubts (medians of their ends): {'; '.join(intervals)}"
     elif medians:

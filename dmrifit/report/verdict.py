@@ -89,7 +89,7 @@ def parameter_lights(
     return Lights(*_TEXTS["headings" if doubt else "plain_headings"], *lights)
 
 
-def believed_median(entry: Mapping[str, Any], median: float = np.nan, unit: str = "") -> str:
+def believed_median(entry: Mapping[str, Any], median: float = np.nan, *, unit: str = "") -> str:
     """Write the median of a parameter without doubts, or where doubts are unknown, the median."""
     believed = entry.get("BelievedMedian", median)
     text = str(_TEXTS["too_few"]) if believed is None else significant(believed)
