@@ -333,8 +333,8 @@ def prescribe(
         place = ", ".join(f"{x:g}" for x in voxel.center)
         raise ValueError(_TEXTS("outside_scan", center=place, scan=scene.name))
     check_angles(voxel.angles, "the angles")
-    options = displacement.of_prescription()
-    options |= {"force": force, "figure": figure, "overwrite": overwrite, "placed_by": "numbers"}
+    options = displacement.of_prescription() | {"placed_by": "numbers given to prescribe"}
+    options |= {"force": force, "figure": figure, "overwrite": overwrite}
     command = prescribe_command(row, region, displacement)
     content = write_prescription(voxel, scene, out, **case_remarks(row, scene), **options)
     typer.echo(broken(case_line(scene.name, content, command)))
