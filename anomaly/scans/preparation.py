@@ -50,10 +50,7 @@ _TISSUE_SOURCES = {True: "estimated", False: "none", None: "given"}
 #: What is taken for granted of a scan without directions, and how they are given.
 _ASSUMED = "its directions are unknown: those of the model's training are assumed, in their order"
 _MOST_HOLES = 0.01  # of a brain mask and its holes
-_HOLES = (
-    "{:.2g} % of the brain mask are holes, where nothing is judged, and the opening removes more "
-    "of a lesion around them: fill the holes (scipy.ndimage.binary_fill_holes)"
-)
+_HOLES = "{:.2g} % of the brain mask are holes, not judged: fill them (ndimage.binary_fill_holes)"
 _ONE_TISSUE = "the tissue map has {} alone, no fluid; a brain mask is for --mask (column brain)"
 _BVEC = "bvec=…, --bvec; the column bvec of a table; or a file .bvec beside the image, of its name"
 

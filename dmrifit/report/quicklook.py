@@ -303,6 +303,7 @@ def bound_cells(entry: Mapping[str, Any]) -> list[str]:
 def value_lines(sidecar: Mapping[str, Any]) -> Iterator[str]:
     """Say in lines which parameters stand at their bounds, and their intervals or medians."""
     intervals, medians = [], []
+    widths = sidecar.get("Intervals", {}).get("Parameters", {})
     for parameter, entry in sidecar.get("Parameters", {}).items():
         # None of a fixed parameter.
         shares_at_ends = entry.get("ShareAtBounds", {}).items()
@@ -316,7 +317,8 @@ def value_lines(sidecar: Mapping[str, Any]) -> Iterator[str]:
         elif "Quartiles" in entry and "Status" not in sidecar:
             unit = short_unit(entry["Units"])
             text = verdict.believed_median(entry, entry["Quartiles"][1], unit=unit)
-            medians.append(f"{parameter} {text}")
+            if widths.get(parameter, {}).get("Determined", True):
+                medians.append(f"{parameter} {text}")
     if intervals:
         yield f"95 % intervals, with doubts (medians of their ends): {'; '.join(intervals)}"
     elif medians:
