@@ -249,7 +249,7 @@ def test_sensitivities_are_said_only_of_a_model_used_as_measured(output_of, tabl
     files = (path, table) if command == "segment" else (path, other, table)
     option, unlike = ("--threshold", "0.9999") if command == "segment" else ("--thresholds", "0.9999,1")
     same, find = ("1", "this model finds") if command == "segment" else ("1,1", "these models find")
-    known = "on implants 80 % of all and 70 % of those"
+    known = "on implants (synthetic lesions) 80 % of all and 70 % of those"
     other = f"figures at threshold {unlike} are unknown; at {same}, as measured, {known}".replace(",1", " and 1")
     for words, text in ((), known), ((option, same), known), ((option, unlike), other), (["--flips"], f"{find} is un"):
         said = output_of(command, *files, *words, "--no-figure", "--overwrite", "--out", tmp_path / "out")

@@ -16,7 +16,7 @@ def test_the_card_of_the_model_tells_what_findings_and_none_mean(tmp_path):
     assert findings_in_words(0, {}, n_models=2).endswith("small metastases these models find is unknown")
     card.write_text(json.dumps({"figures": {"sensitivity": 0.8, "sensitivity_small": 0.614}, "data": "…"}))
     assert findings_in_words(0, model_figures(model)) == (
-        "nothing marked; this is not 'no metastases': on implants 80 % of all and 61 % of those of 2.5–6 mm are "
+        "nothing marked; this is not 'no metastases': on implants (synthetic lesions) 80 % of all and 61 % of those of 2.5–6 mm are "
         "found; never tried on a labeled real metastasis"
     )
     noted = findings_in_words(0, model_figures(model), is_noted=True)
@@ -30,7 +30,7 @@ def test_the_card_of_the_model_tells_what_findings_and_none_mean(tmp_path):
     assert findings_in_words(3, figures) == findings_in_words(3, {})
     (tmp_path / "small.json").write_text(json.dumps({"figures": figures | {"false_findings": [30, 4]}}))
     assert findings_in_words(1, model_figures(tmp_path / "small.dmrifit")) == (
-        f"{begin}on implants 80 % of all and 61 % of those of 2.5–6 mm are found; in brains without metastases 4 to 30 "
+        f"{begin}on implants (synthetic lesions) 80 % of all and 61 % of those of 2.5–6 mm are found; in brains without metastases 4 to 30 "
         "findings are marked; never tried on a labeled real metastasis"
     )
     assert "metastases 4 findings are marked" in findings_in_words(1, figures | {"false_findings": [4]})
