@@ -206,6 +206,9 @@ class ThresholdRule(BaseEstimator, ABC):
         ValueError
             If one is out of range.
         """
+        self._check_parameters()
+
+    def _check_parameters(self) -> None:
         check_fields(self)
 
     def _choose(self, scans: list[ScoredScan]) -> None:
@@ -313,15 +316,7 @@ class FixedThreshold(ThresholdRule):
 
     value: float
 
-    def check_parameters(self) -> None:
-        """
-        Check the parameters, as `fit` does first.
-
-        Raises
-        ------
-        ValueError
-            If the threshold is not a finite number.
-        """
+    def _check_parameters(self) -> None:
         if not is_number(self.value) or not np.isfinite(self.value):
             raise ValueError(f"the threshold must be a finite number, not {self.value!r}")
 
@@ -394,16 +389,8 @@ class MeanPoolThreshold(ThresholdRule):
     spacing: float | tuple[float, float, float] | None = None
     scope: Scope = "dataset"
 
-    def check_parameters(self) -> None:
-        """
-        Check the parameters, as `fit` does first.
-
-        Raises
-        ------
-        ValueError
-            If one is out of range.
-        """
-        super().check_parameters()
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
         if self.spacing is not None:
             check_spacing(self.spacing)
 

@@ -230,8 +230,7 @@ def evaluate_segmentations(
     cases_of_parts = {part: by_scan["case"][mask].unique() for part, mask in parts.items()}
     curves, froc, matched, calibrations = {}, {}, [], []
     graded = [item for item in methods.items() if item[1].probabilities is not None]
-    labels = {"label": "curves", "unit": "method"}
-    for name, method in progress(graded, len(graded), **labels) if verbose else graded:
+    for name, method in progress(graded, len(graded), "curves", "method") if verbose else graded:
         volumes: Any = method.probabilities
         given: dict[str, Any] = {"min_voxels": method.min_voxels}
         if name not in reserved:
